@@ -1,0 +1,199 @@
+"""Every command, its flags and an example; the work is in the modules they call, imported when needed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from memoria import __version__
+from memoria.errors import ExitCode
+
+if TYPE_CHECKING:
+    from memoria.config.model import Config
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass
+class Globals:
+    """The flags that every command takes, before or after its name."""
+
+    config: Path | None = None
+    json: bool = False
+    color: bool | None = None  # None: if the output is a terminal
+
+    @property
+    def colored(self) -> bool:
+        if self.color is None:
+            return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        return self.color
+
+    @property
+    def width(self) -> int:
+        import shutil
+
+        return shutil.get_terminal_size((80, 24)).columns
+
+    def load(self) -> Config:
+        from memoria.config.load import find, load
+
+        return load(find(self.config, os.environ, Path.cwd()), os.environ)
+
+
+def _remember(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+    if value is not None and value is not False:
+        name = {"no_color": "color"}.get(str(parameter.name), str(parameter.name))
+        setattr(ctx.ensure_object(Globals), name, False if name == "color" else value)
+
+
+def with_globals(command: F) -> F:
+    for option in (
+        click.option("--no-color", is_flag=True, expose_value=False, callback=_remember, help="Plain text."),
+        click.option("--json", is_flag=True, expose_value=False, callback=_remember, help="For programs."),
+        click.option(
+            "-c",
+            "--config",
+            type=click.Path(path_type=Path),
+            expose_value=False,
+            callback=_remember,
+            help="Configuration file (else MEMORIA_CONFIG, ./memoria.yaml, /etc/memoria/memoria.yaml).",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+pass_globals = click.make_pass_decorator(Globals, ensure=True)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@with_globals
+@click.version_option(__version__, message="memoria %(version)s")
+def cli() -> None:
+    """Several vLLM models on one GPU, in one command, without Docker.
+
+    \b
+    With a GPU:     memoria setup && memoria run
+    Without one:    memoria demo
+    """
+
+
+@cli.command()
+@with_globals
+@click.option("--cpu", "variant", flag_value="cpu", help="The CPU build.")
+@click.option("--cuda", "variant", flag_value="cuda", help="The CUDA build.")
+@click.option("--vllm", "version", metavar="VERSION", help="Another vLLM version than this release's.")
+@pass_globals
+def setup(globals_: Globals, variant: str | None, version: str | None) -> int:
+    """Make or update vLLM's own environment.
+
+    The CUDA build where a GPU is found, the CPU build elsewhere. Can be repeated at any time.
+
+    \b
+    Example:  memoria setup --cpu
+    """
+    from memoria.cli.setup import run_setup
+
+    return run_setup(variant, version, color=globals_.colored)
+
+
+@cli.command()
+@with_globals
+@click.option("--no-gpu", is_flag=True, help="Do not read the GPU.")
+@pass_globals
+def check(globals_: Globals, no_gpu: bool) -> int:
+    """Validate the file, read the GPU, print the plan. Starts nothing.
+
+    \b
+    Example:  memoria check -c configs/one-gpu-two-models.yaml
+    """
+    from memoria.cli.check import run_check
+
+    return run_check(
+        globals_.load(), no_gpu=no_gpu, as_json=globals_.json, width=globals_.width, color=globals_.colored
+    )
+
+
+@cli.command()
+@with_globals
+@click.option("-v", "--verbose", is_flag=True, help="Engine logs inline; tracebacks.")
+@pass_globals
+def run(globals_: Globals, verbose: bool) -> int:
+    """Run the daemon in the foreground: all engines, and the proxy. Ctrl-C drains, a second one kills.
+
+    \b
+    Example:  memoria run -c memoria.yaml
+    """
+    from memoria.cli.run import run_daemon
+
+    return run_daemon(globals_.load(), verbose=verbose, color=globals_.colored)
+
+
+@cli.command()
+@with_globals
+@click.option("--names", metavar="ENGINE=MODEL,...", help="Serve them under other model names.")
+@click.option("-v", "--verbose", is_flag=True, help="Engine logs inline; tracebacks.")
+@pass_globals
+def demo(globals_: Globals, names: str | None, verbose: bool) -> int:
+    """Run two tiny real models: no GPU, no download of weights. Their text is noise.
+
+    \b
+    Example:  memoria demo --names embedding=my-embedder,generation=my-writer
+    """
+    from memoria.cli.demo import run_demo
+
+    return run_demo(names, verbose=verbose, color=globals_.colored)
+
+
+@cli.command()
+@with_globals
+@pass_globals
+def config(globals_: Globals) -> int:
+    """Show the effective values, each with its source.
+
+    \b
+    Example:  VLLM_GEN_GPU_MEMORY=0.5 memoria config
+    """
+    from memoria.cli.config import show_config
+
+    return show_config(globals_.config, as_json=globals_.json, width=globals_.width)
+
+
+@cli.command()
+@with_globals
+@click.argument("engine", required=False)
+@click.option("-n", "--lines", default=100, show_default=True, help="How many lines of history.")
+@click.option("-f", "--follow", is_flag=True, help="Then what is written from now on.")
+@pass_globals
+def logs(globals_: Globals, engine: str | None, lines: int, follow: bool) -> int:
+    """Show the engines' logs, of one or of all. They are files: this works without a daemon, too.
+
+    \b
+    Example:  memoria logs generation -f
+    """
+    from memoria.cli.logs import show_logs
+
+    return show_logs(globals_.config, engine, lines=lines, follow=follow)
+
+
+@cli.command()
+@with_globals
+@pass_globals
+def status(globals_: Globals) -> int:
+    """Ask the running daemon how its engines do. Exit code 0: all ready, 1: degraded, 3: not running.
+
+    \b
+    Example:  memoria status --json
+    """
+    from memoria.cli.status import show_status
+
+    healthy = show_status(
+        globals_.config, as_json=globals_.json, width=globals_.width, color=globals_.colored
+    )
+    return ExitCode.OK if healthy else ExitCode.FAILURE

@@ -1,0 +1,62 @@
+"""`memoria run`: preflight, then the daemon with its screen."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+
+from memoria import logs
+from memoria.cli.preflight import look
+from memoria.config.model import Config
+from memoria.errors import ExitCode
+from memoria.gpu import open_reader
+from memoria.gpu.device import DeviceReader
+from memoria.supervisor.preflight import Preflight
+from memoria.supervisor.runtime import RuntimeDir
+
+logger = logging.getLogger(__name__)
+
+
+def run_daemon(config: Config, *, verbose: bool, color: bool) -> int:
+    """Returns when the daemon was asked to stop and everything has ended. Raises `MemoriaError` before
+    anything was spawned."""
+    logs.configure("DEBUG" if verbose else config.logging.level, config.logging.format)
+    for warning in config.warnings:
+        if config.logging.format == "json":
+            logger.warning("%s", "; ".join((warning.what, *warning.where)))
+        else:
+            sys.stderr.write(str(warning).replace("error:", "warning:", 1) + "\n")
+    reader = open_reader(config.device)
+    # Before the preflight: what another daemon's engines hold is no stranger's memory.
+    with RuntimeDir(config.runtime_dir) as runtime:
+        checked = look(config, reader)
+        checked.raise_for_errors()
+        _serve(config, checked, reader, runtime, verbose=verbose, color=color)
+    return ExitCode.OK
+
+
+def _serve(
+    config: Config,
+    checked: Preflight,
+    reader: DeviceReader,
+    runtime: RuntimeDir,
+    *,
+    verbose: bool,
+    color: bool,
+) -> None:
+    # Half a second of imports, for which a refusal need not wait.
+    import uvloop
+
+    from memoria.app import Daemon
+    from memoria.cli.screen import make_screen
+
+    async def serve() -> None:
+        daemon = Daemon(config, checked, reader, runtime, os.environ)
+        gc.freeze()  # what was made so far stays: no collection needs to look at it again
+        gc.enable()
+        with make_screen(daemon, verbose=verbose, color=color):
+            await daemon.run()
+
+    uvloop.run(serve())

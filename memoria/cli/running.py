@@ -1,0 +1,32 @@
+"""Which configuration a command means when none is named: the file that is found, else the demo's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from memoria.config.load import find, load
+from memoria.config.model import Config
+from memoria.demo import config_path as demo_config
+from memoria.errors import ConfigError
+
+
+def running_config(flag: Path | None) -> Config:
+    """The configuration whose daemon is asked; the demo's where a file is found but only the demo runs.
+    Raises `ConfigError`."""
+    demo = load(demo_config(), os.environ)
+    try:
+        config = load(find(flag, os.environ, Path.cwd()), os.environ)
+    except ConfigError:
+        if flag is None and _is_up(demo):
+            return demo
+        raise
+    return demo if flag is None and not _is_up(config) and _is_up(demo) else config
+
+
+def _is_up(config: Config) -> bool:
+    return admin_socket(config).exists()
+
+
+def admin_socket(config: Config) -> Path:
+    return config.runtime_dir / "admin.sock"

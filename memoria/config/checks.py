@@ -1,0 +1,134 @@
+"""What must hold between keys: ports and names are unique, `tcp` has a port, a local model is there; nobody
+opens the engines to a network by accident.
+
+`check_engines` works on the tree as read, so that these are found together with all other problems.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from memoria.config.marks import Document, Node
+from memoria.config.model import ConfigPath
+from memoria.config.paths import expand, is_local_model
+from memoria.config.report import Report, key_name
+from memoria.config.schema import File
+from memoria.config.values import parse_address
+
+
+def check_engines(document: Document, folder: Path, environ: Mapping[str, str], report: Report) -> None:
+    engines = document.data.get("engines")
+    ports: dict[str, ConfigPath] = {}
+    with suppress(ValueError):  # the schema says so
+        ports[str(parse_address(document.data.get("listen", "127.0.0.1:8200")).port)] = ("listen",)
+    names: dict[tuple[str, str], ConfigPath] = {}
+    for name, engine in engines.items() if isinstance(engines, dict) else ():
+        if isinstance(engine, dict):
+            path = ("engines", name)
+            _check_port(engine, path, ports, report)
+            _check_model(engine, path, folder, environ, report)
+            _check_names(engine, path, names, report)
+
+
+def check_front(file: File, report: Report) -> None:
+    """Who may ask, and what the latency guard protects."""
+    if not file.listen.is_loopback and file.keys is None and not file.open_to_network:
+        report.error(
+            f"{file.listen} can be reached from other machines, and there are no API keys",
+            ("listen",),
+            hint="write `keys: FILE`, or listen on 127.0.0.1, "
+            "or write `open_to_network: true` if everybody there may use the engines",
+        )
+    if file.keys is not None and file.open_to_network:
+        report.error(
+            "`open_to_network` and `keys` exclude each other", ("open_to_network",), also=(("keys",),)
+        )
+    _check_guard(file, report)
+
+
+def _check_guard(file: File, report: Report) -> None:
+    guard = file.guard
+    if (guard.protect is None) != (guard.inter_token_ms is None):
+        report.error(
+            "`guard` needs both its keys, or none",
+            ("guard",),
+            hint="write `guard: {protect: generation, inter_token_ms: 50}`, say",
+        )
+    elif guard.protect is not None:
+        engine = file.engines.get(guard.protect)
+        if engine is None or engine.runner != "generate":
+            generating = [name for name, engine in file.engines.items() if engine.runner == "generate"]
+            report.error(
+                f"`protect` names `{guard.protect}`, which is no engine that generates text",
+                ("guard", "protect"),
+                hint=f"there is: {', '.join(generating)}" if generating else "there is none here",
+            )
+
+
+def _check_port(
+    engine: Mapping[str, Node], path: ConfigPath, ports: dict[str, ConfigPath], report: Report
+) -> None:
+    port = engine.get("port")
+    here = (*path, "port")
+    if engine.get("transport") == "tcp" and port is None:
+        report.error("`transport: tcp` needs a `port`", (*path, "transport"), hint="write `port: 8100`, say")
+    if not isinstance(port, str):
+        return
+    if other := ports.get(port):
+        report.error(
+            f"port {port} is taken twice: `{key_name(here)}` and `{key_name(other)}`",
+            here,
+            also=(other,),
+            hint="give one of them another port",
+        )
+    else:
+        ports[str(port)] = here
+
+
+def _check_model(
+    engine: Mapping[str, Node], path: ConfigPath, folder: Path, environ: Mapping[str, str], report: Report
+) -> None:
+    model = engine.get("model")
+    if not isinstance(model, str) or not is_local_model(model):
+        return
+    place = expand(model, folder, environ)
+    try:
+        found = place.exists()
+    except OSError:
+        found = False
+    if not found:
+        report.error(
+            f"no model at `{model}`",
+            (*path, "model"),
+            hint=f"that is {place}; a name on the hub begins with neither `/`, `./`, `../` nor `~`",
+        )
+
+
+def _check_names(
+    engine: Mapping[str, Node], path: ConfigPath, names: dict[tuple[str, str], ConfigPath], report: Report
+) -> None:
+    runner = engine.get("runner") or "generate"
+    here = (*path, "served_model_name" if engine.get("served_model_name") else "model")
+    for name in dict.fromkeys(_served_names(engine)):
+        key = (str(runner), name)
+        if other := names.get(key):
+            report.error(
+                f"two engines answer to the model name `{name}`: {path[1]} and {other[1]}",
+                here,
+                also=(other,),
+                hint="give one of them another `served_model_name`",
+            )
+        else:
+            names[key] = here
+
+
+def _served_names(engine: Mapping[str, Node]) -> Iterator[str]:
+    written, model = engine.get("served_model_name"), engine.get("model")
+    if isinstance(written, list):
+        yield from (str(name) for name in written if isinstance(name, str))
+    elif isinstance(written, str):
+        yield str(written)
+    elif isinstance(model, str):
+        yield Path(model).name if is_local_model(model) else str(model)

@@ -1,0 +1,69 @@
+"""The variables that `${NAME}` may name: the process environment, then the `.env` beside the file.
+
+`.env` is read as Docker compose reads it: `NAME=value`, quotes, inline comments after a blank, and `${NAME}`
+in values that do not stand in single quotes. A blank value counts as unset. The process environment wins.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from memoria.config.interpolate import InterpolationError, Variable, interpolate
+from memoria.config.report import Report
+from memoria.errors import Mark
+
+_SINGLE_QUOTED = re.compile(r"[^=]*=\s*'")
+_SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)(_|$)", re.IGNORECASE)
+
+
+def looks_secret(name: str) -> bool:
+    """True for HF_TOKEN and OPENAI_API_KEY, False for MAX_BATCHED_TOKENS and TOKENIZERS_PARALLELISM."""
+    return _SECRET.search(name) is not None
+
+
+def read_variables(
+    environ: Mapping[str, str], dotenv: Path, shown_as: str, report: Report
+) -> dict[str, Variable]:
+    """All variables by name. What is wrong with `dotenv` goes to `report`; it need not be there."""
+    environment = {name: Variable(name, value, "environment") for name, value in environ.items()}
+    if not dotenv.is_file():
+        return environment
+    return _read_dotenv(dotenv, shown_as, environment, report) | environment
+
+
+def _read_dotenv(
+    path: Path, shown_as: str, environment: Mapping[str, Variable], report: Report
+) -> dict[str, Variable]:
+    from dotenv.parser import parse_stream  # noqa: PLC0415 (40 ms, and not every configuration has a .env)
+
+    try:
+        with path.open(encoding="utf-8-sig") as stream:
+            bindings = list(parse_stream(stream))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = (error.strerror or "").lower() if isinstance(error, OSError) else "it is not UTF-8 text"
+        report.error(f"cannot read {shown_as}: {reason}", at=Mark(shown_as, 1))
+        return {}
+
+    variables: dict[str, Variable] = {}
+    for binding in bindings:
+        text = binding.original.string
+        blank_lines = text[: len(text) - len(text.lstrip())].count("\n")
+        mark = Mark(shown_as, binding.original.line + blank_lines)
+        if binding.error:
+            report.error("this line is not `NAME=value`", at=mark)
+        if binding.key is None:
+            continue
+        value = binding.value or ""
+        if not _SINGLE_QUOTED.match(text):
+            try:
+                value = interpolate(value, variables | dict(environment)).text
+            except InterpolationError as error:
+                report.error(f"`{binding.key}`: {error}", at=mark, hint=error.hint)
+                continue
+        if value.strip():
+            variables[binding.key] = Variable(binding.key, value, str(mark))
+        else:
+            variables.pop(binding.key, None)
+    return variables

@@ -1,0 +1,65 @@
+"""Where things are: models, logs, sockets. Nothing here touches the disk."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+# sun_path holds 108 bytes (unix(7)); some tools allow less, and socket names need room after the folder.
+SOCKET_PATH_MAX = 100
+SOCKET_NAME_MAX = 40
+
+Located = tuple[Path, str]  # a path, and who says so: "environment NAME", "file" or "default"
+
+
+def is_local_model(model: str) -> bool:
+    return model.startswith(("/", "./", "../", "~"))
+
+
+def expand(text: str, folder: Path, environ: Mapping[str, str]) -> Path:
+    """`~` is the home of `environ`; what is not absolute is relative to `folder`."""
+    if text == "~" or text.startswith("~/"):
+        return home(environ) / text[2:]
+    return Path(os.path.normpath(folder / text))
+
+
+def home(environ: Mapping[str, str]) -> Path:
+    return Path(environ.get("HOME") or os.path.expanduser("~"))  # noqa: PTH111 (Path.home raises without one)
+
+
+def instance_id(config: Path) -> str:
+    """Names one configuration file among all on this machine; short, as socket paths are."""
+    return f"{config.stem[:20]}-{zlib.crc32(os.fsencode(config.resolve())):08x}"
+
+
+def runtime_dir(written: str | None, config: Path, environ: Mapping[str, str]) -> Located:
+    """MEMORIA_RUNTIME_DIR, the file, systemd's RUNTIME_DIRECTORY, XDG_RUNTIME_DIR, or a folder in /tmp."""
+    if override := environ.get("MEMORIA_RUNTIME_DIR"):
+        return Path(override).absolute(), "environment MEMORIA_RUNTIME_DIR"
+    if written:
+        return expand(written, config.absolute().parent, environ), "file"
+    if given := _systemd_folder("RUNTIME_DIRECTORY", environ):
+        return given, "environment RUNTIME_DIRECTORY"
+    base = environ.get("XDG_RUNTIME_DIR", "")
+    if base.startswith("/"):
+        return Path(base, "memoria", instance_id(config)), "environment XDG_RUNTIME_DIR"
+    return Path(f"/tmp/memoria-{os.getuid()}", instance_id(config)), "default"
+
+
+def log_dir(written: str | None, config: Path, environ: Mapping[str, str]) -> Located:
+    """The file, systemd's LOGS_DIRECTORY, or memoria's folder among the user's state."""
+    if written:
+        return expand(written, config.absolute().parent, environ), "file"
+    if given := _systemd_folder("LOGS_DIRECTORY", environ):
+        return given, "environment LOGS_DIRECTORY"
+    base = environ.get("XDG_STATE_HOME", "")
+    if base.startswith("/"):
+        return Path(base, "memoria", instance_id(config), "logs"), "environment XDG_STATE_HOME"
+    return home(environ) / ".local/state/memoria" / instance_id(config) / "logs", "default"
+
+
+def _systemd_folder(name: str, environ: Mapping[str, str]) -> Path | None:
+    first = environ.get(name, "").partition(":")[0]
+    return Path(first) if first.startswith("/") else None

@@ -1,0 +1,126 @@
+"""Pydantic's findings as sentences for a person."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from memoria.config.environment import looks_secret
+from memoria.config.marks import Document, Node, Scalar
+from memoria.config.model import ConfigPath
+from memoria.config.report import Report
+from memoria.config.schema import SECTIONS, Engine, File
+from memoria.config.sections import Filters, Section
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+_MUST_BE = {
+    "int": "a whole number",
+    "float": "a number",
+    "decimal": "a number",
+    "finite": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "dict": "a mapping (`key: value` lines)",
+    "model": "a mapping (`key: value` lines)",
+    "list": "a list",
+}
+_ENGINE_NAME = "begin with a letter or digit, go on with a-z, 0-9, _ and -, 31 characters at most"
+_BOUNDS = {
+    "greater_than": ("gt", "more than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than_equal": ("le", "at most"),
+}
+
+
+def report_findings(error: ValidationError, document: Document, report: Report) -> None:
+    findings = [(tuple(map(str, finding["loc"])), finding) for finding in error.errors(include_url=False)]
+    misspelt = {
+        (*path[:-1], _meant(path)) for path, finding in findings if finding["type"] == "extra_forbidden"
+    }
+    for path, finding in findings:
+        if finding["type"] == "extra_forbidden":
+            report.error(f"unknown key `{path[-1]}`", path, hint=_known_keys(path))
+        elif finding["type"] == "missing":
+            if path not in misspelt:
+                _report_missing(path, report)
+        elif path[-1] == "[key]":
+            report.error(f"`{path[-2]}` is no name for an engine", path[:-1], hint=_ENGINE_NAME)
+        else:
+            key = path[-2] if path[-1].isdigit() and path[:-1] != ("engines",) else path[-1]
+            instead = "" if _is_of_parts(finding) else _instead_of(document.get(*path), path)
+            report.error(f"`{key}` {_sentence(finding)}{instead}", path, hint=_hint(key, finding))
+
+
+def _sentence(finding: ErrorDetails) -> str:
+    kind, context = finding["type"], finding.get("ctx", {})
+    if kind in _BOUNDS:
+        bound, words = _BOUNDS[kind]
+        return f"must be {words} {float(context[bound]):g}"
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "literal_error":
+        return f"must be {context['expected'].replace(chr(39), '`')}"
+    if kind in ("string_too_short", "too_short"):
+        return "must not be empty"
+    return f"must be {_MUST_BE.get(kind.partition('_')[0], 'another value')}"
+
+
+def _hint(key: str, finding: ErrorDetails) -> str | None:
+    if key == "gpu_memory_utilization" and finding["type"] == "less_than_equal":
+        return "it is a share of the whole: 30 % is 0.30"
+    if key == "pooler_config":
+        return """or such a mapping as JSON text: '{"use_activation": true}'"""
+    return None
+
+
+def _report_missing(path: ConfigPath, report: Report) -> None:
+    key = path[-1]
+    if key == "engines":
+        report.error(
+            "no engines: there is nothing to run", hint="see memoria.yaml, or configs/, for ready files"
+        )
+        return
+    example = {"model": "Qwen/Qwen3-Embedding-0.6B", "gpu_memory_utilization": "0.30"}[key]
+    report.error(f"`{key}` is missing", path[:-1], hint=f"write `{key}: {example}`, say")
+
+
+def _section(path: ConfigPath) -> type[Section]:
+    if path[0] == "engines":
+        return Filters if len(path) > 3 else Engine
+    return SECTIONS[path[0]] if len(path) == 2 else File
+
+
+def _meant(path: ConfigPath) -> str | None:
+    written = path[-1].removeprefix("--").replace("-", "_").lower()
+    close = difflib.get_close_matches(written, _section(path).model_fields, n=1, cutoff=0.75)
+    return close[0] if close else None
+
+
+def _known_keys(path: ConfigPath) -> str:
+    if meant := _meant(path):
+        return f"did you mean `{meant}`?"
+    if _section(path) is Engine:
+        return "any other flag of vLLM goes under `args`"
+    return f"known here: {', '.join(_section(path).model_fields)}"
+
+
+def _is_of_parts(finding: ErrorDetails) -> bool:
+    """A list or a mapping as such was right, and something in it was not."""
+    return finding["type"] == "value_error" and isinstance(finding["input"], (list, dict))
+
+
+def _instead_of(node: Node, path: ConfigPath) -> str:
+    if isinstance(node, dict):
+        return ", not a mapping" if node else ""
+    if isinstance(node, list):
+        return ", not a list" if node else ""
+    if not isinstance(node, Scalar) or not node or "env" in path:
+        return ""
+    if any(looks_secret(variable.name) for variable in node.variables):
+        return ""
+    text = node if len(node) <= 40 else f"{node[:39]}…"
+    return f", not `{text}`" if text.isprintable() else ""

@@ -1,0 +1,47 @@
+"""The demo: real vLLM on the CPU with two tiny models of random weights, so that what they write is noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from memoria.errors import ConfigError, Problem
+
+# The engines of the demo's memoria.yaml, and the variable that each one's served name is read from there.
+NAME_VARIABLES: Mapping[str, str] = {
+    "embedding": "MEMORIA_DEMO_EMBEDDING",
+    "generation": "MEMORIA_DEMO_GENERATION",
+}
+
+
+def config_path() -> Path:
+    return Path(__file__).parent / "memoria.yaml"
+
+
+def parse_names(text: str) -> dict[str, str]:
+    """Reads `embedding=MODEL,generation=MODEL` (either may be left out) into served names by engine.
+
+    Raises ConfigError with every problem of the list.
+    """
+    names: dict[str, str] = {}
+    problems: list[Problem] = []
+    engines = " and ".join(NAME_VARIABLES)
+    for part in text.split(","):
+        engine, equals, model = (piece.strip() for piece in part.partition("="))
+        if not (engine and equals and model) or len(model.split()) > 1:
+            problems.append(Problem(f"`{part.strip()}` is not ENGINE=MODEL"))
+        elif engine not in NAME_VARIABLES:
+            problems.append(Problem(f"the demo has no engine `{engine}`", hint=f"it has {engines}"))
+        elif engine in names:
+            problems.append(Problem(f"`{engine}` is named twice"))
+        else:
+            names[engine] = model
+    if problems:
+        raise ConfigError(problems)
+    return names
+
+
+def names_to_environ(text: str | None) -> dict[str, str]:
+    """The variables that make the demo's memoria.yaml serve its models under the names in `text`."""
+    names = parse_names(text) if text is not None else {}
+    return {NAME_VARIABLES[engine]: model for engine, model in names.items()}

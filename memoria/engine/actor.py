@@ -1,0 +1,399 @@
+"""One engine's task: the only writer of its state.
+
+Wishes (start, stop, restart) and facts (it exited, it answered) arrive in one inbox; the table in
+`lifecycle.py` gives the next state; each state has one coroutine, `_while_<state>`, that does the state's
+work and ends in the next event, or in None when only the outside can end the state. Everyone else reads
+`snapshot`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from memoria.config.model import Restart, Timeouts
+from memoria.engine.diagnosis import Diagnosis, diagnose
+from memoria.engine.exit_status import ExitStatus
+from memoria.engine.journal import Journal
+from memoria.engine.lifecycle import Ending, Event, History, State, accepts, after_crash, next_state
+from memoria.engine.logfile import Follower, LogFile
+from memoria.engine.phases import Phase, StartFigures, read_line
+from memoria.engine.process import EngineProcess
+from memoria.engine.snapshot import EngineSnapshot
+from memoria.engine.start import Start
+from memoria.engine.surroundings import Surroundings
+from memoria.engine.traffic import Traffic
+from memoria.engine.watch import watch
+from memoria.errors import MemoriaError, Problem
+
+logger = logging.getLogger(__name__)
+
+WISHES = frozenset({Event.START, Event.STOP, Event.KILL})
+WITHOUT_PROCESS = frozenset({State.STOPPED, State.QUEUED, State.BACKOFF, State.FAILED})
+# HELD too: no signal can end what is left, and a stop of the daemon must not wait for a driver.
+SETTLED = frozenset({State.STOPPED, State.FAILED, State.HELD})
+TAIL_LINES = 400  # read for a diagnosis
+LOOK_STARTING, LOOK_RUNNING = 0.1, 1.0  # seconds between two looks at the log
+
+# A bug in a state's work must not take the engine's task down: what the state reports instead.
+ON_BUG = {
+    State.QUEUED: Event.UNSPAWNABLE,
+    State.STARTING: Event.OVERDUE,
+    State.DRAINING: Event.DRAINED,
+    State.RELEASING: Event.GIVE_UP,
+    State.HELD: Event.GIVE_UP,
+    State.BACKOFF: Event.DUE,
+}
+
+
+class EngineActor:
+    """`on_change` is called with every new snapshot, from the event loop."""
+
+    def __init__(
+        self,
+        name: str,
+        around: Surroundings,
+        log: LogFile,
+        journal: Journal,
+        *,
+        timeouts: Timeouts,
+        restart: Restart,
+        on_change: Callable[[EngineSnapshot], None] = lambda _: None,
+        jitter: Callable[[], float] = lambda: random.uniform(-1, 1),
+    ) -> None:
+        self.name, self.log, self.traffic = name, log, Traffic()
+        self._around, self._journal, self._on_change = around, journal, on_change
+        self._timeouts, self._restart, self._jitter = timeouts, restart, jitter
+
+        self._inbox: asyncio.Queue[tuple[Event, object]] = asyncio.Queue()
+        self._work: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._settled = asyncio.Event()
+        self._settled.set()
+
+        self._wanted = False  # what a person wants: to run, or to rest
+        self._history = History()
+        self._without_gate = False  # its vLLM does not load the passenger: it must queue before it is spawned
+        self._delay = 0.0
+        self._starts = 0
+
+        self._current = Start()
+        self._gently = False
+        self.snapshot = EngineSnapshot(name, State.STOPPED, time.time())
+
+    def __repr__(self) -> str:
+        return f"<EngineActor {self.name} {self.snapshot.state}>"
+
+    # ------------------------------------------------------------------ wishes, from any task of the loop
+
+    def start(self) -> None:
+        """Also gives an engine that had used up its attempts all of them again."""
+        self._wanted = True
+        self._history = History(ever_ready=self._history.ever_ready)
+        self._tell(Event.START)
+
+    def stop(self, *, now: bool = False) -> None:
+        self._wanted = False
+        self._tell(Event.KILL if now else Event.STOP)
+
+    def restart(self, *, now: bool = False) -> None:
+        self._wanted = True
+        self._history = History(ever_ready=self._history.ever_ready)
+        running = self.snapshot.state not in WITHOUT_PROCESS
+        self._tell((Event.KILL if now else Event.STOP) if running else Event.START)
+
+    def pids(self) -> list[int]:
+        """The living processes of its tree."""
+        return self._current.process.tree() if self._current.process is not None else []
+
+    def last_log(self) -> list[str]:
+        """The end of what the latest start wrote."""
+        return self.log.tail(TAIL_LINES, self._current.log_from)
+
+    async def settled(self) -> None:
+        """Waits until the engine is stopped for good: no process, no memory."""
+        await self._settled.wait()
+
+    # ------------------------------------------------------------------ the loop
+
+    async def run(self) -> None:
+        """For ever; cancel it once `settled`."""
+        try:
+            while True:
+                event, sender = await self._inbox.get()
+                if event in WISHES:
+                    counts = accepts(self.snapshot.state, event)
+                else:  # what an earlier state's work or an earlier process tells is old news
+                    counts = sender is not None and sender in (self._work, self._current.process)
+                if counts:
+                    try:
+                        self._step(event)
+                    except Exception:  # without its task nobody could stop the engine any more
+                        logger.exception("%s: a bug in memoria", self.name)
+        finally:
+            for task in (self._work, self._watch):
+                if task is not None:
+                    task.cancel()
+
+    def _tell(self, event: Event, sender: object = None) -> None:
+        self._inbox.put_nowait((event, sender))
+
+    def _step(self, event: Event) -> None:
+        state = next_state(self.snapshot.state, event)
+        if self._work is not None:
+            self._work.cancel()
+        if event in (Event.STOP, Event.KILL, Event.UNGUARDED):
+            self._current.asked = True
+        self._gently = event is Event.DRAINED
+        self._around.set_releasing(state in (State.RELEASING, State.HELD))
+        now = time.time()
+        retry_at = now + self._delay if state is State.BACKOFF else None
+        self._publish(state=state, since=now, detail=self._why(state, event), retry_at=retry_at)
+        self._journal.add(self.name, state.value, self.snapshot.detail or event.value)
+        if state in WITHOUT_PROCESS:
+            self._forget_start()
+        if state is State.READY:
+            seconds = self._current.seconds_to_ready
+            self._publish(phase=None, percent=None, diagnosis=None, start_seconds=seconds)
+        if state in SETTLED:
+            self._settled.set()
+        else:
+            self._settled.clear()
+        self._work = asyncio.create_task(self._do(state), name=f"{self.name} {state}")
+
+    async def _do(self, state: State) -> None:
+        work: Callable[[], Awaitable[Event | None]] = getattr(self, f"_while_{state.value}")
+        try:
+            event = await work()
+        except Exception as error:
+            logger.exception("%s: a bug in memoria while %s", self.name, state)
+            self._current.trouble = f"internal error: {error!r}"
+            event = ON_BUG.get(state)
+        if event is not None:
+            self._tell(event, asyncio.current_task())
+
+    # ------------------------------------------------------------------ one coroutine per state
+
+    async def _while_stopped(self) -> None:
+        return None
+
+    _while_failed = _while_ready = _while_stopped
+
+    async def _while_queued(self) -> Event:
+        self._current.ticket = self._around.ticket()
+        if self._without_gate:
+            await self._pass_gate()
+        return Event.CLEARED
+
+    async def _while_starting(self) -> Event:
+        try:
+            self._spawn()
+        except MemoriaError as error:
+            self._current.trouble = error.problems[0].what
+            return Event.UNSPAWNABLE
+        except OSError as error:
+            self._current.trouble = f"cannot start {error.filename or 'the engine'}: {error.strerror}"
+            return Event.UNSPAWNABLE
+        try:
+            if not self._without_gate and not await self._held_at_gate():
+                self._without_gate = True
+                self._journal.add(self.name, "no passenger", "its vLLM does not load memoria's plugin")
+                return Event.UNGUARDED
+            assert self.snapshot.address is not None
+            async with asyncio.timeout(self._timeouts.start):
+                await self._around.until_answering(self.snapshot.address)
+        except TimeoutError:
+            phase = self.snapshot.phase or Phase.SPAWNED
+            self._current.trouble = f"not ready in {self._timeouts.start:g} s ({phase})"
+            return Event.OVERDUE
+        self.pids()  # all of them are known from now on: the memory of each must come back
+        self._current.ready_at = time.monotonic()
+        self._history = replace(self._history, unready_starts=0, ever_ready=True)
+        if self._current.ticket is not None:
+            self._current.ticket.leave()
+        return Event.ANSWERED
+
+    async def _while_draining(self) -> Event:
+        try:
+            async with asyncio.timeout(self._timeouts.drain):
+                await self.traffic.idle()
+        except TimeoutError:
+            self._journal.add(self.name, "drain timed out", f"requests cut: {self.traffic.in_flight}")
+        return Event.DRAINED
+
+    async def _while_stopping(self) -> Event | None:
+        """vLLM swallows a SIGTERM while it initialises: one that was ready is asked, any other is killed."""
+        if self._current.process is None:
+            return Event.EXITED
+        if self._gently:
+            self._current.process.terminate()
+            try:
+                async with asyncio.timeout(self._timeouts.stop):
+                    await self._current.process.exited()
+            except TimeoutError:
+                self._journal.add(self.name, "killed", f"ignored SIGTERM for {self._timeouts.stop:g} s")
+        self._current.process.kill()
+        return None  # the watcher reports the exit
+
+    async def _while_releasing(self) -> Event:
+        try:
+            async with asyncio.timeout(self._timeouts.release):
+                await self._until_released()
+        except TimeoutError:
+            return Event.STUCK
+        return self._sentence()
+
+    async def _while_held(self) -> Event:
+        await self._until_released()
+        return self._sentence()
+
+    async def _while_backoff(self) -> Event:
+        await asyncio.sleep(self._delay)
+        return Event.DUE
+
+    # ------------------------------------------------------------------ starting
+
+    def _spawn(self) -> None:
+        """Raises `MemoriaError` or `OSError`."""
+        self._current.id = uuid.uuid4().hex[:12]
+        self._current.boarding = self._around.expect(self._current.id)
+        spec = self._around.spec(self._current.id)
+        self.log.rotate_if_large()
+        descriptor = self.log.open()
+        try:
+            self._current.log_from = self.log.size()
+            follower = self.log.follow()
+            self._current.process = EngineProcess.spawn(
+                spec.argv, spec.env, start_id=self._current.id, log=descriptor
+            )
+        finally:
+            os.close(descriptor)
+        self._current.spawned_at = time.monotonic()
+        self._watch = asyncio.create_task(
+            self._watch_process(self._current.process, follower), name=f"{self.name} log"
+        )
+        self._publish(
+            phase=Phase.SPAWNED,
+            percent=None,
+            pid=self._current.process.pid,
+            start_id=self._current.id,
+            address=spec.address,
+            figures=StartFigures(),
+            start_seconds=None,
+            restarts=self.snapshot.restarts + (self._starts > 0),
+        )
+        self._starts += 1
+
+    async def _held_at_gate(self) -> bool:
+        """Waits for the engine core at the gate and lets it through in its turn.
+        False: the core went on by itself, no passenger holds it. Raises `TimeoutError`."""
+        assert self._current.boarding is not None
+        async with asyncio.timeout(self._timeouts.start):
+            arrived = asyncio.ensure_future(self._current.boarding.at_gate.wait())
+            slipped = asyncio.ensure_future(self._current.slipped_through.wait())
+            try:
+                await asyncio.wait({arrived, slipped}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                arrived.cancel()
+                slipped.cancel()
+        if not self._current.boarding.at_gate.is_set():
+            return False
+        self._publish(phase=Phase.AT_GATE, percent=None)
+        await self._pass_gate()
+        self._current.let_through = True
+        self._current.boarding.let_through()
+        return True
+
+    async def _pass_gate(self) -> None:
+        assert self._current.ticket is not None
+        await self._current.ticket.enter(self._around.check_memory, self._blocked)
+        self._publish(detail="")
+
+    def _blocked(self, problem: Problem) -> None:
+        if self.snapshot.detail != problem.what:
+            advice = "; ".join((*problem.where, problem.hint or ""))
+            self._publish(detail=problem.what, diagnosis=Diagnosis(problem.what, advice, "yes"))
+            self._journal.add(self.name, "waits for memory", "; ".join((problem.what, *problem.where)))
+
+    # ------------------------------------------------------------------ watching
+
+    async def _watch_process(self, process: EngineProcess, follower: Follower) -> None:
+        status = await watch(process, self.log, follower, self._read_line, self._pause)
+        self._current.exit, self._current.exited_at = status, time.monotonic()
+        self._tell(Event.EXITED, process)
+
+    def _pause(self) -> float:
+        return LOOK_STARTING if self.snapshot.state is State.STARTING else LOOK_RUNNING
+
+    def _read_line(self, line: str) -> None:
+        if (seen := read_line(line)) is None:
+            return
+        self._publish(figures=self.snapshot.figures.with_observation(seen))
+        if self.snapshot.state is State.STARTING:
+            self._publish(phase=seen.phase, percent=seen.percent)
+        if seen.phase is Phase.ENGINE and not self._current.let_through:
+            self._current.slipped_through.set()
+
+    # ------------------------------------------------------------------ ending
+
+    async def _until_released(self) -> None:
+        if (process := self._current.process) is not None:
+            await self._around.until_released(lambda: self._clear(process), process.known)
+
+    def _clear(self, process: EngineProcess) -> list[int]:
+        """Kills and reaps what is left of this start; returns the processes that are not gone yet."""
+        if stragglers := process.clear():
+            self._journal.add(self.name, "killed what outlived its leader", f"pids {stragglers}")
+        return process.tree()
+
+    def _sentence(self) -> Event:
+        """What follows a start that has ended and given its memory back."""
+        if not self._wanted:
+            return Event.REST
+        if self._current.asked:
+            return Event.REQUEUE
+        diagnosis = self._diagnose()
+        ready_for, ticket = self._current.seconds_of_ready, self._current.ticket
+        spoiled = ready_for is None and ticket is not None and ticket.spoiled
+        ending = Ending(ready_for, diagnosis.cause, diagnosis.retry, spoiled)
+        verdict = after_crash(self._restart, self._history, ending, self._jitter())
+        self._history, self._current.trouble = verdict.history, verdict.reason
+        self._publish(diagnosis=diagnosis)
+        if verdict.delay is None:
+            return Event.GIVE_UP
+        self._delay = verdict.delay
+        return Event.RETRY
+
+    def _diagnose(self) -> Diagnosis:
+        if self._current.trouble is not None:
+            return Diagnosis(cause=self._current.trouble, hint=f"memoria logs {self.name}", retry="yes")
+        return diagnose(self.last_log(), self._current.exit or ExitStatus(code=None))
+
+    def _why(self, state: State, event: Event) -> str:
+        match state:
+            case State.RELEASING if event is Event.EXITED and not self._current.asked:
+                return str(self._current.exit) if self._current.exit else ""
+            case State.STOPPING | State.RELEASING | State.FAILED | State.BACKOFF:
+                return self._current.trouble or ""
+            case State.HELD:
+                return "its memory has not come back; nothing starts on this device until it does"
+            case _:
+                return ""
+
+    def _forget_start(self) -> None:
+        if self._current.ticket is not None:
+            self._current.ticket.leave()
+        if self._current.id is not None:
+            self._around.forget(self._current.id)
+        self._current = Start()
+        self._publish(phase=None, percent=None, pid=None, start_id=None, address=None)
+
+    def _publish(self, **changes: object) -> None:
+        self.snapshot = replace(self.snapshot, **changes)  # type: ignore[arg-type]
+        self._on_change(self.snapshot)

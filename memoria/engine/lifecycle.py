@@ -1,0 +1,180 @@
+"""An engine's life: its states, every transition between them, and when to try again.
+
+Everything that decides *what happens next* is in this file and is pure; the actor (`actor.py`) only does
+what the state says. A pair that the table does not hold is a bug and raises.
+
+    STOPPED    nobody wants it to run
+    QUEUED     about to be spawned; waits for its turn at the gate if it has no passenger to hold it there
+    STARTING   its process exists; it is importing, waiting at the GPU gate, or loading
+    READY      it answered a real request
+    DRAINING   takes no new request, finishes the ones in flight
+    STOPPING   SIGTERM, a grace, SIGKILL
+    RELEASING  its leader is dead: the rest of its tree is killed, its memory comes back
+    HELD       its memory did not come back in time; nothing starts on that device until it does
+    BACKOFF    crashed, will be tried again
+    FAILED     crashed for good, until a person or a reload acts
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Literal
+
+from memoria.config.model import Restart
+
+
+class State(StrEnum):
+    STOPPED = "stopped"
+    QUEUED = "queued"
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    RELEASING = "releasing"
+    HELD = "held"
+    BACKOFF = "backoff"
+    FAILED = "failed"
+
+
+class Event(StrEnum):
+    START = "start asked"
+    STOP = "stop asked"
+    KILL = "stop asked, now"
+    CLEARED = "may be spawned"
+    UNSPAWNABLE = "could not be spawned"
+    ANSWERED = "answered a request"
+    OVERDUE = "start timed out"
+    UNGUARDED = "passed the gate unasked"
+    DRAINED = "no request left"
+    EXITED = "exited"
+    STUCK = "memory not released"
+    REST = "stays stopped"
+    REQUEUE = "starts again at once"
+    RETRY = "starts again later"
+    GIVE_UP = "is given up"
+    DUE = "delay is over"
+
+
+S, E = State, Event
+
+# ruff: noqa: PLR2044 - an empty comment is the only blank line that the formatter leaves in a table
+# Who may follow whom. Read a block as "in this state, on this event, go there".
+TRANSITIONS: dict[tuple[State, Event], State] = {
+    (S.STOPPED, E.START): S.QUEUED,
+    #
+    (S.QUEUED, E.CLEARED): S.STARTING,
+    (S.QUEUED, E.UNSPAWNABLE): S.RELEASING,
+    (S.QUEUED, E.STOP): S.STOPPED,
+    (S.QUEUED, E.KILL): S.STOPPED,
+    #
+    (S.STARTING, E.ANSWERED): S.READY,
+    (S.STARTING, E.UNSPAWNABLE): S.RELEASING,
+    (S.STARTING, E.OVERDUE): S.STOPPING,
+    (S.STARTING, E.UNGUARDED): S.STOPPING,
+    (S.STARTING, E.EXITED): S.RELEASING,
+    (S.STARTING, E.STOP): S.STOPPING,
+    (S.STARTING, E.KILL): S.STOPPING,
+    #
+    (S.READY, E.EXITED): S.RELEASING,
+    (S.READY, E.STOP): S.DRAINING,
+    (S.READY, E.KILL): S.STOPPING,
+    #
+    (S.DRAINING, E.DRAINED): S.STOPPING,
+    (S.DRAINING, E.EXITED): S.RELEASING,
+    (S.DRAINING, E.KILL): S.STOPPING,
+    #
+    (S.STOPPING, E.EXITED): S.RELEASING,
+    (S.STOPPING, E.KILL): S.STOPPING,  # a second Ctrl-C ends the grace
+    #
+    (S.RELEASING, E.STUCK): S.HELD,
+    (S.RELEASING, E.REST): S.STOPPED,
+    (S.RELEASING, E.REQUEUE): S.QUEUED,
+    (S.RELEASING, E.RETRY): S.BACKOFF,
+    (S.RELEASING, E.GIVE_UP): S.FAILED,
+    #
+    (S.HELD, E.REST): S.STOPPED,
+    (S.HELD, E.REQUEUE): S.QUEUED,
+    (S.HELD, E.RETRY): S.BACKOFF,
+    (S.HELD, E.GIVE_UP): S.FAILED,
+    #
+    (S.BACKOFF, E.DUE): S.QUEUED,
+    (S.BACKOFF, E.START): S.QUEUED,
+    (S.BACKOFF, E.STOP): S.STOPPED,
+    (S.BACKOFF, E.KILL): S.STOPPED,
+    #
+    (S.FAILED, E.START): S.QUEUED,
+    (S.FAILED, E.STOP): S.STOPPED,
+    (S.FAILED, E.KILL): S.STOPPED,
+}
+
+
+class ImpossibleTransition(Exception):
+    """A bug in memoria: the actor reported an event that its state cannot have."""
+
+
+def next_state(state: State, event: Event) -> State:
+    """Raises `ImpossibleTransition` for a pair that the table does not hold."""
+    try:
+        return TRANSITIONS[state, event]
+    except KeyError:
+        raise ImpossibleTransition(f"{state.value}: {event.value}") from None
+
+
+def accepts(state: State, event: Event) -> bool:
+    """Whether a person's wish (`START`, `STOP`, `KILL`) changes anything in this state."""
+    return (state, event) in TRANSITIONS
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What the restart policy remembers of one engine."""
+
+    crashes: int = 0  # since the last long stretch of ready: the exponent of the delay
+    unready_starts: int = 0  # in a row
+    ever_ready: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a start ended without having been asked to. `ready_seconds` is None when it never got ready."""
+
+    ready_seconds: float | None
+    cause: str
+    retryable: Literal["yes", "no", "limited"] = "yes"
+    spoiled: bool = False  # a neighbour moved device memory meanwhile: not this engine's fault
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`delay` in seconds, None to give up; `reason` is for a person to read."""
+
+    delay: float | None
+    reason: str
+    history: History
+
+
+def after_crash(policy: Restart, history: History, ending: Ending, jitter: float) -> Verdict:
+    """What follows an exit that was not asked for. `jitter` is uniform in [-1, 1].
+
+    delay = min(cap, initial * 2^crashes) +- 20 %, counted anew after `reset` seconds of ready. Never ready in
+    `attempts` starts: failed; a configuration error before the first ready: failed at once. An engine that
+    was once ready is retried for ever (faults.md, "Backoff"). A spoiled start counts for nothing, and what it
+    died of is no proof of a configuration error either.
+    """
+    if ending.ready_seconds is not None:
+        long_enough = ending.ready_seconds >= policy.reset
+        history = History(crashes=0 if long_enough else history.crashes, ever_ready=True)
+    elif not ending.spoiled:
+        history = replace(history, unready_starts=history.unready_starts + 1)
+
+    if not history.ever_ready:
+        if ending.retryable == "no" and not ending.spoiled:
+            return Verdict(None, f"{ending.cause}; trying again would not help", history)
+        if history.unready_starts >= policy.attempts:
+            return Verdict(None, f"{ending.cause}; never ready in {history.unready_starts} starts", history)
+
+    delay = min(policy.cap, policy.initial * 2.0**history.crashes) * (1 + 0.2 * jitter)
+    if not ending.spoiled:
+        history = replace(history, crashes=min(history.crashes + 1, 32))
+    return Verdict(delay, ending.cause, history)

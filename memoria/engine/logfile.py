@@ -1,0 +1,123 @@
+"""An engine's log: a file that the engine writes by its own descriptor and memoria reads from behind.
+
+No pipe stands between them, so neither a slow nor a dead memoria can stall an engine. The file is opened for
+appending; therefore it can be rotated while it is written: its content is copied away, then it is truncated
+(logrotate's `copytruncate`; lines written between the two are lost).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from memoria.config.model import Logging
+from memoria.errors import Problem, UnavailableError
+
+logger = logging.getLogger(__name__)
+
+LONGEST_LINE = 4096  # bytes; the rest of a longer line is dropped
+READ_AT_ONCE = 1 << 20  # bytes; a flood beyond it is skipped, only its end matters
+
+
+class LogFile:
+    """`<dir>/<engine>.log`, with `keep` older ones as `.1`, `.2`, ... of at most about `max_bytes` each."""
+
+    def __init__(self, path: Path, *, max_bytes: int, keep: int) -> None:
+        self.path, self._max_bytes, self._keep = path, max_bytes, keep
+
+    @classmethod
+    def of(cls, logging_: Logging, engine: str) -> LogFile:
+        return cls(logging_.dir / f"{engine}.log", max_bytes=logging_.max_bytes, keep=logging_.keep)
+
+    def open(self) -> int:
+        """A descriptor for a child, close-on-exec. Raises `UnavailableError` when it cannot be written."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+            return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        except OSError as error:
+            raise UnavailableError(
+                Problem(
+                    f"cannot write the log file {self.path}: {error.strerror}",
+                    hint="choose another directory with `log: {dir: ...}`, or fix its permissions",
+                )
+            ) from None
+
+    def size(self) -> int:
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return 0
+
+    def rotate_if_large(self) -> bool:
+        """Raises nothing: a full disk must not harm a running engine, so then the log is only truncated.
+        Old logs keep the mode of the first."""
+        if self.size() <= self._max_bytes:
+            return False
+        try:
+            for number in range(self._keep - 1, 0, -1):
+                older = self._numbered(number)
+                if older.exists():
+                    older.replace(self._numbered(number + 1))
+            if self._keep:
+                shutil.copy(self.path, self._numbered(1))
+        except OSError as error:
+            logger.warning("%s: the old log could not be kept: %s", self.path, error)
+        try:
+            os.truncate(self.path, 0)
+        except OSError as error:
+            logger.warning("%s: could not be truncated: %s", self.path, error)
+            return False
+        return True
+
+    def tail(self, lines: int, since: int = 0) -> list[str]:
+        """The last lines from byte `since` on, at most 256 KiB of them."""
+        try:
+            with self.path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(since if since <= size else 0, size - (256 << 10)))
+                return split_lines(file.read())[-lines:]
+        except OSError:
+            return []
+
+    def follow(self) -> Follower:
+        return Follower(self.path, self.size())
+
+    def _numbered(self, number: int) -> Path:
+        return self.path.with_name(f"{self.path.name}.{number}")
+
+
+class Follower:
+    """Reads the complete lines that were appended since the last call."""
+
+    def __init__(self, path: Path, position: int) -> None:
+        self._path, self._position, self._rest = path, position, b""
+
+    def new_lines(self) -> Iterator[str]:
+        try:
+            size = self._path.stat().st_size
+        except FileNotFoundError:
+            return
+        if size < self._position:  # rotated
+            self._position, self._rest = 0, b""
+        if size == self._position:
+            return
+        if size - self._position > READ_AT_ONCE:
+            self._position, self._rest = size - READ_AT_ONCE, b""
+        with self._path.open("rb") as file:
+            file.seek(self._position)
+            data = file.read(READ_AT_ONCE)
+        self._position += len(data)
+        # tqdm redraws its bar with carriage returns: each redrawing is a line for us
+        *complete, rest = (self._rest + data).replace(b"\r", b"\n").split(b"\n")
+        self._rest = rest[:LONGEST_LINE]
+        for line in complete:
+            if line:
+                yield line[:LONGEST_LINE].decode(errors="replace")
+
+
+def split_lines(data: bytes) -> list[str]:
+    lines = data.replace(b"\r", b"\n").split(b"\n")
+    return [line[:LONGEST_LINE].decode(errors="replace") for line in lines if line]

@@ -1,0 +1,34 @@
+"""What everybody else may know of one engine, frozen at one moment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from memoria.engine.address import EngineAddress
+from memoria.engine.diagnosis import Diagnosis
+from memoria.engine.lifecycle import State
+from memoria.engine.phases import Phase, StartFigures
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSnapshot:
+    """`since` and `retry_at` are wall-clock seconds; `start_seconds` is spawn to ready of this start.
+
+    `detail` says why the engine is in this state, in words for a person. `diagnosis` explains the last exit
+    that was not asked for; it stays until the engine is ready again.
+    """
+
+    name: str
+    state: State
+    since: float
+    phase: Phase | None = None
+    percent: int | None = None
+    detail: str = ""
+    pid: int | None = None
+    start_id: str | None = None
+    address: EngineAddress | None = None
+    restarts: int = 0
+    figures: StartFigures = field(default_factory=StartFigures)
+    start_seconds: float | None = None
+    retry_at: float | None = None
+    diagnosis: Diagnosis | None = None

@@ -1,0 +1,45 @@
+"""What is true of one start of an engine only, from its place in the queue to its memory's return."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from memoria.engine.exit_status import ExitStatus
+from memoria.engine.process import EngineProcess
+from memoria.engine.surroundings import Boarding, Ticket
+
+
+@dataclass(slots=True)
+class Start:
+    """Written by the engine's actor alone. Times are monotonic seconds.
+
+    `asked`: its end was asked for, so it is no crash. `trouble`: why memoria itself ended it.
+    `slipped_through`: its core went on before it was let through, so no passenger holds it.
+    """
+
+    id: str | None = None
+    ticket: Ticket | None = None
+    boarding: Boarding | None = None
+    process: EngineProcess | None = None
+    log_from: int = 0  # bytes
+    spawned_at: float | None = None
+    ready_at: float | None = None
+    exited_at: float | None = None
+    exit: ExitStatus | None = None
+    let_through: bool = False
+    slipped_through: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: bool = False
+    trouble: str | None = None
+
+    @property
+    def seconds_to_ready(self) -> float | None:
+        return _between(self.spawned_at, self.ready_at)
+
+    @property
+    def seconds_of_ready(self) -> float | None:
+        return _between(self.ready_at, self.exited_at)
+
+
+def _between(first: float | None, then: float | None) -> float | None:
+    return None if first is None or then is None else then - first

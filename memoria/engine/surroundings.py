@@ -1,0 +1,57 @@
+"""What one engine needs of the world around it. The supervisor implements it; tests bring their own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from typing import Protocol
+
+from memoria.engine.address import EngineAddress
+from memoria.engine.command import EngineSpec
+from memoria.errors import Problem
+
+
+class Ticket(Protocol):
+    """A place in the queue of the device's gate."""
+
+    spoiled: bool
+
+    async def enter(
+        self, check: Callable[[], Awaitable[Problem | None]], on_blocked: Callable[[Problem], None]
+    ) -> None: ...
+
+    def leave(self) -> None: ...
+
+
+class Boarding(Protocol):
+    """The passengers of one start: memoria's plugin in its processes."""
+
+    at_gate: asyncio.Event
+
+    def let_through(self) -> None: ...
+
+
+class Surroundings(Protocol):
+    def spec(self, start_id: str) -> EngineSpec: ...
+
+    def ticket(self) -> Ticket: ...
+
+    def expect(self, start_id: str) -> Boarding: ...
+
+    def forget(self, start_id: str) -> None: ...
+
+    def set_releasing(self, releasing: bool) -> None:
+        """While true nobody passes the device's gate."""
+        ...
+
+    async def check_memory(self) -> Problem | None:
+        """Whether the engine fits now, by fresh figures."""
+        ...
+
+    async def until_released(self, alive: Callable[[], Collection[int]], known: Collection[int]) -> None:
+        """Until no process is `alive` and the device holds nothing for one that was ever `known`."""
+        ...
+
+    async def until_answering(self, address: EngineAddress) -> None:
+        """Until the engine is healthy and has answered a real request."""
+        ...

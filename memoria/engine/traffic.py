@@ -1,0 +1,31 @@
+"""The requests that an engine is answering right now."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class Traffic:
+    """Counts requests in flight; whoever drains the engine awaits `idle`."""
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.total = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def __repr__(self) -> str:
+        return f"<Traffic in_flight={self.in_flight} total={self.total}>"
+
+    def began(self) -> None:
+        self.in_flight += 1
+        self.total += 1
+        self._idle.clear()
+
+    def ended(self) -> None:
+        self.in_flight -= 1
+        if not self.in_flight:
+            self._idle.set()
+
+    async def idle(self) -> None:
+        await self._idle.wait()

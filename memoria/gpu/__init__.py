@@ -1,0 +1,41 @@
+"""Device facts. `open_reader` is the door; NVML is behind it, in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from memoria.errors import Problem, UnavailableError
+
+if TYPE_CHECKING:
+    from memoria.config.model import DeviceKind
+    from memoria.gpu.device import Device, DeviceReader
+
+
+def open_reader(kind: DeviceKind) -> DeviceReader:
+    """The reader for `device: cuda` or `device: cpu`. Touches nothing yet: the first call does."""
+    # Each pulls in a library that the other kind, and `memoria --help`, never need.
+    if kind == "cpu":
+        from memoria.gpu.host import HostReader  # noqa: PLC0415
+
+        return HostReader()
+    from memoria.gpu.nvml import NvmlReader  # noqa: PLC0415
+
+    return NvmlReader()
+
+
+def read_devices(reader: DeviceReader, wanted: Iterable[int | str]) -> dict[int | str, Device]:
+    """A snapshot for each of `wanted` (index or UUID).
+
+    Raises one `UnavailableError` with the problems of all that are not there.
+    """
+    devices: dict[int | str, Device] = {}
+    problems: dict[str, Problem] = {}
+    for which in dict.fromkeys(wanted):
+        try:
+            devices[which] = reader.snapshot(which)
+        except UnavailableError as error:
+            problems.update((problem.what, problem) for problem in error.problems)
+    if problems:
+        raise UnavailableError(problems.values())
+    return devices

@@ -1,0 +1,107 @@
+"""The host's memory as a device, for `device: cpu`."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from memoria.gpu.device import Device, DeviceProcess
+from memoria.gpu.process import describe
+
+# Processes below this are not what keeps an engine from starting; naming them would bury those that are.
+WORTH_NAMING_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupMemory:
+    """The tightest limit of a control group and of those above it, in bytes."""
+
+    limit_bytes: int
+    free_bytes: int
+
+
+class HostReader:
+    """`snapshot` gives the whole machine whatever it is asked for, or the control group where its limit is
+    smaller. `free` is what can be had without swapping; a process's `used` is its resident set, so memory
+    that processes share is counted in each.
+
+    vLLM's CPU worker takes its fraction of one NUMA node; on a host of several nodes this reader's total is
+    larger, and `gpu_memory_utilization` with it (vllm/utils/cpu_resource_utils.py).
+    """
+
+    def __init__(
+        self, cgroup_root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
+    ) -> None:
+        self._cgroup_root = cgroup_root
+        self._membership = membership
+
+    def snapshot(self, which: int | str) -> Device:
+        memory = psutil.virtual_memory()
+        total, free = memory.total, memory.available
+        cgroup = cgroup_memory(self._cgroup_root, self._membership)
+        if cgroup and cgroup.limit_bytes < total:
+            total, free = cgroup.limit_bytes, min(free, cgroup.free_bytes)
+        return Device(
+            index=0,
+            uuid="host",
+            name=f"{os.cpu_count()} CPUs",
+            total_bytes=total,
+            used_bytes=total - free,
+            free_bytes=free,
+            reserved_bytes=0,
+            processes=_large_processes(),
+            is_host=True,
+        )
+
+    def driver(self) -> str:
+        return f"{platform.system()} {platform.release()}"
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def cgroup_memory(root: Path, membership: Path) -> CgroupMemory | None:
+    """Memory of the process's cgroup v2 (https://docs.kernel.org/admin-guide/cgroup-v2.html), or None where
+    no limit is set. `memory.current` counts the page cache: its inactive part is given back under pressure,
+    so it counts as free (the kubelet's working set does the same)."""
+    try:
+        entries = membership.read_text().splitlines()
+    except OSError:
+        return None
+    path = next((entry.removeprefix("0::/") for entry in entries if entry.startswith("0::/")), None)
+    if path is None:
+        return None
+    group = root / path
+    levels = [level for level in (group, *group.parents) if level.is_relative_to(root)]
+    found = [memory for level in levels if (memory := _level_memory(level))]
+    if not found:
+        return None
+    return CgroupMemory(min(m.limit_bytes for m in found), min(m.free_bytes for m in found))
+
+
+def _level_memory(group: Path) -> CgroupMemory | None:
+    try:
+        limit_text = (group / "memory.max").read_text().strip()
+        if limit_text == "max":
+            return None
+        limit = int(limit_text)
+        current = int((group / "memory.current").read_text())
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return None
+    working_set = max(0, current - int(stat.get("inactive_file", 0)))
+    return CgroupMemory(limit, max(0, limit - working_set))
+
+
+def _large_processes() -> tuple[DeviceProcess, ...]:
+    sizes = {
+        process.pid: memory.rss
+        for process in psutil.process_iter(["memory_info"])
+        if (memory := process.info["memory_info"]) and memory.rss >= WORTH_NAMING_BYTES
+    }
+    largest_first = sorted(sizes.items(), key=lambda item: -item[1])
+    return tuple(DeviceProcess(pid, *describe(pid), size) for pid, size in largest_first)

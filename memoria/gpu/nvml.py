@@ -1,0 +1,177 @@
+"""GPUs through NVML: the only file that knows nvidia-ml-py."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pynvml
+
+from memoria.errors import Problem, UnavailableError
+from memoria.gpu.device import Device, DeviceProcess
+from memoria.gpu.process import describe
+from memoria.text import aligned
+
+logger = logging.getLogger(__name__)
+
+nvml: Any = pynvml  # it has no types
+
+NO_GPU_HINT = "run on the CPU with `device: cpu`, or try `memoria demo`, which needs no GPU"
+LOST_HINT = "look for `Xid` in `journalctl -k`; the GPU needs a reset, or the machine a reboot"
+MISMATCH_HINT = "the driver was updated while it was loaded: reboot the machine"
+PERMISSION_HINT = "let this user open /dev/nvidiactl and /dev/nvidia*; in a systemd unit see DeviceAllow="
+
+HINTS = {
+    nvml.NVML_ERROR_LIBRARY_NOT_FOUND: NO_GPU_HINT,
+    nvml.NVML_ERROR_DRIVER_NOT_LOADED: NO_GPU_HINT,
+    nvml.NVML_ERROR_GPU_IS_LOST: LOST_HINT,
+    nvml.NVML_ERROR_RESET_REQUIRED: LOST_HINT,
+    nvml.NVML_ERROR_UNKNOWN: LOST_HINT,
+    nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: MISMATCH_HINT,
+    nvml.NVML_ERROR_NO_PERMISSION: PERMISSION_HINT,
+}
+
+# Questions that an older driver, or a GPU in MIG mode, may not answer; a snapshot does without.
+UNANSWERED = (
+    nvml.NVML_ERROR_NOT_SUPPORTED,
+    nvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+    nvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
+)
+
+
+class NvmlReader:
+    """Reads GPUs. NVML is initialised by the first call and stays so until `close`.
+
+    Indexes are NVML's (PCI bus order), which CUDA's own need not be: give engines the UUID.
+    Safe to call from several threads; every call can block for as long as the driver does.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._initialised = False
+
+    def count(self) -> int:
+        with self._session("count the GPUs"):
+            return int(nvml.nvmlDeviceGetCount())
+
+    def driver(self) -> str:
+        with self._session("read the driver's version"):
+            return str(nvml.nvmlSystemGetDriverVersion())
+
+    def snapshot(self, which: int | str) -> Device:
+        with self._session(f"read GPU {which}"):
+            index, handle = _by_index(which) if isinstance(which, int) else _by_uuid(which)
+            total, used, free, reserved = _memory(handle)
+            return Device(
+                index=index,
+                uuid=str(nvml.nvmlDeviceGetUUID(handle)),
+                name=str(nvml.nvmlDeviceGetName(handle)),
+                total_bytes=total,
+                used_bytes=used,
+                free_bytes=free,
+                reserved_bytes=reserved,
+                processes=_processes(handle),
+            )
+
+    def close(self) -> None:
+        with self._lock:
+            if self._initialised:
+                self._initialised = False
+                try:
+                    nvml.nvmlShutdown()
+                except nvml.NVMLError as error:
+                    logger.debug("NVML did not shut down cleanly: %s", error)
+
+    @contextmanager
+    def _session(self, purpose: str) -> Iterator[None]:
+        try:
+            with self._lock:
+                if not self._initialised:
+                    nvml.nvmlInit()
+                    self._initialised = True
+            yield
+        except nvml.NVMLError as error:
+            raise _unavailable(error, purpose) from error
+
+
+def _unavailable(error: Any, purpose: str) -> UnavailableError:
+    code: int = error.value
+    if code == nvml.NVML_ERROR_LIBRARY_NOT_FOUND:
+        what = "no NVIDIA driver: libnvidia-ml.so.1 is not there"
+    elif code == nvml.NVML_ERROR_DRIVER_NOT_LOADED:
+        what = "the NVIDIA driver is not loaded"
+    else:
+        what = f"NVML could not {purpose}: {error}"
+    return UnavailableError(what, hint=HINTS.get(code, "see what `nvidia-smi` says"))
+
+
+def _by_index(index: int) -> tuple[int, Any]:
+    if not 0 <= index < nvml.nvmlDeviceGetCount():
+        raise _no_such_gpu(f"there is no GPU {index}")
+    return index, nvml.nvmlDeviceGetHandleByIndex(index)
+
+
+def _by_uuid(uuid: str) -> tuple[int, Any]:
+    gpus = [(index, handle, found) for index, handle, found, _ in _gpus()]
+    matches = [(index, handle) for index, handle, found in gpus if found.startswith(uuid)]
+    if len(matches) > 1:
+        raise _no_such_gpu(f"`{uuid}` is the beginning of several UUIDs")
+    if not matches:
+        raise _no_such_gpu(f"there is no GPU with UUID `{uuid}`")
+    return matches[0]
+
+
+def _gpus() -> Iterator[tuple[int, Any, str, str]]:
+    """Index, handle, UUID and name of every GPU that answers: one that fell off the bus must not hide the
+    others."""
+    for index in range(nvml.nvmlDeviceGetCount()):
+        try:
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            yield index, handle, nvml.nvmlDeviceGetUUID(handle), nvml.nvmlDeviceGetName(handle)
+        except nvml.NVMLError as error:
+            logger.warning("GPU %d does not answer: %s", index, error)
+
+
+def _no_such_gpu(what: str) -> UnavailableError:
+    rows = [(f"gpu {index}", name, uuid) for index, _, uuid, name in _gpus()]
+    if not rows:
+        return UnavailableError(f"{what}: the driver sees none", hint=NO_GPU_HINT)
+    return UnavailableError(Problem(what, aligned(rows), "set `gpu` to one of these indexes or UUIDs"))
+
+
+def _memory(handle: Any) -> tuple[int, int, int, int]:
+    """Total, used, free and reserved bytes. The first version of the call counts reserved as used."""
+    try:
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2)
+    except nvml.NVMLError as error:
+        if error.value not in UNANSWERED:
+            raise
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        return memory.total, memory.used, memory.free, 0
+    return memory.total, memory.used, memory.free, memory.reserved
+
+
+def _processes(handle: Any) -> tuple[DeviceProcess, ...]:
+    """Largest first; those whose memory the driver does not tell come last."""
+    used: dict[int, int | None] = {}
+    for processes_of in (
+        nvml.nvmlDeviceGetComputeRunningProcesses_v3,
+        nvml.nvmlDeviceGetGraphicsRunningProcesses_v3,
+    ):
+        for process in _running(processes_of, handle):
+            # One process may be listed as both, with the same figure.
+            used[process.pid] = process.usedGpuMemory or used.get(process.pid)
+    largest_first = sorted(used.items(), key=lambda item: -(item[1] or 0))
+    return tuple(DeviceProcess(pid, *describe(pid), size) for pid, size in largest_first)
+
+
+def _running(processes_of: Callable[[Any], list[Any]], handle: Any) -> list[Any]:
+    try:
+        return processes_of(handle)
+    except nvml.NVMLError as error:
+        if error.value in UNANSWERED:
+            return []
+        raise

@@ -1,0 +1,123 @@
+"""The sockets memoria listens on: the main address, every engine's own port, the admin socket."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from memoria.config.model import Address, Config, ConfigPath
+from memoria.config.report import key_name
+from memoria.errors import Problem, UnavailableError
+from memoria.gpu.process import describe
+
+BACKLOG = 4096
+# Seconds until the kernel drops a connection whose peer takes nothing (tcp(7)): closing it does not, as long
+# as bytes are waiting to be sent. Accepted connections inherit it.
+READER_TIMEOUT = 60
+
+
+def bind_all(config: Config) -> list[socket.socket]:
+    """The main socket, then one per engine whose own port memoria answers (`transport: uds`).
+    Raises `UnavailableError` with every address that cannot be had, after closing the others."""
+    wanted: list[tuple[Address, ConfigPath]] = [(config.listen, ("listen",))]
+    for engine in config.engines:
+        if engine.port is not None and engine.transport == "uds":
+            wanted.append((Address(config.listen.host, engine.port), ("engines", engine.name, "port")))
+    bound: list[socket.socket] = []
+    problems: list[Problem] = []
+    for address, key in wanted:
+        try:
+            bound.extend(_bind(address))
+        except OSError as error:
+            problems.append(_problem(config, address, key, error))
+    if problems:
+        close(bound)
+        raise UnavailableError(problems)
+    return bound
+
+
+def bind_admin(path: Path) -> socket.socket:
+    """A Unix socket that only its owner may open."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        path.unlink(missing_ok=True)
+        listener.bind(str(path))
+    except OSError as error:
+        listener.close()
+        raise UnavailableError(Problem(f"cannot listen on {path}: {error.strerror or error}")) from None
+    finally:
+        os.umask(before)
+    listener.listen(BACKLOG)
+    return listener
+
+
+def close(sockets: Iterable[socket.socket]) -> None:
+    for listener in sockets:
+        listener.close()
+
+
+def _bind(address: Address) -> list[socket.socket]:
+    """Listens on all that a name stands for. A family that this host does not have is left out (`localhost`
+    names ::1 also where IPv6 is off), as long as there is another."""
+    bound: list[socket.socket] = []
+    missing: OSError | None = None
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, kind, protocol, _, where in found:
+        try:
+            bound.append(_listener(socket.socket(family, kind, protocol), where))
+        except OSError as error:
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                close(bound)
+                raise
+            missing = error
+    if missing is not None and not bound:
+        raise missing
+    return bound
+
+
+def _listener(listener: socket.socket, where: tuple[Any, ...]) -> socket.socket:
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, READER_TIMEOUT * 1000)
+        if listener.family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(where)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _problem(config: Config, address: Address, key: ConfigPath, error: OSError) -> Problem:
+    mark = config.where(*key)
+    where = [f"{mark}  {key_name(key)}"] if mark else []
+    if error.errno == errno.EADDRINUSE:
+        where += _holders(address.port)
+        return Problem(
+            f"port {address.port} is in use", tuple(where), "stop that process, or choose another port"
+        )
+    hint = "ports below 1024 need CAP_NET_BIND_SERVICE" if error.errno == errno.EACCES else None
+    return Problem(f"cannot listen on {address}: {error.strerror or error}", tuple(where), hint)
+
+
+def _holders(port: int) -> list[str]:
+    """Who listens on a port, as far as this user may see."""
+    import psutil  # noqa: PLC0415 - only needed to explain a failure
+
+    found = []
+    for connection in psutil.net_connections("tcp"):
+        if connection.status != psutil.CONN_LISTEN or not connection.laddr or connection.laddr.port != port:
+            continue
+        if connection.pid is None:
+            found.append("held by a process of another user")
+            continue
+        user, command = describe(connection.pid)
+        found.append(f"pid {connection.pid}  {user or '-'}  {command or '-'}")
+    return sorted(set(found))

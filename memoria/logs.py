@@ -1,0 +1,66 @@
+"""memoria's own log: lines for people, or one JSON object per line. Never prompts, bodies or keys."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import Literal, TextIO
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+# In text form the screen already tells what the journal tells.
+TOLD_BY_SCREEN = "memoria.engine.journal"
+# Chatty at INFO about their own business.
+QUIET = ("uvicorn", "uvicorn.error", "asyncio", "aiohttp")
+
+
+class JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": _timestamp(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if engine := getattr(record, "engine", None):
+            line["engine"] = engine
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+class TextFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = f"{_timestamp(record.created)} {record.levelname.lower():8} {printable(record.getMessage())}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+class StderrHandler(logging.StreamHandler[TextIO]):
+    """Follows `sys.stderr`, which the terminal's screen replaces while it draws."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.setStream(sys.stderr)
+        super().emit(record)
+
+
+def printable(text: str) -> str:
+    """Without control characters: a model's or a client's text must not move the cursor or forge a line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def configure(level: str, form: Literal["text", "json"], stream: TextIO | None = None) -> None:
+    """Sends everything to `stream` (default: standard error) and replaces what was configured before."""
+    handler = logging.StreamHandler(stream) if stream else StderrHandler()
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    wanted = logging.getLevelNamesMapping()[level]
+    for name in QUIET:
+        logging.getLogger(name).setLevel(max(wanted, logging.WARNING))
+    told_twice = form == "text" and wanted >= logging.INFO
+    logging.getLogger(TOLD_BY_SCREEN).setLevel(logging.WARNING if told_twice else logging.NOTSET)
+
+
+def _timestamp(at: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(at)) + f".{int(at % 1 * 1000):03d}"

@@ -1,0 +1,108 @@
+"""Is what the engines need really free, and who holds the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+
+from memoria.errors import Problem
+from memoria.gpu.device import Device, DeviceProcess
+from memoria.plan.budgets import Budget, DevicePlan, spoken_name
+from memoria.plan.fractions import HUNDREDTH, ROUNDING_BYTES
+from memoria.text import aligned, fraction_text, gib
+
+HOLDERS_SHOWN = 5
+# Less than this without a name is the driver's own; it helps nobody to hear of it.
+UNNAMED_BYTES = 2**29
+
+
+def held_problem(plan: DevicePlan, own_pids: Collection[int]) -> Problem | None:
+    """All engines of a device against what is free before any of them starts."""
+    missing = plan.needed_bytes - plan.available_bytes
+    if missing <= 0:
+        return None
+    share = Decimal(missing + ROUNDING_BYTES * len(plan.budgets)) / plan.device.usable_bytes
+    excess = share.quantize(HUNDREDTH, rounding=ROUND_CEILING)
+    lower = f"lower the fractions by {fraction_text(excess)} in total" if excess < plan.fraction else None
+    with_contexts = " with their CUDA contexts" if plan.context_bytes else ""
+    return Problem(
+        f"the engines need {gib(plan.needed_bytes)} GiB{with_contexts}, "
+        f"{spoken_name(plan.device)} has {gib(plan.available_bytes)} GiB free",
+        _holder_lines(plan.device, own_pids),
+        _hint(plan.device, own_pids, missing, lower),
+    )
+
+
+def check_start(budget: Budget, device: Device, own_pids: Collection[int]) -> Problem | None:
+    """One engine about to touch `device`, whose snapshot must be fresh: running engines' memory is in use
+    already, so the engine needs its own budget free and no more.
+
+    vLLM compares free memory with the request when the engine's CUDA context exists (`request_memory` in
+    vllm/v1/worker/utils.py); that context is not there yet, so it is added here, with a margin because its
+    size is an estimate. On a host both are 0, and the comparison is the one of vLLM's CPU worker, made also
+    where vLLM leaves it out (`memoria.plan.plan` says why).
+
+    `own_pids` are the processes of memoria's engines: counted in one line, never among those to stop.
+    """
+    missing = budget.start_bytes - device.free_bytes
+    if missing <= 0:
+        return None
+    around = budget.context_bytes + budget.margin_bytes + ROUNDING_BYTES
+    share = Decimal(device.free_bytes - around) / device.usable_bytes
+    fitting = share.quantize(HUNDREDTH, rounding=ROUND_FLOOR)
+    lower = f"lower {budget.engine} to {fraction_text(fitting)}" if fitting > 0 else None
+    return Problem(
+        f"{budget.engine} needs {gib(budget.start_bytes)} GiB, "
+        f"{spoken_name(device)} has {gib(device.free_bytes)} GiB free",
+        _holder_lines(device, own_pids),
+        _hint(device, own_pids, missing, lower),
+    )
+
+
+def foreign(device: Device, own_pids: Collection[int]) -> tuple[DeviceProcess, ...]:
+    """The processes that hold memory of `device` and are not memoria's, largest first."""
+    others = [process for process in device.processes if process.pid not in own_pids]
+    return tuple(sorted(others, key=lambda process: -(process.used_bytes or 0)))
+
+
+def _holder_lines(device: Device, own_pids: Collection[int]) -> tuple[str, ...]:
+    others = foreign(device, own_pids)
+    rows = [
+        (
+            f"pid {process.pid}",
+            process.user or "-",
+            process.command or "-",
+            f"{gib(process.used_bytes)} GiB" if process.used_bytes is not None else "size unknown",
+        )
+        for process in others[:HOLDERS_SHOWN]
+    ]
+    lines = list(aligned(rows, right={3})) if rows else []
+    if len(others) > HOLDERS_SHOWN:
+        lines.append(f"and {len(others) - HOLDERS_SHOWN} more")
+    own = sum(process.used_bytes or 0 for process in device.processes if process.pid in own_pids)
+    if own:
+        lines.append(f"memoria's own engines  {gib(own)} GiB")
+    unnamed = device.used_bytes - sum(process.used_bytes or 0 for process in device.processes)
+    if not device.is_host and unnamed >= UNNAMED_BYTES:
+        lines.append(f"processes the driver does not name  {gib(unnamed)} GiB")
+    return tuple(lines)
+
+
+def _hint(device: Device, own_pids: Collection[int], missing: int, lower: str | None) -> str:
+    # On a host the largest process may be anybody's desktop: naming it is enough, advice to stop it is not.
+    to_stop = () if device.is_host else _enough_to_stop(foreign(device, own_pids), missing)
+    if to_stop:
+        free = "stop " + " and ".join(f"pid {process.pid}" for process in to_stop)
+    else:
+        free = f"free {gib(missing)} GiB"
+    return f"{free}, or {lower}" if lower else free
+
+
+def _enough_to_stop(holders: Sequence[DeviceProcess], missing: int) -> tuple[DeviceProcess, ...]:
+    """The fewest processes that hold `missing` bytes together; none where they do not."""
+    freed = 0
+    for count, process in enumerate(holders[:HOLDERS_SHOWN], 1):
+        freed += process.used_bytes or 0
+        if freed >= missing:
+            return tuple(holders[:count])
+    return ()

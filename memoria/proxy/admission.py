@@ -1,0 +1,279 @@
+"""How many requests an engine is given at once, and who goes next where several wait.
+
+A request waits while its engine is busy, or is about to be there again (it starts, or restarts). All that
+wait share the bounds of `Hold`. Past these, and after `Hold.seconds`, the answer is a `Refusal`: 503 where
+the engine is not there, 429 where it is and has enough to do. OpenAI's clients try both again; to a balancer
+in front, a 503 says that this memoria is broken, and a 429 that it is busy.
+
+Nothing is polled: a place that gets free is given away at once, and `changed` tells what an engine does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from memoria.config.model import Hold
+from memoria.engine.address import EngineAddress
+from memoria.proxy.router import Lease, Refusal, Router
+from memoria.proxy.turns import Turns
+
+RETRY_BUSY = 1  # seconds; places get free all the time
+RETRY_STOPPING = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Requests of one engine. `limit`: what it may have in flight now."""
+
+    in_flight: int
+    limit: int
+    waiting: int
+
+
+class Place:
+    """An admitted request: its engine's lease, held until `release` or the end of a `with`. To release it
+    twice does nothing."""
+
+    __slots__ = ("_admission", "_engine", "_lease", "address")
+
+    def __init__(self, admission: Admission, engine: _Engine, lease: Lease) -> None:
+        self._admission, self._engine = admission, engine
+        self._lease: Lease | None = lease
+        self.address: EngineAddress = lease.address
+
+    def release(self) -> None:
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.release()
+            self._admission._left(self._engine)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+class Waiting:
+    """A request that waits. Ends with one call of `granted` or of `refused`, or with `cancel`, after which
+    neither is called."""
+
+    __slots__ = ("_admission", "body_bytes", "client", "engine", "granted", "refused", "timer")
+
+    def __init__(
+        self,
+        admission: Admission,
+        engine: _Engine,
+        client: Hashable,
+        body_bytes: int,
+        *,
+        granted: Callable[[Place], None],
+        refused: Callable[[Refusal], None],
+    ) -> None:
+        self._admission = admission
+        self.engine, self.client, self.body_bytes = engine, client, body_bytes
+        self.granted, self.refused = granted, refused
+        self.timer: asyncio.TimerHandle | None = None  # None again when the wait is over
+
+    def cancel(self) -> None:
+        self._admission._forget(self)
+
+
+class _Engine:
+    """`limit`: requests in flight at most, the lower of what is configured and what `cap` says."""
+
+    __slots__ = ("giving", "in_flight", "limit", "most", "name", "turns")
+
+    def __init__(self, name: str, most: int) -> None:
+        self.name = name
+        self.most = self.limit = most
+        self.in_flight = 0
+        self.turns: Turns[Waiting] = Turns()
+        self.giving = False
+
+
+class Admission:
+    """`limits`: most requests in flight of every engine, 1 at least. All calls belong on one event loop."""
+
+    def __init__(self, router: Router, limits: Mapping[str, int], hold: Hold) -> None:
+        self._router, self._hold = router, hold
+        self._engines = {name: _Engine(name, most) for name, most in limits.items()}
+        self._waiting = self._waiting_bytes = 0
+        self._closed = False
+
+    def __repr__(self) -> str:
+        loads = ", ".join(f"{e.name} {e.in_flight}/{e.limit}+{len(e.turns)}" for e in self._engines.values())
+        return f"<Admission {loads}>"
+
+    def load(self, engine: str) -> Load:
+        about = self._engines[engine]
+        return Load(about.in_flight, about.limit, len(about.turns))
+
+    def try_admit(self, engine: str) -> Place | None:
+        """None: there is no place now, `wait` for one. Raises `Refusal` where waiting would not help."""
+        about = self._engines[engine]
+        if about.turns or about.in_flight >= about.limit:
+            return None
+        try:
+            return self._admit(about)
+        except Refusal as refusal:
+            if self._helps_to_wait(refusal):
+                return None
+            raise
+
+    def wait(
+        self,
+        engine: str,
+        client: Hashable,
+        body_bytes: int,
+        *,
+        granted: Callable[[Place], None],
+        refused: Callable[[Refusal], None],
+    ) -> Waiting:
+        """Clients take turns, each with its oldest request first. `body_bytes`: what is kept in memory for
+        this request meanwhile. Neither callback is called before this returns, and neither may raise.
+
+        Raises `Refusal` when too much waits already, or where waiting would not help."""
+        about = self._engines[engine]
+        refusal = self._refusal(about)
+        if (
+            self._waiting >= self._hold.requests
+            or self._waiting_bytes + body_bytes > self._hold.bytes
+            or not self._helps_to_wait(refusal)
+        ):
+            raise refusal
+        loop = asyncio.get_running_loop()
+        waiting = Waiting(self, about, client, body_bytes, granted=granted, refused=refused)
+        waiting.timer = loop.call_later(self._hold.seconds, self._expire, waiting)
+        about.turns.add(client, waiting)
+        self._waiting += 1
+        self._waiting_bytes += body_bytes
+        loop.call_soon(self._give, about)  # the caller may have done something since `try_admit`
+        return waiting
+
+    async def admit(self, engine: str, client: Hashable, body_bytes: int) -> Place:
+        """`try_admit`, then `wait`. A place that comes together with a cancellation is given back."""
+        place = self.try_admit(engine)
+        if place is not None:
+            return place
+        future: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
+
+        def granted(place: Place) -> None:
+            if future.done():
+                place.release()
+            else:
+                future.set_result(place)
+
+        def refused(refusal: Refusal) -> None:
+            if not future.done():
+                future.set_exception(refusal)
+
+        waiting = self.wait(engine, client, body_bytes, granted=granted, refused=refused)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            waiting.cancel()
+            if not future.cancelled() and future.exception() is None:
+                future.result().release()
+            raise
+
+    def changed(self, engine: str) -> None:
+        """The engine's state is another one: what waits for it may go on, or is refused."""
+        self._give(self._engines[engine])
+
+    def cap(self, engine: str, limit: int | None) -> None:
+        """At most `limit` requests (1 at least) in flight from now on; None: as configured. What is in
+        flight already stays."""
+        about = self._engines[engine]
+        about.limit = about.most if limit is None else min(about.most, limit)
+        self._give(about)
+
+    def close(self) -> None:
+        """memoria stops: everybody who waits is refused, now and later."""
+        self._closed = True
+        for about in self._engines.values():
+            self._give(about)
+
+    def _admit(self, about: _Engine) -> Place:
+        lease = self._router.admit(about.name)
+        about.in_flight += 1
+        return Place(self, about, lease)
+
+    def _left(self, about: _Engine) -> None:
+        about.in_flight -= 1
+        if about.turns:
+            self._give(about)
+
+    def _give(self, about: _Engine) -> None:
+        """Places to those who wait, as long as there are any; refusals, where there will be none."""
+        if about.giving:  # called by a callback below, and the loop goes on anyway
+            return
+        about.giving = True
+        try:
+            while about.turns:
+                if self._closed:
+                    self._next(about).refused(_stopping())
+                    continue
+                if about.in_flight >= about.limit:
+                    return
+                try:
+                    place = self._admit(about)
+                except Refusal as refusal:
+                    if self._helps_to_wait(refusal):
+                        return
+                    self._next(about).refused(refusal)
+                else:
+                    self._next(about).granted(place)
+        finally:
+            about.giving = False
+
+    def _next(self, about: _Engine) -> Waiting:
+        waiting = about.turns.take()
+        self._over(waiting)
+        return waiting
+
+    def _forget(self, waiting: Waiting) -> None:
+        if waiting.timer is not None:
+            waiting.engine.turns.remove(waiting.client, waiting)
+            self._over(waiting)
+
+    def _over(self, waiting: Waiting) -> None:
+        if waiting.timer is not None:
+            waiting.timer.cancel()
+            waiting.timer = None
+        self._waiting -= 1
+        self._waiting_bytes -= waiting.body_bytes
+
+    def _expire(self, waiting: Waiting) -> None:
+        self._forget(waiting)
+        waiting.refused(self._refusal(waiting.engine))
+
+    def _refusal(self, about: _Engine) -> Refusal:
+        """What keeps a request from this engine now."""
+        if self._closed:
+            return _stopping()
+        try:
+            self._router.admit(about.name).release()
+        except Refusal as refusal:
+            return refusal
+        return _busy(about)
+
+    def _helps_to_wait(self, refusal: Refusal) -> bool:
+        return refusal.ready_in is not None and refusal.ready_in < self._hold.seconds
+
+
+def _busy(about: _Engine) -> Refusal:
+    message = (
+        f"engine `{about.name}` is busy: {about.in_flight} requests in flight, {len(about.turns)} waiting"
+    )
+    return Refusal(429, message, "engine_busy", retry_after=RETRY_BUSY, ready_in=0.0)
+
+
+def _stopping() -> Refusal:
+    return Refusal(503, "memoria is stopping", "stopping", retry_after=RETRY_STOPPING)

@@ -1,0 +1,34 @@
+"""What a transfer asks of the connection its request came by."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from memoria.proxy.transfer import Transfer
+
+
+class Client(Protocol):
+    transport: asyncio.Transport
+
+    @property
+    def port(self) -> int: ...
+
+    @property
+    def peer(self) -> str:
+        """Its address."""
+
+    @property
+    def blocked(self) -> bool:
+        """It has been sent more than it takes."""
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def on_answered(self, transfer: Transfer) -> None:
+        """Its response is complete."""
+
+    def on_cut(self, transfer: Transfer) -> None:
+        """Its response will never be complete, and that must show."""

@@ -1,0 +1,287 @@
+"""One client's connection: uvicorn's, with a shortcut from the parser to an engine.
+
+Requests of the route table become a `Transfer` without passing through ASGI: no task, no scope, no messages.
+All others go the way uvicorn has for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import struct
+from collections import deque
+from typing import Any, ClassVar
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from memoria.proxy import answers, routes
+from memoria.proxy.access import ANYBODY, Grant
+from memoria.proxy.answers import Answer
+from memoria.proxy.headers import Header, new_request_id
+from memoria.proxy.relay import Relay
+from memoria.proxy.reply import Reply
+from memoria.proxy.request import RequestHead, read_head
+from memoria.proxy.transfer import Transfer
+
+logger = logging.getLogger(__name__)
+
+HEAD_S = 10.0  # the longest a client may take to send a request's head
+HEAD_BYTES = 64 * 1024
+_LINGER_S = 1.0  # for a client that is still sending when it has been told no
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
+
+
+def protocol_for(relay: Relay) -> type[HttpToolsProtocol]:
+    """The class that uvicorn takes as `http=`. uvicorn must run with `server_header=False,
+    date_header=False`: the engine's Date is relayed, its Server is not."""
+    return type("Downstream", (Downstream,), {"relay": relay})
+
+
+class Downstream(HttpToolsProtocol):
+    """`self.cycle` is the request that was parsed last (a `Transfer`, or uvicorn's own kind), `_transfer` the
+    one that is being answered, if it is a transfer."""
+
+    relay: ClassVar[Relay]
+    cycle: Transfer | RequestResponseCycle | None  # type: ignore[assignment]
+    pipeline: deque[tuple[Transfer | RequestResponseCycle, Any]]  # type: ignore[assignment]
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._transfer: Transfer | None = None
+        self._in_head = False
+        self._head_size = 0  # without what came in the read that began it
+        self._line: tuple[bytes, bytes, str, list[Header]] | None = None  # what `_head` was read from
+        self._head: RequestHead | None = None
+        self._deaf = False  # what still comes is not read as HTTP
+        self._answered = 0
+        self._seen: tuple[bool, int] | None = None
+        self._since = 0.0
+        self.relay.watch.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        if self._in_head:
+            self._head_size += len(data)
+            if self._head_size > HEAD_BYTES:
+                self._turn_away(answers.head_too_large(HEAD_BYTES))
+                return
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # declined: the request was answered as if it had not asked
+        except httptools.HttpParserError as error:
+            self._on_malformed(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.relay.watch.discard(self)
+        transfer, self._transfer = self._transfer, None
+        if isinstance(self.cycle, Transfer):
+            self.cycle = None
+        super().connection_lost(exc)
+        self.pipeline.clear()
+        if transfer is not None:
+            transfer.leave()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._transfer is not None:
+            self._transfer.pause()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._transfer is not None:
+            self._transfer.resume()
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        self.url = b""
+        self.headers = []
+        self._lengths: list[bytes] = []
+        self._in_head = True
+        self._head_size = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:
+            return  # a trailer
+        name = name.lower()
+        if name == b"content-length":
+            self._lengths.append(value)
+        else:
+            self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        parser = self.parser
+        line = (parser.get_method(), self.url, parser.get_http_version(), self.headers)
+        if line != self._line:
+            self._line, self._head = line, self._read_head(*line)
+        verdict = self._decide(*line)
+        head = self._head
+        if head is None:
+            if isinstance(verdict, Grant):
+                self._on_asgi_headers(verdict)
+                return
+            head = read_head({}, *line, keep_alive=parser.should_keep_alive())
+        transfer = Transfer(self.relay, self, head, self._lengths, verdict)
+        before = self.cycle
+        self.cycle = transfer
+        if before is None or before.response_complete:
+            self._transfer = transfer
+            transfer.start()
+        else:
+            self.pause_reading()
+            self.pipeline.appendleft((transfer, self.app))
+
+    def _read_head(
+        self, method: bytes, target: bytes, http_version: str, headers: list[Header]
+    ) -> RequestHead | None:
+        """None: it is none of the routes that go to an engine."""
+        url = httptools.parse_url(target)
+        methods = routes.methods_of(url.path or b"")
+        if methods is None:
+            return None
+        target = url.path if url.query is None else url.path + b"?" + url.query
+        keep_alive = self.parser.should_keep_alive()
+        return read_head(methods, method, target, http_version, headers, keep_alive=keep_alive)
+
+    def _decide(self, method: bytes, target: bytes, _: str, headers: list[Header]) -> Grant | Answer:
+        """At every request, also where its head is known: keys come and go. The admin socket has a door of
+        its own, its mode."""
+        if not self.port:
+            return ANYBODY
+        lengths = [(b"content-length", length) for length in self._lengths]
+        return self.relay.decide(method, target.partition(b"?")[0], headers + lengths)
+
+    def _on_asgi_headers(self, grant: Grant) -> None:
+        """What uvicorn would have had ready by now."""
+        url, headers, lengths = self.url, self.headers, self._lengths
+        super().on_message_begin()
+        super().on_url(url)
+        for name, value in headers + [(b"content-length", length) for length in lengths]:
+            super().on_header(name, value)
+        super().on_headers_complete()
+        if grant.headers and isinstance(self.cycle, RequestResponseCycle):
+            self.cycle.default_headers = [*self.cycle.default_headers, *grant.headers]
+
+    def on_body(self, body: bytes) -> None:
+        cycle = self.cycle
+        if isinstance(cycle, Transfer):
+            cycle.receive(body)
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        cycle = self.cycle
+        if isinstance(cycle, Transfer):
+            cycle.receive_end()
+        else:
+            super().on_message_complete()
+
+    # memoria.proxy.transfer.Client
+
+    @property
+    def port(self) -> int:
+        return (self.server and self.server[1]) or 0
+
+    @property
+    def peer(self) -> str:
+        return self.client[0] if self.client else ""
+
+    @property
+    def blocked(self) -> bool:
+        return self.flow.write_paused
+
+    def pause_reading(self) -> None:
+        self.flow.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self.pipeline:
+            self.flow.resume_reading()
+
+    def on_answered(self, transfer: Transfer) -> None:
+        self._transfer = None
+        if transfer.keep_alive:
+            self.on_response_complete()
+        elif transfer.upload.complete:
+            self.transport.close()
+        else:
+            self._linger()
+
+    def on_cut(self, transfer: Transfer) -> None:
+        self._transfer = None
+        if self.blocked or transfer.reply.ends_with_connection:
+            self._reset()
+        else:
+            self.transport.close()
+
+    # memoria.proxy.watch.Watched
+
+    def on_tick(self, now: float) -> None:
+        if self._transfer is not None:
+            self._transfer.on_tick(now)
+        elif self.cycle is None or self.cycle.response_complete:
+            seen = (self._in_head, self._answered)
+            if seen != self._seen:
+                self._seen, self._since = seen, now
+            elif now - self._since >= (HEAD_S if self._in_head else self.timeout_keep_alive):
+                self.transport.close()
+
+    # The next request, or the end
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        self._answered += 1
+        if self.transport.is_closing():
+            return
+        if self.pipeline:
+            self.loop.call_soon(self._start_next)  # not from here: many in a row would nest
+        else:
+            self.flow.resume_reading()
+
+    def _start_next(self) -> None:
+        if self.transport.is_closing() or not self.pipeline:
+            return
+        cycle, app = self.pipeline.pop()
+        if isinstance(cycle, Transfer):
+            self._transfer = cycle
+            cycle.start()
+        else:
+            self._start_asgi_task(cycle, app)
+
+    def _on_malformed(self, error: httptools.HttpParserError) -> None:
+        cause = error.__context__
+        if cause is not None and not isinstance(cause, httptools.HttpParserError):
+            logger.error("a request could not be read", exc_info=cause)
+        self._turn_away(answers.malformed())
+
+    def _turn_away(self, answer: Answer) -> None:
+        """What comes from this client is not, or no longer, read as HTTP."""
+        self._deaf = True
+        cycle: Transfer | RequestResponseCycle | None = self.cycle
+        if cycle is None or cycle.response_complete:
+            reply = Reply(self.transport, new_request_id())
+            reply.answer(answer, keep_alive=False)
+            self._linger()
+        elif isinstance(cycle, Transfer) and not cycle.upload.complete:
+            cycle.refuse(answer)
+        else:
+            cycle.keep_alive = False  # the request before it is answered still
+
+    def _linger(self) -> None:
+        """Says that no more will be sent, and lets the client read it: a close with bytes unread could take
+        the answer away again."""
+        self._deaf = True
+        self.flow.resume_reading()
+        self.transport.write_eof()
+        self.loop.call_later(_LINGER_S, self.transport.abort)
+
+    def _reset(self) -> None:
+        connection = self.transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.transport.abort()

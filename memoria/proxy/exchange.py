@@ -1,0 +1,23 @@
+"""What is told about a request when it is over."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+CLIENT_GONE = 499  # nginx's number for a client that left before it was answered
+
+
+class Exchange(NamedTuple):  # a tuple, since it is made for every request and costs a third of a dataclass
+    """`engine` and `route` (the table's path) are None where the request was turned away before they were
+    known. Times in seconds from the request's arrival; `first_byte_s` is None when the engine answered
+    nothing. `complete`: the client was sent the whole of its answer."""
+
+    request_id: str
+    engine: str | None
+    route: str | None
+    status: int
+    response_bytes: int
+    first_byte_s: float | None
+    duration_s: float
+    complete: bool
+    replays: int

@@ -1,0 +1,100 @@
+"""The latency guard: keeps one engine's tokens coming, by giving its neighbours on the GPU fewer requests.
+
+AIMD, as in TCP's congestion control (Chiu and Jain, 1989): the limit falls by half while the tokens are late
+and grows by one while they are not, so that it swings about what the protected engine can bear. It needs to
+know nothing of models, batches or GPUs. Pure: its caller says when a period is over.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+
+PERIOD = 0.5  # seconds between two calls of `step`
+
+_ENOUGH = 20  # gaps; of fewer, the slowest twentieth would be a single one
+_PATIENCE = 4  # periods; then what there is must do
+_IDLE = 20  # periods without a token after which nobody is there to be protected
+_FALL = 0.5
+# Bounds of a histogram in seconds, 0.1 ms to 100 s in steps of an eighth; of a gap, only its place is kept.
+_RATIO = 1.125
+_BOUNDS = tuple(1e-4 * _RATIO**step for step in range(118))
+
+
+@dataclass(frozen=True, slots=True)
+class GuardState:
+    """`limit` None: the guard holds nobody back. `gap_p95`: of the last period, seconds, to about an eighth;
+    None while the protected engine is idle. `lowered`: how many times the limit fell."""
+
+    limit: int | None
+    gap_p95: float | None
+    lowered: int
+
+
+class LatencyGuard:
+    """`target`: seconds between two tokens of the protected engine that 95 % of the gaps should not exceed.
+    `ceiling`: the most that any neighbour may have in flight when nothing is held back, 1 at least."""
+
+    def __init__(self, target: float, ceiling: int) -> None:
+        self._target, self._ceiling = target, ceiling
+        self._limit = ceiling
+        self._lowered = 0
+        self._gap_p95: float | None = None
+        self._quiet = 0
+        self._begin()
+
+    def __repr__(self) -> str:
+        return f"<LatencyGuard {self._limit}/{self._ceiling} p95={self._gap_p95}>"
+
+    @property
+    def limit(self) -> int:
+        """What each neighbour may have in flight, from 1 to the ceiling."""
+        return self._limit
+
+    @property
+    def state(self) -> GuardState:
+        held_back = self._limit if self._limit < self._ceiling else None
+        return GuardState(held_back, self._gap_p95, self._lowered)
+
+    def observe(self, gap: float) -> None:
+        """Seconds between two pieces of one stream of the protected engine; not the time to its first one."""
+        self._gaps += 1
+        if gap > self._target:
+            self._late += 1
+        self._counts[bisect_left(_BOUNDS, gap)] += 1
+
+    def step(self, in_flight: int) -> int:
+        """A period is over. `in_flight`: of the busiest neighbour, now; with none at all it is not the
+        neighbours who make the tokens late. Returns the new limit."""
+        self._periods += 1
+        if not self._gaps:
+            self._quiet += 1
+            if self._quiet >= _IDLE:
+                self._limit, self._gap_p95 = self._ceiling, None
+                self._begin()
+            return self._limit
+        self._quiet = 0
+        if self._gaps < _ENOUGH and self._periods < _PATIENCE:
+            return self._limit
+        self._gap_p95 = self._percentile()
+        if self._late * 20 <= self._gaps:
+            self._limit = min(self._limit + 1, self._ceiling)
+        elif 0 < in_flight <= self._limit:  # above it, the last fall has yet to take effect
+            fallen = max(1, int(min(self._limit, in_flight) * _FALL))
+            self._lowered += fallen < self._limit
+            self._limit = fallen
+        self._begin()
+        return self._limit
+
+    def _begin(self) -> None:
+        self._gaps = self._late = self._periods = 0
+        self._counts = [0] * (len(_BOUNDS) + 1)
+
+    def _percentile(self) -> float:
+        """The bound that 95 % of the gaps do not exceed."""
+        rest = self._gaps * 19 / 20
+        for bound, count in zip(_BOUNDS, self._counts, strict=False):
+            rest -= count
+            if rest <= 0:
+                return bound
+        return _BOUNDS[-1]

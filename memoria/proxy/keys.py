@@ -1,0 +1,151 @@
+"""The API keys: a file with a `name: key` line each, read again whenever it changes.
+
+    # who: what they send
+    chat: 0f3c...
+    nightly-batch=9b1d...
+
+Blank lines and lines that begin with `#` count for nothing. A name may have several keys, so that one can be
+replaced without a gap; a key has one name. Only digests are kept in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import stat
+from hashlib import sha256
+from hmac import compare_digest
+from pathlib import Path
+from typing import NamedTuple
+
+from memoria.errors import ConfigError, Problem
+
+logger = logging.getLogger(__name__)
+
+SHORTEST_KEY = 16  # characters; a shorter one can be guessed over a network
+_LINE = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,62})\s*[:=]\s*(?P<key>[\x21-\x7e]+)")
+_HINT_KEY = "make one with: openssl rand -hex 32"
+
+_Version = tuple[int, int, int]
+
+
+class _Key(NamedTuple):
+    name: str
+    digest: bytes
+
+
+class KeyRing:
+    """The keys of a file. Raises `ConfigError` when the file cannot be read, holds no key, or has wrong
+    lines; no message repeats a key."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._keys, self._version = _read(path)
+        logger.info("%d API keys in %s", len(self._keys), path)
+
+    def __repr__(self) -> str:
+        return f"<KeyRing {self._path}: {', '.join(sorted(self.names))}>"
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(key.name for key in self._keys)
+
+    def find(self, presented: bytes) -> str | None:
+        """The name of a key, None for one that is not here. Takes the same time for every wrong key: digests
+        are compared, each in constant time, and all are looked at."""
+        digest = sha256(presented).digest()
+        found = None
+        for name, known in self._keys:
+            if compare_digest(known, digest):
+                found = name
+        return found
+
+    def reload(self) -> None:
+        """Reads the file now. Raises as the constructor does, and then keeps the keys it had."""
+        self._keys, self._version = _read(self._path)
+        logger.info("%d API keys in %s", len(self._keys), self._path)
+
+    def refresh(self) -> None:
+        """Reads the file if it has changed since. A wrong one is logged, once, and the keys stay as they are:
+        no slip of an editor and no file that is gone may lock everybody out, or let them in."""
+        version = _version(self._path)
+        if version == self._version:
+            return
+        self._version = version
+        try:
+            self.reload()
+        except ConfigError as error:
+            logger.error("the API keys stay as they were: %s", error)  # noqa: TRY400 - a person's slip
+
+    async def watch(self, interval: float = 1.0) -> None:
+        """Looks for a changed file every `interval` seconds, until cancelled."""
+        while True:
+            await asyncio.sleep(interval)
+            self.refresh()
+
+
+def _read(path: Path) -> tuple[tuple[_Key, ...], _Version | None]:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            status = os.fstat(file.fileno())
+            lines = file.read().splitlines()
+    except UnicodeDecodeError:
+        raise ConfigError(Problem(f"the file of the API keys is not UTF-8 text: {path}")) from None
+    except OSError as error:
+        raise ConfigError(
+            Problem(
+                f"cannot read the API keys: {path}: {error.strerror or error}",
+                hint=f"a line of it is `name: key`; {_HINT_KEY}",
+            )
+        ) from None
+    _ask_for_privacy(path, status)
+    return _parse(lines, path), _version_of(status)
+
+
+def _parse(lines: list[str], path: Path) -> tuple[_Key, ...]:
+    keys: dict[bytes, _Key] = {}
+    problems: list[Problem] = []
+    for number, line in enumerate(lines, start=1):
+        text, where = line.strip(), (f"{path}:{number}",)
+        if not text or text.startswith("#"):
+            continue
+        match = _LINE.fullmatch(text)
+        if match is None:
+            hint = "a name is of letters, digits, `.`, `_` and `-`; a key has no blanks"
+            problems.append(Problem("this line is not `name: key`", where, hint))
+            continue
+        digest = sha256(match["key"].encode()).digest()
+        if len(match["key"]) < SHORTEST_KEY:
+            what = f"the key of `{match['name']}` is shorter than {SHORTEST_KEY} characters"
+            problems.append(Problem(what, where, _HINT_KEY))
+        elif digest in keys:
+            what = f"`{match['name']}` and `{keys[digest].name}` have the same key"
+            problems.append(Problem(what, where, "give everybody a key of their own"))
+        else:
+            keys[digest] = _Key(match["name"], digest)
+    if not keys and not problems:
+        problems.append(Problem(f"there is no API key in {path}", hint=f"write `name: key`; {_HINT_KEY}"))
+    if problems:
+        raise ConfigError(problems)
+    return tuple(keys.values())
+
+
+def _ask_for_privacy(path: Path, status: os.stat_result) -> None:
+    """A file that another user gave us (root, as systemd's credentials) may be read through its group."""
+    given = status.st_uid != os.geteuid()
+    others = stat.S_IRWXO | (stat.S_IWGRP if given else stat.S_IRWXG)
+    if status.st_mode & others:
+        logger.warning("others may read or change the API keys: chmod 600 %s", path)
+
+
+def _version(path: Path) -> _Version | None:
+    try:
+        return _version_of(path.stat())
+    except OSError:
+        return None
+
+
+def _version_of(status: os.stat_result) -> _Version:
+    return status.st_mtime_ns, status.st_size, status.st_ino

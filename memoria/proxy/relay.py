@@ -1,0 +1,146 @@
+"""What every request's way through the proxy is decided by: which engine, and what a failure means."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from memoria.config.model import Filters, Limits, Timeouts
+from memoria.proxy import answers, model_field
+from memoria.proxy.access import ANYBODY, AccessRules, Grant, Preflight, decide
+from memoria.proxy.admission import Admission
+from memoria.proxy.answers import Answer, Rejection
+from memoria.proxy.exchange import Exchange
+from memoria.proxy.headers import Header
+from memoria.proxy.pool import Pool
+from memoria.proxy.router import Router
+from memoria.proxy.routes import Route
+from memoria.proxy.upload import Upload
+from memoria.proxy.watch import Watch
+
+
+class Failure(StrEnum):
+    UNREACHABLE = "the engine does not accept connections"
+    STALE = "the engine had closed the kept connection"
+    LOST = "the engine closed the connection before its response was complete"
+    GARBLED = "the engine's response is not valid HTTP"
+    SILENT = "the engine sent nothing for too long"
+    UPLOAD_STALLED = "the client stopped sending"
+    READER_STALLED = "the client stopped reading"
+
+
+@dataclass(frozen=True, slots=True)
+class Protected:
+    """The engine whose streams are watched for the latency guard; `observe` is told the seconds between two
+    pieces of one stream."""
+
+    engine: str
+    observe: Callable[[float], None]
+
+    def watch(self, sink: Callable[[bytes], None]) -> Callable[[bytes], None]:
+        """`sink`, with a look at the clock for every piece after the first."""
+        before: float | None = None
+
+        def watched(piece: bytes) -> None:
+            nonlocal before
+            now = time.monotonic()
+            if before is not None:
+                self.observe(now - before)
+            before = now
+            sink(piece)
+
+        return watched
+
+
+class Relay:
+    """The rules and the means that all requests share. `rules` None: everybody may ask.
+
+    `patience` is how many seconds a client may neither send nor take a byte. `on_done` is called once for
+    every request that was begun.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        pool: Pool,
+        *,
+        admission: Admission,
+        limits: Limits,
+        timeouts: Timeouts,
+        rules: AccessRules | None = None,
+        filters: Mapping[str, Filters] | None = None,
+        protected: Protected | None = None,
+        on_done: Callable[[Exchange], None] | None = None,
+        patience: float = 60.0,
+    ) -> None:
+        self.router, self.pool, self.admission = router, pool, admission
+        self.rules, self._filters, self.protected = rules, filters or {}, protected
+        self.limits, self.timeouts = limits, timeouts
+        self.on_done = on_done
+        self.patience = patience
+        self.watch = Watch(min(1.0, timeouts.idle / 4, patience / 4))
+
+    def resolve(self, route: Route, port: int, upload: Upload, content_type: bytes) -> str | None:
+        """The engine that serves this route here; where there are several, the one that has the model. None:
+        the body decides, and is not complete. Raises `Rejection`."""
+        candidates = self.router.candidates(route.runner, port)
+        if len(candidates) == 1:
+            return candidates[0].engine
+        if not candidates:
+            raise Rejection(answers.not_served(route.path))
+        models = [model for candidate in candidates for model in candidate.models]
+        if route.model_in == "nothing":
+            raise Rejection(answers.model_unknowable(models))
+        if not upload.complete:
+            return None
+        body = b"".join(upload.pieces or ())
+        try:
+            if route.model_in == "json":
+                model = model_field.from_json(body)
+            else:
+                model = model_field.from_form(body, content_type)
+        except ValueError as error:
+            raise Rejection(answers.bad_request(f"The body cannot be read: {error}")) from None
+        if not model:
+            raise Rejection(answers.model_required(models))
+        for candidate in candidates:
+            if model in candidate.models:
+                return candidate.engine
+        raise Rejection(answers.model_not_found(model, models))
+
+    def decide(self, method: bytes, path: bytes, headers: Sequence[Header]) -> Grant | Answer:
+        """Whether this client may ask at all; an answer where it may not, or need not (CORS)."""
+        if self.rules is None:
+            return ANYBODY
+        verdict = decide(method.decode("latin-1"), path, headers, self.rules)
+        if isinstance(verdict, Preflight):
+            return answers.preflight(verdict.headers)
+        return verdict.answer if isinstance(verdict, Rejection) else verdict
+
+    def filters_of(self, route: Route, engine: str) -> Filters | None:
+        """What is to be changed in this body; then all of it is needed first."""
+        return self._filters.get(engine) if route.model_in == "json" else None
+
+    def explain(self, failure: Failure, engine: str) -> Answer:
+        """What the client is told."""
+        match failure:
+            case Failure.UNREACHABLE:
+                return answers.engine_unreachable(engine)
+            case Failure.GARBLED:
+                return answers.engine_garbled(engine)
+            case Failure.SILENT:
+                return answers.engine_silent(engine, self.timeouts.idle)
+            case Failure.UPLOAD_STALLED | Failure.READER_STALLED:
+                return answers.upload_stalled(self.patience)
+            case Failure.STALE | Failure.LOST:
+                return answers.engine_lost(engine)
+
+
+def may_repeat(failure: Failure, before: Failure | None, route: Route) -> bool:
+    """Whether a request of which nothing was answered may be sent once more: either the engine cannot have
+    begun it, or beginning it twice changes nothing. `before` is why the try before this one failed."""
+    if failure is before:
+        return False
+    return failure in {Failure.UNREACHABLE, Failure.STALE} or (failure is Failure.LOST and route.pure)

@@ -1,0 +1,110 @@
+"""A request's head, checked. A client repeats itself, so this is done once for all that a connection brings
+in a row with the same head (the length of the body apart).
+
+Sources: RFC 9112 3.2 and 6.3 (Host, message length).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from memoria.proxy.answers import Answer, Rejection, bad_framing
+from memoria.proxy.headers import Header, client_request_id, lines_for_engine, nominated, values_of
+from memoria.proxy.routes import Methods, Route, choose
+
+_HOST = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_VISIBLE = re.compile(rb"[\x21-\x7e]+")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """`refused` is the answer, where the head alone earns one. `own_id` is the client's name for the request;
+    without one memoria makes one up for each. `to_engine` is what goes upstream before the id and after it,
+    but for the body's framing and the empty line."""
+
+    method: bytes
+    route: Route | None
+    refused: Answer | None
+    own_id: bytes | None
+    to_engine: tuple[bytes, bytes]
+    content_type: bytes
+    chunked: bool
+    upgrade: bool
+    http_1_0: bool
+    keep_alive: bool
+    expects_continue: bool
+
+    def body_length(self, declared: Sequence[bytes]) -> int | None:
+        """The body's length, None where it is not declared, by the values of Content-Length headers. Raises
+        `Rejection` (400)."""
+        if not declared:
+            return None
+        if self.chunked:
+            raise Rejection(bad_framing("The request has both Content-Length and Transfer-Encoding"))
+        if self.upgrade:
+            raise _body_and_upgrade()
+        length = declared[0]
+        if len(declared) > 1 or not length.isdigit() or len(length) > 18:
+            raise Rejection(bad_framing("The Content-Length is not one number"))
+        return int(length)
+
+
+def read_head(
+    methods: Methods,
+    method: bytes,
+    target: bytes,
+    http_version: str,
+    headers: Sequence[Header],
+    *,
+    keep_alive: bool,
+) -> RequestHead:
+    """`headers` come with their names in lower case and without Content-Length. A head whose meaning two
+    servers may see differently is refused, and the connection closed after it."""
+    route: Route | None = None
+    refused: Answer | None = None
+    try:
+        route = choose(methods, method)
+        _check(target, http_version, headers)
+    except Rejection as rejection:
+        refused = rejection.answer
+    upgrade = b"upgrade" in nominated(values_of(headers, b"connection"))
+    kinds = values_of(headers, b"content-type")
+    start = b"%b %b HTTP/1.1\r\nhost: localhost\r\nx-request-id: " % (method, target)
+    return RequestHead(
+        method=method,
+        route=route,
+        refused=refused,
+        own_id=client_request_id(headers),
+        to_engine=(start, b"\r\n" + b"".join(lines_for_engine(headers))),
+        content_type=kinds[0] if kinds else b"",
+        chunked=bool(values_of(headers, b"transfer-encoding")),
+        upgrade=upgrade,
+        http_1_0=http_version == "1.0",
+        keep_alive=keep_alive and not upgrade and http_version != "1.0",
+        expects_continue=b"100-continue" in [value.lower() for value in values_of(headers, b"expect")],
+    )
+
+
+def _check(target: bytes, http_version: str, headers: Sequence[Header]) -> None:
+    if not _VISIBLE.fullmatch(target):
+        raise Rejection(bad_framing("The target holds characters that must be escaped"))
+    hosts = values_of(headers, b"host")
+    if len(hosts) > 1:
+        raise Rejection(bad_framing("The request has several Host headers"))
+    if not hosts:
+        if http_version == "1.1":
+            raise Rejection(bad_framing("The request has no Host header"))
+    elif not _HOST.fullmatch(hosts[0]):
+        raise Rejection(bad_framing("The Host header is not a host"))
+    codings = values_of(headers, b"transfer-encoding")
+    if codings and (http_version == "1.0" or len(codings) > 1 or codings[0].lower() != b"chunked"):
+        raise Rejection(bad_framing("The only Transfer-Encoding understood is `chunked`, in HTTP/1.1"))
+    if codings and b"upgrade" in nominated(values_of(headers, b"connection")):
+        raise _body_and_upgrade()
+
+
+def _body_and_upgrade() -> Rejection:
+    # the parser would stop reading HTTP after the head, so the body would never come
+    return Rejection(bad_framing("Send a body in HTTP/1.1, without asking for an upgrade"))

@@ -1,0 +1,384 @@
+"""One request on its way to an engine, and the answer on its way back.
+
+    resolve -> admit -> open -> relay
+
+Every step is taken inside the callback that made it possible: of the client's connection (`receive`,
+`receive_end`, `leave`), of the engine's (`on_response`, `on_lost`) or of the clock (`on_tick`). No task waits
+in between, except for a new connection to an engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from enum import StrEnum
+
+from memoria.engine.address import EngineAddress
+from memoria.proxy.access import ANYBODY, Grant
+from memoria.proxy.answers import Answer, Rejection
+from memoria.proxy.client import Client
+from memoria.proxy.exchange import CLIENT_GONE, Exchange
+from memoria.proxy.headers import new_request_id
+from memoria.proxy.passage import Passage
+from memoria.proxy.relay import Failure, Relay, may_repeat
+from memoria.proxy.reply import Reply
+from memoria.proxy.request import RequestHead
+from memoria.proxy.upload import Upload
+from memoria.proxy.upstream import Sink, Upstream
+
+logger = logging.getLogger(__name__)
+
+_STALE_S = 1.0  # a kept connection that the engine had given up shows it at once
+
+
+class State(StrEnum):
+    QUEUED = "behind an earlier request of its connection"
+    READING = "waits for what it must see of the body"
+    WAITING = "waits for a place at its engine"
+    CONNECTING = "waits for a connection to the engine"
+    OPEN = "has a connection to the engine, or had one until the response was complete"
+    OVER = "done with, well or badly"
+
+
+# An enumeration's members cost a call to look up in Python 3.11
+QUEUED, READING, WAITING, CONNECTING, OPEN, OVER = State
+
+
+class Transfer:
+    """`response_complete` and `keep_alive` are read and set by uvicorn too, as those of its own requests."""
+
+    state = QUEUED
+    _upstream: Upstream | None = None
+    _connector: asyncio.Task[None] | None = None
+    _failed: Failure | None = None  # why the first try failed
+    _tries = 0
+    _chunked = False  # so the body goes upstream
+    _first_byte_at: float | None = None
+    _response_bytes = 0
+    _moved = True  # since the last tick
+    _reads = 0
+    _unsent = 0
+    _since = 0.0
+
+    def __init__(
+        self,
+        relay: Relay,
+        client: Client,
+        head: RequestHead,
+        declared: Sequence[bytes],
+        verdict: Grant | Answer = ANYBODY,
+    ) -> None:
+        """`declared`: the values of the request's Content-Length headers. `verdict`: whether the client may
+        ask, or what it is told instead."""
+        self._began = time.monotonic()
+        self._relay, self._client, self._head = relay, client, head
+        self.keep_alive = head.keep_alive
+        self._id = head.own_id or new_request_id()
+        self.upload = Upload(relay.limits.body_bytes)
+        grant = verdict if isinstance(verdict, Grant) else ANYBODY
+        self.reply = Reply(client.transport, self._id, http_1_0=head.http_1_0, extra=grant.headers)
+        self._passage = Passage(
+            relay,
+            head,
+            self.upload,
+            grant.key or client.peer,
+            granted=self._on_place,
+            refused=self.refuse,
+        )
+        self._refused = verdict if isinstance(verdict, Answer) else head.refused  # before its turn
+        if declared and not self._refused:
+            try:
+                self.upload.declare(head.body_length(declared))
+            except Rejection as rejection:
+                self._refused = rejection.answer
+
+    @property
+    def response_complete(self) -> bool:
+        return self.state is OVER
+
+    # From the client
+
+    def start(self) -> None:
+        """It is this request's turn on its connection."""
+        self.state = READING
+        if self._refused is not None:
+            self.refuse(self._refused)
+            return
+        self._proceed()
+        self._continue()
+
+    def receive(self, piece: bytes) -> None:
+        """A piece of the body."""
+        if self.state is OVER or self._refused is not None:
+            return
+        self._moved = True
+        upload = self.upload
+        try:
+            upload.add(piece)
+        except Rejection as rejection:
+            self.refuse(rejection.answer)
+            return
+        upstream = self._upstream
+        if upstream is not None:
+            self._written_at = time.monotonic()
+            upstream.write(_chunk(piece) if self._chunked else piece)
+            upload.written()
+            if upstream.write_paused:
+                self._client.pause_reading()
+        elif self.state is CONNECTING or self.state is WAITING:
+            if upload.size > Upload.LARGE:
+                self._client.pause_reading()
+        elif self._passage.is_open:
+            self._proceed()
+
+    def receive_end(self) -> None:
+        """All of the body is here."""
+        self._moved = True
+        self.upload.complete = True
+        if self.state is READING:
+            self._proceed()
+        elif self._chunked and self._upstream is not None:
+            self._upstream.write(b"0\r\n\r\n")
+
+    def refuse(self, answer: Answer) -> None:
+        """Ends the request with an answer of memoria's own, or cuts the response that has begun."""
+        if self.state is QUEUED:
+            self._refused = answer
+            return
+        self._drop_upstream()
+        if self.reply.status is None:
+            self.keep_alive = self.keep_alive and not answer.close
+            wanted = self._head.method != b"HEAD"
+            self.reply.answer(answer, keep_alive=self.keep_alive, body_wanted=wanted)
+            self._finish()
+            self._client.on_answered(self)
+        else:
+            self.reply.explain(answer)
+            self._finish()
+            self._client.on_cut(self)
+
+    def leave(self) -> None:
+        """The client is gone."""
+        if self.state is QUEUED:
+            self.state = OVER
+        elif self.state is not OVER:
+            self._drop_upstream()
+            self._finish()
+
+    def pause(self) -> None:
+        """The client takes no more for now."""
+        if self._upstream is not None:
+            self._upstream.pause_reading()
+
+    def resume(self) -> None:
+        self._moved = True
+        if self._upstream is not None:
+            self._upstream.resume_reading()
+
+    def on_tick(self, now: float) -> None:
+        upstream = self._upstream
+        reads = upstream.reads if upstream else 0
+        if self._moved or reads != self._reads:
+            self._moved, self._reads, self._since = False, reads, now
+            return
+        if self.state is WAITING:
+            self._since = now  # the wait has a clock of its own
+            return
+        relay = self._relay
+        if self._client.blocked:
+            unsent = self._client.transport.get_write_buffer_size()
+            if unsent != self._unsent:
+                self._unsent, self._since = unsent, now
+            failure, limit = Failure.READER_STALLED, relay.patience
+        elif self.upload.complete or (upstream is not None and upstream.write_paused):
+            failure, limit = Failure.SILENT, relay.timeouts.idle
+        else:
+            failure, limit = Failure.UPLOAD_STALLED, relay.patience
+        if now - self._since >= limit:
+            self._fail(failure)
+
+    # To the engine
+
+    def _proceed(self) -> None:
+        """Goes on as far as what is here of the body allows."""
+        passage = self._passage
+        try:
+            passage.seek(self._client.port)
+            if passage.is_open and not self._tries:
+                passage.change_body()
+        except Rejection as rejection:
+            self.refuse(rejection.answer)
+            return
+        if passage.is_open:
+            self._open()
+        elif passage.waits:
+            self.state = WAITING
+
+    def _continue(self) -> None:
+        """A client that waits to be told so may send its body."""
+        if self.state is READING and self._head.expects_continue and not self.upload.size:
+            self._client.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _on_place(self) -> None:
+        """The wait is over."""
+        self.state = READING
+        self._moved = True
+        if not self.upload.complete:
+            self._client.resume_reading()
+        self._proceed()
+        self._continue()
+
+    def _open(self) -> None:
+        place = self._passage.place
+        assert place is not None
+        upstream = None if self._failed else self._relay.pool.take(place.address)
+        self._tries += 1
+        if upstream is not None:
+            self._attach(upstream)
+        else:
+            self.state = CONNECTING
+            connecting = self._connect(place.address)
+            self._connector = asyncio.get_running_loop().create_task(connecting)
+
+    async def _connect(self, address: EngineAddress) -> None:
+        try:
+            upstream = await self._relay.pool.connect(address, self._relay.timeouts.connect)
+        except OSError:
+            self._fail(Failure.UNREACHABLE)
+        else:
+            self._connector = None
+            self._attach(upstream)
+
+    def _attach(self, upstream: Upstream) -> None:
+        """Writes the head and all of the body that is here."""
+        upload = self.upload
+        assert upload.pieces is not None
+        self.state = OPEN
+        self._upstream = upstream
+        self._moved = True
+        self._written_at = time.monotonic()
+        upstream.begin(self)
+        length = (upload.size or upload.declared) if upload.complete else upload.declared
+        self._chunked = length is None and not upload.complete
+        if self._chunked:
+            framing = b"transfer-encoding: chunked\r\n\r\n"
+        else:
+            framing = b"\r\n" if length is None else b"content-length: %d\r\n\r\n" % length
+        body = b"".join(upload.pieces)
+        if self._chunked:
+            body = _chunk(body)
+        before, after = self._head.to_engine
+        if upload.size > Upload.LARGE:
+            upstream.write(before + self._id + after + framing)
+            upstream.write(body)
+        else:
+            upstream.write(b"".join((before, self._id, after, framing, body)))
+        upload.written()
+        if not upload.complete and not upstream.write_paused:
+            self._client.resume_reading()
+
+    def on_writable(self) -> None:
+        self._moved = True
+        self._client.resume_reading()
+
+    # From the engine
+
+    def on_head(self, upstream: Upstream) -> Sink:
+        self._first_byte_at = time.monotonic()
+        self.upload.pieces = None
+        reply = self.reply
+        reply.begin(upstream.status, upstream.lines, upstream.length, keep_alive=self.keep_alive)
+        protected = self._relay.protected
+        if protected is not None and protected.engine == self._passage.engine:
+            return protected.watch(reply.send)
+        return reply.send
+
+    def on_waiting(self) -> None:
+        self.reply.flush()
+
+    def on_end(self, upstream: Upstream) -> None:
+        self._upstream = None
+        self._response_bytes = upstream.received
+        self.reply.end()
+        if self.upload.complete:
+            self._relay.pool.give(upstream)
+        else:
+            upstream.abort()
+        self._finish()
+        self._client.on_answered(self)
+
+    def on_lost(self, upstream: Upstream) -> None:
+        self._upstream = None
+        self._response_bytes = upstream.received
+        if upstream.garbled:
+            self._fail(Failure.GARBLED)
+        elif upstream.reused and not upstream.reads and time.monotonic() - self._written_at < _STALE_S:
+            self._fail(Failure.STALE)
+        else:
+            self._fail(Failure.LOST)
+
+    # The end
+
+    def _fail(self, failure: Failure) -> None:
+        route, engine = self._head.route, self._passage.engine
+        if route is None or engine is None:
+            self.refuse(self._relay.explain(failure, ""))
+            return
+        identity = self._id.decode()
+        self._drop_upstream()
+        unanswered = self.reply.status is None and self.upload.pieces is not None
+        if unanswered and may_repeat(failure, self._failed, route):
+            logger.info("%s: %s, asking again (request %s)", engine, failure, identity)
+            self._failed = failure
+            self._repeat()
+            return
+        logger.warning("%s: %s (request %s)", engine, failure, identity)
+        if failure is Failure.READER_STALLED:
+            self._finish()
+            self._client.on_cut(self)
+        else:
+            self.refuse(self._relay.explain(failure, engine))
+
+    def _repeat(self) -> None:
+        """Asks once more, of the engine as it is by then: its address may be another."""
+        try:
+            self._passage.seek_again()
+        except Rejection as rejection:
+            self.refuse(rejection.answer)
+        else:
+            self._proceed()
+
+    def _drop_upstream(self) -> None:
+        if self._connector is not None:
+            self._connector.cancel()
+            self._connector = None
+        if self._upstream is not None:
+            self._response_bytes = self._upstream.received
+            self._upstream.abort()
+            self._upstream = None
+
+    def _finish(self) -> None:
+        self.state = OVER
+        self._passage.leave()
+        if self._relay.on_done is not None:
+            self._relay.on_done(self._exchange())
+
+    def _exchange(self) -> Exchange:
+        first, reply = self._first_byte_at, self.reply
+        return Exchange(
+            self._id.decode(),
+            self._passage.engine,
+            self._head.route.path if self._head.route else None,
+            reply.status or CLIENT_GONE,
+            self._response_bytes,
+            None if first is None else first - self._began,
+            time.monotonic() - self._began,
+            reply.complete,
+            max(0, self._tries - 1),
+        )
+
+
+def _chunk(piece: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(piece), piece)

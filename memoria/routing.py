@@ -1,0 +1,95 @@
+"""The supervisor's engines as the proxy sees them: implements `memoria.proxy.router.Router`."""
+
+from __future__ import annotations
+
+import time
+
+from memoria.config.model import Config, Runner
+from memoria.engine.actor import EngineActor
+from memoria.engine.address import EngineAddress
+from memoria.engine.lifecycle import State
+from memoria.engine.snapshot import EngineSnapshot
+from memoria.proxy.router import Candidate, Refusal
+from memoria.supervisor.supervisor import Supervisor
+
+RETRY_STARTING = 10  # seconds; a start takes that long at least
+RETRY_OTHERWISE = 30
+
+# How a client is told, where the state's name alone is no sentence.
+TELLING = {
+    State.RELEASING: "has ended, its memory is coming back",
+    State.HELD: "has ended, its memory has not come back",
+    State.BACKOFF: "has ended and will be started again",
+    State.FAILED: "has failed",
+}
+
+# Out of these an engine comes back by itself, unless it was told to stop: then it is soon STOPPED.
+_COMING_BACK = frozenset(
+    (State.QUEUED, State.STARTING, State.DRAINING, State.STOPPING, State.RELEASING, State.BACKOFF)
+)
+
+
+class EngineLease:
+    """One admitted request. The address is that of the start that admitted it."""
+
+    __slots__ = ("_actor", "address")
+
+    def __init__(self, actor: EngineActor, address: EngineAddress) -> None:
+        self._actor, self.address = actor, address
+        actor.traffic.began()
+
+    def release(self) -> None:
+        self._actor.traffic.ended()
+
+
+class EngineRouter:
+    def __init__(self, supervisor: Supervisor, config: Config) -> None:
+        self._actors = supervisor.actors
+        engines = config.engines
+        own_ports = {engine.port: engine for engine in engines if engine.port is not None}
+        # answered per request: worked out once
+        self._candidates: dict[tuple[Runner | None, int], tuple[Candidate, ...]] = {}
+        for port in (config.listen.port, *own_ports):
+            reachable = engines if port not in own_ports else (own_ports[port],)
+            for runner in ("generate", "pooling", None):
+                self._candidates[runner, port] = tuple(
+                    Candidate(engine.name, engine.served_model_name)
+                    for engine in reachable
+                    if runner in (None, engine.runner)
+                )
+
+    def candidates(self, runner: Runner | None, port: int) -> tuple[Candidate, ...]:
+        return self._candidates.get((runner, port), ())
+
+    def admit(self, engine: str) -> EngineLease:
+        actor = self._actors[engine]
+        snapshot = actor.snapshot
+        if snapshot.state is not State.READY or snapshot.address is None:
+            raise Refusal(
+                503,
+                _reason(snapshot),
+                "engine_not_ready",
+                retry_after=_retry_after(snapshot),
+                ready_in=_ready_in(snapshot),
+            )
+        return EngineLease(actor, snapshot.address)
+
+
+def _reason(snapshot: EngineSnapshot) -> str:
+    text = f"engine `{snapshot.name}` {TELLING.get(snapshot.state, f'is {snapshot.state.value}')}"
+    if snapshot.phase:
+        text += f" ({snapshot.phase.value})"
+    cause = snapshot.detail or (snapshot.diagnosis.cause if snapshot.diagnosis else "")
+    return f"{text}: {cause}" if cause else text
+
+
+def _retry_after(snapshot: EngineSnapshot) -> int:
+    if snapshot.retry_at is not None:
+        return max(1, round(snapshot.retry_at - time.time()) + RETRY_STARTING)
+    return RETRY_STARTING if snapshot.state in (State.QUEUED, State.STARTING) else RETRY_OTHERWISE
+
+
+def _ready_in(snapshot: EngineSnapshot) -> float | None:
+    if snapshot.state not in _COMING_BACK:
+        return None
+    return 0.0 if snapshot.retry_at is None else max(0.0, snapshot.retry_at - time.time())

@@ -1,0 +1,144 @@
+"""The GPU gate: the lock under which a device's memory may change.
+
+vLLM measures free memory while it loads and sizes its KV cache by what it sees; a neighbour that allocates or
+frees meanwhile makes it wrong or aborts it (vLLM #55827, #56830). So per device one engine at a time is
+between the gate and readiness, and nobody passes while the memory of a dead engine is still coming back.
+
+Engines take numbered tickets when they are spawned (in the file's order) and pass in the order of their
+numbers. One whose imports take long does not hold up the others for ever: after `patience` seconds of waiting
+somebody with a later number may pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from memoria.engine.journal import Journal
+from memoria.errors import Problem
+
+Check = Callable[[], Awaitable[Problem | None]]
+
+
+class Ticket:
+    """One start's place in the queue of one gate; ends with `leave`, whatever happened."""
+
+    def __init__(self, gate: GpuGate, engine: str, number: int) -> None:
+        self._gate, self.engine, self.number = gate, engine, number
+        self.arrived_at: float | None = None
+        self.blocked: Problem | None = None  # what its memory check said last
+        self.spoiled = False  # a neighbour's memory moved while this one was inside
+
+    def __repr__(self) -> str:
+        return f"<Ticket {self.number} {self.engine}>"
+
+    async def enter(self, check: Check, on_blocked: Callable[[Problem], None]) -> None:
+        """Waits for the turn and then for `check` to find no problem; a blocked engine lets others pass."""
+        await self._gate.admit(self, check, on_blocked)
+
+    def leave(self) -> None:
+        self._gate.drop(self)
+
+
+class GpuGate:
+    """`patience` and `recheck` in seconds; `recheck` is how often a blocked engine looks at memory again."""
+
+    def __init__(
+        self,
+        device: str,
+        journal: Journal,
+        *,
+        patience: float = 60.0,
+        recheck: float = 2.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._device, self._journal, self._clock = device, journal, clock
+        self._patience, self._recheck = patience, recheck
+        self._tickets: list[Ticket] = []
+        self._numbers = 0
+        self._inside: Ticket | None = None
+        self._releasing: set[str] = set()
+        self._changed = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<GpuGate {self._device} inside={self._inside} releasing={sorted(self._releasing)}>"
+
+    def ticket(self, engine: str) -> Ticket:
+        self._numbers += 1
+        ticket = Ticket(self, engine, self._numbers)
+        self._tickets.append(ticket)
+        return ticket
+
+    async def admit(self, ticket: Ticket, check: Check, on_blocked: Callable[[Problem], None]) -> None:
+        ticket.arrived_at = self._clock()
+        while True:
+            while not self._may_pass(ticket):
+                await self._change(self._wait_for(ticket))
+            self._inside = ticket  # before the check, so that nobody moves memory while it looks
+            try:
+                problem = await check()
+            except BaseException:
+                self._step_back(ticket)
+                raise
+            ticket.blocked = problem
+            if problem is None and not self._releasing:
+                self._journal.add(ticket.engine, "passed the gate", self._device)
+                return
+            self._step_back(ticket)
+            if problem is not None:
+                on_blocked(problem)
+                # not `_change`: two blocked engines would wake each other without end
+                await asyncio.sleep(self._recheck)
+
+    def drop(self, ticket: Ticket) -> None:
+        if ticket in self._tickets:
+            self._tickets.remove(ticket)
+        if self._inside is ticket:
+            self._inside = None
+            self._journal.add(ticket.engine, "left the gate", self._device)
+        self._notify()
+
+    def set_releasing(self, engine: str, releasing: bool) -> None:
+        """While a dead engine's memory is on its way back nobody passes, and whoever is inside is spoiled."""
+        if releasing:
+            self._releasing.add(engine)
+            if self._inside is not None and self._inside.engine != engine:
+                self._inside.spoiled = True
+        elif engine in self._releasing:
+            self._releasing.remove(engine)
+            self._notify()
+
+    def _may_pass(self, ticket: Ticket) -> bool:
+        if self._inside is not None or self._releasing:
+            return False
+        return all(
+            self._lets_pass(earlier, ticket) for earlier in self._tickets if earlier.number < ticket.number
+        )
+
+    def _lets_pass(self, earlier: Ticket, later: Ticket) -> bool:
+        if earlier.blocked is not None:
+            return True
+        waited = self._clock() - (later.arrived_at or self._clock())
+        return earlier.arrived_at is None and waited >= self._patience
+
+    def _wait_for(self, ticket: Ticket) -> float:
+        """Seconds after which patience may have run out, if nothing changes before."""
+        left = self._patience - (self._clock() - (ticket.arrived_at or self._clock()))
+        return left if left > 0 else self._recheck
+
+    def _step_back(self, ticket: Ticket) -> None:
+        if self._inside is ticket:
+            self._inside = None
+            self._notify()
+
+    def _notify(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def _change(self, timeout: float) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                await self._changed.wait()
+        except TimeoutError:
+            pass

@@ -1,0 +1,104 @@
+"""The supervisor's end of the passengers: memoria's plugin in every vLLM process calls in here.
+
+Each process sends one line, `{"hello": role, "pid": ..., "engine": ..., "start": ...}`, and keeps the
+connection for life. An engine core then waits for `{"go": true}`. The socket lies in the 0700 runtime
+directory, so only the daemon's own user can call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+LONGEST_HELLO = 4096  # bytes
+
+
+class Boarding:
+    """The passengers of one start. `seen` is set by the first hello, `at_gate` by an engine core's."""
+
+    def __init__(self) -> None:
+        self.seen = asyncio.Event()
+        self.at_gate = asyncio.Event()
+        self._cores: list[asyncio.StreamWriter] = []
+        self._let_through = False
+
+    def let_through(self) -> None:
+        self._let_through = True
+        for core in self._cores:
+            _send(core, {"go": True})
+
+    def ask_for_stacks(self) -> None:
+        """Every engine core writes the stacks of its threads to the engine's log."""
+        for core in self._cores:
+            _send(core, {"dump": True})
+
+    def welcome(self, role: str, writer: asyncio.StreamWriter) -> None:
+        self.seen.set()
+        if role == "engine_core":
+            self._cores.append(writer)
+            if self._let_through:
+                _send(writer, {"go": True})
+            self.at_gate.set()
+
+    def farewell(self, writer: asyncio.StreamWriter) -> None:
+        if writer in self._cores:
+            self._cores.remove(writer)
+
+
+class Passengers:
+    """Listens on `path`, a Unix socket; unknown starts are turned away by closing their connection."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._boardings: dict[str, Boarding] = {}
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.StreamWriter] = set()
+
+    async def open(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._server = await asyncio.start_unix_server(self._serve, self.path, limit=LONGEST_HELLO)
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            for writer in tuple(self._open):
+                writer.close()
+            await self._server.wait_closed()
+            self.path.unlink(missing_ok=True)
+
+    def expect(self, start_id: str) -> Boarding:
+        return self._boardings.setdefault(start_id, Boarding())
+
+    def forget(self, start_id: str) -> None:
+        self._boardings.pop(start_id, None)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.add(writer)
+        boarding = None
+        try:
+            hello = json.loads(await reader.readline())
+            boarding = self._boardings[hello["start"]]
+            logger.debug(
+                "%s: passenger %s aboard, pid %s", hello.get("engine"), hello["hello"], hello.get("pid")
+            )
+            boarding.welcome(hello["hello"], writer)
+            while await reader.read(LONGEST_HELLO):  # nothing more is expected; the end is what counts
+                pass
+        except ConnectionError as error:  # killed with a message on its way
+            logger.debug("a passenger is gone: %r", error)
+        except (ValueError, KeyError, TypeError) as error:
+            logger.warning("a passenger was turned away: %r", error)
+        finally:
+            if boarding is not None:
+                boarding.farewell(writer)
+            self._open.discard(writer)
+            writer.close()
+
+
+def _send(writer: asyncio.StreamWriter, message: dict[str, bool]) -> None:
+    if not writer.is_closing():
+        writer.write(json.dumps(message).encode() + b"\n")

@@ -1,0 +1,68 @@
+"""Everything that can be known before an engine is spawned, and every reason not to spawn one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from memoria.config.model import Config
+from memoria.errors import ConfigError, MemoriaError, UnavailableError
+from memoria.gpu import read_devices
+from memoria.gpu.device import DeviceReader
+from memoria.plan.plan import Plan, limit_problems, make_plan
+from memoria.supervisor.models import model_problems
+from memoria.supervisor.runtime import RuntimeDir
+from memoria.vllm_env.find import find
+from memoria.vllm_env.home import data_home
+from memoria.vllm_env.install import VllmInstall
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """`plan` is None where the device could not be read, `install` where there is no vLLM."""
+
+    install: VllmInstall | None
+    plan: Plan | None
+    driver: str
+    errors: tuple[MemoriaError, ...]
+
+    def raise_for_errors(self) -> None:
+        """Raises one error with every problem; its kind, and so its exit code, is that of the first."""
+        if self.errors:
+            raise type(self.errors[0])(problem for error in self.errors for problem in error.problems)
+
+    def complete(self) -> tuple[VllmInstall, Plan]:
+        """What a start needs. Raises as `raise_for_errors` does."""
+        self.raise_for_errors()
+        if self.install is None or self.plan is None:
+            raise ValueError("the device was left out of this preflight")
+        return self.install, self.plan
+
+
+def preflight(config: Config, reader: DeviceReader | None, environ: Mapping[str, str]) -> Preflight:
+    """Looks at the plan, vLLM and the models; `reader` None leaves the device out (`check --no-gpu`). What
+    this configuration's own daemon holds of the device, if it runs, counts as free."""
+    errors: list[MemoriaError] = []
+    install: VllmInstall | None = None
+    plan: Plan | None = None
+    driver = ""
+    try:
+        if reader is None:
+            if problems := limit_problems(config):
+                raise ConfigError(problems)
+        else:
+            driver = reader.driver()
+            devices = read_devices(reader, (engine.gpu for engine in config.engines))
+            plan = make_plan(config, devices, RuntimeDir(config.runtime_dir).own_pids())
+            plan.raise_for_problems()
+    except MemoriaError as error:
+        errors.append(error)
+    try:
+        install = find(config.vllm, data_home(environ), config.device)
+    except UnavailableError as error:
+        mark = config.where("vllm") if config.vllm != "auto" else None
+        where = (f"{mark}  vllm",) if mark else ()
+        errors.append(UnavailableError(replace(p, where=where + p.where) for p in error.problems))
+    if missing := model_problems(config, environ):
+        errors.append(ConfigError(missing))
+    return Preflight(install, plan, driver, tuple(errors))

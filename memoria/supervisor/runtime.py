@@ -1,0 +1,111 @@
+"""The daemon's runtime directory: 0700, one daemon at a time, nothing left over from one that was killed."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from memoria.engine.marker import kill_marked, marked
+from memoria.errors import Problem, UnavailableError
+
+logger = logging.getLogger(__name__)
+
+KILL_PATIENCE = 10.0  # seconds until a killed process, and its device memory with it, is gone
+
+
+class RuntimeDir:
+    """Held while it is entered. A second daemon on the same configuration finds the lock taken.
+
+    `killed` are the engine processes that a killed daemon had left running."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.killed: list[int] = []
+        self._lock: int | None = None
+
+    def __enter__(self) -> Self:
+        self._open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    @property
+    def admin_socket(self) -> Path:
+        return self.path / "admin.sock"
+
+    @property
+    def gate_socket(self) -> Path:
+        return self.path / "gate.sock"
+
+    @property
+    def engines(self) -> Path:
+        return self.path / "engines"
+
+    def own_pids(self) -> list[int]:
+        """The processes of engines whose daemon lives, or lived, here."""
+        return marked("MEMORIA_GATE", str(self.gate_socket))
+
+    def _open(self) -> None:
+        """Takes the lock and clears what a killed daemon left. Raises `UnavailableError`."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._own()
+            lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise UnavailableError(
+                Problem(
+                    f"cannot use the runtime directory {self.path}: {error.strerror}",
+                    hint="set `runtime_dir` in the configuration, or MEMORIA_RUNTIME_DIR",
+                )
+            ) from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(lock, 32, 0).decode(errors="replace").strip()
+            os.close(lock)
+            raise UnavailableError(
+                Problem(
+                    "memoria is already running with this configuration"
+                    + (f", pid {holder}" if holder else ""),
+                    (str(self.path),),
+                    "look at it with `memoria status`; stop it first, or use another configuration file",
+                )
+            ) from None
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        self._lock = lock
+        self._clear()
+
+    def _close(self) -> None:
+        """Gives the lock back. The lock file stays: removing it could split a lock between two daemons."""
+        for left in (self.admin_socket, self.gate_socket, *self.engines.glob("*.sock")):
+            left.unlink(missing_ok=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _own(self) -> None:
+        """mkdir's mode says nothing of a directory that was there: it must be ours and closed to others."""
+        facts = self.path.stat()
+        if facts.st_uid != os.getuid():
+            raise PermissionError(0, "it belongs to another user")
+        if facts.st_mode & 0o077:
+            self.path.chmod(0o700)
+
+    def _clear(self) -> None:
+        # holding the lock, every process that calls this gate its own is a leftover
+        self.killed = kill_marked("MEMORIA_GATE", str(self.gate_socket))
+        deadline = time.monotonic() + KILL_PATIENCE
+        while self.own_pids() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.engines.mkdir(exist_ok=True, mode=0o700)
+        for left in (self.admin_socket, self.gate_socket, *self.engines.glob("*.sock")):
+            left.unlink(missing_ok=True)

@@ -1,0 +1,146 @@
+"""All engines together: they are started in the file's order, pass their device's gate one by one, and end
+with the daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from memoria.config.model import Config, EngineConfig
+from memoria.engine.actor import EngineActor
+from memoria.engine.journal import Journal
+from memoria.engine.lifecycle import State
+from memoria.engine.logfile import LogFile
+from memoria.engine.snapshot import EngineSnapshot
+from memoria.errors import UnavailableError
+from memoria.gpu.device import DeviceReader
+from memoria.plan.plan import Plan
+from memoria.supervisor.gate import GpuGate
+from memoria.supervisor.memory import DeviceMemory
+from memoria.supervisor.passengers import Passengers
+from memoria.supervisor.runtime import RuntimeDir
+from memoria.supervisor.surroundings import EngineSurroundings
+from memoria.vllm_env.install import VllmInstall
+
+logger = logging.getLogger(__name__)
+
+
+class Supervisor:
+    """Owns the engines' actors from `open` to `close`. `plan` is the one that was checked before."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        plan: Plan,
+        install: VllmInstall,
+        reader: DeviceReader,
+        runtime: RuntimeDir,
+        journal: Journal,
+        environ: Mapping[str, str],
+        plugin_dir: Path,
+    ) -> None:
+        self.config, self.plan, self.journal = config, plan, journal
+        self._passengers = Passengers(runtime.gate_socket)
+        self.memories = {d.device.uuid: DeviceMemory(reader, d.device.uuid) for d in plan.devices}
+        self._gates = {d.device.uuid: GpuGate(d.device.label, journal) for d in plan.devices}
+        self._listeners: list[Callable[[EngineSnapshot], None]] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self.actors = {
+            engine.name: self._actor(engine, install, runtime, environ, plugin_dir)
+            for engine in config.engines
+        }
+
+    def __repr__(self) -> str:
+        return f"<Supervisor {', '.join(repr(actor) for actor in self.actors.values())}>"
+
+    def _actor(
+        self,
+        engine: EngineConfig,
+        install: VllmInstall,
+        runtime: RuntimeDir,
+        environ: Mapping[str, str],
+        plugin_dir: Path,
+    ) -> EngineActor:
+        device = self.plan.device(engine.name)
+        around = EngineSurroundings(
+            config=self.config,
+            engine=engine,
+            install=install,
+            device=device,
+            budget=self.plan.budget(engine.name),
+            gate=self._gates[device.uuid],
+            memory=self.memories[device.uuid],
+            passengers=self._passengers,
+            runtime=runtime,
+            environ=environ,
+            plugin_dir=plugin_dir,
+            running=self.pids,
+        )
+        return EngineActor(
+            engine.name,
+            around,
+            LogFile.of(self.config.logging, engine.name),
+            self.journal,
+            timeouts=self.config.timeouts,
+            restart=self.config.restart,
+            on_change=self._changed,
+        )
+
+    def try_logs(self) -> None:
+        """Raises `UnavailableError` if an engine's log cannot be written."""
+        for actor in self.actors.values():
+            os.close(actor.log.open())
+
+    async def open(self) -> None:
+        """Starts every engine, in the file's order."""
+        await self._passengers.open()
+        for actor in self.actors.values():
+            self._tasks.append(asyncio.create_task(actor.run(), name=actor.name))
+            actor.start()
+
+    async def close(self) -> None:
+        """Drains and stops all engines at once and waits until none of their processes is left."""
+        for actor in self.actors.values():
+            actor.stop()
+        await asyncio.gather(*(actor.settled() for actor in self.actors.values()))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._passengers.close()
+
+    def hurry(self) -> None:
+        """Ends every drain and every grace: the engines are killed now."""
+        for actor in self.actors.values():
+            actor.stop(now=True)
+
+    def snapshots(self) -> tuple[EngineSnapshot, ...]:
+        return tuple(actor.snapshot for actor in self.actors.values())
+
+    def all_ready(self) -> bool:
+        return all(snapshot.state is State.READY for snapshot in self.snapshots())
+
+    def listen(self, listener: Callable[[EngineSnapshot], None]) -> None:
+        self._listeners.append(listener)
+
+    def pids(self) -> set[int]:
+        """The processes of all engines: what they hold on the device is memoria's own."""
+        return {pid for actor in self.actors.values() for pid in actor.pids()}
+
+    def actor(self, name: str) -> EngineActor:
+        try:
+            return self.actors[name]
+        except KeyError:
+            raise UnavailableError(
+                f"there is no engine `{name}`; there are {', '.join(self.actors)}"
+            ) from None
+
+    def _changed(self, snapshot: EngineSnapshot) -> None:
+        for listener in self._listeners:
+            try:
+                listener(snapshot)
+            except Exception:  # a screen's bug must not stop an engine's task
+                logger.exception("a listener failed")

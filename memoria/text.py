@@ -1,0 +1,49 @@
+"""How figures are written for people: the same way in an error, on a screen and in a log."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from decimal import Decimal
+
+GIB = 2**30
+
+
+def gib(size_bytes: int) -> str:
+    """Bytes as GiB with one decimal, without the unit: `41.9`."""
+    return f"{size_bytes / GIB:.1f}"
+
+
+def fraction_text(fraction: Decimal) -> str:
+    """A fraction with two decimals, or with all it has where it has more: `0.30`, `0.125`."""
+    exponent = fraction.normalize().as_tuple().exponent
+    places = max(2, -exponent) if isinstance(exponent, int) else 2
+    return f"{fraction:.{places}f}"
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> tuple[str, ...]:
+    """Rows of one length as lines in columns, two spaces apart; the columns in `right` end together."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return tuple(
+        "  ".join(
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def duration(seconds: float) -> str:
+    """A length of time in its two largest units: `4 s`, `3m10s`, `3h12m`, `2d5h`."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes}m{rest:02d}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours < 24 else f"{hours // 24}d{hours % 24}h"
+
+
+def grouped(number: int) -> str:
+    """Digits in groups of three: `1 048 576`."""
+    return f"{number:,}".replace(",", " ")

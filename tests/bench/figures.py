@@ -1,0 +1,153 @@
+"""The daemon's own figures, measured on this machine:  python -m tests.bench.figures [PART ...]
+
+    commands    seconds of `memoria --help` and `memoria check`
+    idle        memory and processor time of supervisor and proxy with two ready engines
+    start       the demo from installed state to "all ready" against the engines' separate starts
+    embeddings  small-embedding throughput through memoria against the engine asked directly, interleaved
+
+Needs `memoria setup --cpu` and memoria installed beside this Python. Asserts nothing: times are for people.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+import psutil
+
+from tests.vllm.daemon import RealDaemon
+
+MEMORIA = [str(Path(sys.executable).with_name("memoria"))]
+CLIENTS = 32
+
+
+def commands() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(__file__).parents[2] / "configs" / "cpu-demo.yaml"
+        for arguments in (["--help"], ["check", "-c", str(config)], ["--version"]):
+            times = [_timed(MEMORIA + arguments, folder) for _ in range(11)]
+            print(f"{arguments[0]:10} median {statistics.median(times):.3f} s  min {min(times):.3f} s")
+
+
+def _timed(command: list[str], folder: str) -> float:
+    began = time.perf_counter()
+    subprocess.run(command, cwd=folder, capture_output=True, check=False)
+    return time.perf_counter() - began
+
+
+def idle() -> None:
+    with _Daemon() as daemon:
+        process = psutil.Process(daemon.process.pid)
+        time.sleep(5)
+        before, began = process.cpu_times(), time.monotonic()
+        time.sleep(30)
+        after, span = process.cpu_times(), time.monotonic() - began
+        busy = (after.user + after.system) - (before.user + before.system)
+        memory = process.memory_full_info()
+        print(f"resident {memory.rss / 2**20:.1f} MiB, proportional {memory.pss / 2**20:.1f} MiB")
+        print(f"idle: {busy / span * 100:.2f} % of a core over {span:.0f} s")
+
+
+def start() -> None:
+    """Separate starts: each engine alone, spawn to ready; then the demo with both."""
+    alone = {}
+    for name in ("embedding", "generation"):
+        with _Daemon(only=name) as daemon:
+            alone[name] = daemon.status()[name]["start_seconds"]
+            print(f"{name} alone: {alone[name]:.1f} s")
+    began = time.monotonic()
+    with _Daemon() as daemon:
+        both = time.monotonic() - began
+        print(f"demo, from its command to all ready: {both:.1f} s; one by one {sum(alone.values()):.1f} s")
+        print(f"ratio {both / sum(alone.values()):.2f}")
+        for record in daemon.journal():
+            if "gate" in record["message"] or "ready" in record["message"]:
+                print(f"  {record['time']}  {record['message']}")
+
+
+def embeddings(rounds: int = 16, seconds: float = 2.5) -> None:
+    with _Daemon() as daemon:
+        asyncio.run(_compare(daemon, rounds, seconds))
+
+
+async def _compare(daemon: RealDaemon, rounds: int, seconds: float) -> None:
+    pid = daemon.status()["embedding"]["pid"]
+    start_id = psutil.Process(pid).environ()["MEMORIA_START"]
+    socket = next(daemon.runtime_dir.glob(f"engines/{start_id}.sock"))
+    ratios = []
+    for number in range(rounds + 1):
+        direct = await _throughput(
+            aiohttp.UnixConnector(str(socket), limit=CLIENTS), "http://engine", seconds
+        )
+        through = await _throughput(aiohttp.TCPConnector(limit=CLIENTS), daemon.url, seconds)
+        if number == 0:
+            continue  # warm-up
+        ratios.append(through / direct)
+        print(f"round {number}: direct {direct:.0f}/s, memoria {through:.0f}/s, ratio {ratios[-1]:.3f}")
+    print(f"embeddings/s through memoria: median {statistics.median(ratios):.3f} of direct")
+
+
+async def _throughput(connector: aiohttp.BaseConnector, url: str, seconds: float) -> float:
+    body = json.dumps({"model": "tiny-embedding", "input": "a short text"}).encode()
+    headers = {"content-type": "application/json"}
+    done = 0
+    async with aiohttp.ClientSession(connector=connector) as client:
+        deadline = time.monotonic() + seconds
+
+        async def ask() -> None:
+            nonlocal done
+            while time.monotonic() < deadline:
+                async with client.post(f"{url}/v1/embeddings", data=body, headers=headers) as answer:
+                    await answer.read()
+                    answer.raise_for_status()
+                done += 1
+
+        began = time.monotonic()
+        await asyncio.gather(*(ask() for _ in range(CLIENTS)))
+        return done / (time.monotonic() - began)
+
+
+class _Daemon:
+    def __init__(self, only: str | None = None) -> None:
+        self._only = only
+
+    def __enter__(self) -> RealDaemon:
+        self._folder = tempfile.TemporaryDirectory()
+        self._daemon = RealDaemon(Path(self._folder.name), only=self._only)
+        self._daemon.wait_ready()
+        return self._daemon
+
+    def __exit__(self, *_: object) -> None:
+        self._daemon.stop()
+        self._folder.cleanup()
+
+
+PARTS: dict[str, Callable[[], None]] = {
+    "commands": commands,
+    "idle": idle,
+    "start": start,
+    "embeddings": embeddings,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART")
+    for part in parser.parse_args().parts or PARTS:
+        print(f"== {part}", flush=True)
+        PARTS[part]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""Fixtures that more than one folder of tests uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tests.stub_nvml import NvmlStub, build_library
+
+# How long one example takes says more about the machine's other work than about memoria.
+settings.register_profile("memoria", deadline=None)
+settings.load_profile("memoria")
+
+
+@pytest.fixture(scope="session")
+def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_library(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def nvml_stub(tmp_path: Path, nvml_library: Path) -> NvmlStub:
+    return NvmlStub(tmp_path, nvml_library)

@@ -1,0 +1,152 @@
+"""Stand-ins that more than one test uses: a clock, a device, and the world around one engine."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from memoria.engine.address import EngineAddress, UnixAddress
+from memoria.engine.command import EngineSpec
+from memoria.errors import Problem
+from memoria.gpu.device import Device
+from memoria.supervisor.passengers import Boarding
+
+GIB = 2**30
+PRELUDE = """
+import os, signal, sys, time
+
+def ready():
+    print("ready", os.environ["MEMORIA_START"])
+
+"""
+
+
+@dataclass
+class FakeClock:
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """For what only asking tells: a file's content, the end of a process that is not our child."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+def device(used_gib: float = 0.0, *, is_host: bool = False) -> Device:
+    used = int(used_gib * GIB)
+    return Device(0, "GPU-0", "a GPU", 100 * GIB, used, 100 * GIB - used, 0, (), is_host)
+
+
+class FakeReader:
+    """Answers with `answers` in their order, the last one for ever; `block` makes it hang."""
+
+    def __init__(self, *answers: Device | Exception) -> None:
+        self.answers = list(answers)
+        self.calls = 0
+        self._open = threading.Event()
+        self._open.set()
+
+    def block(self) -> None:
+        self._open.clear()
+
+    def unblock(self) -> None:
+        self._open.set()
+
+    def snapshot(self, which: int | str) -> Device:
+        self.calls += 1
+        self._open.wait()
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def driver(self) -> str:
+        return "fake"
+
+    def close(self) -> None:
+        self._open.set()
+
+
+@dataclass
+class FakeTicket:
+    """Lets everybody pass at once unless `closed`."""
+
+    opened: asyncio.Event
+    spoiled: bool = False
+    passed: bool = False
+    left: bool = False
+
+    async def enter(
+        self, check: Callable[[], Awaitable[Problem | None]], on_blocked: Callable[[Problem], None]
+    ) -> None:
+        if not self.opened.is_set() and (problem := await check()) is not None:
+            on_blocked(problem)
+        await self.opened.wait()
+        self.passed = True
+
+    def leave(self) -> None:
+        self.left = True
+
+
+@dataclass
+class FakeSurroundings:
+    """An engine that is `script` (Python), on no device. It is ready when it has called `ready()`."""
+
+    log: Path
+    script: str
+    passenger: bool = True  # whether its core waits at the gate
+    argv: tuple[str, ...] | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    problem: Problem | None = None
+    gate_open: asyncio.Event = field(default_factory=asyncio.Event)
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+    tickets: list[FakeTicket] = field(default_factory=list)
+    starts: list[str] = field(default_factory=list)
+    forgotten: list[str] = field(default_factory=list)
+    releasing: list[bool] = field(default_factory=list)
+    boarding: Boarding = field(default_factory=Boarding)
+
+    def __post_init__(self) -> None:
+        self.gate_open.set()
+        self.released.set()
+
+    def spec(self, start_id: str) -> EngineSpec:
+        argv = self.argv or (sys.executable, "-S", "-u", "-c", PRELUDE + self.script)
+        env = {"MEMORIA_START": start_id, "PATH": "/usr/bin:/bin", **self.env}
+        return EngineSpec("engine", argv, env, UnixAddress(f"/nowhere/{start_id}.sock"), start_id)
+
+    def ticket(self) -> FakeTicket:
+        self.tickets.append(FakeTicket(self.gate_open))
+        return self.tickets[-1]
+
+    def expect(self, start_id: str) -> Boarding:
+        self.starts.append(start_id)
+        self.boarding = Boarding()
+        if self.passenger:
+            self.boarding.at_gate.set()
+        return self.boarding
+
+    def forget(self, start_id: str) -> None:
+        self.forgotten.append(start_id)
+
+    def set_releasing(self, releasing: bool) -> None:
+        self.releasing.append(releasing)
+
+    async def check_memory(self) -> Problem | None:
+        return self.problem
+
+    async def until_released(self, alive: Callable[[], Collection[int]], known: Collection[int]) -> None:
+        await until(lambda: not alive())
+        await self.released.wait()
+
+    async def until_answering(self, address: EngineAddress) -> None:
+        while f"ready {self.starts[-1]}" not in self.log.read_text().splitlines():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)

@@ -1,0 +1,94 @@
+"""`memoria check`: the plan on standard output, problems on standard error, nothing started."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from memoria.text import GIB
+from tests.integration.daemon import Box
+from tests.stub_nvml import StubProcess
+
+PLAN = """\
+config  memoria.yaml       2 engines
+gpu 0   NVIDIA Stub        100.0 GiB total, 100.0 free
+vllm    version unknown    vllm
+
+  embedding   █████               0.30  30.0 GiB
+  generation  ███████████         0.60  60.0 GiB
+  unplanned   ··                  0.10  10.0 GiB   contexts take about 1.0 of it
+ok: ready to run
+"""
+
+
+@pytest.fixture(autouse=True)
+def configured(box: Box) -> None:
+    box.configure()
+
+
+def test_the_plan_is_printed(box: Box) -> None:
+    done = box.call("check")
+    assert (done.returncode, done.stdout, done.stderr) == (0, PLAN, "")
+    assert box.vllm.events() == []
+
+
+def test_memory_that_others_hold_is_told_under_the_plan(box: Box) -> None:
+    box.use_gpu(processes=[StubProcess(os.getpid(), 47)])
+    done = box.call("check")
+    assert done.returncode == 75
+    assert "100.0 GiB total, 53.0 free" in done.stdout
+    assert "ok" not in done.stdout
+    assert done.stderr.startswith("error: the engines need 91.2 GiB with their CUDA contexts")
+
+
+def test_fractions_over_the_limit_end_with_78(box: Box) -> None:
+    box.file.write_text(box.file.read_text().replace("0.30", "0.45"))
+    done = box.call("check")
+    assert done.returncode == 78
+    assert "  memoria.yaml:11:5  embedding.gpu_memory_utilization   0.45  45.0 GiB\n" in done.stderr
+    assert done.stderr.endswith("hint: lower generation to 0.50\n")
+
+
+def test_without_the_gpu_only_the_file_is_judged(box: Box) -> None:
+    done = box.call("check", "--no-gpu", LD_LIBRARY_PATH=None)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "ok: memoria.yaml is valid; the GPU was not read\n"
+
+
+def test_without_the_gpu_fractions_over_the_limit_are_seen_too(box: Box) -> None:
+    box.file.write_text(box.file.read_text().replace("0.30", "0.45"))
+    done = box.call("check", "--no-gpu", LD_LIBRARY_PATH=None)
+    assert done.returncode == 78
+    assert "fractions add up to 1.05" in done.stderr
+
+
+def test_as_json_it_tells_the_plan(box: Box) -> None:
+    done = box.call("check", "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, done.stderr, told["ok"], told["problems"]) == (0, "", True, [])
+    (device,) = told["devices"]
+    assert (device["label"], device["total_bytes"]) == ("gpu 0", 100 * GIB)
+    assert [(engine["name"], engine["requested_bytes"]) for engine in device["engines"]] == [
+        ("embedding", 30 * GIB),
+        ("generation", 60 * GIB),
+    ]
+
+
+def test_as_json_it_tells_problems_and_ends_with_their_code(box: Box) -> None:
+    box.use_gpu(processes=[StubProcess(os.getpid(), 47)])
+    done = box.call("check", "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["ok"]) == (75, False)
+    assert told["problems"][0]["hint"].startswith(f"stop pid {os.getpid()}")
+
+
+def test_what_the_own_running_engines_hold_counts_as_free(box: Box) -> None:
+    box.vllm.set_faults("embedding", gpu_bytes=29 * GIB)
+    box.vllm.set_faults("generation", gpu_bytes=58 * GIB)
+    daemon = box.start()
+    daemon.until_ready()
+    done = box.call("check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "100.0 GiB total, 13.0 free" in done.stdout

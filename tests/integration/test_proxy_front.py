@@ -1,0 +1,241 @@
+"""The front door on real sockets: who may ask, who waits for a place, and what is changed in a body."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+from memoria.config.model import Filters, Hold
+from memoria.proxy.access import AccessRules
+from memoria.proxy.keys import KeyRing
+from memoria.proxy.router import Refusal
+from tests.integration.proxy_rig import Asked, Rig, ScriptedEngine, answer_ok, on_uvloop
+
+EMBEDDINGS = b"/v1/embeddings"
+KEY = b"sk-0123456789abcdef"
+RESTARTING = Refusal(503, "engine `embedding` is starting", "engine_not_ready", retry_after=10, ready_in=0.0)
+
+
+def rules(folder: Path, *, keys: bool = False) -> AccessRules:
+    file = folder / "keys"
+    file.write_text(f"ana: {KEY.decode()}\n")
+    file.chmod(0o600)
+    return AccessRules(
+        hosts=frozenset((b"test", b"localhost")),
+        origins=frozenset((b"https://app.example",)),
+        keys=KeyRing(file) if keys else None,
+    )
+
+
+class Doorkeeper:
+    """A script that answers each request when it is told to."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+
+    async def __call__(self, asked: Asked) -> None:
+        await self.open.wait()
+        await answer_ok(asked)
+
+
+@on_uvloop
+async def test_without_its_key_a_client_is_told_to_bring_one(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    async with Rig(tmp_path, rules=rules(tmp_path, keys=True), embedding=engine) as rig:
+        refused = await rig.post(EMBEDDINGS)
+        assert (refused.status, refused.error["code"]) == (401, "invalid_api_key")
+        assert refused.header(b"www-authenticate")
+        assert (await rig.post(EMBEDDINGS, b"{}", b"authorization: Bearer " + KEY)).status == 200
+        assert (await rig.post(EMBEDDINGS, b"{}", b"x-api-key: " + KEY)).status == 200
+    assert len(engine.asked) == 2
+    assert all(KEY not in asked.head for asked in engine.asked)
+
+
+@on_uvloop
+async def test_what_memoria_itself_answers_needs_the_key_too(tmp_path: Path) -> None:
+    async with Rig(tmp_path, rules=rules(tmp_path, keys=True), embedding=ScriptedEngine()) as rig:
+        assert (await rig.post(b"/v1/nothing")).status == 401
+        assert (await rig.post(b"/v1/nothing", b"{}", b"x-api-key: " + KEY)).status == 404
+
+
+@on_uvloop
+async def test_a_page_of_another_site_is_refused_and_a_listed_one_may_read_the_answer(tmp_path: Path) -> None:
+    kind = b"content-type: application/json"
+    async with Rig(tmp_path, rules=rules(tmp_path), embedding=ScriptedEngine()) as rig:
+        assert (await rig.post(EMBEDDINGS, b"{}", kind, b"origin: https://evil.example")).status == 403
+        allowed = await rig.post(EMBEDDINGS, b"{}", kind, b"origin: https://app.example")
+        assert allowed.status == 200
+        assert allowed.header(b"access-control-allow-origin") == [b"https://app.example"]
+        unknown = await rig.post(b"/v1/nothing", b"{}", kind, b"origin: https://app.example")
+        assert unknown.status == 404
+        assert unknown.header(b"access-control-allow-origin") == [b"https://app.example"]
+
+
+@on_uvloop
+async def test_a_preflight_is_answered_without_an_engine(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    async with Rig(tmp_path, rules=rules(tmp_path), embedding=engine) as rig:
+        client = await rig.client()
+        await client.send(
+            b"OPTIONS /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nOrigin: https://app.example\r\n"
+            b"Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: authorization\r\n\r\n"
+        )
+        answer = await client.head()
+        assert answer.status == 204
+        assert answer.header(b"access-control-allow-headers") == [b"authorization"]
+        assert answer.header(b"content-length") == []
+        await client.post(EMBEDDINGS, b"{}")
+        assert (await client.response()).status == 200
+    assert len(engine.asked) == 1
+
+
+@on_uvloop
+async def test_a_name_that_is_not_ours_is_misdirected(tmp_path: Path) -> None:
+    async with Rig(tmp_path, rules=rules(tmp_path), embedding=ScriptedEngine()) as rig:
+        client = await rig.client()
+        await client.send(
+            b"POST /v1/embeddings HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 2\r\n\r\n{}"
+        )
+        assert (await client.response()).status == 421
+
+
+@on_uvloop
+async def test_past_the_limit_a_request_waits_for_a_place(tmp_path: Path) -> None:
+    door = Doorkeeper()
+    engine = ScriptedEngine(door)
+    async with Rig(tmp_path, max_requests=1, hold=Hold(), embedding=engine) as rig:
+        first, second = await rig.client(), await rig.client()
+        await first.post(EMBEDDINGS, b"1")
+        await engine.arrivals.get()
+        await second.post(EMBEDDINGS, b"2")
+        await until(lambda: rig.admission.load("embedding").waiting == 1)
+        door.open.set()
+        assert (await first.response()).status == 200
+        assert (await second.response()).status == 200
+    assert [asked.body for asked in engine.asked] == [b"1", b"2"]
+
+
+@on_uvloop
+async def test_without_room_to_wait_the_answer_is_429_with_a_time_to_come_back(tmp_path: Path) -> None:
+    door = Doorkeeper()
+    engine = ScriptedEngine(door)
+    async with Rig(tmp_path, max_requests=1, hold=Hold(requests=0), embedding=engine) as rig:
+        first = await rig.client()
+        await first.post(EMBEDDINGS, b"1")
+        await engine.arrivals.get()
+        refused = await rig.post(EMBEDDINGS)
+        assert (refused.status, refused.error["code"]) == (429, "engine_busy")
+        assert refused.header(b"retry-after")
+        door.open.set()
+        assert (await first.response()).status == 200
+
+
+@on_uvloop
+async def test_a_client_that_leaves_the_queue_takes_no_place(tmp_path: Path) -> None:
+    door = Doorkeeper()
+    engine = ScriptedEngine(door)
+    async with Rig(tmp_path, max_requests=1, hold=Hold(), embedding=engine) as rig:
+        first, second = await rig.client(), await rig.client()
+        await first.post(EMBEDDINGS, b"1")
+        await engine.arrivals.get()
+        await second.post(EMBEDDINGS, b"2")
+        await until(lambda: rig.admission.load("embedding").waiting == 1)
+        second.reset()
+        await until(lambda: rig.admission.load("embedding").waiting == 0)
+        door.open.set()
+        assert (await first.response()).status == 200
+    assert [asked.body for asked in engine.asked] == [b"1"]
+
+
+@on_uvloop
+async def test_a_request_is_held_while_its_engine_starts(tmp_path: Path) -> None:
+    async with Rig(tmp_path, hold=Hold(), embedding=ScriptedEngine()) as rig:
+        rig.router.refusal = RESTARTING
+        client = await rig.client()
+        await client.post(EMBEDDINGS, b"{}")
+        await until(lambda: rig.admission.load("embedding").waiting == 1)
+        rig.router.refusal = None
+        rig.admission.changed("embedding")
+        assert (await client.response()).status == 200
+
+
+@on_uvloop
+async def test_an_embedding_is_held_and_asked_again_when_its_engine_dies(tmp_path: Path) -> None:
+    dying: list[Rig] = []
+
+    async def die(asked: Asked) -> None:
+        await asked.read_body()
+        dying[0].router.refusal = RESTARTING
+        asked.writer.transport.abort()
+
+    engine = ScriptedEngine(die, answer_ok)
+    async with Rig(tmp_path, hold=Hold(), embedding=engine) as rig:
+        dying.append(rig)
+        client = await rig.client()
+        await client.post(EMBEDDINGS, b"again")
+        await until(lambda: rig.admission.load("embedding").waiting == 1)
+        rig.router.refusal = None
+        rig.admission.changed("embedding")
+        assert (await client.response()).status == 200
+    assert [asked.body for asked in engine.asked] == [b"again", b"again"]
+
+
+@on_uvloop
+async def test_the_hold_ends_with_the_reason(tmp_path: Path) -> None:
+    async with Rig(tmp_path, hold=Hold(seconds=0.05), embedding=ScriptedEngine()) as rig:
+        rig.router.refusal = RESTARTING
+        refused = await rig.post(EMBEDDINGS)
+        assert (refused.status, refused.error["message"]) == (503, "engine `embedding` is starting")
+
+
+@on_uvloop
+async def test_filters_change_a_body_that_comes_in_pieces(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    changes = {"embedding": Filters(strip=("user",), set={"dimensions": 16})}
+    async with Rig(tmp_path, filters=changes, embedding=engine) as rig:
+        client = await rig.client()
+        body = b'{"input": "x", "user": "ana"}'
+        head = b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+        await client.send(head + body[:10])
+        await client.send(body[10:])
+        assert (await client.response()).status == 200
+        refused = await rig.post(EMBEDDINGS, b"no json")
+        assert (refused.status, refused.error["code"]) == (400, "bad_request")
+    assert json.loads(engine.asked[0].body) == {"input": "x", "dimensions": 16}
+    assert len(engine.asked) == 1
+
+
+@on_uvloop
+async def test_the_guard_is_told_the_gaps_of_the_protected_stream(tmp_path: Path) -> None:
+    step = asyncio.Event()
+
+    async def stream(asked: Asked) -> None:
+        await asked.read_body()
+        await asked.send(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        for _ in range(3):
+            await asked.send(b"9\r\ndata: x\n\n\r\n")
+            await step.wait()
+            step.clear()
+        await asked.send(b"0\r\n\r\n")
+
+    gaps: list[float] = []
+    async with Rig(tmp_path, protect=("generation", gaps.append), generation=ScriptedEngine(stream)) as rig:
+        client = await rig.client()
+        await client.post(b"/v1/completions", b"{}")
+        assert (await client.head()).status == 200
+        for _ in range(3):
+            await client.reader.readuntil(b"data: x\n\n")
+            step.set()
+        await client.reader.readuntil(b"0\r\n\r\n")
+    assert len(gaps) >= 2
+    assert all(gap >= 0 for gap in gaps)
+
+
+async def until(condition: object) -> None:
+    """The proxy tells nobody how many wait: asked at each turn of the loop."""
+    assert callable(condition)
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0)

@@ -1,0 +1,139 @@
+"""Several engines behind one route: the body's `model` decides."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from memoria.config.model import Limits, Runner
+from tests.integration.proxy_rig import Rig, ScriptedEngine, on_uvloop, request
+
+CHAT = b"/v1/chat/completions"
+
+
+def two(folder: Path, **more: Limits) -> tuple[Rig, ScriptedEngine, ScriptedEngine]:
+    a, b = ScriptedEngine(), ScriptedEngine()
+    runners: dict[str, Runner] = {"a": "generate", "b": "generate"}
+    return Rig(folder, runners=runners, limits=more.get("limits"), a=a, b=b), a, b
+
+
+@pytest.mark.parametrize("model", ["b", "b-alias"])
+@pytest.mark.parametrize("padding", [0, 200_000], ids=["small", "large"])
+@on_uvloop
+async def test_the_model_in_the_body_chooses_the_engine(tmp_path: Path, model: str, padding: int) -> None:
+    body = json.dumps({"messages": "x" * padding, "model": model}).encode()
+    rig, a, b = two(tmp_path)
+    async with rig:
+        assert (await rig.post(CHAT, body)).status == 200
+    assert a.asked == []
+    assert b.asked[0].body == body
+
+
+@on_uvloop
+async def test_the_model_field_of_a_form_chooses_the_engine(tmp_path: Path) -> None:
+    audio = bytes(range(256)) * 1000
+    form = (
+        b'--xx\r\ncontent-disposition: form-data; name="file"; filename="a.wav"\r\n\r\n' + audio + b"\r\n"
+        b'--xx\r\nContent-Disposition: form-data; name="model"\r\n\r\nb\r\n--xx--\r\n'
+    )
+    rig, a, b = two(tmp_path)
+    async with rig:
+        path = b"/v1/audio/transcriptions"
+        assert (await rig.post(path, form, b"content-type: multipart/form-data; boundary=xx")).status == 200
+    assert a.asked == []
+    assert b.asked[0].body == form
+
+
+@on_uvloop
+async def test_an_unknown_model_is_a_404_that_lists_the_models(tmp_path: Path) -> None:
+    rig, a, b = two(tmp_path)
+    async with rig:
+        response = await rig.post(CHAT, b'{"model":"\x1b[31mgpt"}'.replace(b"\x1b", b"\\u001b"))
+    assert response.status == 404
+    assert response.error == {
+        "message": "The model `\x1b[31mgpt` does not exist. Models: `a`, `a-alias`, `b`, `b-alias`",
+        "type": "invalid_request_error",
+        "param": "model",
+        "code": "model_not_found",
+    }
+    assert b"\x1b" not in response.body
+    assert a.asked + b.asked == []
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"model":null}', b'{"model":""}', b'{"x":{"model":"a"}}'])
+@on_uvloop
+async def test_a_missing_model_is_a_400_that_lists_the_models(tmp_path: Path, body: bytes) -> None:
+    rig, _, _ = two(tmp_path)
+    async with rig:
+        response = await rig.post(CHAT, body)
+    assert (response.status, response.error["code"], response.error["param"]) == (
+        400,
+        "model_required",
+        "model",
+    )
+    assert "`a`, `a-alias`, `b`, `b-alias`" in response.error["message"]
+
+
+@pytest.mark.parametrize("body", [b"not json", b"[]", b'{"model":7}', b"\x1f\x8b\x08gzip", b"[" * 60000])
+@on_uvloop
+async def test_a_body_without_a_readable_model_is_a_400(tmp_path: Path, body: bytes) -> None:
+    rig, _, _ = two(tmp_path)
+    async with rig:
+        response = await rig.post(CHAT, body)
+    assert (response.status, response.error["code"]) == (400, "bad_request")
+
+
+@on_uvloop
+async def test_a_request_without_a_body_is_pointed_to_the_engines_own_port(tmp_path: Path) -> None:
+    rig, _, _ = two(tmp_path)
+    async with rig:
+        client = await rig.client()
+        await client.send(request(b"/v1/responses/resp_1", method=b"GET"))
+        response = await client.response()
+    assert response.status == 400
+    assert "the engine's own port" in response.error["message"]
+
+
+@on_uvloop
+async def test_a_body_is_not_read_where_one_engine_serves_the_route(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    async with Rig(tmp_path, generation=engine) as rig:
+        assert (await rig.post(CHAT, b"anything at all")).status == 200
+        assert engine.asked[0].body == b"anything at all"
+
+
+@on_uvloop
+async def test_a_buffered_body_is_counted_too(tmp_path: Path) -> None:
+    rig, a, b = two(tmp_path, limits=Limits(body_bytes=100))
+    async with rig:
+        client = await rig.client()
+        await client.send(b"POST /v1/completions HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n")
+        await client.send(b"c8\r\n%b\r\n" % (b"x" * 200))
+        assert (await client.response()).status == 413
+    assert a.asked + b.asked == []
+
+
+@on_uvloop
+async def test_a_route_that_no_engine_serves_is_a_404(tmp_path: Path) -> None:
+    async with Rig(tmp_path, generation=ScriptedEngine()) as rig:
+        response = await rig.post(b"/v1/embeddings")
+    assert (response.status, response.error["code"]) == (404, "route_not_served")
+
+
+@on_uvloop
+async def test_a_wrong_method_is_a_405_with_allow(tmp_path: Path) -> None:
+    async with Rig(tmp_path, generation=ScriptedEngine()) as rig:
+        client = await rig.client()
+        await client.send(request(CHAT, method=b"GET"))
+        response = await client.response()
+    assert (response.status, response.header(b"allow")) == (405, [b"POST"])
+    assert response.error["code"] == "method_not_allowed"
+
+
+@on_uvloop
+async def test_the_router_is_asked_for_the_port_a_request_came_by(tmp_path: Path) -> None:
+    async with Rig(tmp_path, generation=ScriptedEngine()) as rig:
+        await rig.post(CHAT)
+        assert rig.router.ports == [rig.port]

@@ -1,0 +1,190 @@
+"""Requests that two servers may read differently, paths that hide, bodies that lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from memoria.config.model import Limits
+from tests.integration.proxy_rig import Rig, ScriptedEngine, on_uvloop
+
+E = b"POST /v1/embeddings HTTP/1.1\r\n"
+INNER = b"POST /v1/score HTTP/1.1\r\nhost: t\r\ncontent-length: 0\r\n\r\n"
+
+BAD = {
+    "two hosts": E + b"host: a\r\nhost: b\r\ncontent-length: 2\r\n\r\n{}",
+    "no host": E + b"content-length: 2\r\n\r\n{}",
+    "host with a path": E + b"host: a/b?\r\ncontent-length: 2\r\n\r\n{}",
+    "host with a user": E + b"host: a@b\r\ncontent-length: 2\r\n\r\n{}",
+    "empty host": E + b"host:\r\ncontent-length: 2\r\n\r\n{}",
+    "length and chunked": E
+    + b"host: t\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+    + INNER,
+    "chunked and length": E
+    + b"host: t\r\ntransfer-encoding: chunked\r\ncontent-length: 4\r\n\r\n0\r\n\r\n"
+    + INNER,
+    "two lengths": E + b"host: t\r\ncontent-length: 0\r\ncontent-length: 60\r\n\r\n" + INNER,
+    "two equal lengths": E + b"host: t\r\ncontent-length: 2\r\ncontent-length: 2\r\n\r\n{}",
+    "length list": E + b"host: t\r\ncontent-length: 2, 2\r\n\r\n{}",
+    "signed length": E + b"host: t\r\ncontent-length: +2\r\n\r\n{}",
+    "hex length": E + b"host: t\r\ncontent-length: 0x2\r\n\r\n{}",
+    "huge length": E + b"host: t\r\ncontent-length: 99999999999999999999\r\n\r\n{}",
+    "gzip, chunked": E + b"host: t\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n" + INNER,
+    "xchunked": E + b"host: t\r\ntransfer-encoding: xchunked\r\n\r\n0\r\n\r\n" + INNER,
+    "two codings": E
+    + b"host: t\r\ntransfer-encoding: chunked\r\ntransfer-encoding: identity\r\n\r\n0\r\n\r\n",
+    "chunked in 1.0": E.replace(b"1.1", b"1.0") + b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n" + INNER,
+    "folded header": E + b"host: t\r\nx: a\r\n b\r\ncontent-length: 2\r\n\r\n{}",
+    "space before colon": E + b"host: t\r\ncontent-length : 2\r\n\r\n{}",
+    "bare line feeds": b"POST /v1/embeddings HTTP/1.1\nhost: t\ncontent-length: 2\n\n{}",
+    "nul in a value": E + b"host: t\r\nx: a\x00b\r\ncontent-length: 2\r\n\r\n{}",
+    "bad chunk size": E + b"host: t\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+    "space in the target": b"POST /v1/embeddings x HTTP/1.1\r\nhost: t\r\ncontent-length: 2\r\n\r\n{}",
+}
+
+
+@pytest.mark.parametrize("wire", BAD.values(), ids=BAD.keys())
+@on_uvloop
+async def test_an_ambiguous_request_is_a_400_and_never_a_request_to_an_engine(
+    tmp_path: Path, wire: bytes
+) -> None:
+    engine = ScriptedEngine()
+    async with Rig(tmp_path, embedding=engine) as rig:
+        client = await rig.client()
+        await client.send(wire)
+        assert (await client.response()).status == 400
+        assert b"HTTP/1.1 200" not in await client.closed()
+        assert all(asked.body == b"" for asked in engine.asked)
+        assert not [asked for asked in engine.asked if asked.line.startswith(b"POST /v1/score")]
+
+
+@on_uvloop
+async def test_an_absolute_target_is_forwarded_as_a_path_with_our_host(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    async with Rig(tmp_path, embedding=engine) as rig:
+        client = await rig.client()
+        await client.send(
+            b"POST http://evil/v1/embeddings HTTP/1.1\r\nhost: t\r\ncontent-length: 2\r\n\r\n{}"
+        )
+        assert (await client.response()).status == 200
+        assert engine.asked[0].line == b"POST /v1/embeddings HTTP/1.1"
+        assert engine.asked[0].header(b"host") == [b"localhost"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"/v1//embeddings",
+        b"//v1/embeddings",
+        b"/v1/%65mbeddings",
+        b"/v1%2fembeddings",
+        b"/v1/./embeddings",
+        b"/v1/x/../embeddings",
+        b"/v1/x/%2e%2e/embeddings",
+        b"/v1\\embeddings",
+        b"/v1/embeddings/",
+        b"/v1/embeddings;x",
+        b"/V1/embeddings",
+        b"/v1/embeddings%00",
+        b"/sleep",
+        b"/collective_rpc",
+        b"/v1/load_lora_adapter",
+        b"/metrics",
+        b"*",
+    ],
+)
+@on_uvloop
+async def test_a_path_in_disguise_is_not_forwarded(tmp_path: Path, path: bytes) -> None:
+    engine = ScriptedEngine()
+    async with Rig(tmp_path, embedding=engine) as rig:
+        client = await rig.client()
+        await client.post(path, b"{}")
+        assert (await client.response()).status in {400, 404}
+        assert engine.asked == []
+
+
+@on_uvloop
+async def test_headers_that_are_not_for_an_engine_stay_here(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    async with Rig(tmp_path, embedding=engine) as rig:
+        await rig.post(
+            b"/v1/embeddings",
+            b"{}",
+            b"connection: close, x-named",
+            b"x-named: 1",
+            b"te: trailers",
+            b"upgrade: h2c",
+            b"keep-alive: 1",
+            b"proxy-authorization: a",
+            b"proxy-connection: a",
+            b"authorization: Bearer secret",
+            b"cookie: a=b",
+            b"forwarded: for=1",
+            b"x-forwarded-for: 1",
+            b"x-forwarded-host: 1",
+            b"content_length: 5",
+            b"x_under: 1",
+            b"x-kept: 1",
+        )
+        lines = engine.asked[0].head.split(b"\r\n")[1:-2]
+    assert [line.split(b":")[0] for line in lines] == [b"host", b"x-request-id", b"x-kept", b"content-length"]
+
+
+@pytest.mark.parametrize("identity", [b"a" * 129, b"two words", b"caf\xe9", b""])
+@on_uvloop
+async def test_an_odd_request_id_is_replaced(tmp_path: Path, identity: bytes) -> None:
+    async with Rig(tmp_path, embedding=ScriptedEngine()) as rig:
+        response = await rig.post(b"/v1/embeddings", b"{}", b"x-request-id: " + identity)
+    (answered,) = response.header(b"x-request-id")
+    assert answered != identity
+    assert len(answered) == 32
+
+
+@on_uvloop
+async def test_a_body_declared_too_large_is_a_413_at_once(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    async with Rig(tmp_path, limits=Limits(body_bytes=1000), embedding=engine) as rig:
+        client = await rig.client()
+        await client.send(b"POST /v1/embeddings HTTP/1.1\r\nhost: t\r\ncontent-length: 1001\r\n\r\n")
+        response = await client.response()
+        assert response.status == 413
+        assert response.error == {
+            "message": "The request's body is larger than 1000 bytes (limits.body_mb)",
+            "type": "invalid_request_error",
+            "param": None,
+            "code": "body_too_large",
+        }
+        assert response.header(b"connection") == [b"close"]
+        assert engine.connections == 0
+
+
+@on_uvloop
+async def test_a_chunked_body_is_counted_while_it_streams(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    async with Rig(tmp_path, limits=Limits(body_bytes=1000), embedding=engine) as rig:
+        client = await rig.client()
+        await client.send(b"POST /v1/embeddings HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n")
+        await client.send(b"320\r\n%b\r\n" % (b"x" * 800))
+        asked = await engine.arrivals.get()
+        await client.send(b"320\r\n%b\r\n" % (b"x" * 800))
+        assert (await client.response()).status == 413
+        await asked.gone.wait()
+
+
+@on_uvloop
+async def test_the_largest_body_allowed_passes(tmp_path: Path) -> None:
+    async with Rig(tmp_path, limits=Limits(body_bytes=1000), embedding=ScriptedEngine()) as rig:
+        assert (await rig.post(b"/v1/embeddings", b"x" * 1000)).status == 200
+
+
+@on_uvloop
+async def test_an_upgrade_with_a_body_is_a_400_at_once(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    async with Rig(tmp_path, embedding=engine) as rig:
+        response = await rig.post(
+            b"/v1/embeddings", b"{}", b"connection: Upgrade, HTTP2-Settings", b"upgrade: h2c"
+        )
+    assert response.status == 400
+    assert "without asking for an upgrade" in response.error["message"]
+    assert engine.asked == []

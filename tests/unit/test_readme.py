@@ -1,0 +1,116 @@
+"""README.md says what the code says. `MEMORIA_UPDATE_GOLDEN=1` writes its generated parts anew."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from memoria.cli.commands import cli
+from memoria.config.reference import reference
+from memoria.engine.lifecycle import TRANSITIONS, State
+from memoria.errors import ExitCode
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+SETUP = "pip install . && memoria setup && memoria run"
+DEMO = "pip install . && memoria demo"
+TESTS = "pip install '.[test]' && memoria setup --cpu && pytest"
+
+
+def _text() -> str:
+    return README.read_text(encoding="utf-8")
+
+
+def _lifecycle() -> str:
+    """The transition table as a diagram; events that lead the same way share an arrow."""
+    arrows: dict[tuple[State, State], list[str]] = {}
+    for (state, event), following in TRANSITIONS.items():
+        arrows.setdefault((state, following), []).append(event.value)
+    lines = [f"    {a.value} --> {b.value}: {' / '.join(events)}" for (a, b), events in arrows.items()]
+    return "\n".join(["```mermaid", "stateDiagram-v2", "    [*] --> stopped", *lines, "```"])
+
+
+def _configuration() -> str:
+    rows = [("key", "value", "default", "meaning"), ("---", "---", "---", "---")]
+    for doc in reference():
+        default = f"`{doc.default}`" if doc.default and doc.default != "required" else doc.default
+        rows.append((f"`{doc.key}`", doc.type, default, doc.meaning.replace("|", "\\|")))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+@pytest.mark.parametrize(("name", "make"), [("lifecycle", _lifecycle), ("configuration", _configuration)])
+def test_a_generated_part_of_the_readme_is_up_to_date(name: str, make: Callable[[], str]) -> None:
+    generated = f"{make()}\n"
+    opening, closing = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    before, part, after = re.split(f"{opening}(.*){closing}", _text(), flags=re.DOTALL)
+    if os.environ.get("MEMORIA_UPDATE_GOLDEN"):
+        part = generated
+        README.write_text(f"{before}{opening}{part}{closing}{after}", encoding="utf-8")
+    assert part == generated
+
+
+def _literals() -> set[str]:
+    """Every text in the code, with an ellipsis for each value that is filled in."""
+    found: set[str] = set()
+    for path in (ROOT / "memoria").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+                found.add("".join(str(part) for part in parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(re.sub(r"\{\d\}", "…", node.value))
+    return found
+
+
+def _messages() -> list[str]:
+    troubleshooting = _text().partition("## Troubleshooting\n")[2].partition("\n## ")[0]
+    return re.findall(r"^### (.+)$", troubleshooting, re.MULTILINE)
+
+
+def test_every_message_under_troubleshooting_is_one_that_the_code_gives() -> None:
+    literals = _literals()
+    messages = _messages()
+    assert len(messages) > 20
+    assert [message for message in messages if not any(message in literal for literal in literals)] == []
+
+
+def test_the_first_two_commands_are_the_ways_to_run_it() -> None:
+    blocks = re.findall(r"^```sh\n(.+?)\n```$", _text(), re.MULTILINE | re.DOTALL)
+    assert blocks[:2] == [DEMO, SETUP]
+
+
+def test_ci_runs_the_readme_s_own_test_command() -> None:
+    assert f"```sh\n{TESTS}\n```" in _text()
+    commands = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    ran = [line.partition(" | ")[0] for line in commands]
+    positions = [ran.index(command) for command in TESTS.split(" && ")]
+    assert positions == sorted(positions)
+
+
+def test_every_command_of_the_readme_exists() -> None:
+    code = "\n".join(re.findall(r"```sh\n.*?```|`[^`\n]+`", _text(), re.DOTALL))
+    named = set(re.findall(r"(?:^|[`& ])memoria ([a-z]+)", code, re.MULTILINE))
+    assert named == set(cli.commands)
+
+
+def test_every_exit_code_is_explained() -> None:
+    table = _text().partition("**Exit codes.**")[2].partition("**Signals.**")[0]
+    assert [int(code) for code in re.findall(r"^\| (\d+) ", table, re.MULTILINE)] == list(ExitCode)
+
+
+def test_the_variables_of_the_predecessor_are_those_of_the_default_file() -> None:
+    table = _text().partition("## Moving from memoria_vllm")[2].partition("What changed:")[0]
+    told = set(re.findall(r"`([A-Z][A-Z_]+)`", table))
+    keys = re.sub(r"^#.*", "", (ROOT / "memoria.yaml").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    used = set(re.findall(r"\$\{([A-Z_]+):-", keys))
+    assert told == used
+
+
+def test_every_link_of_the_readme_leads_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", _text())
+    assert [link for link in links if not link.startswith("https://") and not (ROOT / link).exists()] == []

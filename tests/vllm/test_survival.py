@@ -1,0 +1,95 @@
+"""Real engines that die: who is restarted, who is left alone, what stays behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import openai
+import psutil
+import pytest
+
+from memoria.engine.marker import marked
+from tests.vllm.daemon import RealDaemon
+
+
+def core_of(leader: int) -> psutil.Process:
+    return next(
+        child for child in psutil.Process(leader).children(recursive=True) if "EngineCore" in _title(child)
+    )
+
+
+def _title(process: psutil.Process) -> str:
+    return process.name() + " ".join(process.cmdline())
+
+
+def start_of(pid: int) -> str:
+    return str(psutil.Process(pid).environ()["MEMORIA_START"])
+
+
+@pytest.mark.parametrize("name", ["embedding", "generation"])
+@pytest.mark.parametrize("victim", ["leader", "core"])
+def test_a_killed_process_brings_its_engine_back_and_leaves_the_neighbour_alone(
+    daemon: RealDaemon, client: openai.OpenAI, name: str, victim: str
+) -> None:
+    before = daemon.status()
+    leader = before[name]["pid"]
+    other = "generation" if name == "embedding" else "embedding"
+    start = start_of(leader)
+
+    os.kill(leader if victim == "leader" else core_of(leader).pid, signal.SIGKILL)
+    daemon.wait(lambda: daemon.health()["status"] == "degraded", f"{name} seen dead")
+    answers_anyway(client, other)
+    daemon.wait_ready()
+
+    after = daemon.status()
+    assert after[name]["pid"] != leader
+    assert after[name]["restarts"] == before[name]["restarts"] + 1
+    assert after[other]["pid"] == before[other]["pid"]
+    assert marked("MEMORIA_START", start) == []
+    answers_anyway(client, name)
+
+
+def answers_anyway(client: openai.OpenAI, name: str) -> None:
+    if name == "embedding":
+        assert client.embeddings.create(model="tiny-embedding", input="x").data
+    else:
+        assert client.completions.create(model="tiny-generation", prompt="x", max_tokens=2).choices
+
+
+def test_no_two_engines_were_ever_between_gate_and_ready(daemon: RealDaemon) -> None:
+    """Read from the journal, after all starts and restarts of this session."""
+    inside: set[str] = set()
+    passages = 0
+    for record in daemon.journal():
+        _, what = record["message"].split(": ")[:2]
+        if what == "passed the gate":
+            inside.add(record["engine"])
+            passages += 1
+        elif what == "left the gate":
+            inside.discard(record["engine"])
+        assert len(inside) <= 1, record
+    assert passages >= 2
+
+
+def test_engines_are_spawned_together_and_pass_the_gate_in_the_files_order(daemon: RealDaemon) -> None:
+    events = [(r["engine"], r["message"].split(": ")[1]) for r in daemon.journal()]
+    first_passage = events.index(("embedding", "passed the gate"))
+    assert ("generation", "starting") in events[:first_passage]
+    assert ("generation", "passed the gate") not in events[:first_passage]
+
+
+def test_nothing_is_left_after_the_daemon_was_killed(tmp_path: Path) -> None:
+    """SIGKILL of the daemon while its engines import: the parent-death signal ends them all."""
+    killed = RealDaemon(tmp_path)
+    gate = str(killed.runtime_dir / "gate.sock")
+    killed.wait(lambda: len(marked("MEMORIA_GATE", gate)) >= 2, "both engines spawned")
+    killed.process.kill()
+    killed.stop()
+    gone, alive = psutil.wait_procs([psutil.Process(pid) for pid in _living(gate)], timeout=10)
+    assert not alive, gone
+
+
+def _living(gate: str) -> list[int]:
+    return [pid for pid in marked("MEMORIA_GATE", gate) if psutil.pid_exists(pid)]
