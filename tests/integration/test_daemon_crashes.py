@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -75,10 +76,13 @@ def test_a_dead_core_leaves_the_neighbours_streams_alone(daemon: RunningDaemon) 
     daemon.told("embedding", "ready")
 
 
-def test_requests_to_an_engine_that_is_down_are_told_why_and_when_to_come_back(daemon: RunningDaemon) -> None:
-    box = daemon.box
+def test_requests_to_an_engine_that_is_down_are_told_why_and_when_to_come_back(box: Box) -> None:
+    box.configure(top="hold: {seconds: 0}")
+    daemon = box.start()
+    daemon.until_ready()
     go = box.folder / "go"
     box.vllm.set_faults("embedding", import_until=str(go))
+    daemon.forget()
     os.kill(daemon.leader("embedding"), signal.SIGKILL)
     daemon.told("embedding", "starting")
     for port in (box.ports.main, box.ports.embedding):
@@ -95,6 +99,20 @@ def test_requests_to_an_engine_that_is_down_are_told_why_and_when_to_come_back(d
     assert daemon.ask("GET", "/readyz").text == "embedding: starting\n"
     assert [model["id"] for model in daemon.ask("GET", "/v1/models").json["data"]] == ["writer"]
     go.touch()
+    daemon.told("embedding", "ready")
+
+
+def test_a_request_to_an_engine_that_restarts_is_held_until_it_is_ready(daemon: RunningDaemon) -> None:
+    box = daemon.box
+    go = box.folder / "held"
+    box.vllm.set_faults("embedding", import_until=str(go))
+    os.kill(daemon.leader("embedding"), signal.SIGKILL)
+    daemon.told("embedding", "starting")
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(daemon.ask, "POST", "/v1/embeddings", {"input": "a"})
+        until(lambda: daemon.engine("embedding").held == 1)
+        go.touch()
+        assert answer.result().status == 200
     daemon.told("embedding", "ready")
 
 
