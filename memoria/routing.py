@@ -29,17 +29,14 @@ _COMING_BACK = frozenset(
 )
 
 
-class EngineLease:
-    """One admitted request. The address is that of the start that admitted it."""
+class EngineEntrance:
+    """One start of an engine: the address that it listens on."""
 
-    __slots__ = ("_actor", "address")
+    __slots__ = ("address", "enter", "leave")
 
     def __init__(self, actor: EngineActor, address: EngineAddress) -> None:
-        self._actor, self.address = actor, address
-        actor.traffic.began()
-
-    def release(self) -> None:
-        self._actor.traffic.ended()
+        self.address = address
+        self.enter, self.leave = actor.traffic.began, actor.traffic.ended
 
 
 class EngineRouter:
@@ -47,6 +44,7 @@ class EngineRouter:
         self._actors = supervisor.actors
         engines = config.engines
         own_ports = {engine.port: engine for engine in engines if engine.port is not None}
+        self._entrances: dict[str, EngineEntrance] = {}
         # answered per request: worked out once
         self._candidates: dict[tuple[Runner | None, int], tuple[Candidate, ...]] = {}
         for port in (config.listen.port, *own_ports):
@@ -61,7 +59,7 @@ class EngineRouter:
     def candidates(self, runner: Runner | None, port: int) -> tuple[Candidate, ...]:
         return self._candidates.get((runner, port), ())
 
-    def admit(self, engine: str) -> EngineLease:
+    def entrance(self, engine: str) -> EngineEntrance:
         actor = self._actors[engine]
         snapshot = actor.snapshot
         if snapshot.state is not State.READY or snapshot.address is None:
@@ -72,7 +70,10 @@ class EngineRouter:
                 retry_after=_retry_after(snapshot),
                 ready_in=_ready_in(snapshot),
             )
-        return EngineLease(actor, snapshot.address)
+        entrance = self._entrances.get(engine)
+        if entrance is None or entrance.address is not snapshot.address:
+            entrance = self._entrances[engine] = EngineEntrance(actor, snapshot.address)
+        return entrance
 
 
 def _reason(snapshot: EngineSnapshot) -> str:

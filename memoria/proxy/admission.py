@@ -13,12 +13,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 from memoria.config.model import Hold
-from memoria.engine.address import EngineAddress
-from memoria.proxy.router import Lease, Refusal, Router
+from memoria.proxy.router import Entrance, Refusal, Router
 from memoria.proxy.turns import Turns
 
 RETRY_BUSY = 1  # seconds; places get free all the time
@@ -35,29 +32,21 @@ class Load:
 
 
 class Place:
-    """An admitted request: its engine's lease, held until `release` or the end of a `with`. To release it
-    twice does nothing."""
+    """An admitted request, until `release`. To release it twice does nothing."""
 
-    __slots__ = ("_admission", "_engine", "_lease", "address")
+    __slots__ = ("_admission", "_engine", "_entrance", "address")
 
-    def __init__(self, admission: Admission, engine: _Engine, lease: Lease) -> None:
+    def __init__(self, admission: Admission, engine: _Engine, entrance: Entrance) -> None:
         self._admission, self._engine = admission, engine
-        self._lease: Lease | None = lease
-        self.address: EngineAddress = lease.address
+        self._entrance: Entrance | None = entrance
+        self.address = entrance.address
+        entrance.enter()
 
     def release(self) -> None:
-        lease, self._lease = self._lease, None
-        if lease is not None:
-            lease.release()
+        entrance, self._entrance = self._entrance, None
+        if entrance is not None:
+            entrance.leave()
             self._admission._left(self._engine)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
 
 
 class Waiting:
@@ -118,7 +107,7 @@ class Admission:
     def try_admit(self, engine: str) -> Place | None:
         """None: there is no place now, `wait` for one. Raises `Refusal` where waiting would not help."""
         about = self._engines[engine]
-        if about.turns or about.in_flight >= about.limit:
+        if about.turns.length or about.in_flight >= about.limit:
             return None
         try:
             return self._admit(about)
@@ -157,32 +146,6 @@ class Admission:
         loop.call_soon(self._give, about)  # the caller may have done something since `try_admit`
         return waiting
 
-    async def admit(self, engine: str, client: Hashable, body_bytes: int) -> Place:
-        """`try_admit`, then `wait`. A place that comes together with a cancellation is given back."""
-        place = self.try_admit(engine)
-        if place is not None:
-            return place
-        future: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
-
-        def granted(place: Place) -> None:
-            if future.done():
-                place.release()
-            else:
-                future.set_result(place)
-
-        def refused(refusal: Refusal) -> None:
-            if not future.done():
-                future.set_exception(refusal)
-
-        waiting = self.wait(engine, client, body_bytes, granted=granted, refused=refused)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            waiting.cancel()
-            if not future.cancelled() and future.exception() is None:
-                future.result().release()
-            raise
-
     def changed(self, engine: str) -> None:
         """The engine's state is another one: what waits for it may go on, or is refused."""
         self._give(self._engines[engine])
@@ -201,13 +164,13 @@ class Admission:
             self._give(about)
 
     def _admit(self, about: _Engine) -> Place:
-        lease = self._router.admit(about.name)
+        place = Place(self, about, self._router.entrance(about.name))
         about.in_flight += 1
-        return Place(self, about, lease)
+        return place
 
     def _left(self, about: _Engine) -> None:
         about.in_flight -= 1
-        if about.turns:
+        if about.turns.length:
             self._give(about)
 
     def _give(self, about: _Engine) -> None:
@@ -259,7 +222,7 @@ class Admission:
         if self._closed:
             return _stopping()
         try:
-            self._router.admit(about.name).release()
+            self._router.entrance(about.name)
         except Refusal as refusal:
             return refusal
         return _busy(about)

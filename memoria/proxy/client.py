@@ -10,14 +10,11 @@ if TYPE_CHECKING:
 
 
 class Client(Protocol):
+    """`port` is the one it came by, `peer` its address."""
+
     transport: asyncio.Transport
-
-    @property
-    def port(self) -> int: ...
-
-    @property
-    def peer(self) -> str:
-        """Its address."""
+    port: int
+    peer: str
 
     @property
     def blocked(self) -> bool:

@@ -11,7 +11,7 @@ import logging
 import socket
 import struct
 from collections import deque
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -21,6 +21,7 @@ from memoria.proxy.access import ANYBODY, Grant
 from memoria.proxy.answers import Answer
 from memoria.proxy.headers import Header, new_request_id
 from memoria.proxy.relay import Relay
+from memoria.proxy.repeat import Repeat
 from memoria.proxy.reply import Reply
 from memoria.proxy.request import RequestHead, read_head
 from memoria.proxy.transfer import Transfer
@@ -39,12 +40,22 @@ def protocol_for(relay: Relay) -> type[HttpToolsProtocol]:
     return type("Downstream", (Downstream,), {"relay": relay})
 
 
+class _Known(NamedTuple):
+    """What is known of a request by its head. `rules`: the state of the rules that gave the grant."""
+
+    head: RequestHead
+    grant: Grant
+    rules: object
+
+
 class Downstream(HttpToolsProtocol):
     """`self.cycle` is the request that was parsed last (a `Transfer`, or uvicorn's own kind), `_transfer` the
     one that is being answered, if it is a transfer."""
 
     relay: ClassVar[Relay]
     cycle: Transfer | RequestResponseCycle | None  # type: ignore[assignment]
+    port = 0
+    peer = ""
     pipeline: deque[tuple[Transfer | RequestResponseCycle, Any]]  # type: ignore[assignment]
 
     # asyncio.Protocol
@@ -54,17 +65,41 @@ class Downstream(HttpToolsProtocol):
         self._transfer: Transfer | None = None
         self._in_head = False
         self._head_size = 0  # without what came in the read that began it
-        self._line: tuple[bytes, bytes, str, list[Header]] | None = None  # what `_head` was read from
-        self._head: RequestHead | None = None
+        self._between = True  # nothing of a request has come since the last one was answered
+        self._opening = b""  # the read that began it
+        self._repeat: Repeat[_Known] | None = None
         self._deaf = False  # what still comes is not read as HTTP
         self._answered = 0
         self._seen: tuple[bool, int] | None = None
         self._since = 0.0
+        self.port = (self.server and self.server[1]) or 0
+        self.peer = self.client[0] if self.client else ""
         self.relay.watch.add(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf:
-            return
+        if self._between:
+            self._between = False
+            if self._repeat is not None and self._recognise(self._repeat, data):
+                return
+            self._opening = data
+        if not self._deaf:
+            self._parse(data)
+
+    def _recognise(self, repeat: Repeat[_Known], data: bytes) -> bool:
+        """Takes a request that is here as a whole, under a head that came before."""
+        found = repeat.match(data)
+        known = repeat.meaning
+        if found is None or known.rules is not self.relay.rules_token:
+            return False
+        length, start = found
+        if start + length != len(data):
+            return False
+        transfer = Transfer(self.relay, self, known.head, known.grant)
+        self.cycle = self._transfer = transfer
+        transfer.start_with(data[start:])
+        return True
+
+    def _parse(self, data: bytes) -> None:
         if self._in_head:
             self._head_size += len(data)
             if self._head_size > HEAD_BYTES:
@@ -104,6 +139,7 @@ class Downstream(HttpToolsProtocol):
         self.headers = []
         self._lengths: list[bytes] = []
         self._in_head = True
+        self._between = False
         self._head_size = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -119,16 +155,21 @@ class Downstream(HttpToolsProtocol):
         self._in_head = False
         parser = self.parser
         line = (parser.get_method(), self.url, parser.get_http_version(), self.headers)
-        if line != self._line:
-            self._line, self._head = line, self._read_head(*line)
         verdict = self._decide(*line)
-        head = self._head
+        head = self._read_head(*line)
         if head is None:
             if isinstance(verdict, Grant):
                 self._on_asgi_headers(verdict)
                 return
             head = read_head({}, *line, keep_alive=parser.should_keep_alive())
-        transfer = Transfer(self.relay, self, head, self._lengths, verdict)
+        if self._opening:
+            if isinstance(verdict, Grant) and head.is_plain:
+                known = _Known(head, verdict, self.relay.rules_token)
+                self._repeat = Repeat.of(self._opening, known)
+            self._opening = b""
+        transfer = Transfer(self.relay, self, head, verdict)
+        if self._lengths:
+            transfer.declare(self._lengths)
         before = self.cycle
         self.cycle = transfer
         if before is None or before.response_complete:
@@ -151,8 +192,7 @@ class Downstream(HttpToolsProtocol):
         return read_head(methods, method, target, http_version, headers, keep_alive=keep_alive)
 
     def _decide(self, method: bytes, target: bytes, _: str, headers: list[Header]) -> Grant | Answer:
-        """At every request, also where its head is known: keys come and go. The admin socket has a door of
-        its own, its mode."""
+        """The admin socket has a door of its own, its mode."""
         if not self.port:
             return ANYBODY
         lengths = [(b"content-length", length) for length in self._lengths]
@@ -186,14 +226,6 @@ class Downstream(HttpToolsProtocol):
     # memoria.proxy.transfer.Client
 
     @property
-    def port(self) -> int:
-        return (self.server and self.server[1]) or 0
-
-    @property
-    def peer(self) -> str:
-        return self.client[0] if self.client else ""
-
-    @property
     def blocked(self) -> bool:
         return self.flow.write_paused
 
@@ -207,6 +239,7 @@ class Downstream(HttpToolsProtocol):
     def on_answered(self, transfer: Transfer) -> None:
         self._transfer = None
         if transfer.keep_alive:
+            self._between = transfer.upload.complete and self.cycle is transfer and not self._in_head
             self.on_response_complete()
         elif transfer.upload.complete:
             self.transport.close()

@@ -10,7 +10,8 @@ CLIENT_GONE = 499  # nginx's number for a client that left before it was answere
 class Exchange(NamedTuple):  # a tuple, since it is made for every request and costs a third of a dataclass
     """`engine` and `route` (the table's path) are None where the request was turned away before they were
     known. Times in seconds from the request's arrival; `first_byte_s` is None when the engine answered
-    nothing. `complete`: the client was sent the whole of its answer."""
+    nothing. `complete`: the client was sent the whole of its answer. `key` is the name of the API key,
+    `client` the address. `tail`: what the engine's body ends with, 2 KiB at most."""
 
     request_id: str
     engine: str | None
@@ -21,3 +22,8 @@ class Exchange(NamedTuple):  # a tuple, since it is made for every request and c
     duration_s: float
     complete: bool
     replays: int
+    method: str = ""
+    key: str | None = None
+    client: str = ""
+    request_bytes: int = 0
+    tail: bytes = b""

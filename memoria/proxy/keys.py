@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import stat
+from collections.abc import Callable
 from hashlib import sha256
 from hmac import compare_digest
 from pathlib import Path
@@ -37,12 +38,13 @@ class _Key(NamedTuple):
 
 
 class KeyRing:
-    """The keys of a file. Raises `ConfigError` when the file cannot be read, holds no key, or has wrong
-    lines; no message repeats a key."""
+    """The keys of a file; `on_change` is called after they were read again. Raises `ConfigError` when the
+    file cannot be read, holds no key, or has wrong lines; no message repeats a key."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._keys, self._version = _read(path)
+        self.on_change: Callable[[], None] | None = None
         logger.info("%d API keys in %s", len(self._keys), path)
 
     def __repr__(self) -> str:
@@ -66,6 +68,8 @@ class KeyRing:
         """Reads the file now. Raises as the constructor does, and then keeps the keys it had."""
         self._keys, self._version = _read(self._path)
         logger.info("%d API keys in %s", len(self._keys), self._path)
+        if self.on_change is not None:
+            self.on_change()
 
     def refresh(self) -> None:
         """Reads the file if it has changed since. A wrong one is logged, once, and the keys stay as they are:

@@ -3,8 +3,9 @@ one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
+from memoria.config.model import Filters
 from memoria.proxy import answers, filters
 from memoria.proxy.admission import Place, Waiting
 from memoria.proxy.answers import Answer, Rejection
@@ -14,63 +15,62 @@ from memoria.proxy.router import Refusal
 from memoria.proxy.upload import Upload
 
 
+class Waiter(Protocol):
+    """Whoever wants the place. After a wait one of these is called, unless the passage was left before."""
+
+    def on_place(self) -> None: ...
+
+    def refuse(self, answer: Answer) -> None: ...
+
+
 class Passage:
-    """`engine` is None until it is known, `place` None until there is one. After a wait either `granted` or
-    `refused` is called, unless `leave` comes first."""
+    """`engine` is None until it is known, `place` None until there is one."""
 
     engine: str | None = None
     place: Place | None = None
+    _filters: Filters | None = None
     _waiting: Waiting | None = None
+    _waiter: Waiter | None = None
 
-    def __init__(
-        self,
-        relay: Relay,
-        head: RequestHead,
-        upload: Upload,
-        client: str,
-        *,
-        granted: Callable[[], None],
-        refused: Callable[[Answer], None],
-    ) -> None:
+    def __init__(self, relay: Relay, head: RequestHead, upload: Upload, client: str) -> None:
         """`client` is whoever takes turns with others: a key's name, or an address."""
         self._relay, self._head, self._upload, self._client = relay, head, upload, client
-        self._granted, self._refused = granted, refused
 
     @property
     def waits(self) -> bool:
         return self._waiting is not None
 
-    @property
-    def is_open(self) -> bool:
-        """There is a place, and as much of the body as is needed to go on."""
-        if self.place is None:
-            return False
-        if self._upload.complete:
-            return True
-        return self._upload.size > 0 and self._changes() is None
-
-    def seek(self, port: int) -> None:
-        """Goes as far as what is here of the body allows. Raises `Rejection`."""
-        head = self._head
-        assert head.route is not None
+    def seek(self, port: int, waiter: Waiter) -> bool:
+        """Goes as far as what is here of the body allows. True: there is a place, and all that is needed of
+        the body to go on. Raises `Rejection`."""
+        upload = self._upload
         if self.engine is None:
-            self.engine = self._relay.resolve(head.route, port, self._upload, head.content_type)
-        if self.engine is not None and self.place is None and self._waiting is None:
-            self._admit(self.engine)
+            head = self._head
+            assert head.route is not None
+            engine = self._relay.resolve(head.route, port, upload, head.content_type)
+            if engine is None:
+                return False
+            self.engine = engine
+            self._filters = self._relay.filters_of(head.route, engine)
+        if self.place is None:
+            if self._waiting is None:
+                self._admit(self.engine, waiter)
+            if self.place is None:
+                return False
+        return upload.complete or (upload.size > 0 and self._filters is None)
 
-    def seek_again(self) -> None:
+    def seek_again(self, waiter: Waiter) -> None:
         """For a request that its engine has lost: another place, by its turn. Raises `Rejection`."""
         assert self.engine is not None
         self.leave()
-        self._admit(self.engine)
+        self._admit(self.engine, waiter)
 
     def change_body(self) -> None:
         """Applies the engine's filters to a body that is all here. Raises `Rejection`."""
-        changes = self._changes()
-        if changes is None:
+        if self._filters is None:
             return
         try:
-            self._upload.replace(filters.apply(b"".join(self._upload.pieces or ()), changes))
+            self._upload.replace(filters.apply(b"".join(self._upload.pieces or ()), self._filters))
         except ValueError as error:
             raise Rejection(answers.bad_request(f"The body cannot be read: {error}")) from None
 
@@ -78,21 +78,17 @@ class Passage:
         """Gives back the place, or what waits for one."""
         if self._waiting is not None:
             self._waiting.cancel()
-            self._waiting = None
+            self._waiting = self._waiter = None
         if self.place is not None:
             self.place.release()
             self.place = None
 
-    def _changes(self) -> filters.Filters | None:
-        if self.engine is None or self._head.route is None:
-            return None
-        return self._relay.filters_of(self._head.route, self.engine)
-
-    def _admit(self, engine: str) -> None:
+    def _admit(self, engine: str, waiter: Waiter) -> None:
         admission = self._relay.admission
         try:
             self.place = admission.try_admit(engine)
             if self.place is None:
+                self._waiter = waiter
                 self._waiting = admission.wait(
                     engine, self._client, self._kept(), granted=self._on_place, refused=self._on_refusal
                 )
@@ -104,9 +100,13 @@ class Passage:
         return max(self._upload.size, min(self._upload.declared or 0, Upload.LARGE))
 
     def _on_place(self, place: Place) -> None:
-        self._waiting, self.place = None, place
-        self._granted()
+        self.place = place
+        self._over().on_place()
 
     def _on_refusal(self, refusal: Refusal) -> None:
-        self._waiting = None
-        self._refused(answers.refused(refusal))
+        self._over().refuse(answers.refused(refusal))
+
+    def _over(self) -> Waiter:
+        waiter, self._waiter, self._waiting = self._waiter, None, None
+        assert waiter is not None
+        return waiter

@@ -18,6 +18,7 @@ from memoria.proxy.pool import Pool
 from memoria.proxy.router import Router
 from memoria.proxy.routes import Route
 from memoria.proxy.upload import Upload
+from memoria.proxy.upstream import Sink
 from memoria.proxy.watch import Watch
 
 
@@ -39,7 +40,7 @@ class Protected:
     engine: str
     observe: Callable[[float], None]
 
-    def watch(self, sink: Callable[[bytes], None]) -> Callable[[bytes], None]:
+    def watch(self, sink: Sink) -> Sink:
         """`sink`, with a look at the clock for every piece after the first."""
         before: float | None = None
 
@@ -77,6 +78,9 @@ class Relay:
     ) -> None:
         self.router, self.pool, self.admission = router, pool, admission
         self.rules, self._filters, self.protected = rules, filters or {}, protected
+        self.rules_token = object()  # another one whenever the rules may decide otherwise
+        if rules is not None and rules.keys is not None:
+            rules.keys.on_change = self.forget_verdicts
         self.limits, self.timeouts = limits, timeouts
         self.on_done = on_done
         self.patience = patience
@@ -118,6 +122,10 @@ class Relay:
         if isinstance(verdict, Preflight):
             return answers.preflight(verdict.headers)
         return verdict.answer if isinstance(verdict, Rejection) else verdict
+
+    def forget_verdicts(self) -> None:
+        """The rules, or the keys, are others than before."""
+        self.rules_token = object()
 
     def filters_of(self, route: Route, engine: str) -> Filters | None:
         """What is to be changed in this body; then all of it is needed first."""

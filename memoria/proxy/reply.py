@@ -6,6 +6,9 @@ from asyncio import Transport
 
 from memoria.proxy.answers import Answer
 from memoria.proxy.headers import Header, status_line
+from memoria.proxy.response import ResponseHead
+
+TAIL_BYTES = 2048
 
 
 class Reply:
@@ -20,8 +23,9 @@ class Reply:
     ends_with_connection = False
     _chunked = False
     _pending = b""  # the head, until there is something to send with it
-    _tail = b""  # the latest chunk
-    _lines: list[bytes]
+    _latest = b""  # piece of the body
+    _before = b""  # the piece before it
+    _is_events = False
 
     def __init__(
         self,
@@ -37,30 +41,41 @@ class Reply:
         self._request_id = request_id
         self._http_1_0 = http_1_0
 
-    def begin(self, status: int, lines: list[bytes], length: int | None, *, keep_alive: bool) -> None:
+    @property
+    def tail(self) -> bytes:
+        """What the body's last two pieces end with, at most `TAIL_BYTES`."""
+        return (self._before[-TAIL_BYTES:] + self._latest[-TAIL_BYTES:])[-TAIL_BYTES:]
+
+    def begin(self, head: ResponseHead, length: int | None, *, keep_alive: bool) -> None:
         """Takes an engine's head, which leaves with the first piece of the body. `length` is the body's, None
         where it is not known. `keep_alive`: the connection stays open after the response."""
-        self.status, self._lines = status, lines
-        if length is not None and status not in {204, 304}:
-            framing = b"content-length: %d\r\nx-request-id: " % length
-        elif self._http_1_0 or status in {204, 304}:
+        self.status = head.status
+        if length is not None and not head.bodiless:
+            framing = b"content-length: %d\r\n" % length
+        elif self._http_1_0 or head.bodiless:
             self.ends_with_connection = self._http_1_0
-            framing = b"x-request-id: "
+            framing = b""
         else:
-            self._chunked = True
-            framing = b"transfer-encoding: chunked\r\nx-request-id: "
+            self._chunked, self._is_events = True, head.is_events
+            framing = b"transfer-encoding: chunked\r\n"
         end = b"\r\n\r\n" if keep_alive else b"\r\nconnection: close\r\n\r\n"
-        self._pending = b"".join((status_line(status), self._extra, *lines, framing, self._request_id, end))
+        self._pending = b"%b%b%bx-request-id: %b%b" % (
+            head.fields,
+            self._extra,
+            framing,
+            self._request_id,
+            end,
+        )
 
-    def send(self, body: bytes) -> None:
+    def send(self, piece: bytes) -> None:
         """A piece of the body, not empty."""
+        self._before, self._latest = self._latest, piece
         if self._chunked:
-            self._tail = body
-            body = b"%x\r\n%b\r\n" % (len(body), body)
+            piece = b"%x\r\n%b\r\n" % (len(piece), piece)
         if self._pending:
-            body = self._pending + body
+            piece = self._pending + piece
             self._pending = b""
-        self._write(body)
+        self._write(piece)
 
     def flush(self) -> None:
         """Lets a head go that still waits for a body."""
@@ -95,11 +110,5 @@ class Reply:
     def explain(self, answer: Answer) -> None:
         """Sends the reason for which a begun response will be cut short, where there is a way to: as the last
         event of an event stream. No last chunk follows."""
-        if self._chunked and self._is_event_stream():
-            between = b"" if self._tail.endswith((b"\n\n", b"\r\n\r\n")) else b"\n\n"
-            self.send(between + answer.event)
-
-    def _is_event_stream(self) -> bool:
-        fields = dict(zip(self._lines[::4], self._lines[2::4], strict=True))
-        kind = fields.get(b"content-type", b"")
-        return kind.startswith(b"text/event-stream") and b"content-encoding" not in fields
+        if self._is_events:
+            self.send(b"\n\n" + answer.event)  # whatever came before, an empty line ends it

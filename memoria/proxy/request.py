@@ -1,5 +1,4 @@
-"""A request's head, checked. A client repeats itself, so this is done once for all that a connection brings
-in a row with the same head (the length of the body apart).
+"""A request's head, checked.
 
 Sources: RFC 9112 3.2 and 6.3 (Host, message length).
 """
@@ -35,6 +34,15 @@ class RequestHead:
     http_1_0: bool
     keep_alive: bool
     expects_continue: bool
+
+    @property
+    def is_plain(self) -> bool:
+        """It is relayed, and nothing about it needs a look at the connection or the body's framing."""
+        return (
+            self.refused is None
+            and self.keep_alive
+            and not (self.chunked or self.upgrade or self.expects_continue)
+        )
 
     def body_length(self, declared: Sequence[bytes]) -> int | None:
         """The body's length, None where it is not declared, by the values of Content-Length headers. Raises

@@ -36,13 +36,16 @@ class Candidate:
     models: tuple[str, ...]
 
 
-class Lease(Protocol):
-    """One admitted request. Until `release`, which is called once, its engine drains instead of stopping."""
+class Entrance(Protocol):
+    """One start of an engine that takes requests. Between `enter` and `leave`, called once each for a
+    request, the engine drains instead of stopping."""
 
     @property
     def address(self) -> EngineAddress: ...
 
-    def release(self) -> None: ...
+    def enter(self) -> None: ...
+
+    def leave(self) -> None: ...
 
 
 class Router(Protocol):
@@ -51,6 +54,6 @@ class Router(Protocol):
         by: all of them on the main port, one on an engine's own port."""
         ...
 
-    def admit(self, engine: str) -> Lease:
+    def entrance(self, engine: str) -> Entrance:
         """Raises `Refusal` (503) when the engine is not ready, with the reason in its message."""
         ...

@@ -61,44 +61,40 @@ class Transfer:
     _reads = 0
     _unsent = 0
     _since = 0.0
+    _written_at = 0.0
 
     def __init__(
         self,
         relay: Relay,
         client: Client,
         head: RequestHead,
-        declared: Sequence[bytes],
         verdict: Grant | Answer = ANYBODY,
     ) -> None:
-        """`declared`: the values of the request's Content-Length headers. `verdict`: whether the client may
-        ask, or what it is told instead."""
+        """`verdict`: whether the client may ask, or what it is told instead."""
         self._began = time.monotonic()
         self._relay, self._client, self._head = relay, client, head
         self.keep_alive = head.keep_alive
         self._id = head.own_id or new_request_id()
         self.upload = Upload(relay.limits.body_bytes)
         grant = verdict if isinstance(verdict, Grant) else ANYBODY
-        self.reply = Reply(client.transport, self._id, http_1_0=head.http_1_0, extra=grant.headers)
-        self._passage = Passage(
-            relay,
-            head,
-            self.upload,
-            grant.key or client.peer,
-            granted=self._on_place,
-            refused=self.refuse,
-        )
         self._refused = verdict if isinstance(verdict, Answer) else head.refused  # before its turn
-        if declared and not self._refused:
-            try:
-                self.upload.declare(head.body_length(declared))
-            except Rejection as rejection:
-                self._refused = rejection.answer
+        self._key = grant.key
+        self.reply = Reply(client.transport, self._id, http_1_0=head.http_1_0, extra=grant.headers)
+        self._passage = Passage(relay, head, self.upload, grant.key or client.peer)
 
     @property
     def response_complete(self) -> bool:
         return self.state is OVER
 
     # From the client
+
+    def declare(self, lengths: Sequence[bytes]) -> None:
+        """The values of the request's Content-Length headers."""
+        if self._refused is None:
+            try:
+                self.upload.declare(self._head.body_length(lengths))
+            except Rejection as rejection:
+                self._refused = rejection.answer
 
     def start(self) -> None:
         """It is this request's turn on its connection."""
@@ -108,6 +104,16 @@ class Transfer:
             return
         self._proceed()
         self._continue()
+
+    def start_with(self, body: bytes) -> None:
+        """It is this request's turn, and all of it is here."""
+        self.state = READING
+        try:
+            self.upload.take(body)
+        except Rejection as rejection:
+            self.refuse(rejection.answer)
+        else:
+            self._proceed()
 
     def receive(self, piece: bytes) -> None:
         """A piece of the body."""
@@ -130,7 +136,7 @@ class Transfer:
         elif self.state is CONNECTING or self.state is WAITING:
             if upload.size > Upload.LARGE:
                 self._client.pause_reading()
-        elif self._passage.is_open:
+        elif self.state is READING:
             self._proceed()
 
     def receive_end(self) -> None:
@@ -205,23 +211,23 @@ class Transfer:
         """Goes on as far as what is here of the body allows."""
         passage = self._passage
         try:
-            passage.seek(self._client.port)
-            if passage.is_open and not self._tries:
+            if not passage.seek(self._client.port, self):
+                if passage.waits:
+                    self.state = WAITING
+                return
+            if not self._tries:
                 passage.change_body()
         except Rejection as rejection:
             self.refuse(rejection.answer)
-            return
-        if passage.is_open:
+        else:
             self._open()
-        elif passage.waits:
-            self.state = WAITING
 
     def _continue(self) -> None:
         """A client that waits to be told so may send its body."""
         if self.state is READING and self._head.expects_continue and not self.upload.size:
             self._client.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _on_place(self) -> None:
+    def on_place(self) -> None:
         """The wait is over."""
         self.state = READING
         self._moved = True
@@ -289,7 +295,8 @@ class Transfer:
         self._first_byte_at = time.monotonic()
         self.upload.pieces = None
         reply = self.reply
-        reply.begin(upstream.status, upstream.lines, upstream.length, keep_alive=self.keep_alive)
+        assert upstream.head is not None
+        reply.begin(upstream.head, upstream.length, keep_alive=self.keep_alive)
         protected = self._relay.protected
         if protected is not None and protected.engine == self._passage.engine:
             return protected.watch(reply.send)
@@ -344,7 +351,7 @@ class Transfer:
     def _repeat(self) -> None:
         """Asks once more, of the engine as it is by then: its address may be another."""
         try:
-            self._passage.seek_again()
+            self._passage.seek_again(self)
         except Rejection as rejection:
             self.refuse(rejection.answer)
         else:
@@ -366,17 +373,22 @@ class Transfer:
             self._relay.on_done(self._exchange())
 
     def _exchange(self) -> Exchange:
-        first, reply = self._first_byte_at, self.reply
+        first, began, reply, head = self._first_byte_at, self._began, self.reply, self._head
         return Exchange(
             self._id.decode(),
             self._passage.engine,
-            self._head.route.path if self._head.route else None,
+            head.route.path if head.route is not None else None,
             reply.status or CLIENT_GONE,
             self._response_bytes,
-            None if first is None else first - self._began,
-            time.monotonic() - self._began,
+            None if first is None else first - began,
+            time.monotonic() - began,
             reply.complete,
-            max(0, self._tries - 1),
+            self._tries - 1 if self._tries else 0,
+            head.method.decode(),
+            self._key,
+            self._client.peer,
+            self.upload.size,
+            reply.tail,
         )
 
 

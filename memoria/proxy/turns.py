@@ -15,23 +15,23 @@ class Turns(Generic[Item]):
 
     def __init__(self) -> None:
         self._clients: dict[Hashable, deque[Item]] = {}  # whose turn it is first; no queue is empty
-        self._length = 0
+        self.length = 0  # of all queues together
 
     def __len__(self) -> int:
-        return self._length
+        return self.length
 
     def add(self, client: Hashable, item: Item) -> None:
         self._clients.setdefault(client, deque()).append(item)
-        self._length += 1
+        self.length += 1
 
     def take(self) -> Item:
         """Raises `IndexError` when nothing waits."""
-        if not self._length:
+        if not self.length:
             raise IndexError("nobody waits")
         client = next(iter(self._clients))
         queue = self._clients.pop(client)
         item = queue.popleft()
-        self._length -= 1
+        self.length -= 1
         if queue:
             self._clients[client] = queue  # behind all others
         return item
@@ -40,6 +40,6 @@ class Turns(Generic[Item]):
         """Raises `KeyError` or `ValueError` for what is not in here."""
         queue = self._clients[client]
         queue.remove(item)
-        self._length -= 1
+        self.length -= 1
         if not queue:
             del self._clients[client]

@@ -29,6 +29,11 @@ class Upload:
                 raise Rejection(body_too_large(self._limit))
             self.declared = length
 
+    def take(self, body: bytes) -> None:
+        """All of it, at once. Raises `Rejection` (413)."""
+        self.complete = True
+        self.add(body)
+
     def add(self, piece: bytes) -> None:
         """Raises `Rejection` (413)."""
         self.size += len(piece)

@@ -1,7 +1,8 @@
 """One connection to an engine: an `asyncio.Protocol` on httptools' parser.
 
 It reads one response at a time and hands on every piece of it inside the callback that brought it: no task
-wakes up between an engine's bytes and the client's socket.
+wakes up between an engine's bytes and the client's socket. Where nothing is to be found nothing is parsed:
+in a head that came before, and in a body whose length is known.
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ from typing import Protocol
 import httptools
 
 from memoria.engine.address import EngineAddress
-from memoria.proxy.headers import NOT_FOR_CLIENTS, Header, without
+from memoria.proxy.headers import Header
+from memoria.proxy.repeat import Repeat
+from memoria.proxy.response import ResponseHead, read_response
+
+_USUAL = b"HTTP/1.1 200 "  # heads that are worth to be known again
 
 Sink = Callable[[bytes], None]
 
@@ -39,34 +44,30 @@ class Listener(Protocol):
 
 
 class Upstream(asyncio.Protocol):
-    """From `on_head` on: `status`, `lines` (the header fields for the client, as name, colon, value and end
-    of line each, but for the body's framing) and `length` (of the body, where the engine tells it).
+    """From `on_head` on: `head` and `length` (of the body, None where the engine does not tell it).
     `received` counts the body's bytes, `reads` the times that something came. `idle` is where the connection
     waits between requests, with the others to its address."""
 
-    status: int
-    lines: list[bytes]
-    length: int | None
-    _special: list[Header]
-    _notable: bool  # the read brought more than a piece of the body
-    _head_complete: bool
+    head: ResponseHead | None = None
+    length: int | None = None
     garbled = False
     reused = False
     write_paused = False
     idle_since = 0.0  # loop time
     listener: Listener | None = None
     _transport: asyncio.Transport | None = None
-    _sink: Sink
+    _parser: httptools.HttpResponseParser | None = None
+    _repeat: Repeat[ResponseHead] | None = None  # the latest head that can be known again
+    _sink: Sink | None = None
+    _left = 0  # bytes of a body that are not parsed but counted
+    _headers: list[Header]
+    _notable = False  # the read brought more than a piece of the body
 
     def __init__(self, address: EngineAddress, idle: list[Upstream]) -> None:
         self.address = address
         self._idle = idle
         self.reads = self.received = 0
         self.complete = False
-        self._parser: httptools.HttpResponseParser | None = None
-        self._keep_alive = False
-        self._closed_by_end = False
-        self._left = 0  # bytes of a long body that are not parsed but counted
 
     def __repr__(self) -> str:
         state = "closed" if self._transport is None else "idle" if self.listener is None else "busy"
@@ -78,12 +79,8 @@ class Upstream(asyncio.Protocol):
         """The next response is the listener's."""
         self.listener = listener
         self.reads = self.received = 0
-        self.complete = self._notable = self._head_complete = self._closed_by_end = False
-        self.lines = []
-        self._special = []
-        self._sink = _ignore
-        if self._parser is None:
-            self._parser = httptools.HttpResponseParser(self)
+        self.complete = False
+        self.head = None
 
     def write(self, data: bytes) -> None:
         if self._transport is not None:
@@ -102,18 +99,25 @@ class Upstream(asyncio.Protocol):
     @property
     def reusable(self) -> bool:
         """The response is complete and the engine keeps the connection open."""
-        return self.complete and self._keep_alive and not self.garbled and self._transport is not None
+        head = self.head
+        return (
+            self.complete
+            and head is not None
+            and head.keep_alive
+            and not self.garbled
+            and self._transport is not None
+        )
 
     def rest(self, now: float) -> None:
         """Waits for its next request."""
-        self.listener = None
+        self.listener = self._sink = None
         self.reused = True
         self.idle_since = now
         self._idle.append(self)
 
     def abort(self) -> None:
         """Closes at once, which makes vLLM abort the request."""
-        self.listener = None
+        self.listener = self._sink = None
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.abort()
@@ -124,47 +128,20 @@ class Upstream(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        if self.listener is None:
+        listener = self.listener
+        if listener is None:
             self.abort()  # nothing was asked
             return
         self.reads += 1
-        if self._parser is None:
-            self._count(data, self.listener)
+        if self._left:
+            self._count(data, listener)
             return
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserCallbackError:
-            raise  # an error of memoria's own
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self.garbled = self._notable = True
-        if self._notable:
-            self._attend(self.listener)
-
-    def _attend(self, listener: Listener) -> None:
-        """After a read that brought more than a piece of the body."""
-        self._notable = False
-        if self.complete:
-            listener.on_end(self)
-        elif self.garbled:
-            self.abort()
-            listener.on_lost(self)
-        else:
-            listener.on_waiting()
-            if self.length is not None:
-                self._left = self.length - self.received
-                self._parser = None
-
-    def _count(self, data: bytes, listener: Listener) -> None:
-        """A piece of a body whose length is known: there is nothing to parse in it."""
-        if len(data) > self._left:
-            self.garbled = True  # more than was announced
-            data = data[: self._left]
-        self._left -= len(data)
-        self.received += len(data)
-        self._sink(data)
-        if not self._left:
-            self.complete = True
-            listener.on_end(self)
+        if self.reads == 1 and self._repeat is not None:
+            found = self._repeat.match(data)
+            if found is not None:
+                self._recognise(self._repeat.meaning, *found, data, listener)
+                return
+        self._parse(data, listener)
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -180,64 +157,112 @@ class Upstream(asyncio.Protocol):
         with suppress(ValueError):
             self._idle.remove(self)
         listener, self.listener = self.listener, None
+        self._sink = None
         if listener is None:
             return
-        if self._closed_by_end and error is None and not self.complete:
+        if error is None and not self.complete and self._ends_with_connection:
             self.complete = True
             listener.on_end(self)
         else:
             listener.on_lost(self)
 
-    # httptools
+    @property
+    def _ends_with_connection(self) -> bool:
+        head = self.head
+        return head is not None and not head.chunked and self.length is None and not head.bodiless
+
+    # Without the parser
+
+    def _recognise(
+        self, head: ResponseHead, length: int, start: int, data: bytes, listener: Listener
+    ) -> None:
+        """The head is one that came before; its body begins in `data` at `start`."""
+        self.head, self.length = head, length
+        self._sink = listener.on_head(self)
+        self._left = length
+        if start < len(data) or not length:
+            self._count(data[start:], listener)
+        else:
+            listener.on_waiting()
+
+    def _count(self, data: bytes, listener: Listener) -> None:
+        """A piece of a body whose length is known."""
+        if len(data) > self._left:
+            self.garbled = True  # more than was announced
+            data = data[: self._left]
+        self._left -= len(data)
+        self.received += len(data)
+        if data:
+            assert self._sink is not None
+            self._sink(data)
+        if not self._left:
+            self.complete = True
+            listener.on_end(self)
+
+    # With it
+
+    def _parse(self, data: bytes, listener: Listener) -> None:
+        if self._parser is None:
+            self._parser = httptools.HttpResponseParser(self)
+        first = self.reads == 1
+        if first:
+            self._headers = []
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError:
+            raise  # an error of memoria's own
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self.garbled = self._notable = True
+        if first and self.head is not None and not self.garbled and data.startswith(_USUAL):
+            self._repeat = Repeat.of(data, self.head)
+        if self._notable:
+            self._notable = False
+            self._attend(listener)
+
+    def _attend(self, listener: Listener) -> None:
+        """After a read that brought more than a piece of the body."""
+        if self.complete:
+            listener.on_end(self)
+        elif self.garbled:
+            self.abort()
+            listener.on_lost(self)
+        else:
+            listener.on_waiting()
+            if self.length is not None:
+                self._left = self.length - self.received
+                self._parser = None
 
     def on_message_begin(self) -> None:
         if self.complete:
             self.garbled = self._notable = True  # a second response: its bytes are nobody's
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        if name in NOT_FOR_CLIENTS:
-            self._special.append((name, value))
-        elif not self._head_complete:  # else a trailer
-            self.lines += (name, b": ", value, b"\r\n")
+        if self.head is None:  # else a trailer
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         if self.complete or self._parser is None or self.listener is None:
             return
         status = self._parser.get_status_code()
         if status < 200:
-            self.lines.clear()
-            self._special.clear()
+            self._headers.clear()
             return
-        length = None
-        codings = []
-        for name, value in self._special:
-            if name == b"content-length":
-                length = int(value)
-            elif name == b"transfer-encoding":
-                codings.append(value.lower())
-            elif name == b"connection":
-                self.lines = without(self.lines, (value,))
         self._notable = True
-        if status > 599 or codings not in ([], [b"chunked"]):
+        # Asked later, after the message's end, the parser always says no
+        keep_alive = self._parser.should_keep_alive()
+        try:
+            head, self.length = read_response(status, self._headers, keep_alive=keep_alive)
+        except ValueError:
             self.garbled = True
             return
-        # Asked later, after the message's end, the parser always says no
-        self._keep_alive = self._parser.should_keep_alive()
-        self._closed_by_end = length is None and not codings and status not in {204, 304}
-        self._head_complete = True
-        self.status, self.length = status, length
+        self.head = head
         self._sink = self.listener.on_head(self)
 
     def on_body(self, body: bytes) -> None:
-        self.received += len(body)
-        self._sink(body)
+        if self._sink is not None and not self.complete:
+            self.received += len(body)
+            self._sink(body)
 
     def on_message_complete(self) -> None:
-        if self._head_complete:
+        if self.head is not None:
             self.complete = self._notable = True
-            self._sink = _ignore
-
-
-def _ignore(_: bytes) -> None:
-    pass

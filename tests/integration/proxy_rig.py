@@ -26,7 +26,7 @@ from memoria.proxy.downstream import protocol_for
 from memoria.proxy.exchange import Exchange
 from memoria.proxy.pool import Pool
 from memoria.proxy.relay import Protected, Relay
-from memoria.proxy.router import Candidate, Lease, Refusal
+from memoria.proxy.router import Candidate, Entrance, Refusal
 from memoria.proxy.unknown import unknown_route
 
 P = ParamSpec("P")
@@ -156,11 +156,15 @@ class ScriptedEngine:
         assert not self.failures
 
 
-class _Lease:
+class _Entrance:
     def __init__(self, router: FakeRouter, address: EngineAddress) -> None:
         self._router, self.address = router, address
 
-    def release(self) -> None:
+    def enter(self) -> None:
+        self._router.admitted += 1
+        self._router.held += 1
+
+    def leave(self) -> None:
         self._router.held -= 1
 
 
@@ -180,12 +184,10 @@ class FakeRouter:
             if runner in {None, kind}
         )
 
-    def admit(self, engine: str) -> Lease:
+    def entrance(self, engine: str) -> Entrance:
         if self.refusal is not None:
             raise self.refusal
-        self.admitted += 1
-        self.held += 1
-        return _Lease(self, self.engines[engine][2])
+        return _Entrance(self, self.engines[engine][2])
 
 
 @dataclass

@@ -209,9 +209,9 @@ async def test_an_engine_that_dies_in_mid_stream_leaves_an_error_event_and_no_en
     assert response.ended is False
     assert response.body.startswith(EVENT)
     last = response.body[len(EVENT) :]
-    assert last.startswith(b"data: {")
+    assert last.startswith(b"\n\ndata: {")
     assert last.endswith(b"}\n\n")
-    assert json.loads(last[6:])["error"]["code"] == "engine_lost"
+    assert json.loads(last[8:])["error"]["code"] == "engine_lost"
     assert b"[DONE]" not in response.body
 
 

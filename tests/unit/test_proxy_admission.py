@@ -14,12 +14,14 @@ STARTING = Refusal(503, "engine `a` is starting", "engine_not_ready", retry_afte
 FAILED = Refusal(503, "engine `a` is failed", "engine_not_ready", retry_after=30)
 
 
-class Lease:
+class Entrance:
     def __init__(self, router: Router) -> None:
         self._router, self.address = router, ADDRESS
-        router.entered += 1
 
-    def release(self) -> None:
+    def enter(self) -> None:
+        self._router.entered += 1
+
+    def leave(self) -> None:
         self._router.entered -= 1
 
 
@@ -33,10 +35,10 @@ class Router:
     def candidates(self, runner: Runner | None, port: int) -> tuple[Candidate, ...]:
         return (Candidate("a", ("a",)), Candidate("b", ("b",)))
 
-    def admit(self, engine: str) -> Lease:
+    def entrance(self, engine: str) -> Entrance:
         if engine == "a" and self.refusal is not None:
             raise self.refusal
-        return Lease(self)
+        return Entrance(self)
 
 
 class Bench:
@@ -79,13 +81,6 @@ def test_a_free_engine_is_had_at_once_and_its_lease_is_held() -> None:
     place.release()
     place.release()
     assert bench.router.entered == 0
-    assert bench.admission.load("a").in_flight == 0
-
-
-def test_a_place_ends_with_its_block() -> None:
-    bench = Bench()
-    with pytest.raises(ZeroDivisionError), bench.take():
-        raise ZeroDivisionError
     assert bench.admission.load("a").in_flight == 0
 
 
@@ -302,65 +297,3 @@ async def test_when_memoria_stops_nobody_waits_any_more() -> None:
     assert bench.refused["first"].code == "stopping"
     with pytest.raises(Refusal, match="memoria is stopping"):
         bench.wait("second")
-
-
-async def test_a_task_waits_for_its_place() -> None:
-    bench = Bench()
-    place = await bench.admission.admit("a", "x", 0)
-    waiting = asyncio.create_task(bench.admission.admit("a", "x", 0))
-    await turn()
-    place.release()
-    (await waiting).release()
-    assert bench.admission.load("a") == Load(0, 1, 0)
-
-
-async def test_a_task_is_refused_where_waiting_ends_in_vain() -> None:
-    bench = Bench()
-    bench.router.refusal = STARTING
-    waiting = asyncio.create_task(bench.admission.admit("a", "x", 0))
-    await turn()
-    bench.router.refusal = FAILED
-    bench.admission.changed("a")
-    with pytest.raises(Refusal):
-        await waiting
-
-
-async def test_a_task_cancelled_while_it_waits_leaves_nothing_behind() -> None:
-    bench = Bench()
-    place = bench.take()
-    waiting = asyncio.create_task(bench.admission.admit("a", "x", 0))
-    await turn()
-    waiting.cancel()
-    await asyncio.gather(waiting, return_exceptions=True)
-    assert bench.admission.load("a") == Load(1, 1, 0)
-    place.release()
-    assert bench.admission.load("a") == Load(0, 1, 0)
-
-
-@pytest.mark.parametrize("order", ["granted, then cancelled", "cancelled, then granted"])
-async def test_a_task_cancelled_as_its_place_comes_gives_it_back(order: str) -> None:
-    bench = Bench()
-    place = bench.take()
-    waiting = asyncio.create_task(bench.admission.admit("a", "x", 0))
-    await turn()
-    if order.startswith("granted"):
-        place.release()
-        waiting.cancel()
-    else:
-        waiting.cancel()
-        place.release()
-    (ended,) = await asyncio.gather(waiting, return_exceptions=True)
-    assert isinstance(ended, asyncio.CancelledError)
-    assert bench.admission.load("a") == Load(0, 1, 0)
-    assert bench.router.entered == 0
-
-
-async def test_a_task_cancelled_as_its_refusal_comes_ends_cancelled() -> None:
-    bench = Bench()
-    bench.take()
-    waiting = asyncio.create_task(bench.admission.admit("a", "x", 0))
-    await turn()
-    bench.admission.close()
-    waiting.cancel()
-    (ended,) = await asyncio.gather(waiting, return_exceptions=True)
-    assert isinstance(ended, asyncio.CancelledError)

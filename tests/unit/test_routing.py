@@ -26,12 +26,12 @@ def router(state: State, **facts: Any) -> EngineRouter:
 
 def refusal(state: State, **facts: Any) -> Refusal:
     with pytest.raises(Refusal) as caught:
-        router(state, **facts).admit(NAME)
+        router(state, **facts).entrance(NAME)
     return caught.value
 
 
 def test_a_ready_engine_admits() -> None:
-    assert router(State.READY).admit(NAME).address == UnixAddress("/run/a.sock")
+    assert router(State.READY).entrance(NAME).address == UnixAddress("/run/a.sock")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,96 @@
+"""Requests of one connection under the same head, which is parsed once: nothing may differ for that."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.integration.proxy_rig import Asked, Rig, ScriptedEngine, on_uvloop, request
+
+PATH = b"/v1/embeddings"
+
+
+async def echo(asked: Asked) -> None:
+    await asked.read_body()
+    await asked.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(asked.body), asked.body))
+
+
+async def turns() -> None:
+    """The proxy, in the same loop, has read what was sent; if it has not, the test shows a little less."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@on_uvloop
+async def test_bodies_of_any_length_go_their_way(tmp_path: Path) -> None:
+    engine = ScriptedEngine(echo)
+    async with Rig(tmp_path, embedding=engine) as rig:
+        client = await rig.client()
+        for size in (2, 2, 9, 10, 0x3FFF, 200_000, 3, 2):
+            body = b"x" * size
+            await client.post(PATH, body)
+            assert (await client.response()).body == body
+        assert [exchange.request_bytes for exchange in rig.exchanges] == [2, 2, 9, 10, 0x3FFF, 200_000, 3, 2]
+        assert len({exchange.request_id for exchange in rig.exchanges}) == 8
+
+
+@on_uvloop
+async def test_a_body_that_comes_in_pieces_under_a_known_head(tmp_path: Path) -> None:
+    async with Rig(tmp_path, embedding=ScriptedEngine(echo)) as rig:
+        client = await rig.client()
+        for _ in range(2):
+            await client.post(PATH, b"whole")
+            assert (await client.response()).body == b"whole"
+        whole = request(PATH, b"pieces")
+        for cut in (len(whole) - 6, len(whole) - 3, 30, 1):
+            await client.send(whole[:cut])
+            await turns()
+            await client.send(whole[cut:])
+            assert (await client.response()).body == b"pieces"
+
+
+@on_uvloop
+async def test_two_requests_in_one_piece_under_a_known_head(tmp_path: Path) -> None:
+    async with Rig(tmp_path, embedding=ScriptedEngine(echo)) as rig:
+        client = await rig.client()
+        await client.post(PATH, b"one")
+        await client.response()
+        await client.send(request(PATH, b"two") + request(PATH, b"three"))
+        assert (await client.response()).body == b"two"
+        assert (await client.response()).body == b"three"
+        await client.post(PATH, b"four")
+        assert (await client.response()).body == b"four"
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [(b"5", b"6"), (b"+5",), (b"5, 5",), (b"0x5",), (b"-5",)],
+    ids=lambda lengths: b" ".join(lengths).decode(),
+)
+@on_uvloop
+async def test_a_wrong_length_is_refused_after_right_ones(tmp_path: Path, lengths: tuple[bytes, ...]) -> None:
+    engine = ScriptedEngine(echo)
+    async with Rig(tmp_path, embedding=engine) as rig:
+        client = await rig.client()
+        for _ in range(2):
+            await client.post(PATH, b"right")
+            await client.response()
+        head, _, _ = request(PATH, b"right").partition(b"content-length")
+        fields = b"".join(b"content-length: %b\r\n" % length for length in lengths)
+        await client.send(head + fields + b"\r\nright")
+        assert (await client.response()).status == 400
+        assert len(engine.asked) == 2
+
+
+@on_uvloop
+async def test_another_path_on_the_same_connection_is_another_request(tmp_path: Path) -> None:
+    async with Rig(tmp_path, embedding=ScriptedEngine(echo)) as rig:
+        client = await rig.client()
+        await client.post(PATH, b"{}")
+        assert (await client.response()).status == 200
+        await client.post(b"/sleep", b"{}")
+        assert (await client.response()).status == 404
+        await client.post(PATH, b"{}")
+        assert (await client.response()).status == 200
