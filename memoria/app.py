@@ -110,7 +110,8 @@ class Daemon:
         self.journal.add("memoria", "listening", self.url)
         self.supervisor.listen(lambda _: self._tell_systemd())
         with self._signals():
-            serving = asyncio.create_task(self._server.serve(self._sockets), name="http server")
+            sockets = listen.spread(self._sockets)
+            serving = asyncio.create_task(self._server.serve(sockets), name="http server")
             beside = asyncio.create_task(self._front.run(), name="front")
             beating = asyncio.create_task(self._heartbeat(), name="watchdog")
             stopping = asyncio.create_task(self._asked_to_stop.wait(), name="stop")

@@ -18,6 +18,9 @@ BACKLOG = 4096
 # Seconds until the kernel drops a connection whose peer takes nothing (tcp(7)): closing it does not, as long
 # as bytes are waiting to be sent. Accepted connections inherit it.
 READER_TIMEOUT = 60
+# libuv accepts one connection of a descriptor in every round of its loop; of 256 that come at once the last
+# would wait 256 rounds, and 16 with as many descriptors.
+ACCEPTS = 16
 
 
 def bind_all(config: Config) -> list[socket.socket]:
@@ -54,6 +57,11 @@ def bind_admin(path: Path) -> socket.socket:
         os.umask(before)
     listener.listen(BACKLOG)
     return listener
+
+
+def spread(listeners: Iterable[socket.socket]) -> list[socket.socket]:
+    """The same sockets, `ACCEPTS` descriptors of each."""
+    return [listener.dup() for listener in listeners for _ in range(ACCEPTS)]
 
 
 def close(sockets: Iterable[socket.socket]) -> None:
