@@ -69,12 +69,17 @@ def model_required(models: Iterable[str]) -> Answer:
     return Answer(400, message, "model_required", "model")
 
 
-def model_unknowable(models: Iterable[str]) -> Answer:
+def model_unnamed(models: Iterable[str]) -> Answer:
     message = (
-        "Several engines serve this path, and a request without a body cannot name its model: "
-        f"use the engine's own port. Models: {_names(models)}"
+        "Several engines serve this path: name the model in the query (`?model=NAME`), or use the engine's "
+        f"own port. Models: {_names(models)}"
     )
     return Answer(400, message, "model_required", "model")
+
+
+def websocket_only(path: str) -> Answer:
+    headers = ((b"upgrade", b"websocket"), (b"connection", b"upgrade"))
+    return Answer(426, f"{path} is a WebSocket: ask for an upgrade", "websocket_only", headers=headers)
 
 
 def model_not_found(model: str, models: Iterable[str]) -> Answer:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from memoria.proxy.transfer import Transfer
+    from memoria.proxy.tunnel import Tunnel
 
 
 class Client(Protocol):
@@ -24,8 +25,8 @@ class Client(Protocol):
 
     def resume_reading(self) -> None: ...
 
-    def on_answered(self, transfer: Transfer) -> None:
+    def on_answered(self, transfer: Transfer | Tunnel) -> None:
         """Its response is complete."""
 
-    def on_cut(self, transfer: Transfer) -> None:
+    def on_cut(self, transfer: Transfer | Tunnel) -> None:
         """Its response will never be complete, and that must show."""

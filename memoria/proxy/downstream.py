@@ -25,6 +25,7 @@ from memoria.proxy.repeat import Repeat
 from memoria.proxy.reply import Reply
 from memoria.proxy.request import RequestHead, read_head
 from memoria.proxy.transfer import Transfer
+from memoria.proxy.tunnel import Tunnel
 
 logger = logging.getLogger(__name__)
 
@@ -53,16 +54,17 @@ class Downstream(HttpToolsProtocol):
     one that is being answered, if it is a transfer."""
 
     relay: ClassVar[Relay]
-    cycle: Transfer | RequestResponseCycle | None  # type: ignore[assignment]
+    cycle: Transfer | Tunnel | RequestResponseCycle | None  # type: ignore[assignment]
     port = 0
     peer = ""
-    pipeline: deque[tuple[Transfer | RequestResponseCycle, Any]]  # type: ignore[assignment]
+    pipeline: deque[tuple[Transfer | Tunnel | RequestResponseCycle, Any]]  # type: ignore[assignment]
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._transfer: Transfer | None = None
+        self._transfer: Transfer | Tunnel | None = None
+        self._tunnel: Tunnel | None = None  # all that still comes is its
         self._in_head = False
         self._head_size = 0  # without what came in the read that began it
         self._between = True  # nothing of a request has come since the last one was answered
@@ -100,6 +102,9 @@ class Downstream(HttpToolsProtocol):
         return True
 
     def _parse(self, data: bytes) -> None:
+        if self._tunnel is not None:
+            self._tunnel.receive(data)
+            return
         if self._in_head:
             self._head_size += len(data)
             if self._head_size > HEAD_BYTES:
@@ -107,15 +112,19 @@ class Downstream(HttpToolsProtocol):
                 return
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # declined: the request was answered as if it had not asked
+        except httptools.HttpParserUpgrade as upgrade:
+            # for others than a tunnel it is declined: they were answered as if they had not asked
+            if isinstance(self.cycle, Tunnel):
+                self._tunnel = self.cycle
+                if rest := data[upgrade.args[0] :]:
+                    self._tunnel.receive(rest)
         except httptools.HttpParserError as error:
             self._on_malformed(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.relay.watch.discard(self)
         transfer, self._transfer = self._transfer, None
-        if isinstance(self.cycle, Transfer):
+        if isinstance(self.cycle, Transfer | Tunnel):
             self.cycle = None
         super().connection_lost(exc)
         self.pipeline.clear()
@@ -167,10 +176,22 @@ class Downstream(HttpToolsProtocol):
                 known = _Known(head, verdict, self.relay.rules_token)
                 self._repeat = Repeat.of(self._opening, known)
             self._opening = b""
-        transfer = Transfer(self.relay, self, head, verdict)
-        if self._lengths:
-            transfer.declare(self._lengths)
+        transfer: Transfer | Tunnel
         before = self.cycle
+        if (
+            head.route is not None
+            and head.route.websocket
+            and isinstance(verdict, Grant)
+            and not head.refused
+        ):
+            if before is not None and not before.response_complete:
+                self._turn_away(answers.bad_framing("A WebSocket needs a connection of its own"))
+                return
+            transfer = Tunnel(self.relay, self, head, verdict)
+        else:
+            transfer = Transfer(self.relay, self, head, verdict)
+            if self._lengths:
+                transfer.declare(self._lengths)
         self.cycle = transfer
         if before is None or before.response_complete:
             self._transfer = transfer
@@ -220,7 +241,7 @@ class Downstream(HttpToolsProtocol):
         cycle = self.cycle
         if isinstance(cycle, Transfer):
             cycle.receive_end()
-        else:
+        elif not isinstance(cycle, Tunnel):
             super().on_message_complete()
 
     # memoria.proxy.transfer.Client
@@ -236,7 +257,7 @@ class Downstream(HttpToolsProtocol):
         if not self.pipeline:
             self.flow.resume_reading()
 
-    def on_answered(self, transfer: Transfer) -> None:
+    def on_answered(self, transfer: Transfer | Tunnel) -> None:
         self._transfer = None
         if transfer.keep_alive:
             self._between = transfer.upload.complete and self.cycle is transfer and not self._in_head
@@ -246,7 +267,7 @@ class Downstream(HttpToolsProtocol):
         else:
             self._linger()
 
-    def on_cut(self, transfer: Transfer) -> None:
+    def on_cut(self, transfer: Transfer | Tunnel) -> None:
         self._transfer = None
         if self.blocked or transfer.reply.ends_with_connection:
             self._reset()
@@ -281,7 +302,7 @@ class Downstream(HttpToolsProtocol):
         if self.transport.is_closing() or not self.pipeline:
             return
         cycle, app = self.pipeline.pop()
-        if isinstance(cycle, Transfer):
+        if isinstance(cycle, Transfer | Tunnel):
             self._transfer = cycle
             cycle.start()
         else:
@@ -296,7 +317,7 @@ class Downstream(HttpToolsProtocol):
     def _turn_away(self, answer: Answer) -> None:
         """What comes from this client is not, or no longer, read as HTTP."""
         self._deaf = True
-        cycle: Transfer | RequestResponseCycle | None = self.cycle
+        cycle: Transfer | Tunnel | RequestResponseCycle | None = self.cycle
         if cycle is None or cycle.response_complete:
             reply = Reply(self.transport, new_request_id())
             reply.answer(answer, keep_alive=False)

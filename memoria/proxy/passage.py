@@ -47,7 +47,7 @@ class Passage:
         if self.engine is None:
             head = self._head
             assert head.route is not None
-            engine = self._relay.resolve(head.route, port, upload, head.content_type)
+            engine = self._relay.resolve(head, head.route, port, upload)
             if engine is None:
                 return False
             self.engine = engine

@@ -15,6 +15,7 @@ from memoria.proxy.answers import Answer, Rejection
 from memoria.proxy.exchange import Exchange
 from memoria.proxy.headers import Header
 from memoria.proxy.pool import Pool
+from memoria.proxy.request import RequestHead
 from memoria.proxy.router import Router
 from memoria.proxy.routes import Route
 from memoria.proxy.upload import Upload
@@ -86,7 +87,7 @@ class Relay:
         self.patience = patience
         self.watch = Watch(min(1.0, timeouts.idle / 4, patience / 4))
 
-    def resolve(self, route: Route, port: int, upload: Upload, content_type: bytes) -> str | None:
+    def resolve(self, head: RequestHead, route: Route, port: int, upload: Upload) -> str | None:
         """The engine that serves this route here; where there are several, the one that has the model. None:
         the body decides, and is not complete. Raises `Rejection`."""
         candidates = self.router.candidates(route.runner, port)
@@ -95,24 +96,29 @@ class Relay:
         if not candidates:
             raise Rejection(answers.not_served(route.path))
         models = [model for candidate in candidates for model in candidate.models]
-        if route.model_in == "nothing":
-            raise Rejection(answers.model_unknowable(models))
-        if not upload.complete:
+        if route.model_in == "query":
+            model = head.model
+            if not model:
+                raise Rejection(answers.model_unnamed(models))
+        elif not upload.complete:
             return None
-        body = b"".join(upload.pieces or ())
-        try:
-            if route.model_in == "json":
-                model = model_field.from_json(body)
-            else:
-                model = model_field.from_form(body, content_type)
-        except ValueError as error:
-            raise Rejection(answers.bad_request(f"The body cannot be read: {error}")) from None
-        if not model:
-            raise Rejection(answers.model_required(models))
+        else:
+            model = self._model_in_body(head, route, upload)
+            if not model:
+                raise Rejection(answers.model_required(models))
         for candidate in candidates:
             if model in candidate.models:
                 return candidate.engine
         raise Rejection(answers.model_not_found(model, models))
+
+    def _model_in_body(self, head: RequestHead, route: Route, upload: Upload) -> str | None:
+        body = b"".join(upload.pieces or ())
+        try:
+            if route.model_in == "json":
+                return model_field.from_json(body)
+            return model_field.from_form(body, head.content_type)
+        except ValueError as error:
+            raise Rejection(answers.bad_request(f"The body cannot be read: {error}")) from None
 
     def decide(self, method: bytes, path: bytes, headers: Sequence[Header]) -> Grant | Answer:
         """Whether this client may ask at all; an answer where it may not, or need not (CORS)."""

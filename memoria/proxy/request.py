@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import parse_qs
 
-from memoria.proxy.answers import Answer, Rejection, bad_framing
+from memoria.proxy.answers import Answer, Rejection, bad_framing, websocket_only
 from memoria.proxy.headers import Header, client_request_id, lines_for_engine, nominated, values_of
 from memoria.proxy.routes import Methods, Route, choose
 
@@ -21,7 +22,8 @@ _VISIBLE = re.compile(rb"[\x21-\x7e]+")
 class RequestHead:
     """`refused` is the answer, where the head alone earns one. `own_id` is the client's name for the request;
     without one memoria makes one up for each. `to_engine` is what goes upstream before the id and after it,
-    but for the body's framing and the empty line."""
+    but for the body's framing and the empty line. `model` is the one that the query names, where that is the
+    route's way to do so."""
 
     method: bytes
     route: Route | None
@@ -29,6 +31,7 @@ class RequestHead:
     own_id: bytes | None
     to_engine: tuple[bytes, bytes]
     content_type: bytes
+    model: str | None
     chunked: bool
     upgrade: bool
     http_1_0: bool
@@ -74,7 +77,7 @@ def read_head(
     refused: Answer | None = None
     try:
         route = choose(methods, method)
-        _check(target, http_version, headers)
+        _check(route, target, http_version, headers)
     except Rejection as rejection:
         refused = rejection.answer
     upgrade = b"upgrade" in nominated(values_of(headers, b"connection"))
@@ -87,6 +90,7 @@ def read_head(
         own_id=client_request_id(headers),
         to_engine=(start, b"\r\n" + b"".join(lines_for_engine(headers))),
         content_type=kinds[0] if kinds else b"",
+        model=_model(target) if route is not None and route.model_in == "query" else None,
         chunked=bool(values_of(headers, b"transfer-encoding")),
         upgrade=upgrade,
         http_1_0=http_version == "1.0",
@@ -95,7 +99,7 @@ def read_head(
     )
 
 
-def _check(target: bytes, http_version: str, headers: Sequence[Header]) -> None:
+def _check(route: Route, target: bytes, http_version: str, headers: Sequence[Header]) -> None:
     if not _VISIBLE.fullmatch(target):
         raise Rejection(bad_framing("The target holds characters that must be escaped"))
     hosts = values_of(headers, b"host")
@@ -111,6 +115,18 @@ def _check(target: bytes, http_version: str, headers: Sequence[Header]) -> None:
         raise Rejection(bad_framing("The only Transfer-Encoding understood is `chunked`, in HTTP/1.1"))
     if codings and b"upgrade" in nominated(values_of(headers, b"connection")):
         raise _body_and_upgrade()
+    if route.websocket and not _asks_for_websocket(headers):
+        raise Rejection(websocket_only(route.path))
+
+
+def _asks_for_websocket(headers: Sequence[Header]) -> bool:
+    wanted = [value.lower() for value in values_of(headers, b"upgrade")]
+    return wanted == [b"websocket"] and b"upgrade" in nominated(values_of(headers, b"connection"))
+
+
+def _model(target: bytes) -> str | None:
+    query = parse_qs(target.partition(b"?")[2].decode("latin-1"))
+    return query["model"][-1] if "model" in query else None
 
 
 def _body_and_upgrade() -> Rejection:

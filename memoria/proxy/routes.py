@@ -15,7 +15,7 @@ from typing import Literal
 from memoria.config.model import Runner
 from memoria.proxy.answers import Rejection, method_not_allowed
 
-ModelIn = Literal["json", "multipart", "nothing"]
+ModelIn = Literal["json", "multipart", "query"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class Route:
     runner: Runner | None
     model_in: ModelIn = "json"
     pure: bool = False
+    websocket: bool = False
 
 
 ROUTES: tuple[Route, ...] = (
@@ -35,8 +36,9 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/chat/completions/batch", "generate"),
     Route("POST", "/v1/completions", "generate"),
     Route("POST", "/v1/responses", "generate"),
-    Route("GET", "/v1/responses/{id}", "generate", "nothing"),
-    Route("POST", "/v1/responses/{id}/cancel", "generate", "nothing"),
+    Route("GET", "/v1/responses/{id}", "generate", "query"),
+    Route("POST", "/v1/responses/{id}/cancel", "generate", "query"),
+    Route("GET", "/v1/realtime", "generate", "query", websocket=True),
     Route("POST", "/v1/messages", "generate"),
     Route("POST", "/v1/messages/count_tokens", "generate", pure=True),
     Route("POST", "/v1/audio/transcriptions", "generate", "multipart"),

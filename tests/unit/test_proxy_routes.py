@@ -53,7 +53,6 @@ POST /v1/completions/render
 POST /v1/load_lora_adapter
 POST /v1/messages/render
 GET /v1/models
-GET /v1/realtime
 POST /v1/responses/render
 POST /v1/systemone
 POST /v1/unload_lora_adapter
