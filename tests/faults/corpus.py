@@ -1,4 +1,4 @@
-r"""Requests of a kind that no client should send, as data: tests/data/requests/*.txt, by what must come of them.
+r"""Requests that no client should send, as data: tests/data/requests/*.txt, by what must come of them.
 
 A file holds several: `== NAME`, then the request's bytes as text with \r, \n, \t, \\ and \xNN; ends of lines
 in the file mean nothing.
