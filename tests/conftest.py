@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.faults.report import figure, pytest_terminal_summary
 from tests.stub_nvml import NvmlStub, build_library
+
+__all__ = ["figure", "pytest_terminal_summary"]  # pytest finds fixtures and hooks here by their names
 
 # How long one example takes says more about the machine's other work than about memoria.
 settings.register_profile("memoria", deadline=None)

@@ -162,6 +162,8 @@ class Downstream(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        if self._deaf:
+            return  # it came in one piece with what ended the conversation
         parser = self.parser
         line = (parser.get_method(), self.url, parser.get_http_version(), self.headers)
         verdict = self._decide(*line)
@@ -309,6 +311,8 @@ class Downstream(HttpToolsProtocol):
             self._start_asgi_task(cycle, app)
 
     def _on_malformed(self, error: httptools.HttpParserError) -> None:
+        if self._deaf:
+            return
         cause = error.__context__
         if cause is not None and not isinstance(cause, httptools.HttpParserError):
             logger.error("a request could not be read", exc_info=cause)

@@ -36,6 +36,12 @@ NOT_FOR_CLIENTS = _HOP_BY_HOP | {
     b"x-request-id",
     b"set-cookie",
     b"server",
+    # an engine's address, and what it asks of browsers that come to it, are not memoria's
+    b"location",
+    b"refresh",
+    b"alt-svc",
+    b"strict-transport-security",
+    b"www-authenticate",
     b"proxy-authenticate",
     # vLLM allows every page; who may ask is memoria's to say
     b"access-control-allow-origin",

@@ -100,6 +100,8 @@ def read_head(
 
 
 def _check(route: Route, target: bytes, http_version: str, headers: Sequence[Header]) -> None:
+    if http_version not in {"1.0", "1.1"}:  # a request line without one is HTTP/0.9 to the parser
+        raise Rejection(bad_framing("HTTP/1.1 and HTTP/1.0 are understood"))
     if not _VISIBLE.fullmatch(target):
         raise Rejection(bad_framing("The target holds characters that must be escaped"))
     hosts = values_of(headers, b"host")

@@ -77,6 +77,7 @@ class Box:
         self.nvml = NvmlStub(folder, nvml_library)
         self.runtime = Path(tempfile.mkdtemp(prefix="memoria-")) / "run"  # a socket's path must be short
         self.ports = Ports(*free_ports(3))
+        self.launcher: tuple[str, ...] = ()  # the command that is given the daemon's own, as `nice` is
         self._daemons: list[RunningDaemon] = []
         for model in ("embedder", "writer", "second"):
             (folder / "models" / model).mkdir(parents=True)
@@ -147,7 +148,7 @@ class RunningDaemon:
     def __init__(self, box: Box, arguments: Sequence[str], env: dict[str, str]) -> None:
         self.box = box
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "memoria", "run", *arguments],
+            [*box.launcher, sys.executable, "-m", "memoria", "run", *arguments],
             cwd=box.folder,
             env=env,
             stdin=subprocess.DEVNULL,

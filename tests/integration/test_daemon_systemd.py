@@ -2,40 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.integration.daemon import PATIENCE, Box
-
-
-class NotifySocket:
-    """systemd's end of NOTIFY_SOCKET."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "notify"
-        self.messages: list[str] = []
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.settimeout(PATIENCE)
-        self._socket.bind(str(self.path))
-
-    def until(self, wanted: str, *, times: int = 1) -> None:
-        while self.messages.count(wanted) < times:
-            self.messages.append(self._socket.recv(4096).decode())
-
-    def drain(self) -> list[str]:
-        """All that has come; for when nobody sends any more."""
-        self._socket.settimeout(0)
-        try:
-            while True:
-                self.messages.append(self._socket.recv(4096).decode())
-        except BlockingIOError:
-            return self.messages
-
-    def close(self) -> None:
-        self._socket.close()
+from tests.integration.daemon import Box
+from tests.integration.notify_socket import NotifySocket
 
 
 @pytest.fixture

@@ -7,44 +7,13 @@ from pathlib import Path
 import pytest
 
 from memoria.config.model import Limits
-from tests.integration.proxy_rig import Rig, ScriptedEngine, on_uvloop
+from tests.faults import corpus
+from tests.integration.proxy_rig import Rig, ScriptedEngine, on_uvloop, request
 
-E = b"POST /v1/embeddings HTTP/1.1\r\n"
-INNER = b"POST /v1/score HTTP/1.1\r\nhost: t\r\ncontent-length: 0\r\n\r\n"
-
-BAD = {
-    "two hosts": E + b"host: a\r\nhost: b\r\ncontent-length: 2\r\n\r\n{}",
-    "no host": E + b"content-length: 2\r\n\r\n{}",
-    "host with a path": E + b"host: a/b?\r\ncontent-length: 2\r\n\r\n{}",
-    "host with a user": E + b"host: a@b\r\ncontent-length: 2\r\n\r\n{}",
-    "empty host": E + b"host:\r\ncontent-length: 2\r\n\r\n{}",
-    "length and chunked": E
-    + b"host: t\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
-    + INNER,
-    "chunked and length": E
-    + b"host: t\r\ntransfer-encoding: chunked\r\ncontent-length: 4\r\n\r\n0\r\n\r\n"
-    + INNER,
-    "two lengths": E + b"host: t\r\ncontent-length: 0\r\ncontent-length: 60\r\n\r\n" + INNER,
-    "two equal lengths": E + b"host: t\r\ncontent-length: 2\r\ncontent-length: 2\r\n\r\n{}",
-    "length list": E + b"host: t\r\ncontent-length: 2, 2\r\n\r\n{}",
-    "signed length": E + b"host: t\r\ncontent-length: +2\r\n\r\n{}",
-    "hex length": E + b"host: t\r\ncontent-length: 0x2\r\n\r\n{}",
-    "huge length": E + b"host: t\r\ncontent-length: 99999999999999999999\r\n\r\n{}",
-    "gzip, chunked": E + b"host: t\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n" + INNER,
-    "xchunked": E + b"host: t\r\ntransfer-encoding: xchunked\r\n\r\n0\r\n\r\n" + INNER,
-    "two codings": E
-    + b"host: t\r\ntransfer-encoding: chunked\r\ntransfer-encoding: identity\r\n\r\n0\r\n\r\n",
-    "chunked in 1.0": E.replace(b"1.1", b"1.0") + b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n" + INNER,
-    "folded header": E + b"host: t\r\nx: a\r\n b\r\ncontent-length: 2\r\n\r\n{}",
-    "space before colon": E + b"host: t\r\ncontent-length : 2\r\n\r\n{}",
-    "bare line feeds": b"POST /v1/embeddings HTTP/1.1\nhost: t\ncontent-length: 2\n\n{}",
-    "nul in a value": E + b"host: t\r\nx: a\x00b\r\ncontent-length: 2\r\n\r\n{}",
-    "bad chunk size": E + b"host: t\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
-    "space in the target": b"POST /v1/embeddings x HTTP/1.1\r\nhost: t\r\ncontent-length: 2\r\n\r\n{}",
-}
+REFUSED = corpus.requests("refused")
 
 
-@pytest.mark.parametrize("wire", BAD.values(), ids=BAD.keys())
+@pytest.mark.parametrize("wire", REFUSED.values(), ids=REFUSED.keys())
 @on_uvloop
 async def test_an_ambiguous_request_is_a_400_and_never_a_request_to_an_engine(
     tmp_path: Path, wire: bytes
@@ -57,6 +26,20 @@ async def test_an_ambiguous_request_is_a_400_and_never_a_request_to_an_engine(
         assert b"HTTP/1.1 200" not in await client.closed()
         assert all(asked.body == b"" for asked in engine.asked)
         assert not [asked for asked in engine.asked if asked.line.startswith(b"POST /v1/score")]
+
+
+@pytest.mark.parametrize("wire", REFUSED.values(), ids=REFUSED.keys())
+@on_uvloop
+async def test_nothing_is_asked_of_an_engine_after_a_refused_head(tmp_path: Path, wire: bytes) -> None:
+    """Both come in one piece; the answer to the second could not be sent any more."""
+    engine = ScriptedEngine()
+    async with Rig(tmp_path, embedding=engine) as rig:
+        client = await rig.client()
+        await client.send(wire + request(b"/v1/embeddings", b"{}", b"x-second: 1"))
+        assert (await client.response()).status == 400
+        await client.closed()
+        assert (await rig.post(b"/v1/embeddings")).status == 200
+        assert not [asked for asked in engine.asked if asked.header(b"x-second")]
 
 
 @on_uvloop

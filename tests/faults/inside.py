@@ -1,0 +1,98 @@
+"""Doors that a client does not have: to what only the daemon itself can count, its asyncio tasks, and to the
+stub engines' own sockets.
+
+`observed(folder)` is a PYTHONPATH with a sitecustomize.py that makes any Python process write the number of
+its tasks to `tasks-PID` in the folder when SIGUSR1 comes; `tasks_of` asks and waits for the answer.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tests.integration.daemon import PATIENCE, ROOT, RunningDaemon, until
+
+SITECUSTOMIZE = """\
+import asyncio, os, signal
+
+def tell(number, frame):
+    try:
+        count = len(asyncio.all_tasks())
+    except RuntimeError:
+        count = 0
+    draft = {path!r} + str(os.getpid())
+    with open(draft + ".new", "w") as file:
+        file.write(str(count))
+    os.replace(draft + ".new", draft)
+
+signal.signal(signal.SIGUSR1, tell)
+"""
+
+
+def observed(folder: Path) -> str:
+    place = folder / "observed"
+    place.mkdir()
+    (place / "sitecustomize.py").write_text(SITECUSTOMIZE.format(path=str(folder / "tasks-")))
+    return f"{place}:{ROOT}"
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Of the daemon's own process. `memory` in bytes, resident."""
+
+    memory: int
+    descriptors: int
+    threads: int
+    tasks: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.memory / 2**20:.1f} MiB, {self.descriptors} descriptors, {self.threads} threads, "
+            f"{self.tasks} tasks"
+        )
+
+
+def footprint(daemon: RunningDaemon) -> Footprint:
+    """Of a daemon that was started with `PYTHONPATH=observed(box.folder)`."""
+    process = psutil.Process(daemon.pid)
+    return Footprint(
+        memory=process.memory_info().rss,
+        descriptors=process.num_fds(),
+        threads=process.num_threads(),
+        tasks=tasks_of(daemon),
+    )
+
+
+def tasks_of(daemon: RunningDaemon) -> int:
+    answer = daemon.box.folder / f"tasks-{daemon.pid}"
+    answer.unlink(missing_ok=True)
+    os.kill(daemon.pid, signal.SIGUSR1)
+    until(answer.exists)
+    return int(answer.read_text())
+
+
+class _EngineConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("engine", timeout=PATIENCE)
+        self._path = str(path)
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def change_stub(daemon: RunningDaemon, engine: str, **faults: object) -> None:
+    """Gives a running stub engine other faults, past memoria."""
+    environ = psutil.Process(daemon.leader(engine)).environ()
+    connection = _EngineConnection(daemon.box.runtime / "engines" / f"{environ['MEMORIA_START']}.sock")
+    connection.request("POST", "/stub/fault", json.dumps(faults))
+    assert connection.getresponse().status == 200
+    connection.close()

@@ -1,0 +1,108 @@
+"""The same death again and again, under load: what is rare in one try shows in a hundred."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from tests.faults.report import Figure
+from tests.faults.traffic import Traffic, Verdict, percentile
+from tests.integration.daemon import Box, RunningDaemon, until
+from tests.integration.http_client import Streaming
+from tests.stub_engine.process import alive
+
+pytestmark = pytest.mark.faults
+
+KILLS = 100
+DAEMONS = 50
+RESTARTS = 20
+
+
+@pytest.fixture
+def daemon(box: Box) -> RunningDaemon:
+    """All ready; a stream of ten tokens takes 0.1 s."""
+    box.configure()
+    box.vllm.set_faults("generation", token_seconds=0.01)
+    daemon = box.start()
+    daemon.until_ready()
+    return daemon
+
+
+def test_a_hundred_killed_processes_cost_the_neighbour_nothing(
+    daemon: RunningDaemon, box: Box, figure: Figure
+) -> None:
+    """A random process of the generation engine's tree each time; the embedding engine is the neighbour."""
+    neighbour, waits, survivors = daemon.leader("embedding"), [], 0
+    with Traffic(box.ports.main, embeddings=2, streams=4) as traffic:
+        for _ in range(KILLS):
+            before = daemon.engine("generation")
+            tree = [event.pid for event in box.vllm.events(engine="generation") if alive(event.pid)]
+            began = time.monotonic()
+            os.kill(random.choice(sorted(set(tree))), signal.SIGKILL)
+            until(lambda before=before: _ready_again(daemon, before.restarts))  # type: ignore[misc]
+            waits.append(time.monotonic() - began)
+            survivors += sum(alive(pid) for pid in tree)
+    assert daemon.leader("embedding") == neighbour
+    assert traffic.causes(Verdict.REFUSED, Verdict.CUT, Verdict.WRONG, kind="embeddings") == {}
+    assert traffic.causes(Verdict.WRONG) == {}
+    assert survivors == 0
+    figure(1, "neighbour's requests", traffic.count(Verdict.WHOLE, kind="embeddings"))
+    figure(1, "explicit failures", traffic.count(Verdict.REFUSED, Verdict.CUT, kind="streams"))
+    figure(1, "whole streams", traffic.count(Verdict.WHOLE, kind="streams"))
+    figure(1, "death to ready, median", percentile(sorted(waits), 0.5), "s")
+    figure(1, "death to ready, longest", max(waits), "s")
+    figure(26, "streams under fire", traffic.count(Verdict.WHOLE, Verdict.CUT, kind="streams"))
+
+
+def _ready_again(daemon: RunningDaemon, restarts: int) -> bool:
+    engine = daemon.engine("generation")
+    return engine.restarts > restarts and engine.state == "ready"
+
+
+def test_fifty_killed_daemons_leave_nothing(box: Box, figure: Figure) -> None:
+    box.configure()
+    seconds = []
+    for _ in range(DAEMONS):
+        daemon = box.start()
+        daemon.until_ready()
+        assert daemon.story("killed a leftover") == []
+        daemon.signal(signal.SIGKILL)
+        began = time.monotonic()
+        until(lambda: box.survivors() == [])
+        seconds.append(time.monotonic() - began)
+        daemon.exit_code()
+    figure(2, "killed to nothing left, median", percentile(sorted(seconds), 0.5), "s")
+    figure(2, "killed to nothing left, longest", max(seconds), "s")
+
+
+def test_embeddings_outlast_twenty_restarts(daemon: RunningDaemon, box: Box, figure: Figure) -> None:
+    with Traffic(box.ports.main, embeddings=4) as traffic:
+        for _ in range(RESTARTS):
+            daemon.forget()
+            os.kill(daemon.leader("embedding"), signal.SIGKILL)
+            daemon.told("embedding", "ready")
+    assert traffic.causes(Verdict.REFUSED, Verdict.CUT, Verdict.WRONG) == {}
+    figure(28, "whole embeddings", traffic.count(Verdict.WHOLE))
+    figure(28, "longest held", max(traffic.seconds("embeddings")), "s")
+
+
+def test_a_stop_under_load_lets_everything_finish(daemon: RunningDaemon, box: Box, figure: Figure) -> None:
+    with Traffic(box.ports.main, embeddings=4, streams=8) as traffic:
+        until(lambda: traffic.count(Verdict.WHOLE, kind="streams") > 50)
+        with Streaming(box.ports.main, {"prompt": "a", "max_tokens": 100}) as long:
+            long.event()
+            began = time.monotonic()
+            daemon.signal(signal.SIGTERM)
+            assert daemon.exit_code() == 0
+            seconds = time.monotonic() - began
+            assert len(long.rest()) == 100
+    assert box.survivors() == []
+    in_flight = [r for r in traffic.results if r.at < began < r.at + r.seconds]
+    assert [r for r in in_flight if r.verdict is not Verdict.WHOLE] == []
+    assert traffic.causes(Verdict.WRONG) == {}
+    figure(13, "SIGTERM under load: in flight, all finished", len(in_flight))
+    figure(13, "SIGTERM under load to exit 0", seconds, "s")

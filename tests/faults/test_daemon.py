@@ -1,0 +1,132 @@
+"""Faults around the daemon itself: a blocked loop, a driver that hangs, a disk that is full."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from memoria.text import GIB
+from tests.faults.inside import change_stub
+from tests.faults.report import Figure
+from tests.faults.traffic import Traffic, Verdict, percentile
+from tests.integration.daemon import Box, RunningDaemon, until
+from tests.integration.notify_socket import NotifySocket
+from tests.stub_nvml import StubError, StubGpu
+
+READING = "nvmlDeviceGetMemoryInfo_v2"
+GPU = (StubGpu(total=100 * GIB),)
+MIB = 1 << 20
+
+
+@pytest.fixture
+def systemd(box: Box) -> Iterator[NotifySocket]:
+    notify = NotifySocket(box.runtime.parent)
+    yield notify
+    notify.close()
+
+
+def test_a_blocked_daemon_misses_its_watchdog_and_is_replaced(
+    box: Box, systemd: NotifySocket, figure: Figure
+) -> None:
+    """The test is systemd here: after WatchdogSec without a sign of life SIGABRT, then a new start."""
+    box.configure()
+    daemon = box.start(NOTIFY_SOCKET=str(systemd.path), WATCHDOG_USEC="1000000")
+    daemon.until_ready()
+    systemd.until("WATCHDOG=1", times=2)
+    daemon.signal(signal.SIGSTOP)
+    began = time.monotonic()
+    systemd.until_silent(1.0)
+    noticed = time.monotonic()
+    daemon.signal(signal.SIGABRT)
+    daemon.signal(signal.SIGCONT)
+    assert daemon.exit_code() == -signal.SIGABRT
+    until(lambda: box.survivors() == [])
+    again = box.start(NOTIFY_SOCKET=str(systemd.path), WATCHDOG_USEC="1000000")
+    again.until_ready()
+    figure(15, "blocked to noticed", noticed - began, "s")
+    figure(15, "noticed to ready again", time.monotonic() - noticed, "s")
+
+
+def test_a_driver_that_hangs_or_fails_does_not_touch_the_proxy(box: Box, figure: Figure) -> None:
+    box.configure()
+    daemon = box.start()
+    daemon.until_ready()
+    usual = _p99(daemon)
+    box.nvml.set(gpus=GPU, errors=[StubError(READING, 999)])
+    failing = _p99(daemon)
+    box.nvml.set(gpus=GPU, delays_ms={READING: 60_000})
+    hanging = _p99(daemon)
+    figure(19, "p99 usual", usual, "ms")
+    figure(19, "p99 driver fails", failing, "ms")
+    figure(19, "p99 driver hangs", hanging, "ms")
+
+
+def _p99(daemon: RunningDaemon) -> float:
+    """In milliseconds, of embeddings while the status is asked for, which reads the driver."""
+    with Traffic(daemon.box.ports.main, embeddings=2, streams=1) as traffic:
+        for _ in range(2):
+            assert [engine.state for engine in daemon.status().engines] == ["ready", "ready"]
+        until(lambda: traffic.count(Verdict.WHOLE, kind="embeddings") >= 300)
+    assert traffic.causes(Verdict.REFUSED, Verdict.CUT, Verdict.WRONG) == {}
+    return percentile(traffic.seconds("embeddings"), 0.99) * 1000
+
+
+def _can_mount() -> bool:
+    tried = subprocess.run(
+        [*UNSHARE, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False
+    )
+    return tried.returncode == 0
+
+
+UNSHARE = ("unshare", "--mount") if os.getuid() == 0 else ("unshare", "--map-root-user", "--mount")
+
+
+@pytest.mark.skipif(
+    not (shutil.which("unshare") and _can_mount()), reason="no file system can be mounted here"
+)
+def test_a_full_disk_stops_neither_engines_nor_requests(box: Box, figure: Figure) -> None:
+    """The logs lie on a file system of 1.5 MiB, in a mount namespace of the daemon's own."""
+    box.configure()
+    box.file.write_text(box.file.read_text().replace("log: {", "log: {max_mb: 1, keep: 2, "))
+    logs = box.folder / "logs"
+    logs.mkdir()
+    script = f'mount -t tmpfs -o size=1536k none "{logs}" && exec "$@"'
+    box.launcher = (*UNSHARE, "sh", "-c", script, "sh")
+    daemon = box.start()
+    daemon.until_ready()
+    within = f"/proc/{daemon.pid}/root{logs}"
+    with Traffic(box.ports.main, embeddings=2, streams=2) as traffic:
+        change_stub(daemon, "generation", stderr_bytes_per_second=10_000_000)
+        until(lambda: os.statvfs(within).f_bfree == 0)
+        full = time.monotonic()
+        until(lambda: sum(result.at > full for result in traffic.results) > 200)
+    _nothing_lost(daemon, traffic)
+    figure(22, "requests on a full disk", sum(result.at > full for result in traffic.results))
+
+
+def test_a_log_that_takes_no_byte_more_stops_nothing(box: Box) -> None:
+    """Where nothing can be mounted: a limit on the size of files (RLIMIT_FSIZE) fails the same writes."""
+    box.configure()
+    box.file.write_text(box.file.read_text().replace("log: {", "log: {max_mb: 1, "))
+    box.launcher = ("prlimit", f"--fsize={MIB}", "--")
+    daemon = box.start()
+    daemon.until_ready()
+    log = box.folder / "logs" / "generation.log"
+    with Traffic(box.ports.main, embeddings=2, streams=2) as traffic:
+        change_stub(daemon, "generation", stderr_bytes_per_second=10_000_000)
+        until(lambda: log.stat().st_size == MIB)
+        full = time.monotonic()
+        until(lambda: sum(result.at > full for result in traffic.results) > 200)
+    _nothing_lost(daemon, traffic)
+
+
+def _nothing_lost(daemon: RunningDaemon, traffic: Traffic) -> None:
+    assert traffic.causes(Verdict.REFUSED, Verdict.CUT, Verdict.WRONG) == {}
+    assert [engine.restarts for engine in daemon.status().engines] == [0, 0]
+    assert daemon.stop() == 0

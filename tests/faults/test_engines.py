@@ -1,0 +1,119 @@
+"""Engines that crash, vanish, cut their answers or flood their logs, under a daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from itertools import pairwise
+
+import pytest
+
+from tests.faults.inside import change_stub
+from tests.faults.report import Figure
+from tests.faults.traffic import Connection, Verdict, embed
+from tests.integration.daemon import Box
+from tests.integration.http_client import Streaming
+from tests.stub_engine.process import alive
+
+MIB = 1 << 20
+
+
+def test_a_crash_loop_backs_off_and_ends_with_its_reason(box: Box, figure: Figure) -> None:
+    box.configure()
+    box.file.write_text(
+        box.file.read_text().replace("{initial: 0.1, cap: 0.2, attempts: 2}", "{initial: 0.2, attempts: 4}")
+    )
+    box.vllm.set_faults("generation", fail_at="importing")
+    daemon = box.start()
+    assert "never ready in 4 starts" in daemon.told("generation", "failed")
+    starts = [event.at for event in box.vllm.events("spawned", engine="generation")]
+    gaps = [later - earlier for earlier, later in pairwise(starts)]
+    assert len(gaps) == 3
+    for number, gap in enumerate(gaps):
+        assert gap >= 0.8 * 0.2 * 2**number
+        figure(7, f"start {number + 2} after", gap, "s")
+
+
+def test_a_leader_that_ends_by_itself_leaves_no_child(box: Box) -> None:
+    """Without the passenger, which would end the core first: the supervisor alone must do."""
+    box.configure()
+    box.vllm.set_faults("generation", without_plugins=True, vanish_after_tokens=1)
+    daemon = box.start()
+    daemon.until_ready()
+    core = daemon.core("generation")
+    daemon.forget()
+    with Streaming(box.ports.main, {"prompt": "a", "max_tokens": 5}) as stream:
+        assert "[DONE]" not in stream.rest()
+    assert daemon.told("generation", "releasing") == "exited 1"
+    daemon.told("generation", "backoff")
+    assert not alive(core)
+
+
+@pytest.mark.faults
+def test_an_engine_that_floods_its_log_neither_stalls_nor_fills_the_disk(box: Box, figure: Figure) -> None:
+    box.configure()
+    box.file.write_text(box.file.read_text().replace("log: {", "log: {max_mb: 1, keep: 2, "))
+    daemon = box.start()
+    daemon.until_ready()
+    figure(23, "longest token gap, quiet log", _longest_gap(box, tokens=200), "ms")
+    change_stub(daemon, "generation", token_seconds=0.02, stderr_bytes_per_second=10_000_000)
+    figure(23, "longest token gap, 10 MB/s", _longest_gap(box, tokens=400), "ms")
+    sizes = [file.stat().st_size for file in (box.folder / "logs").glob("generation.log*")]
+    assert len(sizes) == 3
+    # a log is looked at every second, so each may hold a second more than its limit, or a few on a busy day
+    assert sum(sizes) < 3 * (1 + 4 * 10) * MIB
+    figure(23, "on disk", sum(sizes) / MIB, "MiB")
+
+
+def _longest_gap(box: Box, tokens: int) -> float:
+    """In milliseconds."""
+    gaps = []
+    with Streaming(box.ports.main, {"prompt": "a", "max_tokens": tokens}) as stream:
+        for _ in range(tokens):
+            before = time.monotonic()
+            stream.event()
+            gaps.append(time.monotonic() - before)
+        assert stream.rest() == ["[DONE]"]
+    return max(gaps) * 1000
+
+
+def test_a_stream_of_an_engine_that_vanishes_ends_with_an_error(box: Box) -> None:
+    box.configure()
+    box.vllm.set_faults("generation", vanish_after_tokens=3)
+    daemon = box.start()
+    daemon.until_ready()
+    with Streaming(box.ports.main, {"prompt": "a", "max_tokens": 10}) as stream:
+        *tokens, last = stream.rest()
+    assert len(tokens) == 3
+    assert json.loads(last)["error"]["code"] == "engine_lost"
+
+
+def test_half_a_json_body_is_no_answer(box: Box) -> None:
+    box.configure()
+    daemon = box.start()
+    daemon.until_ready()
+    change_stub(daemon, "embedding", cut_body=True)
+
+    async def ask() -> tuple[Verdict, str]:
+        connection = Connection(box.ports.main)
+        judged = await embed(connection)
+        connection.drop()
+        return judged
+
+    assert asyncio.run(ask()) == (Verdict.CUT, "no end")
+
+
+def test_a_busy_engine_with_a_slow_health_is_left_alone(box: Box, figure: Figure) -> None:
+    """As in a long prefill: no token and no health for a while, and then both."""
+    box.configure()
+    box.file.write_text(box.file.read_text().replace("stop: 1,", "stop: 1, health: 0.2,"))
+    box.vllm.set_faults("generation", token_seconds=4.0)
+    daemon = box.start()
+    daemon.until_ready()
+    change_stub(daemon, "generation", health_seconds=3.0)
+    leader = daemon.leader("generation")
+    answer = daemon.ask("POST", "/v1/completions", {"prompt": "a", "max_tokens": 1})
+    assert answer.status == 200
+    assert daemon.leader("generation") == leader
+    figure(4, "false kills", daemon.engine("generation").restarts)

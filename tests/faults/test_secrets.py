@@ -1,0 +1,117 @@
+"""What must not be read where it does not belong: secrets, and a client's bytes in a log as they came."""
+
+from __future__ import annotations
+
+import socket
+
+import psutil
+import pytest
+
+from tests.integration.daemon import PATIENCE, Box, RunningDaemon
+from tests.integration.http_client import Streaming
+
+CANARIES = {
+    "HF_TOKEN": "hf_canaryTokenOfTheHub",
+    "VLLM_API_KEY": "canary-key-of-vllm",
+    "ENGINE_SECRET": "canary-of-one-engine",
+    "CLIENT_KEY": "canary-0123456789-of-a-client",
+    "PROMPT": "canaryPromptOfSomebody",
+    "QUERY": "canaryQueryOfSomebody",
+}
+HOSTILE = (b"\x1b[2J\x1b]0;t\x07", b"\r\n2026-11-24 ERROR forged", b"\n", b"\x00", b"\x9b31m", b"\xc2\x9b31m")
+
+
+@pytest.fixture
+def keyed(box: Box) -> Box:
+    keys = box.folder / "keys"
+    keys.write_text(f"ana: {CANARIES['CLIENT_KEY']}\n")
+    keys.chmod(0o600)
+    box.configure(top="keys: ./keys")
+    box.file.write_text(box.file.read_text() + '    env: {ENGINE_SECRET: "${ENGINE_SECRET}"}\n')
+    return box
+
+
+def test_a_secret_stays_where_it_belongs(keyed: Box) -> None:
+    """Searched in: the command lines of all processes, every log, what commands and the endpoint say."""
+    secrets = {name: CANARIES[name] for name in ("HF_TOKEN", "VLLM_API_KEY", "ENGINE_SECRET")}
+    daemon = keyed.start("-v", LOG_LEVEL="DEBUG", **secrets)
+    daemon.until_ready()
+    said = _ask_in_vain(keyed)
+    for pid in [daemon.pid, *keyed.survivors()]:
+        said.append(" ".join(psutil.Process(pid).cmdline()))
+    for command in (["status"], ["status", "--json"], ["config"], ["config", "--json"], ["logs"], ["check"]):
+        done = keyed.call(*command, **secrets)
+        said += [done.stdout, done.stderr]
+    assert daemon.stop() == 0
+    said += [*daemon.out.lines, *daemon.err.lines]
+    said += [file.read_text() for file in (keyed.folder / "logs").iterdir()]
+    told = [(name, text) for text in said for name, canary in CANARIES.items() if canary in text]
+    assert told == []
+
+
+def _ask_in_vain(box: Box) -> list[str]:
+    """Requests with a right key, with one that is nearly right, with a prompt, with all of it in the wrong
+    place; what was answered."""
+    key, prompt, query = CANARIES["CLIENT_KEY"], CANARIES["PROMPT"], CANARIES["QUERY"]
+    body = f'{{"input":"{prompt}","prompt":"{prompt}"}}'
+    broken = f'{{"input":"{prompt}'
+    answers = []
+    for authorization in (f"Bearer {key}", f"Bearer {key}x", f"Basic {key}", key):
+        for path in ("/v1/completions", "/v1/embeddings", "/v1/nothing", "/health", "/v1/models"):
+            for content in (body, broken):
+                head = (
+                    f"POST {path}?q={query} HTTP/1.1\r\nhost: localhost\r\nauthorization: {authorization}\r\n"
+                )
+                answers.append(_raw(box, f"{head}content-length: {len(content)}\r\n\r\n{content}".encode()))
+        answers.append(_raw(box, f"GET /v1 x HTTP/1.1\r\nx-api-key: {key}\r\n\r\n".encode()))
+    return answers
+
+
+def _raw(box: Box, request: bytes) -> str:
+    with socket.create_connection(("127.0.0.1", box.ports.main), timeout=PATIENCE) as client:
+        client.sendall(request)
+        client.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: client.recv(1 << 16), b"")).decode("latin-1")
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_what_a_client_writes_cannot_forge_a_line_of_the_log(box: Box, form: str) -> None:
+    box.configure()
+    box.vllm.set_faults("generation", vanish_after_tokens=1, log=("\x1b[31mred\x1b[0m \x07bell",))
+    daemon = box.start("-v", LOG_FORMAT=form, LOG_LEVEL="DEBUG")
+    daemon.until_ready()
+    for text in HOSTILE:
+        for request in _requests_with(text):
+            _raw(box, request)
+    with Streaming(box.ports.main, {"prompt": "a", "max_tokens": 2}) as stream:
+        stream.rest()  # the engine vanishes, and the log tells the request's id
+    _until_told(daemon, form)
+    daemon.stop()
+    lines = [*daemon.out.lines, *daemon.err.lines]
+    forbidden = {chr(code) for code in range(0x20) if chr(code) != "\t"} | {chr(c) for c in range(0x7F, 0xA0)}
+    assert [line for line in lines if forbidden & set(line)] == []
+    assert [line for line in lines if line.startswith("2026-11-24 ERROR forged")] == []
+
+
+def _requests_with(text: bytes) -> list[bytes]:
+    def post(path: bytes, body: bytes, *headers: bytes) -> bytes:
+        lines = (b"POST " + path + b" HTTP/1.1", b"host: localhost", *headers)
+        return b"\r\n".join((*lines, b"content-length: %d" % len(body))) + b"\r\n\r\n" + body
+
+    model = b'{"prompt":"a","model":"' + text + b'"}'
+    escaped = b'{"prompt":"a","model":"' + b"".join(b"\\u%04x" % byte for byte in text) + b'"}'
+    return [
+        post(b"/v1/" + text, b"{}"),
+        post(b"/v1/completions", model),
+        post(b"/v1/completions", escaped),
+        post(b"/v1/completions", b'{"prompt":"a"}', b"x-request-id: a" + text + b"b"),
+        post(b"/v1/completions", b'{"prompt":"a"}', b"origin: http://" + text),
+        b"GET /v1/models/" + text + b" HTTP/1.1\r\nhost: a" + text + b"\r\n\r\n",
+    ]
+
+
+def _until_told(daemon: RunningDaemon, form: str) -> None:
+    if form == "json":
+        daemon.told("generation", "backoff")
+    else:
+        daemon.out.wait(lambda line: "generation" in line and "backoff" in line)
