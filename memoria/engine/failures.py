@@ -16,8 +16,8 @@ from typing import Literal
 
 # "no": only a change of the configuration or the machine helps; "limited": may help a few times.
 Retry = Literal["yes", "no", "limited"]
-# What it has to do with. Beside the table's sections: `signal`, killed or crashed in native code; `error`, not
-# in the table; `silence`, no word in the log; `memoria`, which ended the engine itself.
+# What it has to do with. Beside the table's sections there are `signal` (killed, or crashed in native code),
+# `error` (not in the table), `silence` (no word in the log) and `memoria` (which ended the engine itself).
 Kind = Literal["memory", "device", "model", "start", "signal", "error", "silence", "memoria"]
 Match = re.Match[str]
 
