@@ -15,6 +15,7 @@ import uvicorn
 
 from memoria import listen
 from memoria.admin.collect import Collector
+from memoria.admin.metrics import Metrics
 from memoria.admin.rates import Rates
 from memoria.config.model import Config
 from memoria.engine.journal import Journal
@@ -22,6 +23,8 @@ from memoria.engine.lifecycle import State
 from memoria.front import Front
 from memoria.gpu.device import DeviceReader
 from memoria.proxy.admission import Admission
+from memoria.proxy.exchange import Exchange
+from memoria.proxy.guarding import Guarding
 from memoria.routing import EngineRouter
 from memoria.supervisor.notify import Notifier
 from memoria.supervisor.preflight import Preflight
@@ -66,15 +69,19 @@ class Daemon:
         self._rates = Rates()
         router = EngineRouter(self.supervisor, config)
         admission = Admission(router, {e.name: e.max_requests for e in config.engines}, config.hold)
-        self.collector = Collector(self.supervisor, admission, self._rates, self.url)
+        guarding = Guarding(config, config.guard, admission) if config.guard else None
+        self.collector = Collector(self.supervisor, admission, guarding, self._rates, self.url)
+        self._metrics = Metrics(self.supervisor, self.collector)
         self._front = Front(
             config,
             self.supervisor,
             self.collector,
             router,
             admission,
+            guarding=guarding,
+            metrics=self._metrics,
             admin_socket=runtime.admin_socket,
-            on_done=self._rates.add,
+            on_done=self._on_done,
         )
         self._sockets = listen.bind_all(config)
         self._sockets.append(listen.bind_admin(runtime.admin_socket))
@@ -139,6 +146,10 @@ class Daemon:
         else:
             self.journal.add("memoria", "stopping now", "")
             self.supervisor.hurry()
+
+    def _on_done(self, exchange: Exchange) -> None:
+        self._rates.add(exchange)
+        self._metrics.tally.add(exchange)
 
     def _tell_systemd(self) -> None:
         snapshots = self.supervisor.snapshots()

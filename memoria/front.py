@@ -16,13 +16,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from memoria.admin import health, models
 from memoria.admin.collect import Collector
-from memoria.config.model import Config, Guard
-from memoria.proxy import guard
+from memoria.admin.metrics import Metrics
+from memoria.config.model import Config
 from memoria.proxy.access import access_rules
 from memoria.proxy.admission import Admission
 from memoria.proxy.downstream import protocol_for
 from memoria.proxy.exchange import Exchange
-from memoria.proxy.guard import LatencyGuard
+from memoria.proxy.guarding import Guarding
 from memoria.proxy.keys import KeyRing
 from memoria.proxy.pool import Pool
 from memoria.proxy.relay import Protected, Relay
@@ -42,6 +42,8 @@ class Front:
         router: Router,
         admission: Admission,
         *,
+        guarding: Guarding | None,
+        metrics: Metrics,
         admin_socket: Path,
         on_done: Callable[[Exchange], None],
     ) -> None:
@@ -49,7 +51,7 @@ class Front:
         self._keys = KeyRing(config.access.keys) if config.access.keys else None
         self._admission = admission
         supervisor.listen(lambda snapshot: self._admission.changed(snapshot.name))
-        self._guard = _Guard(config, config.guard, self._admission) if config.guard else None
+        self._guarding = guarding
         self._pool = Pool()
         relay = Relay(
             router,
@@ -59,18 +61,18 @@ class Front:
             timeouts=config.timeouts,
             rules=access_rules(config, self._keys, hostname=socket.gethostname()),
             filters={e.name: e.filters for e in config.engines if e.filters.strip or e.filters.set},
-            protected=self._guard.protected if self._guard else None,
+            protected=Protected(guarding.protects, guarding.observe) if guarding else None,
             on_done=on_done,
         )
         self.protocol: type[HttpToolsProtocol] = protocol_for(relay)
-        self.app = _app(supervisor, collector, str(admin_socket))
+        self.app = _app(supervisor, collector, metrics, str(admin_socket))
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             if self._keys is not None:
                 tasks.create_task(self._keys.watch(), name="keys")
-            if self._guard is not None:
-                tasks.create_task(self._guard.run(), name="guard")
+            if self._guarding is not None:
+                tasks.create_task(self._guarding.run(), name="guard")
 
     def refuse_waiting(self) -> None:
         """memoria stops: what waits for an engine need not wait any longer."""
@@ -80,30 +82,11 @@ class Front:
         self._pool.close()
 
 
-class _Guard:
-    """The latency guard at work: the neighbours are the other engines on the protected one's device."""
-
-    def __init__(self, config: Config, wish: Guard, admission: Admission) -> None:
-        device = config.engine(wish.protect).gpu
-        neighbours = [e for e in config.engines if e.name != wish.protect and e.gpu == device]
-        self._neighbours = [engine.name for engine in neighbours]
-        self._admission = admission
-        most = max((engine.max_requests for engine in neighbours), default=1)
-        self._guard = LatencyGuard(wish.inter_token_ms / 1000, most)
-        self.protected = Protected(wish.protect, self._guard.observe)
-
-    async def run(self) -> None:
-        while self._neighbours:
-            await asyncio.sleep(guard.PERIOD)
-            busiest = max(self._admission.load(name).in_flight for name in self._neighbours)
-            limit = self._guard.step(busiest)
-            for name in self._neighbours:
-                self._admission.cap(name, limit)
-
-
-def _app(supervisor: Supervisor, collector: Collector, admin_socket: str) -> ASGIApp:
-    """What is not relayed: health and models for everybody, the status on the admin socket."""
-    public = Starlette(routes=[*health.routes(supervisor, collector), *models.routes(supervisor)])
+def _app(supervisor: Supervisor, collector: Collector, metrics: Metrics, admin_socket: str) -> ASGIApp:
+    """What is not relayed: health, models and metrics for everybody, the status on the admin socket."""
+    public = Starlette(
+        routes=[*health.routes(supervisor, collector), *models.routes(supervisor), *metrics.routes()]
+    )
     public.router.default = unknown_route
 
     async def status(_: Request) -> JSONResponse:

@@ -7,46 +7,121 @@ import logging
 import os
 import re
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 
 import aiohttp
-import psutil
 
 from memoria import __version__
+from memoria.admin.holdings import held_by_start, held_bytes
+from memoria.admin.patience import Question
 from memoria.admin.rates import Rates
-from memoria.admin.status import DeviceStatus, EngineStatus, Status
+from memoria.admin.status import DeviceStatus, EngineStatus, GuardStatus, Status
 from memoria.engine import probe
-from memoria.engine.address import EngineAddress
 from memoria.engine.lifecycle import State
 from memoria.errors import MemoriaError
 from memoria.gpu.device import Device
 from memoria.proxy.admission import Admission
+from memoria.proxy.guarding import Guarding
+from memoria.supervisor.memory import in_daemon_thread
 from memoria.supervisor.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 1.0  # seconds: a hanging engine or driver must not delay a status
+ANSWER_TIMEOUT = 30.0  # seconds; then an engine that hangs is asked anew
 
 # vllm/v1/metrics/loggers.py; one line per engine core, summed (usage: the highest)
 SERIES = re.compile(
-    r"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc)\{[^}]*\} ([-+\w.]+)", re.M
+    rb"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc)\{[^}]*\} ([-+\w.]+)", re.M
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Everything as it is at one moment. `expositions`: the metrics of every engine that answers, in
+    Prometheus's text format, as it gave them."""
+
+    status: Status
+    expositions: Mapping[str, bytes]
+
+
 class Collector:
-    def __init__(self, supervisor: Supervisor, admission: Admission, rates: Rates, url: str) -> None:
-        self._supervisor, self._admission = supervisor, admission
+    def __init__(
+        self, supervisor: Supervisor, admission: Admission, guarding: Guarding | None, rates: Rates, url: str
+    ) -> None:
+        self._supervisor, self._admission, self._guarding = supervisor, admission, guarding
         self._rates, self._url = rates, url
         self._began = time.monotonic()
+        self._engines = {name: Question(partial(self._ask, name)) for name in supervisor.actors}
+        self._devices = {uuid: Question(memory.read) for uuid, memory in supervisor.memories.items()}
 
     @property
     def uptime(self) -> float:
         return time.monotonic() - self._began
 
     async def status(self) -> Status:
+        return (await self.look()).status
+
+    async def look(self) -> Look:
+        """Neither an engine nor a driver that hangs delays it by more than a second, and that only once."""
         names = tuple(self._supervisor.actors)
-        devices, engines = await asyncio.gather(
-            self._devices(), asyncio.gather(*(self._gauges(name) for name in names))
+        (devices, held), texts = await asyncio.gather(
+            self._memory(), asyncio.gather(*(self.exposition(name) for name in names))
         )
+        expositions = {name: text for name, text in zip(names, texts, strict=True) if text is not None}
+        return Look(self._status(devices, held, expositions), expositions)
+
+    async def exposition(self, name: str) -> bytes | None:
+        """What an engine's own `/metrics` answers; None where it does not serve, or does not answer."""
+        snapshot = self._supervisor.actors[name].snapshot
+        if snapshot.address is None or snapshot.state not in (State.READY, State.DRAINING):
+            return None
+        try:
+            return await self._engines[name].answer()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            logger.debug("%s: no metrics: %r", name, error)
+            return None
+
+    def used_bytes(self, name: str, device: Device) -> int | None:
+        """What an engine's processes hold on its device."""
+        return held_bytes(device, set(self._supervisor.actors[name].pids()))
+
+    async def _ask(self, name: str) -> bytes:
+        address = self._supervisor.actors[name].snapshot.address
+        if address is None:
+            raise ConnectionError("it has ended")
+        async with (
+            probe.session(address, ANSWER_TIMEOUT) as client,
+            client.get(probe.base_url(address) + "/metrics") as answer,
+        ):
+            answer.raise_for_status()
+            return await answer.read()
+
+    async def _memory(self) -> tuple[dict[str, Device], dict[str, int]]:
+        """Devices by their UUIDs, and what engines hold by their starts."""
+        found = await asyncio.gather(*(self._device(uuid) for uuid in self._devices))
+        devices = {device.uuid: device for device in found if device is not None}
+        starts = {
+            snapshot.start_id: devices.get(self._supervisor.plan.device(snapshot.name).uuid)
+            for snapshot in self._supervisor.snapshots()
+            if snapshot.start_id is not None
+        }
+        return devices, await in_daemon_thread(lambda: held_by_start(starts))
+
+    async def _device(self, uuid: str) -> Device | None:
+        try:
+            device = await self._devices[uuid].answer()
+        except MemoriaError as error:
+            logger.warning("no figures of device %s: %s", uuid, error)
+            return None
+        if device is None:
+            logger.warning("no figures of device %s: no answer", uuid)
+        return device
+
+    def _status(
+        self, devices: dict[str, Device], held: dict[str, int], expositions: Mapping[str, bytes]
+    ) -> Status:
         return Status(
             version=__version__,
             pid=os.getpid(),
@@ -64,41 +139,13 @@ class Collector:
                 for planned in self._supervisor.plan.devices
             ),
             engines=tuple(
-                self._engine(name, devices, gauges) for name, gauges in zip(names, engines, strict=True)
+                self._engine(name, held, _gauges(expositions.get(name, b"")))
+                for name in self._supervisor.actors
             ),
+            guard=None if self._guarding is None else _guard(self._guarding),
         )
 
-    def used_bytes(self, name: str, device: Device | None) -> int | None:
-        """What an engine's processes hold on its device; on a host their resident memory."""
-        pids = set(self._supervisor.actors[name].pids())
-        if device is None or not pids:
-            return None
-        if device.is_host:
-            return sum(_resident(pid) for pid in pids)
-        held = [process.used_bytes for process in device.processes if process.pid in pids]
-        return None if None in held else sum(size for size in held if size is not None)
-
-    async def _devices(self) -> dict[str, Device]:
-        found = {}
-        for uuid, memory in self._supervisor.memories.items():
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    found[uuid] = await memory.read()
-            except (MemoriaError, TimeoutError) as error:
-                logger.warning("no figures of device %s: %s", uuid, str(error) or "no answer")
-        return found
-
-    async def _gauges(self, name: str) -> dict[str, float]:
-        snapshot = self._supervisor.actors[name].snapshot
-        if snapshot.address is None or snapshot.state not in (State.READY, State.DRAINING):
-            return {}
-        try:
-            return _parse(await _fetch(snapshot.address, "/metrics"))
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            logger.debug("%s: no metrics: %r", name, error)
-            return {}
-
-    def _engine(self, name: str, devices: dict[str, Device], gauges: dict[str, float]) -> EngineStatus:
+    def _engine(self, name: str, held: dict[str, int], gauges: dict[str, float]) -> EngineStatus:
         supervisor = self._supervisor
         actor, config = supervisor.actors[name], supervisor.config.engine(name)
         snapshot, device, rate = actor.snapshot, supervisor.plan.device(name), self._rates.of(name)
@@ -121,7 +168,7 @@ class Collector:
             device=device.label,
             fraction=str(config.gpu_memory_utilization),
             budget_bytes=supervisor.plan.budget(name).requested_bytes,
-            used_bytes=self.used_bytes(name, devices.get(device.uuid)),
+            used_bytes=held.get(snapshot.start_id or ""),
             start_seconds=snapshot.start_seconds,
             kv_tokens=snapshot.figures.kv_tokens,
             concurrency=snapshot.figures.concurrency,
@@ -138,25 +185,22 @@ class Collector:
         )
 
 
-def _parse(exposition: str) -> dict[str, float]:
+def _gauges(exposition: bytes) -> dict[str, float]:
     gauges: dict[str, float] = {}
     for series, text in SERIES.findall(exposition):
-        value = float(text)
-        before = gauges.get(series, 0.0)
-        gauges[series] = max(before, value) if series == "kv_cache_usage_perc" else before + value
+        name, value = series.decode(), float(text)
+        before = gauges.get(name, 0.0)
+        gauges[name] = max(before, value) if name == "kv_cache_usage_perc" else before + value
     return gauges
 
 
-async def _fetch(address: EngineAddress, path: str) -> str:
-    async with (
-        probe.session(address, PATIENCE) as client,
-        client.get(probe.base_url(address) + path) as answer,
-    ):
-        return await answer.text()
-
-
-def _resident(pid: int) -> int:
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return 0
+def _guard(guarding: Guarding) -> GuardStatus:
+    state = guarding.state
+    return GuardStatus(
+        engine=guarding.protects,
+        neighbours=guarding.neighbours,
+        target=guarding.target,
+        gap_p95=state.gap_p95,
+        limit=state.limit,
+        lowered=state.lowered,
+    )

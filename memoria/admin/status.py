@@ -1,4 +1,4 @@
-"""The one value that everything a person sees is made of: commands, HTTP answers, later metrics and page.
+"""The one value that everything a person sees is made of: commands, HTTP answers, metrics, later a page.
 
 None means "not known", never 0. Sizes in bytes, times in seconds; `since` and `retry_at` are wall-clock.
 """
@@ -55,6 +55,20 @@ class DeviceStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class GuardStatus:
+    """`engine` is protected from its `neighbours`: 95 % of the gaps between its tokens should not exceed
+    `target`. `gap_p95`: what they were, None while it is idle. `limit`: requests that each neighbour is given
+    at once; None: none is held back. `lowered`: how many times the limit fell."""
+
+    engine: str
+    neighbours: tuple[str, ...]
+    target: float
+    gap_p95: float | None
+    limit: int | None
+    lowered: int
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     version: str
     pid: int
@@ -63,6 +77,7 @@ class Status:
     at: float
     devices: tuple[DeviceStatus, ...]
     engines: tuple[EngineStatus, ...]
+    guard: GuardStatus | None = None
 
     @property
     def healthy(self) -> bool:
@@ -75,6 +90,7 @@ class Status:
     def from_json(cls, data: Mapping[str, Any]) -> Status:
         """The inverse of `to_json`. Raises `KeyError` or `TypeError` on what another version wrote."""
         plain = {key: value for key, value in data.items() if key != "status"}
+        guard = data.get("guard")
         return cls(
             **plain
             | {
@@ -83,5 +99,6 @@ class Status:
                     EngineStatus(**{**engine, "models": tuple(engine["models"])})
                     for engine in data["engines"]
                 ),
+                "guard": guard and GuardStatus(**{**guard, "neighbours": tuple(guard["neighbours"])}),
             }
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memoria.admin.status import EngineStatus, Status
+from memoria.admin.status import EngineStatus, GuardStatus, Status
 from memoria.text import aligned, duration, gib
 
 HEADER = ("ENGINE", "STATE", "SINCE", "RESTARTS", "GPU GiB", "KV", "RUN/WAIT", "REQ/S", "TTFT p95")
@@ -11,7 +11,8 @@ COLORS = {"ready": "32", "failed": "31", "held": "31", "backoff": "33"}
 
 
 def render_status(status: Status, *, width: int, color: bool) -> str:
-    """One line per engine, then one line for each that is not ready, with its reason and the next command."""
+    """One line per engine, then one line for each that is not ready, with its reason and the next command,
+    and what the latency guard does."""
     memory = "RAM GiB" if status.engines and status.engines[0].device == "host" else "GPU GiB"
     header = tuple(memory if title == "GPU GiB" else title for title in HEADER)
     table = aligned([header, *(_row(engine, status.at) for engine in status.engines)])
@@ -24,6 +25,8 @@ def render_status(status: Status, *, width: int, color: bool) -> str:
         for engine in status.engines
         if engine.state != "ready"
     ]
+    if status.guard is not None:
+        lines.append(_guard(status.guard))
     return "\n".join(lines)
 
 
@@ -54,6 +57,16 @@ def _reason(engine: EngineStatus, now: float) -> str:
     if engine.hint and (waits or engine.state in ("backoff", "failed")):
         parts.append(engine.hint)
     return f"{engine.name}: {'; '.join(parts)}"
+
+
+def _guard(guard: GuardStatus) -> str:
+    gap = "" if guard.gap_p95 is None else f", p95 {guard.gap_p95 * 1000:.0f} ms"
+    others = ", ".join(guard.neighbours)
+    doing = "nobody is held back"
+    if guard.limit is not None:
+        times = "once" if guard.lowered == 1 else f"{guard.lowered} times"
+        doing = f"{others} at most {guard.limit} at once, lowered {times}"
+    return f"guard: {guard.engine} keeps to {guard.target * 1000:g} ms between tokens{gap}; {doing}"
 
 
 def _paint(line: str, state: str) -> str:

@@ -372,7 +372,7 @@ class EngineActor:
 
     def _diagnose(self) -> Diagnosis:
         if self._current.trouble is not None:
-            return Diagnosis(cause=self._current.trouble, hint=f"memoria logs {self.name}", retry="yes")
+            return Diagnosis(self._current.trouble, f"memoria logs {self.name}", "yes", "memoria")
         return diagnose(self.last_log(), self._current.exit or ExitStatus(code=None))
 
     def _why(self, state: State, event: Event) -> str:

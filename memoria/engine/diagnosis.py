@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from memoria.engine.exit_status import ExitStatus, signal_name
-from memoria.engine.failures import FAILURES, Retry
+from memoria.engine.failures import FAILURES, Kind, Retry
 from memoria.engine.log_line import text_of
 
 LONGEST_QUOTE = 300  # characters of an error that is not in the table
@@ -18,11 +18,12 @@ _FOLLOWING = 6  # lines that may belong to an error's text
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
     """`cause` is a sentence without a full stop, `hint` the next step, `retry` whether the same start may
-    succeed the next time."""
+    succeed the next time, `kind` what it has to do with."""
 
     cause: str
     hint: str
     retry: Retry
+    kind: Kind = "error"
 
 
 def diagnose(tail: Sequence[str], exit: ExitStatus) -> Diagnosis:  # noqa: A002
@@ -55,7 +56,7 @@ def excerpt(tail: Sequence[str], lines: int) -> Sequence[str]:
 def _explain(error: str) -> Diagnosis | None:
     for failure in FAILURES:
         if match := failure.pattern.search(error):
-            return Diagnosis(failure.cause_for(match), failure.hint_for(match), failure.retry)
+            return Diagnosis(failure.cause_for(match), failure.hint_for(match), failure.retry, failure.kind)
     return None
 
 
@@ -108,11 +109,13 @@ _SIGNALS: dict[int, Diagnosis] = {
         "the processor does not know an instruction that this build of vLLM uses (SIGILL)",
         "on a virtual machine bfloat16 is the usual reason: set `dtype: float32` or `dtype: half`",
         "no",
+        "signal",
     ),
     signal.SIGKILL: Diagnosis(
         "killed by SIGKILL; when nobody did it by hand, the host ran out of memory",
         "look for `oom` in the kernel's log (`journalctl -k`); lower the engines' share of the host's memory",
         "yes",
+        "signal",
     ),
 }
 
@@ -135,6 +138,7 @@ def _by_signal(number: int | None) -> Diagnosis | None:
         f"{what} ({signal_name(number)})",
         "the last lines of the engine's log may say more (`memoria logs`)",
         "yes",
+        "signal",
     )
 
 
@@ -144,7 +148,11 @@ def _by_silence(texts: Sequence[str], exit: ExitStatus) -> Diagnosis:  # noqa: A
             "its engine core died without a word: killed, or the host ran out of memory",
             "look for `oom` in the kernel's log (`journalctl -k`)",
             "yes",
+            "silence",
         )
     return Diagnosis(
-        f"{exit} without an error in its log", "its last lines may say more (`memoria logs`)", "yes"
+        f"{exit} without an error in its log",
+        "its last lines may say more (`memoria logs`)",
+        "yes",
+        "silence",
     )

@@ -9,13 +9,16 @@ rows stand from the special to the general.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from decimal import ROUND_FLOOR, Decimal
 from typing import Literal
 
 # "no": only a change of the configuration or the machine helps; "limited": may help a few times.
 Retry = Literal["yes", "no", "limited"]
+# What it has to do with. Beside the table's sections there are `signal` (killed, or crashed in native code),
+# `error` (not in the table), `silence` (no word in the log) and `memoria` (which ended the engine itself).
+Kind = Literal["memory", "device", "model", "start", "signal", "error", "silence", "memoria"]
 Match = re.Match[str]
 
 
@@ -27,6 +30,7 @@ class Failure:
     cause: str
     hint: str | Callable[[Match], str]
     retry: Retry
+    kind: Kind = "error"
 
     def hint_for(self, match: Match) -> str:
         return self.hint(match) if callable(self.hint) else fill(self.hint, match)
@@ -53,8 +57,7 @@ def _row(pattern: str, cause: str, hint: str | Callable[[Match], str], retry: Re
     return Failure(re.compile(pattern), cause, hint, retry)
 
 
-FAILURES = (
-    # memory
+_MEMORY = (
     _row(
         rf"Free memory on device .{{0,40}}?\({_GIB}/{_GIB} GiB\).{{0,40}}? less than desired .{{0,40}}?"
         rf"\({_GIB}, {_GIB} GiB\)",
@@ -118,7 +121,9 @@ FAILURES = (
         "lower max_num_batched_tokens or max_num_seqs, or use a quantised model",
         "limited",
     ),
-    # device
+)
+
+_DEVICE = (
     _row(
         r"illegal memory access|\bXid\b|unspecified launch failure|uncorrectable ECC",
         "the GPU reported a fault",
@@ -149,7 +154,9 @@ FAILURES = (
         "choose a model with another quantization",
         "no",
     ),
-    # model
+)
+
+_MODEL = (
     _row(
         r"gated repo|GatedRepoError|401 Client Error|403 Client Error",
         "the model is gated: its hub wants an account that has accepted its licence",
@@ -216,7 +223,9 @@ FAILURES = (
         "delete the file and download the model again",
         "no",
     ),
-    # start
+)
+
+_START = (
     _row(
         r"Errno 98\b|[Aa]ddress already in use",
         "another process listens on the engine's port or socket",
@@ -260,3 +269,11 @@ FAILURES = (
         "yes",
     ),
 )
+
+_SECTIONS: Mapping[Kind, Sequence[Failure]] = {
+    "memory": _MEMORY,
+    "device": _DEVICE,
+    "model": _MODEL,
+    "start": _START,
+}
+FAILURES = tuple(replace(row, kind=kind) for kind, rows in _SECTIONS.items() for row in rows)

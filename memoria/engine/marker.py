@@ -18,6 +18,17 @@ def marked(variable: str, value: str) -> list[int]:
     return [pid for pid, environ in _environments() if needle in environ.split(b"\0")]
 
 
+def values_of(variable: str) -> dict[int, str]:
+    """What the variable holds in every process that has it, by the process's id."""
+    name = f"{variable}=".encode()
+    return {
+        pid: entry.removeprefix(name).decode(errors="replace")
+        for pid, environ in _environments()
+        for entry in environ.split(b"\0")
+        if entry.startswith(name)
+    }
+
+
 def _environments() -> Iterator[tuple[int, bytes]]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from memoria.admin.status import DeviceStatus, EngineStatus, Status
+from memoria.admin.status import DeviceStatus, EngineStatus, GuardStatus, Status
 
 ENGINE = EngineStatus(
     name="generation",
@@ -54,6 +54,11 @@ STATUS = Status(
 
 def test_a_status_survives_its_way_through_json() -> None:
     assert Status.from_json(json.loads(json.dumps(STATUS.to_json()))) == STATUS
+
+
+def test_the_guard_survives_it_too() -> None:
+    guarded = replace(STATUS, guard=GuardStatus("generation", ("embedding",), 0.05, 0.061, 4, 3))
+    assert Status.from_json(json.loads(json.dumps(guarded.to_json()))) == guarded
 
 
 def test_one_engine_that_is_not_ready_makes_the_whole_degraded() -> None:
