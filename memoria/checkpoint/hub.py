@@ -23,7 +23,7 @@ def ask_hub(model: str, environ: Mapping[str, str]) -> ModelFiles:
     except ImportError as error:
         raise UnavailableError(
             Problem(
-                f"model `{model}` is not in the local cache, and the hub cannot be asked without `huggingface_hub`",
+                f"model `{model}` is not in the local cache, and `huggingface_hub` is not installed",
                 (),
                 f"install it (`pip install 'memoria[hub]'`), or run `hf download {model} config.json`",
             )

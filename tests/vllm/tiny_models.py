@@ -1,4 +1,5 @@
-"""Tiny models of many architectures, with the demo's tokenizer and no weights, and what real vLLM says of them.
+"""Tiny models of many architectures, with the demo's tokenizer and no weights, and what real vLLM says of
+them.
 
 `python -m tests.vllm.tiny_models PYTHON` starts real vLLM for each and writes tests/data/kv_cache.json, which
 the planner's unit tests compare with. PYTHON is that of the CPU build's environment.
@@ -20,7 +21,9 @@ from typing import Any
 from memoria.demo.make_models import tokenizer, tokenizer_config
 
 RECORDS = Path(__file__).parents[1] / "data" / "kv_cache.json"
-_KV = re.compile(r"KV cache size: ([\d,]+) tokens, Maximum concurrency for ([\d,]+) tokens per request: ([\d.]+)x")
+_KV = re.compile(
+    r"KV cache size: ([\d,]+) tokens, Maximum concurrency for ([\d,]+) tokens per request: ([\d.]+)x"
+)
 _SIZE = {
     "hidden_size": 128,
     "intermediate_size": 256,
@@ -89,7 +92,14 @@ MODELS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "phi3": (_model("Phi3ForCausalLM", "phi3", 3, num_key_value_heads=4, pad_token_id=0), {}),
     "mixtral-moe": (
-        _model("MixtralForCausalLM", "mixtral", 2, num_local_experts=4, num_experts_per_tok=2, sliding_window=None),
+        _model(
+            "MixtralForCausalLM",
+            "mixtral",
+            2,
+            num_local_experts=4,
+            num_experts_per_tok=2,
+            sliding_window=None,
+        ),
         {},
     ),
     "deepseek-mla": (
@@ -168,15 +178,32 @@ MODELS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "qwen3-embedding": (_model("Qwen3ForCausalLM", "qwen3", 3, head_dim=32), _EMBED),
     "qwen3-reranker": (
-        _model("Qwen3ForSequenceClassification", "qwen3", 2, head_dim=32, num_labels=1, id2label={"0": "yes"}),
+        _model(
+            "Qwen3ForSequenceClassification", "qwen3", 2, head_dim=32, num_labels=1, id2label={"0": "yes"}
+        ),
         _EMBED | {"max_model_len": 512},
     ),
     "bert-embedder": (
-        _model("BertModel", "bert", 2, type_vocab_size=2, hidden_act="gelu", num_key_value_heads=4, layer_norm_eps=1e-12),
+        _model(
+            "BertModel",
+            "bert",
+            2,
+            type_vocab_size=2,
+            hidden_act="gelu",
+            num_key_value_heads=4,
+            layer_norm_eps=1e-12,
+        ),
         _EMBED,
     ),
     "modernbert-embedder": (
-        _model("ModernBertModel", "modernbert", 3, local_attention=128, global_attn_every_n_layers=3, pad_token_id=0),
+        _model(
+            "ModernBertModel",
+            "modernbert",
+            3,
+            local_attention=128,
+            global_attn_every_n_layers=3,
+            pad_token_id=0,
+        ),
         _EMBED,
     ),
 }
@@ -202,8 +229,24 @@ def started(python: str, folder: Path, own: Mapping[str, Any]) -> Iterator[subpr
         arguments += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
-    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--load-format", "dummy"]
-    command += ["--runner", own.get("runner", "generate"), "--host", "127.0.0.1", "--port", str(port), *arguments]
+    command = [
+        python,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(folder),
+        "--load-format",
+        "dummy",
+    ]
+    command += [
+        "--runner",
+        own.get("runner", "generate"),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        *arguments,
+    ]
     process = subprocess.Popen(
         ["setsid", "-w", *command],
         stdout=subprocess.PIPE,
@@ -259,7 +302,12 @@ def main(python: str, names: list[str]) -> None:
                 except AssertionError as error:
                     print(name, error)
                     continue
-            records[name] = {"config": config, "flags": flags(own), "pooling": own == _EMBED or "runner" in own, **said}
+            records[name] = {
+                "config": config,
+                "flags": flags(own),
+                "pooling": own == _EMBED or "runner" in own,
+                **said,
+            }
             RECORDS.write_text(json.dumps(records, indent=1, sort_keys=True) + "\n")
             print(name, said, flush=True)
 

@@ -186,22 +186,25 @@ def _layers(model_type: str, config: Mapping[str, Any]) -> tuple[LayerKind, ...]
 
 def _layer(model_type: str, config: Mapping[str, Any], number: int) -> LayerKind:
     """The kind of a layer where the file lists none: as transformers and vLLM fill it in."""
-    if model_type in ("gemma3", "gemma3_text"):
-        return "sliding" if (number + 1) % int(config.get("sliding_window_pattern", 6)) else "full"
-    if model_type == "gemma2":
-        return "sliding" if number % 2 == 0 else "full"
-    if model_type in ("qwen2", "qwen3", "qwen2_moe", "qwen3_moe"):
-        slides = config.get("use_sliding_window") and number >= int(config.get("max_window_layers", 28))
-        return "sliding" if slides else "full"
     if model_type == "qwen3_next":
         return "full" if (number + 1) % int(config.get("full_attention_interval", 4)) == 0 else "state"
     if model_type == "jamba":
         period, offset = int(config.get("attn_layer_period", 8)), int(config.get("attn_layer_offset", 4))
         return "full" if number % period == offset else "state"
-    if model_type == "falcon_h1":
-        return "full"  # and a state beside it, `states.py`
+    return "sliding" if _slides(model_type, config, number) else "full"
+
+
+def _slides(model_type: str, config: Mapping[str, Any], number: int) -> bool:
+    if _window(model_type, config) is None:
+        return False
+    if model_type in ("gemma3", "gemma3_text"):
+        return (number + 1) % int(config.get("sliding_window_pattern", 6)) != 0
+    if model_type == "gemma2":
+        return number % 2 == 0
+    if model_type.startswith("qwen"):
+        return number >= int(config.get("max_window_layers", 28))
     # One window for all layers (Mistral, Phi-3): `cache_config.sliding_window`, vllm/engine/arg_utils.py
-    return "sliding" if _window(model_type, config) else "full"
+    return True
 
 
 def _window(model_type: str, config: Mapping[str, Any]) -> int | None:

@@ -7,6 +7,7 @@ each model's `get_mamba_state_shape_from_config`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from memoria.plan.footprint.shape import Shape
@@ -22,66 +23,56 @@ def state_bytes(shape: Shape, tensor_parallel: int, dtype_bytes: int, ssm_dtype:
     """One layer's. The convolution is kept in the model's type, the state in `mamba_ssm_cache_dtype`."""
     config, ranks = shape.config, tensor_parallel
     temporal = _BYTES.get(ssm_dtype, dtype_bytes)
-    if shape.model_type in ("granitemoehybrid", "bamba"):
-        return _mamba2(
-            config["mamba_expand"] * shape.hidden // ranks,
-            config["mamba_n_groups"],
-            config["mamba_n_heads"],
-            config["mamba_d_head"],
-            config["mamba_d_state"],
-            config["mamba_d_conv"],
-            ranks,
-            (dtype_bytes, temporal),
-        )
-    if shape.model_type == "falcon_h1":
-        inner = config.get("mamba_d_ssm") or config["mamba_expand"] * shape.hidden
-        return _mamba2(
-            inner // ranks,
-            config["mamba_n_groups"],
-            config["mamba_n_heads"],
-            config["mamba_d_head"],
-            config["mamba_d_state"],
-            config["mamba_d_conv"],
-            ranks,
-            (dtype_bytes, temporal),
-        )
-    if shape.model_type == "nemotron_h":
-        if ssm_dtype == "auto":  # NemotronHForCausalLMConfig, vllm/model_executor/models/config.py
+    if (mamba2 := _mamba2(shape)) is not None:
+        if shape.model_type == "nemotron_h" and ssm_dtype == "auto":
+            # NemotronHForCausalLMConfig, vllm/model_executor/models/config.py
             temporal = _BYTES.get(str(config.get("mamba_ssm_cache_dtype", "float32")), 4)
-        return _mamba2(
-            config["mamba_num_heads"] * config["mamba_head_dim"] // ranks,
-            config["n_groups"],
-            config["mamba_num_heads"],
-            config["mamba_head_dim"],
-            config["ssm_state_size"],
-            config["conv_kernel"],
-            ranks,
-            (dtype_bytes, temporal),
-        )
+        return mamba2.convolution(ranks) * dtype_bytes + mamba2.temporal(ranks) * temporal
     if shape.model_type == "jamba":
         inner = config["mamba_expand"] * shape.hidden // ranks
-        return inner * (config["mamba_d_conv"] - 1) * dtype_bytes + inner * config["mamba_d_state"] * temporal
+        return int(inner * ((config["mamba_d_conv"] - 1) * dtype_bytes + config["mamba_d_state"] * temporal))
     if shape.model_type in ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"):
         return _gated_delta_net(config, ranks, dtype_bytes, temporal)
     if shape.model_type in ("lfm2", "lfm2_moe"):
-        return int(config.get("conv_dim", shape.hidden)) // ranks * (config["conv_L_cache"] - 1) * dtype_bytes
+        channels = int(config.get("conv_dim", shape.hidden)) // ranks
+        return int(channels * (config["conv_L_cache"] - 1) * dtype_bytes)
     raise UnknownStateError(f"the states of `{shape.model_type}` are not known to this planner")
 
 
-def _mamba2(
-    inner: int,
-    groups: int,
-    heads: int,
-    head_size: int,
-    state: int,
-    kernel: int,
-    ranks: int,
-    sizes: tuple[int, int],
-) -> int:
-    """`inner` is one GPU's share already. Groups are repeated where there are fewer than GPUs."""
-    shared = groups // ranks if groups % ranks == 0 else (groups + ranks - groups) // ranks
-    convolution = (inner + 2 * shared * state) * (kernel - 1)
-    return convolution * sizes[0] + heads // ranks * head_size * state * sizes[1]
+@dataclass(frozen=True, slots=True)
+class _Mamba2:
+    """Elements of the two states of a Mamba 2 layer (`mamba2_state_shape`)."""
+
+    inner: int
+    groups: int
+    heads: int
+    head_size: int
+    state_size: int
+    kernel: int
+
+    def convolution(self, ranks: int) -> int:
+        """Groups are repeated where they cannot be divided among the GPUs."""
+        groups = self.groups if self.groups % ranks == 0 else ranks
+        return (self.inner + 2 * groups * self.state_size) // ranks * (self.kernel - 1)
+
+    def temporal(self, ranks: int) -> int:
+        return self.heads // ranks * self.head_size * self.state_size
+
+
+def _mamba2(shape: Shape) -> _Mamba2 | None:
+    config = shape.config
+    if shape.model_type == "nemotron_h":
+        heads, size = config["mamba_num_heads"], config["mamba_head_dim"]
+        return _Mamba2(
+            heads * size, config["n_groups"], heads, size, config["ssm_state_size"], config["conv_kernel"]
+        )
+    if shape.model_type in ("granitemoehybrid", "falcon_h1"):
+        inner = config.get("mamba_d_ssm") or config["mamba_expand"] * shape.hidden
+        heads, size = config["mamba_n_heads"], config["mamba_d_head"]
+        return _Mamba2(
+            inner, config["mamba_n_groups"], heads, size, config["mamba_d_state"], config["mamba_d_conv"]
+        )
+    return None
 
 
 def _gated_delta_net(config: Mapping[str, Any], ranks: int, convolution_bytes: int, state_size: int) -> int:
