@@ -9,16 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memoria.cli.render_outcomes import render_outcomes
+from memoria.cli.render_outcomes import render_choices, render_outcomes
 from memoria.config.model import Config
+from memoria.config.rewrite import rewrite
 from memoria.errors import ConfigError, ExitCode, MemoriaError, Problem
 from memoria.gpu import open_reader, read_devices
 from memoria.gpu.catalogue import named_device
 from memoria.plan.outcome import Outcomes
 from memoria.plan.plan import Plan, make_plan
 from memoria.plan.remedies import fit_problem
+from memoria.plan.wishes import Choice, settle, wish_problem
 from memoria.supervisor.outcomes import make_outcomes, read_models
 from memoria.supervisor.runtime import RuntimeDir
+from memoria.text import fraction_text
 
 if TYPE_CHECKING:
     from memoria.gpu.device import Device
@@ -28,6 +31,7 @@ def run_plan(
     config: Config,
     *,
     gpu: str | None,
+    write: bool,
     ask_hub: bool,
     html: Path | None,
     as_json: bool,
@@ -38,9 +42,16 @@ def run_plan(
     if gpu is not None:
         config = replace(config, device="cuda")
     devices = _devices(config, gpu)
+    files, unknown = read_models(config, os.environ, may_ask_hub=ask_hub)
+    chosen = settle(config, devices, files)
+    if chosen.problems:
+        raise ConfigError(chosen.problems)
+    config = chosen.config
+    if write:
+        write_choices(config, chosen.choices)
     own = () if gpu is not None else RuntimeDir(config.runtime_dir).own_pids()
     plan = make_plan(config, devices, own)
-    outcomes = make_outcomes(config, plan, *read_models(config, os.environ, may_ask_hub=ask_hub))
+    outcomes = make_outcomes(config, plan, files, unknown)
     problems = plan_problems(config, plan, outcomes)
     if html is not None:
         _write_html(html, config, plan, outcomes, problems)
@@ -48,10 +59,23 @@ def run_plan(
         sys.stdout.write(json.dumps(as_data(plan, outcomes, problems), indent=2) + "\n")
         return ExitCode.CONFIG if problems else ExitCode.OK
     sys.stdout.write(render_outcomes(config, plan, outcomes, width, color, ok=not problems) + "\n")
+    if chosen.choices:
+        sys.stdout.write("\n" + "\n".join(render_choices(chosen.choices, written=write)) + "\n")
     sys.stdout.flush()
     if problems:
         raise ConfigError(problems)
     return ExitCode.OK
+
+
+def write_choices(config: Config, choices: tuple[Choice, ...]) -> None:
+    """Puts the fractions chosen for `auto` into the file. A size stays a size."""
+    chosen = {
+        ("engines", choice.engine, "gpu_memory_utilization"): fraction_text(choice.fraction)
+        for choice in choices
+        if config.engine(choice.engine).gpu_memory is None
+    }
+    if config.path is not None and chosen:
+        rewrite(config.path, chosen)
 
 
 def plan_problems(config: Config, plan: Plan, outcomes: Outcomes) -> tuple[Problem, ...]:
@@ -62,7 +86,8 @@ def plan_problems(config: Config, plan: Plan, outcomes: Outcomes) -> tuple[Probl
         for budget in device.budgets
         if budget.engine in outcomes.known
     )
-    return plan.config_problems + tuple(problem for problem in unfit if problem)
+    wishes = (wish_problem(config, outcome) for outcome in outcomes.known.values())
+    return plan.config_problems + tuple(problem for problem in (*unfit, *wishes) if problem)
 
 
 def as_data(plan: Plan, outcomes: Outcomes, problems: tuple[Problem, ...]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from memoria.cli.render_plan import BAR_CELLS, BOLD, CYAN, DIM, GREEN, RED, paint, shown
@@ -10,7 +10,8 @@ from memoria.config.model import Config
 from memoria.plan.budgets import DevicePlan
 from memoria.plan.outcome import Outcome, Outcomes
 from memoria.plan.plan import Plan
-from memoria.text import GIB, fraction_text, gib, grouped
+from memoria.plan.wishes import Choice
+from memoria.text import GIB, aligned, fraction_text, gib, grouped
 
 DTYPES = {
     "BF16": "bf16",
@@ -43,6 +44,12 @@ def render_outcomes(
     if ok:
         lines += ["", paint(_verdict(outcomes), GREEN, color)]
     return "\n".join(lines)
+
+
+def render_choices(choices: Iterable[Choice], *, written: bool) -> Iterator[str]:
+    rows = [(choice.engine, fraction_text(choice.fraction), choice.reason) for choice in choices]
+    yield "fractions written into the file:" if written else "fractions chosen:"
+    yield from (f"  {line}" for line in aligned(rows))
 
 
 def terms_of(outcome: Outcome) -> list[Term]:

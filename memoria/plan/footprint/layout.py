@@ -7,7 +7,7 @@ from dataclasses import replace
 from memoria.plan.footprint.layers import Attention, Layer, State, ceil_div
 from memoria.plan.footprint.settings import Settings
 from memoria.plan.footprint.shape import LayerKind, Shape
-from memoria.plan.footprint.states import state_bytes
+from memoria.plan.footprint.states import MAMBA2, state_bytes
 
 # A hybrid of MLA and states keeps its blocks at multiples of this (`_align_hybrid_block_size`).
 _MLA_HYBRID_BLOCK = 128
@@ -32,6 +32,7 @@ def kv_layers(shape: Shape, settings: Settings, ssm_dtype: str = "auto") -> list
     state = State(
         state_bytes(shape, settings.tensor_parallel, settings.dtype_bytes, ssm_dtype),
         mode="align" if settings.prefix_caching else "none",
+        checkpoints=1 if shape.model_type in MAMBA2 else 0,
     )
     if attention.token_bytes:
         attention, state = _aligned(attention, state)

@@ -13,6 +13,7 @@ from typing import Any
 from memoria.plan.footprint.shape import Shape
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+MAMBA2 = frozenset({"granitemoehybrid", "falcon_h1", "nemotron_h"})
 
 
 class UnknownStateError(ValueError):
