@@ -14,9 +14,9 @@ def gib(size_bytes: int) -> str:
 
 
 def fraction_text(fraction: Decimal) -> str:
-    """A fraction with two decimals, or with all it has where it has more: `0.30`, `0.125`."""
+    """A fraction with two decimals, or with all it has where it has more, four at most: `0.30`, `0.125`."""
     exponent = fraction.normalize().as_tuple().exponent
-    places = max(2, -exponent) if isinstance(exponent, int) else 2
+    places = min(4, max(2, -exponent)) if isinstance(exponent, int) else 2
     return f"{fraction:.{places}f}"
 
 

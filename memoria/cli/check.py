@@ -18,6 +18,7 @@ from memoria.supervisor.preflight import Preflight
 def run_check(config: Config, *, no_gpu: bool, as_json: bool, width: int, color: bool) -> int:
     """Prints the plan on standard output, then raises everything that stands against it."""
     checked = look(config, None if no_gpu else open_reader(config.device))
+    config = checked.config
     if as_json:
         sys.stdout.write(json.dumps(_as_json(config, checked), indent=2) + "\n")
         return checked.errors[0].exit_code if checked.errors else ExitCode.OK

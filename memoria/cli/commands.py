@@ -122,6 +122,33 @@ def check(globals_: Globals, no_gpu: bool) -> int:
 
 @cli.command()
 @with_globals
+@click.option("--gpu", metavar="GPU", help="Plan for a machine that is not here: `24GiB`, `RTX 4090`.")
+@click.option("--hub", is_flag=True, help="Ask the Hugging Face hub of models that are not in the cache.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the plan as a page.")
+@click.option("--write", is_flag=True, help="Put the fractions chosen for `auto` into the file.")
+@pass_globals
+def plan(globals_: Globals, gpu: str | None, hub: bool, html: Path | None, write: bool) -> int:
+    """Say what each fraction buys: weights, KV cache, requests at once. Reads files alone.
+
+    \b
+    Example:  memoria plan --gpu "RTX 4090"
+    """
+    from memoria.cli.plan import run_plan
+
+    return run_plan(
+        globals_.load(),
+        gpu=gpu,
+        write=write,
+        ask_hub=hub,
+        html=html,
+        as_json=globals_.json,
+        width=globals_.width,
+        color=globals_.colored,
+    )
+
+
+@cli.command()
+@with_globals
 @click.option("-v", "--verbose", is_flag=True, help="Engine logs inline; tracebacks.")
 @pass_globals
 def run(globals_: Globals, verbose: bool) -> int:

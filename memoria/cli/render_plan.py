@@ -31,7 +31,7 @@ def render_plan(
             lines.append(device.device.label)
         lines += bars
     if ok:
-        lines.append(_paint("ok: ready to run", GREEN, color))
+        lines.append(paint("ok: ready to run", GREEN, color))
     return "\n".join(lines)
 
 
@@ -44,7 +44,7 @@ def _facts(config: Config, plan: Plan, install: VllmInstall | None, width: int, 
     rows = [
         (
             "config",
-            _shown(config.path) if config.path else "built in",
+            shown(config.path) if config.path else "built in",
             f"{count} engines" if count > 1 else "1 engine",
         ),
         *((d.device.label, d.device.name, _capacity(d)) for d in plan.devices),
@@ -56,7 +56,7 @@ def _facts(config: Config, plan: Plan, install: VllmInstall | None, width: int, 
     for name, what, more in rows:
         head = f"{name:<{label}}  "
         room = width - len(head) - max(len(what), middle) - 4
-        yield f"{_paint(head, BOLD, color)}{what:<{middle}}    {_ending(more, room)}".rstrip()
+        yield f"{paint(head, BOLD, color)}{what:<{middle}}    {_ending(more, room)}".rstrip()
 
 
 def _capacity(plan: DevicePlan) -> str:
@@ -67,7 +67,7 @@ def _capacity(plan: DevicePlan) -> str:
 def _vllm(install: VllmInstall | None) -> tuple[str, str]:
     if install is None:
         return "not found", "make one with `memoria setup`"
-    return install.version or "version unknown", _shown(install.root or Path(install.command[0]))
+    return install.version or "version unknown", shown(install.root or Path(install.command[0]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,25 +104,25 @@ def _bars(plan: Plan, width: int, color: bool) -> list[list[str]]:
 
     def line(bar: _Bar, figure: str) -> str:
         length = max(1, round(cells * bar.share))
-        painted = _paint(bar.cell * length, bar.code, color) + " " * (cells - length)
-        return f"  {bar.name:<{names}}  {painted}  {figure}{_paint(bar.note, DIM, color)}"
+        painted = paint(bar.cell * length, bar.code, color) + " " * (cells - length)
+        return f"  {bar.name:<{names}}  {painted}  {figure}{paint(bar.note, DIM, color)}"
 
     next_figure = iter(figures)
     return [[line(bar, next(next_figure)) for bar in table] for table in tables]
 
 
 def _problem(problem: Problem, color: bool) -> str:
-    lines = [f"{_paint('error:', RED, color)} {problem.what}", *(f"  {line}" for line in problem.where)]
+    lines = [f"{paint('error:', RED, color)} {problem.what}", *(f"  {line}" for line in problem.where)]
     if problem.hint:
-        lines.append(f"{_paint('hint:', CYAN, color)} {problem.hint}")
+        lines.append(f"{paint('hint:', CYAN, color)} {problem.hint}")
     return "\n".join(lines)
 
 
-def _paint(text: str, code: str, color: bool) -> str:
+def paint(text: str, code: str, color: bool) -> str:
     return f"\x1b[{code}m{text}\x1b[0m" if color and text else text
 
 
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
     """A path as short as it can be written: from here, else from the home directory."""
     if not path.is_absolute():
         return str(path)

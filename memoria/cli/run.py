@@ -33,7 +33,7 @@ def run_daemon(config: Config, *, verbose: bool, color: bool) -> int:
     with RuntimeDir(config.runtime_dir) as runtime:
         checked = look(config, reader)
         checked.raise_for_errors()
-        _serve(config, checked, reader, runtime, verbose=verbose, color=color)
+        _serve(checked.config, checked, reader, runtime, verbose=verbose, color=color)
     return ExitCode.OK
 
 

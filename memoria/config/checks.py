@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 
 from memoria.config.marks import Document, Node
@@ -30,6 +31,32 @@ def check_engines(document: Document, folder: Path, environ: Mapping[str, str], 
             _check_port(engine, path, ports, report)
             _check_model(engine, path, folder, environ, report)
             _check_names(engine, path, names, report)
+
+
+def check_memory(document: Document, report: Report) -> None:
+    """Every engine has a fraction or a size, not both; whether a wish can be granted the plan finds out."""
+    engines = document.data.get("engines")
+    for name, engine in engines.items() if isinstance(engines, dict) else ():
+        if engine is None or isinstance(engine, dict):
+            _check_engine_memory(engine or {}, ("engines", name), report)
+
+
+def _check_engine_memory(engine: Mapping[str, Node], path: ConfigPath, report: Report) -> None:
+    fraction, size = engine.get("gpu_memory_utilization"), engine.get("gpu_memory")
+    if fraction is not None and size is not None:
+        report.error(
+            "`gpu_memory` and `gpu_memory_utilization` exclude each other",
+            (*path, "gpu_memory"),
+            also=((*path, "gpu_memory_utilization"),),
+            hint="keep one of them",
+        )
+    misspelt = get_close_matches("gpu_memory_utilization", engine.keys() - {"gpu_memory"}, n=1, cutoff=0.75)
+    if fraction is None and size is None and (not misspelt or misspelt == ["gpu_memory_utilization"]):
+        report.error(
+            "`gpu_memory_utilization` is missing",
+            path,
+            hint="write `gpu_memory_utilization: 0.30`, say, or `gpu_memory: 12GiB`, or `auto` with a `want`",
+        )
 
 
 def check_front(file: File, report: Report) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from memoria.config import paths
-from memoria.config.checks import check_engines, check_front
+from memoria.config.checks import check_engines, check_front, check_memory
 from memoria.config.environment import read_variables
 from memoria.config.flags import check_variables, read_pooler, sort_flags
 from memoria.config.marks import Document, parse
@@ -25,6 +27,7 @@ from memoria.config.model import (
     Logging,
     Restart,
     Timeouts,
+    Want,
     default_max_requests,
 )
 from memoria.config.report import Report
@@ -94,8 +97,10 @@ def read(path: Path, environ: Mapping[str, str]) -> Loaded:
         file = File.model_validate(document.data)
     except ValidationError as error:
         report_findings(error, document, report)
+        check_memory(document, report)
         report.raise_errors()
         raise
+    check_memory(document, report)
     check_front(file, report)
     report.raise_errors()
     return Loaded(_build(file, path, environ, report), file, document)
@@ -177,7 +182,9 @@ def _build_engine(
 ) -> EngineConfig:
     local = paths.is_local_model(engine.model)
     model = str(paths.expand(engine.model, folder, environ)) if local else engine.model
-    flags = {key: value for key in VLLM_KEYS if (value := getattr(engine, key)) is not None}
+    want = engine.want
+    flags: dict[str, Any] = {} if want.context is None else {"max_model_len": want.context}
+    flags |= {key: value for key in VLLM_KEYS if (value := getattr(engine, key)) is not None}
     return EngineConfig(
         name=name,
         model=model,
@@ -186,7 +193,12 @@ def _build_engine(
             dict.fromkeys(engine.served_model_name or [Path(model).name if local else model])
         ),
         gpu=file.gpu if engine.gpu is None else engine.gpu,
-        gpu_memory_utilization=engine.gpu_memory_utilization,
+        gpu_memory_utilization=Decimal(0)
+        if engine.gpu_memory_utilization in (None, "auto")
+        else Decimal(engine.gpu_memory_utilization or 0),
+        gpu_memory=engine.gpu_memory,
+        want=None if want == type(want)() else Want(**want.model_dump()),
+        learn=engine.learn,
         port=engine.port,
         transport=engine.transport,
         vllm_args=flags | engine.args,

@@ -133,8 +133,20 @@ def default_max_requests(max_num_seqs: int | None) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Want:
+    """What an engine's memory should do: `concurrency` requests of `context` tokens at once, `tokens` in the
+    KV cache; `weight` is its share of what all wishes leave."""
+
+    context: int | None = None
+    concurrency: float | None = None
+    tokens: int | None = None
+    weight: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """One engine. `gpu_memory_utilization` is exact (a decimal, never a float)."""
+    """One engine. `gpu_memory_utilization` is exact (a decimal, never a float); 0 until the plan has chosen
+    it, where the file has `gpu_memory` (in bytes) or `auto` instead (`memoria.plan.wishes`)."""
 
     name: str
     model: str
@@ -150,6 +162,14 @@ class EngineConfig:
     env: Mapping[str, str]
     max_requests: int = MIN_REQUESTS  # in flight; more of them wait
     filters: Filters = Filters()
+    gpu_memory: int | None = None
+    want: Want | None = None
+    learn: bool = False
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether its fraction is still to be chosen from wishes."""
+        return not self.gpu_memory_utilization and self.gpu_memory is None
 
 
 @dataclass(frozen=True, slots=True)

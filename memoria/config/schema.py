@@ -15,12 +15,13 @@ from typing import Any, Literal
 from pydantic import Field
 
 from memoria.config import model as facts
-from memoria.config.sections import Cors, Filters, Guard, Hold, Limits, Log, Restart, Section, Timeouts
+from memoria.config.sections import Cors, Filters, Guard, Hold, Limits, Log, Restart, Section, Timeouts, Want
 from memoria.config.values import (
     Count,
     EngineName,
     Flags,
     Fraction,
+    FractionOrAuto,
     Gpu,
     Hosts,
     Listen,
@@ -28,6 +29,7 @@ from memoria.config.values import (
     Names,
     PoolerConfig,
     Port,
+    Size,
     Variables,
     Word,
 )
@@ -45,7 +47,23 @@ class Engine(Section):
         default=None, description="Name, or names, that clients use; unset: its model's, or its folder's."
     )
     gpu: Gpu | None = Field(default=None, description="Its GPU; unset: the one at the top.")
-    gpu_memory_utilization: Fraction = Field(description="Share of the GPU's total memory that it may claim.")
+    gpu_memory_utilization: FractionOrAuto | None = Field(
+        default=None,
+        description="Share of the GPU's total memory that it may claim; `auto` chooses it from `want`. "
+        "This or `gpu_memory` must be given.",
+    )
+    gpu_memory: Size | None = Field(
+        default=None, description="The same as a size, as in `12GiB`, exact to the byte."
+    )
+    want: Want = Field(
+        default_factory=Want,
+        description="What its memory should do: `concurrency` requests of `context` tokens at once, "
+        "`tokens` in the KV cache; `weight` shares what is left among engines that have one.",
+    )
+    learn: bool = Field(
+        default=False,
+        description="Restarts take the KV cache's size that the first start measured: they are alike.",
+    )
     port: Port | None = Field(
         default=None, description="A port of its own, answered by memoria for this engine alone."
     )
@@ -168,6 +186,9 @@ OWN_ENGINE_KEYS = frozenset(
         "served_model_name",
         "gpu",
         "gpu_memory_utilization",
+        "gpu_memory",
+        "want",
+        "learn",
         "port",
         "transport",
         "max_requests",
@@ -184,6 +205,10 @@ def json_schema() -> dict[str, Any]:
     schema = File.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "memoria.yaml"
+    schema["$defs"]["Engine"]["anyOf"] = [
+        {"required": ["gpu_memory_utilization"]},
+        {"required": ["gpu_memory"]},
+    ]
     for section in (schema, *schema["$defs"].values()):
         required = section.get("required", ())
         for name, key in section["properties"].items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -98,6 +99,19 @@ class Cors(Section):
     origins: Origins | None = Field(
         default=None,
         description="Web pages of other origins that may ask, as in `https://app.example.org`; `*` is any.",
+    )
+
+
+class Want(Section):
+    """Wishes of one engine."""
+
+    context: Count | None = Field(default=None, description="Tokens of a request, its answer included.")
+    concurrency: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = Field(
+        default=None, description="Such requests at once."
+    )
+    tokens: Count | None = Field(default=None, description="Tokens in the KV cache, all requests together.")
+    weight: Annotated[Decimal, Field(ge=0, le=1000)] | None = Field(
+        default=None, description="Share of what the wishes of all engines leave; unset: none."
     )
 
 

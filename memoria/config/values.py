@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, StringConstraints, WithJsonSchema
@@ -18,6 +18,12 @@ from memoria.config.model import Address
 _ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<host>[A-Za-z0-9.-]+)):(?P<port>\d{1,5})")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
+_SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?([KMGT]i?B)")
+_UNITS = {
+    f"{letter}{i}B": (1024 if i else 1000) ** power
+    for power, letter in enumerate("KMGT", 1)
+    for i in ("", "i")
+}
 _GPU_UUID = re.compile(r"(GPU|MIG)-[0-9A-Za-z/-]+")
 
 
@@ -74,6 +80,30 @@ def _parse_model_len(text: Any) -> int | str:
     raise ValueError("must be a number of tokens, or `auto`")
 
 
+def _parse_fraction(text: Any) -> Decimal | str:
+    if text == "auto":
+        return "auto"
+    try:
+        fraction = Decimal(text) if isinstance(text, str) and "_" not in text else Decimal("NaN")
+    except InvalidOperation:
+        fraction = Decimal("NaN")
+    if not fraction.is_finite():
+        raise ValueError("must be a number, or `auto`")
+    if fraction <= 0:
+        raise ValueError("must be more than 0")
+    if fraction > 1:
+        raise ValueError("must be at most 1")
+    return fraction
+
+
+def _parse_size(text: Any) -> int:
+    match = _SIZE.fullmatch(text) if isinstance(text, str) else None
+    size = int(Decimal(match[1]) * _UNITS[match[2]]) if match else 0
+    if size <= 0:
+        raise ValueError("must be a size with its unit, as in `12GiB`")
+    return size
+
+
 def _one_or_more(node: Any) -> Any:
     return [node] if isinstance(node, Scalar) else node
 
@@ -110,6 +140,16 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Fraction = Annotated[
     Decimal, Field(gt=0, le=1), WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": 1})
+]
+FractionOrAuto = Annotated[
+    Decimal | Literal["auto"],
+    PlainValidator(_parse_fraction),
+    WithJsonSchema(
+        {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": 1}, {"const": "auto"}]},
+    ),
+]
+Size = Annotated[
+    int, PlainValidator(_parse_size), WithJsonSchema({"type": "string", "pattern": f"^{_SIZE.pattern}$"})
 ]
 Gpu = Annotated[
     int | str,

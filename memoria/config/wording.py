@@ -12,7 +12,7 @@ from memoria.config.marks import Document, Node, Scalar
 from memoria.config.model import ConfigPath
 from memoria.config.report import Report
 from memoria.config.schema import SECTIONS, Engine, File
-from memoria.config.sections import Filters, Section
+from memoria.config.sections import Filters, Section, Want
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -70,7 +70,7 @@ def _sentence(finding: ErrorDetails) -> str:
 
 
 def _hint(key: str, finding: ErrorDetails) -> str | None:
-    if key == "gpu_memory_utilization" and finding["type"] == "less_than_equal":
+    if key == "gpu_memory_utilization" and "at most" in str(finding.get("ctx", {}).get("error", "")):
         return "it is a share of the whole: 30 % is 0.30"
     if key == "pooler_config":
         return """or such a mapping as JSON text: '{"use_activation": true}'"""
@@ -84,13 +84,15 @@ def _report_missing(path: ConfigPath, report: Report) -> None:
             "no engines: there is nothing to run", hint="see memoria.yaml, or configs/, for ready files"
         )
         return
-    example = {"model": "Qwen/Qwen3-Embedding-0.6B", "gpu_memory_utilization": "0.30"}[key]
+    example = {"model": "Qwen/Qwen3-Embedding-0.6B"}[key]
     report.error(f"`{key}` is missing", path[:-1], hint=f"write `{key}: {example}`, say")
 
 
 def _section(path: ConfigPath) -> type[Section]:
     if path[0] == "engines":
-        return Filters if len(path) > 3 else Engine
+        if len(path) > 3:
+            return Want if path[2] == "want" else Filters
+        return Engine
     return SECTIONS[path[0]] if len(path) == 2 else File
 
 

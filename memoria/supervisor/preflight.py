@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from memoria.config.model import Config
 from memoria.errors import ConfigError, MemoriaError, UnavailableError
 from memoria.gpu import read_devices
-from memoria.gpu.device import DeviceReader
+from memoria.gpu.device import Device, DeviceReader
 from memoria.plan.plan import Plan, limit_problems, make_plan
+from memoria.plan.wishes import settle
 from memoria.supervisor.models import model_problems
+from memoria.supervisor.outcomes import read_models
 from memoria.supervisor.runtime import RuntimeDir
 from memoria.vllm_env.find import find
 from memoria.vllm_env.home import data_home
@@ -19,8 +21,10 @@ from memoria.vllm_env.install import VllmInstall
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """`plan` is None where the device could not be read, `install` where there is no vLLM."""
+    """`config` has a fraction for every engine, chosen where the file leaves that to the plan. `plan` is None
+    where the device could not be read, `install` where there is no vLLM."""
 
+    config: Config
     install: VllmInstall | None
     plan: Plan | None
     driver: str
@@ -53,6 +57,7 @@ def preflight(config: Config, reader: DeviceReader | None, environ: Mapping[str,
         else:
             driver = reader.driver()
             devices = read_devices(reader, (engine.gpu for engine in config.engines))
+            config = settled(config, devices, environ)
             plan = make_plan(config, devices, RuntimeDir(config.runtime_dir).own_pids())
             plan.raise_for_problems()
     except MemoriaError as error:
@@ -65,4 +70,16 @@ def preflight(config: Config, reader: DeviceReader | None, environ: Mapping[str,
         errors.append(UnavailableError(replace(p, where=where + p.where) for p in error.problems))
     if missing := model_problems(config, environ):
         errors.append(ConfigError(missing))
-    return Preflight(install, plan, driver, tuple(errors))
+    return Preflight(config, install, plan, driver, tuple(errors))
+
+
+def settled(config: Config, devices: Mapping[int | str, Device], environ: Mapping[str, str]) -> Config:
+    """The configuration with every fraction chosen. Raises `ConfigError` where the wishes cannot be granted.
+    The models' files are read only where a wish needs them."""
+    if all(engine.gpu_memory_utilization for engine in config.engines):
+        return config
+    files, _ = read_models(config, environ) if any(e.is_auto for e in config.engines) else ({}, {})
+    chosen = settle(config, devices, files)
+    if chosen.problems:
+        raise ConfigError(chosen.problems)
+    return chosen.config

@@ -21,6 +21,7 @@ LAYERS = {
     "memoria.logs": 0,
     "memoria.config": 0,
     "memoria.gpu": 0,
+    "memoria.checkpoint": 0,
     "memoria.vllm_plugin": 0,
     # decisions, no I/O
     "memoria.plan": 1,

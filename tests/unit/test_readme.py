@@ -14,6 +14,8 @@ from memoria.cli.commands import cli
 from memoria.config.reference import reference
 from memoria.engine.lifecycle import TRANSITIONS, State
 from memoria.errors import ExitCode
+from memoria.text import GIB, gib, grouped
+from tests.unit.test_cli_render_outcomes import default_config, planned
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -43,7 +45,43 @@ def _configuration() -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-@pytest.mark.parametrize(("name", "make"), [("lifecycle", _lifecycle), ("configuration", _configuration)])
+def _planning() -> str:
+    """Every term of the default models, in GiB."""
+    rows = [
+        (
+            "GPU",
+            "engine",
+            "budget",
+            "weights",
+            "one step",
+            "graphs",
+            "KV cache",
+            "tokens",
+            "requests at once",
+        ),
+        ("---",) * 9,
+    ]
+    for gpu in ("RTX 4090", "A100 40GB", "H200"):
+        plan, outcomes = planned(default_config(), gpu)
+        for outcome in outcomes.known.values():
+            terms, capacity = outcome.terms, outcome.capacity
+            sizes = (outcome.budget.requested_bytes, terms.weights_bytes, terms.step_bytes, terms.graph_bytes)
+            rows.append(
+                (
+                    f"{plan.devices[0].device.name}, {gib(plan.devices[0].device.usable_bytes)}",
+                    outcome.engine.name,
+                    *(f"{size / GIB:.2f}" for size in (*sizes, outcome.kv_bytes)),
+                    grouped(capacity.tokens),
+                    f"{capacity.concurrency:.1f} of {grouped(outcome.max_model_len)} tokens",
+                )
+            )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [("lifecycle", _lifecycle), ("configuration", _configuration), ("planning", _planning)],
+)
 def test_a_generated_part_of_the_readme_is_up_to_date(name: str, make: Callable[[], str]) -> None:
     generated = f"{make()}\n"
     opening, closing = f"<!-- {name} -->\n", f"<!-- /{name} -->"

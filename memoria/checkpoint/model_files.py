@@ -1,0 +1,55 @@
+"""What a model's files say of it, without reading a weight: its configuration and its tensors' headers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+# Bits of an element, by the names in a safetensors header (https://github.com/huggingface/safetensors).
+BITS = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "I8", "U8", "BOOL"), 8),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    "F4": 4,
+}
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One stored tensor; `dtype` is safetensors' name."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def parameters(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def stored_bytes(self) -> int:
+        return (self.parameters * BITS[self.dtype] + 7) // 8
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """`tensors` is empty where no header could be read; `index_bytes` is then what the index tells of all
+    weights (`metadata.total_size`), or None. The lengths are those of the files beside config.json that bound
+    the context: the tokenizer's `model_max_length`, and sentence-transformers' `max_seq_length`."""
+
+    name: str
+    source: str  # where they were found, for a person
+    config: Mapping[str, Any]
+    tensors: tuple[Tensor, ...] = ()
+    index_bytes: int | None = None
+    tokenizer_length: int | None = None
+    encoder_length: int | None = None
+
+    @property
+    def stored_bytes(self) -> int:
+        return sum(tensor.stored_bytes for tensor in self.tensors)

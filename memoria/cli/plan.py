@@ -1,0 +1,171 @@
+"""`memoria plan`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memoria.cli.render_outcomes import render_choices, render_outcomes
+from memoria.config.model import Config
+from memoria.config.rewrite import rewrite
+from memoria.errors import ConfigError, ExitCode, MemoriaError, Problem
+from memoria.gpu import open_reader, read_devices
+from memoria.gpu.catalogue import named_device
+from memoria.plan.outcome import Outcomes
+from memoria.plan.plan import Plan, make_plan
+from memoria.plan.remedies import fit_problem
+from memoria.plan.wishes import Choice, settle, wish_problem
+from memoria.supervisor.outcomes import make_outcomes, read_models
+from memoria.supervisor.runtime import RuntimeDir
+from memoria.text import fraction_text
+
+if TYPE_CHECKING:
+    from memoria.gpu.device import Device
+
+
+def run_plan(
+    config: Config,
+    *,
+    gpu: str | None,
+    write: bool,
+    ask_hub: bool,
+    html: Path | None,
+    as_json: bool,
+    width: int,
+    color: bool,
+) -> int:
+    """Prints what each fraction buys, then raises everything that does not fit."""
+    if gpu is not None:
+        config = replace(config, device="cuda")
+    devices = _devices(config, gpu)
+    files, unknown = read_models(config, os.environ, may_ask_hub=ask_hub)
+    chosen = settle(config, devices, files)
+    if chosen.problems:
+        raise ConfigError(chosen.problems)
+    config = chosen.config
+    if write:
+        write_choices(config, chosen.choices)
+    own = () if gpu is not None else RuntimeDir(config.runtime_dir).own_pids()
+    plan = make_plan(config, devices, own)
+    outcomes = make_outcomes(config, plan, files, unknown)
+    problems = plan_problems(config, plan, outcomes)
+    if html is not None:
+        _write_html(html, config, plan, outcomes, problems)
+    if as_json:
+        sys.stdout.write(json.dumps(as_data(plan, outcomes, problems), indent=2) + "\n")
+        return ExitCode.CONFIG if problems else ExitCode.OK
+    sys.stdout.write(render_outcomes(config, plan, outcomes, width, color, ok=not problems) + "\n")
+    if chosen.choices:
+        sys.stdout.write("\n" + "\n".join(render_choices(chosen.choices, written=write)) + "\n")
+    sys.stdout.flush()
+    if problems:
+        raise ConfigError(problems)
+    return ExitCode.OK
+
+
+def write_choices(config: Config, choices: tuple[Choice, ...]) -> None:
+    """Puts the fractions chosen for `auto` into the file. A size stays a size."""
+    chosen = {
+        ("engines", choice.engine, "gpu_memory_utilization"): fraction_text(choice.fraction)
+        for choice in choices
+        if config.engine(choice.engine).gpu_memory is None
+    }
+    if config.path is not None and chosen:
+        rewrite(config.path, chosen)
+
+
+def plan_problems(config: Config, plan: Plan, outcomes: Outcomes) -> tuple[Problem, ...]:
+    """What stays wrong whoever else holds memory; that a plan is not for."""
+    unfit = (
+        fit_problem(config, device, outcomes.known[budget.engine])
+        for device in plan.devices
+        for budget in device.budgets
+        if budget.engine in outcomes.known
+    )
+    wishes = (wish_problem(config, outcome) for outcome in outcomes.known.values())
+    return plan.config_problems + tuple(problem for problem in (*unfit, *wishes) if problem)
+
+
+def as_data(plan: Plan, outcomes: Outcomes, problems: tuple[Problem, ...]) -> dict[str, Any]:
+    return {
+        "ok": not problems,
+        "devices": [
+            {
+                "name": device.device.name,
+                "label": device.device.label,
+                "total_bytes": device.device.usable_bytes,
+                "unplanned_bytes": device.unplanned_bytes,
+                "context_bytes": device.context_bytes,
+                "engines": [_engine_data(budget.engine, plan, outcomes) for budget in device.budgets],
+            }
+            for device in plan.devices
+        ],
+        "problems": [
+            {"what": problem.what, "where": list(problem.where), "hint": problem.hint} for problem in problems
+        ],
+    }
+
+
+def _engine_data(name: str, plan: Plan, outcomes: Outcomes) -> dict[str, Any]:
+    budget = plan.budget(name)
+    data: dict[str, Any] = {
+        "name": name,
+        "gpu_memory_utilization": str(budget.fraction),
+        "requested_bytes": budget.requested_bytes,
+    }
+    if name not in outcomes.known:
+        return data | {"unknown": str(outcomes.unknown[name].what)}
+    outcome = outcomes.known[name]
+    capacity, terms = outcome.capacity, outcome.terms
+    return data | {
+        "model": outcome.files.name,
+        "weights_bytes": terms.weights_bytes,
+        "weights_by_dtype": dict(outcome.footprint.weights.by_dtype),
+        "weights_exact": outcome.footprint.weights.exact,
+        "step_bytes": terms.step_bytes,
+        "graph_bytes": terms.graph_bytes,
+        "learned": terms.learned,
+        "kv_bytes": outcome.kv_bytes,
+        "kv_token_bytes": outcome.footprint.token_bytes,
+        "kv_blocks": capacity.blocks,
+        "kv_tokens": capacity.tokens,
+        "concurrency": round(capacity.concurrency, 4),
+        "max_model_len": outcome.max_model_len,
+        "fits": outcome.fits,
+    }
+
+
+def _devices(config: Config, gpu: str | None) -> dict[int | str, Device]:
+    if gpu is not None:
+        planned = named_device(gpu)
+        indices = {engine.gpu: number for number, engine in enumerate(config.engines)}
+        numbered = {which: position for position, which in enumerate(indices)}
+        return {
+            which: replace(planned, index=number, uuid=f"planned-{number}")
+            for which, number in numbered.items()
+        }
+    reader = open_reader(config.device)
+    try:
+        return read_devices(reader, (engine.gpu for engine in config.engines))
+    except MemoriaError as error:
+        hint = "plan for a machine that is not here: `memoria plan --gpu 24GiB`"
+        raise type(error)(
+            replace(problem, hint=problem.hint or hint) for problem in error.problems
+        ) from error
+    finally:
+        reader.close()
+
+
+def _write_html(
+    file: Path, config: Config, plan: Plan, outcomes: Outcomes, problems: tuple[Problem, ...]
+) -> None:
+    from memoria.cli.render_html import render_html
+
+    try:
+        file.write_text(render_html(config, plan, outcomes, problems), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(Problem(f"cannot write {file}: {error.strerror}")) from error

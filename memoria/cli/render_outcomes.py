@@ -1,0 +1,154 @@
+"""The screen of `memoria plan`: outcomes -> text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from memoria.cli.render_plan import BAR_CELLS, BOLD, CYAN, DIM, GREEN, RED, paint, shown
+from memoria.config.model import Config
+from memoria.plan.budgets import DevicePlan
+from memoria.plan.outcome import Outcome, Outcomes
+from memoria.plan.plan import Plan
+from memoria.plan.wishes import Choice
+from memoria.text import GIB, aligned, fraction_text, gib, grouped
+
+DTYPES = {
+    "BF16": "bf16",
+    "F16": "f16",
+    "F32": "f32",
+    "F8_E4M3": "fp8",
+    "F8_E5M2": "fp8",
+    "I32": "int4 packed",
+}
+# Of a budget's bar, in the order of its terms: weights, a step and graphs, the KV cache.
+CELLS = "▓▒█"
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A line below an engine; `size` in bytes."""
+
+    name: str
+    size: int
+    note: str
+
+
+def render_outcomes(
+    config: Config, plan: Plan, outcomes: Outcomes, width: int, color: bool, *, ok: bool
+) -> str:
+    """The whole screen without a final newline. A narrow `width` costs bars and the ends of notes."""
+    lines = [f"{paint('config', BOLD, color)}  {shown(config.path) if config.path else 'built in'}"]
+    for device in plan.devices:
+        lines += ["", *_device(device, outcomes, width, color)]
+    if ok:
+        lines += ["", paint(_verdict(outcomes), GREEN, color)]
+    return "\n".join(lines)
+
+
+def render_choices(choices: Iterable[Choice], *, written: bool) -> Iterator[str]:
+    rows = [(choice.engine, fraction_text(choice.fraction), choice.reason) for choice in choices]
+    yield "fractions written into the file:" if written else "fractions chosen:"
+    yield from (f"  {line}" for line in aligned(rows))
+
+
+def terms_of(outcome: Outcome) -> list[Term]:
+    """In the order in which an engine takes them."""
+    terms, settings = outcome.terms, outcome.footprint.settings
+    estimate = "" if terms.learned else " (estimate)"
+    step = "Python, torch and their libraries" if settings.on_cpu else _step_note(outcome)
+    found = [
+        Term("weights", terms.weights_bytes, _weights_note(outcome)),
+        Term("process" if settings.on_cpu else "one step", terms.step_bytes, step + estimate),
+    ]
+    if terms.graph_bytes:
+        found.append(Term("graphs", terms.graph_bytes, "CUDA graphs" + estimate))
+    return [*found, Term("KV cache", outcome.kv_bytes, _kv_note(outcome))]
+
+
+def _device(plan: DevicePlan, outcomes: Outcomes, width: int, color: bool) -> Iterator[str]:
+    device = plan.device
+    total = f"{gib(device.usable_bytes)} GiB"
+    yield f"{paint(device.label, BOLD, color)}  {device.name}, {total}"
+    for budget in plan.budgets:
+        head = f"  {budget.engine}  {fraction_text(budget.fraction)}  {gib(budget.requested_bytes)} GiB"
+        outcome = outcomes.known.get(budget.engine)
+        if outcome is None:
+            yield paint(head, BOLD, color)
+            yield from _wrapped(outcomes.unknown[budget.engine].what, width, color)
+            yield from _wrapped(outcomes.unknown[budget.engine].hint or "", width, color)
+            continue
+        room = width - len(head) - 2
+        yield f"{paint(head, BOLD, color)}  {_cut(outcome.files.name, room)}"
+        yield "    " + _bar(outcome, plan, width, color)
+        for term in terms_of(outcome):
+            line = f"    {term.name:<9} {_figure(term.size):>6} GiB  {term.note}"
+            yield (
+                paint(line, RED, color) if term.name == "KV cache" and not outcome.fits else _cut(line, width)
+            )
+    if plan.unplanned_bytes > 0:
+        contexts = f", contexts take about {gib(plan.context_bytes)} of it" if plan.context_bytes else ""
+        yield paint(f"  unplanned  {gib(plan.unplanned_bytes)} GiB{contexts}", DIM, color)
+
+
+def _bar(outcome: Outcome, plan: DevicePlan, width: int, color: bool) -> str:
+    """On the scale of the whole device."""
+    cells = min(max(width - 8, BAR_CELLS.start), 60)
+    total = plan.device.usable_bytes
+    ends, reached = [], 0
+    terms = outcome.terms
+    for size in (terms.weights_bytes, terms.step_bytes + terms.graph_bytes, max(0, outcome.kv_bytes)):
+        reached += size
+        ends.append(round(cells * min(reached, total) / total))
+    text, begin = "", 0
+    for cell, end in zip(CELLS, ends, strict=True):
+        text += cell * (end - begin)
+        begin = max(begin, end)
+    return paint(text or CELLS[0], CYAN, color) + paint("·" * (cells - len(text or CELLS[0])), DIM, color)
+
+
+def _weights_note(outcome: Outcome) -> str:
+    weights = outcome.footprint.weights
+    named = " + ".join(dict.fromkeys(DTYPES.get(name, name.lower()) for name, _ in weights.by_dtype[:3]))
+    if outcome.terms.learned:
+        return f"{named}, as loaded at an earlier start"
+    return named if weights.exact else f"{named}, from config.json: the weights are not here"
+
+
+def _step_note(outcome: Outcome) -> str:
+    settings = outcome.footprint.settings
+    return f"{grouped(settings.max_num_batched_tokens)} tokens, {grouped(settings.max_num_seqs)} sequences"
+
+
+def _kv_note(outcome: Outcome) -> str:
+    if not outcome.kv_cache.groups:
+        return "left over: an encoder keeps nothing of a request"
+    if not outcome.fits:
+        return f"too small for one request of {grouped(outcome.max_model_len)} tokens"
+    capacity = outcome.capacity
+    return (
+        f"{grouped(capacity.tokens)} tokens: {capacity.concurrency:.1f} requests "
+        f"of {grouped(outcome.max_model_len)}"
+    )
+
+
+def _verdict(outcomes: Outcomes) -> str:
+    if not outcomes.unknown:
+        return "ok: every engine fits"
+    return "ok: the fractions fit; what is not known was left out"
+
+
+def _figure(size: int) -> str:
+    """Small terms with two decimals, so that none of them reads 0.0."""
+    return gib(size) if abs(size) >= GIB else f"{size / GIB:.2f}"
+
+
+def _wrapped(text: str, width: int, color: bool) -> Iterator[str]:
+    import textwrap
+
+    for line in textwrap.wrap(text, max(20, width - 4), break_long_words=False, break_on_hyphens=False):
+        yield "    " + paint(line, DIM, color)
+
+
+def _cut(text: str, room: int) -> str:
+    return text if len(text) <= room else text[: max(1, room - 1)] + "…"

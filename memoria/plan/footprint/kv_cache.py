@@ -1,0 +1,156 @@
+"""How vLLM shares its KV cache out: layers to groups, groups to one pool of blocks, blocks to requests.
+
+The same integers and the same one float as `get_kv_cache_groups`, `get_kv_cache_config_from_groups` and
+`get_kv_cache_capacity` in vllm/v1/core/kv_cache_utils.py (0.32), so that both come to the same token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from memoria.plan.footprint.layers import Attention, Demand, Layer, State, ceil_div
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Layers that share one block table. A block holds a page of each."""
+
+    layer: Layer
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class KvCache:
+    """The layout of one model's cache. Without groups the model keeps none (encoders)."""
+
+    groups: tuple[Group, ...]
+    demand: Demand
+
+    @property
+    def block_bytes(self) -> int:
+        """One block of the shared pool: that of the largest group."""
+        return max((group.count * group.layer.page_bytes for group in self.groups), default=0)
+
+    @property
+    def blocks_per_request(self) -> int:
+        return sum(group.layer.blocks(self.demand) for group in self.groups)
+
+    @property
+    def request_bytes(self) -> int:
+        """A request of `max_model_len` tokens."""
+        return self.blocks_per_request * self.block_bytes
+
+    @property
+    def least_bytes(self) -> int:
+        """The smallest cache that vLLM starts with: one request, and the block it holds back."""
+        return self.request_bytes + self.block_bytes if self.groups else 0
+
+    def capacity(self, available_bytes: int) -> Capacity:
+        """What a cache of `available_bytes` holds; nothing where vLLM would refuse it as too small."""
+        if not self.groups:
+            return Capacity(0, 0, 0.0)
+        blocks = max(0, available_bytes) // self.block_bytes
+        concurrency = blocks / self.blocks_per_request
+        return Capacity(blocks, int(concurrency * self.demand.max_model_len), concurrency)
+
+    def bytes_for(self, *, concurrency: float = 1.0, tokens: int = 0) -> int:
+        """The smallest cache that holds `concurrency` requests of `max_model_len`, and `tokens`, and starts.
+        Capacity grows with every block, so the answer is found block by block from the exact quotient."""
+        if not self.groups:
+            return 0
+        length, per_request = self.demand.max_model_len, self.blocks_per_request
+        blocks = max(per_request + 1, int(concurrency * per_request), tokens * per_request // length)
+        while not _enough(self.capacity(blocks * self.block_bytes), concurrency, tokens):
+            blocks += 1
+        return blocks * self.block_bytes
+
+    def longest(self, available_bytes: int) -> int:
+        """The largest `max_model_len` that vLLM starts with; 0 where not even one token fits
+        (`_estimate_max_model_len_from_groups`)."""
+        low, high = 0, self.demand.max_model_len
+        while low < high:
+            middle = (low + high + 1) // 2
+            shorter = replace(self, demand=replace(self.demand, max_model_len=middle))
+            low, high = (middle, high) if shorter.least_bytes <= available_bytes else (low, middle - 1)
+        return low
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """`tokens` and `concurrency` are the figures that vLLM logs (`KV cache size: ...`)."""
+
+    blocks: int
+    tokens: int
+    concurrency: float
+
+
+def lay_out(layers: Sequence[Layer], demand: Demand, *, hybrid: bool = True) -> KvCache:
+    """`hybrid` False treats windows as full attention (`disable_hybrid_kv_cache_manager`)."""
+    if not hybrid and any(is_full(layer) for layer in layers):
+        layers = [
+            replace(layer, window=None, chunk=None) if isinstance(layer, Attention) else layer
+            for layer in layers
+        ]
+    return KvCache(tuple(_groups(_one_page_size(layers))), demand)
+
+
+def is_full(layer: Layer) -> bool:
+    return isinstance(layer, Attention) and layer.window is None and layer.chunk is None
+
+
+def _enough(capacity: Capacity, concurrency: float, tokens: int) -> bool:
+    return capacity.concurrency >= concurrency and capacity.tokens >= tokens
+
+
+def _one_page_size(layers: Sequence[Layer]) -> list[Layer]:
+    """Smaller pages grow to the largest: attention by larger blocks, states by padding
+    (`unify_kv_cache_spec_page_size`). Full attention alone needs none of it: it is one group anyway."""
+    if all(is_full(layer) for layer in layers):
+        return list(layers)
+    largest = max(layer.page_bytes for layer in layers)
+    return [_grown(layer, largest) for layer in layers]
+
+
+def _grown(layer: Layer, page_bytes: int) -> Layer:
+    if layer.page_bytes == page_bytes:
+        return layer
+    if isinstance(layer, State):
+        return replace(layer, padded_bytes=page_bytes)
+    if page_bytes % layer.page_bytes == 0:
+        return replace(layer, block_size=layer.block_size * (page_bytes // layer.page_bytes))
+    # Not divisible: the page is padded, its tokens stay as many. Said here in bytes per token.
+    return replace(layer, token_bytes=ceil_div(page_bytes, layer.block_size))
+
+
+def _groups(layers: Sequence[Layer]) -> list[Group]:
+    """`_get_kv_cache_groups_uniform_page_size`: every kind of layer is split into groups of the size of the
+    smallest kind; or of the largest, where the kinds are less than half as large again as the smallest."""
+    if layers and all(is_full(layer) for layer in layers):
+        return _one_group(layers)
+    kinds: dict[Layer, int] = {}
+    for layer in layers:
+        kinds[layer] = kinds.get(layer, 0) + 1
+    if not kinds:
+        return []
+    if len(kinds) == 1:
+        return [Group(layer, count) for layer, count in kinds.items()]
+    smallest, largest = min(kinds.values()), max(kinds.values())
+    size = largest if largest < smallest * 1.5 else smallest
+    return [group for layer, count in kinds.items() for group in _split(layer, count, size)]
+
+
+def _split(layer: Layer, count: int, size: int) -> list[Group]:
+    groups = ceil_div(count, size)
+    return [Group(layer, len(range(first, count, groups))) for first in range(groups)]
+
+
+def _one_group(layers: Sequence[Layer]) -> list[Group]:
+    """Full attention of any page sizes takes the same blocks (`UniformTypeKVCacheSpecs`): one group, whose
+    block is the sum of its pages."""
+    kinds = set(layers)
+    if len(kinds) == 1:
+        return [Group(layers[0], len(layers))]
+    block_size = max(layer.block_size for layer in layers if isinstance(layer, Attention))
+    together = sum(layer.token_bytes for layer in layers if isinstance(layer, Attention))
+    return [Group(Attention(together, block_size), 1)]

@@ -1,0 +1,136 @@
+"""What each fraction buys: the terms of an engine's memory, its KV cache, and what it would take to fit.
+
+    KV cache = request - weights - one step's peak - CUDA graphs       (`determine_available_memory`,
+                                                                        vllm/v1/worker/gpu_worker.py)
+
+On a host the CPU worker takes the request less what its process already holds (`cpu_worker.py`); its
+libraries are part of that. Where `kv_cache_memory_bytes` is given, that is the KV cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from memoria.checkpoint.model_files import ModelFiles
+from memoria.config.model import EngineConfig
+from memoria.errors import Problem
+from memoria.gpu.device import Device
+from memoria.plan.budgets import Budget
+from memoria.plan.footprint.footprint import Footprint, measure
+from memoria.plan.footprint.kv_cache import Capacity, KvCache
+from memoria.plan.footprint.settings import Machine
+
+# A vLLM process on a CPU before its model: Python, torch and their libraries. Measured: 0.6 to 0.9 GiB.
+HOST_RUNTIME_BYTES = 800 * 2**20
+# Workspaces of cuBLAS and of attention kernels, counted by vLLM as not torch's. An estimate.
+GPU_WORKSPACE_BYTES = 128 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What an engine said after a start with these very settings; None where it said nothing."""
+
+    weights_bytes: int | None = None
+    graph_bytes: int | None = None
+    kv_bytes: int | None = None
+    requested_bytes: int | None = None  # the budget under which `kv_bytes` was measured
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Bytes inside the budget. `step_bytes` is the peak of one step, with kernels' workspaces; on a host, the
+    libraries of the process. `learned` says that they come from an earlier start, not from the planner."""
+
+    weights_bytes: int
+    step_bytes: int
+    graph_bytes: int
+    learned: bool = False
+
+    @property
+    def fixed_bytes(self) -> int:
+        return self.weights_bytes + self.step_bytes + self.graph_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One engine's plan. `kv_bytes` is below 0 where not even the weights fit; `kv_cache` is the layout with
+    the length that vLLM would take (`max_model_len: auto` fits it to the memory)."""
+
+    engine: EngineConfig
+    budget: Budget
+    footprint: Footprint
+    files: ModelFiles
+    terms: Terms
+    kv_bytes: int
+    kv_cache: KvCache
+
+    @property
+    def capacity(self) -> Capacity:
+        return self.kv_cache.capacity(self.kv_bytes)
+
+    @property
+    def max_model_len(self) -> int:
+        return self.kv_cache.demand.max_model_len
+
+    @property
+    def needed_bytes(self) -> int:
+        """The smallest budget that vLLM starts with."""
+        return self.terms.fixed_bytes + (self.kv_cache.least_bytes or 1)
+
+    @property
+    def fits(self) -> bool:
+        return self.kv_bytes > 0 and self.kv_bytes >= self.kv_cache.least_bytes
+
+
+def machine_of(device: Device) -> Machine:
+    return Machine(device.usable_bytes, device.name, device.is_host)
+
+
+def make_outcome(
+    engine: EngineConfig, budget: Budget, files: ModelFiles, device: Device, learned: Learned | None = None
+) -> Outcome:
+    """Raises `ValueError` where the model is of a kind that the planner does not know."""
+    footprint = measure(files, engine.vllm_args, machine_of(device), pooling=engine.runner == "pooling")
+    terms = make_terms(footprint, device, learned)
+    kv_bytes = budget.kv_cache_bytes
+    if kv_bytes is None:
+        kv_bytes = budget.requested_bytes - terms.fixed_bytes
+    return Outcome(engine, budget, footprint, files, terms, kv_bytes, _fitted(footprint, kv_bytes))
+
+
+def make_terms(footprint: Footprint, device: Device, learned: Learned | None = None) -> Terms:
+    base = HOST_RUNTIME_BYTES if device.is_host else GPU_WORKSPACE_BYTES + footprint.activation_bytes
+    planned = Terms(footprint.weights.total_bytes, base, footprint.graph_bytes)
+    if learned is None:
+        return planned
+    weights = planned.weights_bytes if learned.weights_bytes is None else learned.weights_bytes
+    graphs = planned.graph_bytes if learned.graph_bytes is None else learned.graph_bytes
+    step = planned.step_bytes
+    if learned.kv_bytes is not None and learned.requested_bytes is not None:
+        # What was neither weights, graphs nor KV cache was the step's: the three always add up to the budget.
+        step = max(0, learned.requested_bytes - learned.kv_bytes - weights - graphs)
+    return Terms(weights, step, graphs, learned=True)
+
+
+def changed(outcome: Outcome, device: Device, **args: Any) -> Outcome:
+    """The outcome with other flags, everything else as it is."""
+    engine = replace(outcome.engine, vllm_args={**outcome.engine.vllm_args, **args})
+    return make_outcome(engine, outcome.budget, outcome.files, device)
+
+
+def _fitted(footprint: Footprint, kv_bytes: int) -> KvCache:
+    cache = footprint.kv_cache
+    if not footprint.settings.fits_length or not cache.groups:
+        return cache
+    length = max(1, cache.longest(kv_bytes))
+    return replace(cache, demand=replace(cache.demand, max_model_len=length))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Of all engines whose model is known, by name; `unknown` says why the others are not."""
+
+    known: Mapping[str, Outcome]
+    unknown: Mapping[str, Problem]

@@ -1,0 +1,91 @@
+"""An engine whose model does not fit, and the smallest change of each kind that makes it fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import ROUND_CEILING, Decimal
+
+from memoria.config.model import Config
+from memoria.errors import Problem
+from memoria.gpu.device import Device
+from memoria.plan.budgets import DevicePlan, requested_bytes
+from memoria.plan.fractions import HUNDREDTH, largest_fraction
+from memoria.plan.outcome import Outcome, changed
+from memoria.text import aligned, fraction_text, gib, grouped
+
+# A length below this helps nobody, and is not proposed.
+SHORTEST_USEFUL = 256
+_STEPS = (256, 128, 64, 32, 16)
+
+
+def fit_problem(config: Config, plan: DevicePlan, outcome: Outcome) -> Problem | None:
+    """None where vLLM would start."""
+    if outcome.fits:
+        return None
+    name = outcome.engine.name
+    mark = config.where("engines", name, "gpu_memory_utilization")
+    rows = [(str(mark),)] if mark else [(name,)]
+    return Problem(_what(outcome), aligned(rows), _hint(tuple(remedies(config, plan, outcome))))
+
+
+def remedies(config: Config, plan: DevicePlan, outcome: Outcome) -> Iterator[str]:
+    """Each by itself makes it fit. The first changes nothing that clients see."""
+    device = plan.device
+    if fraction := larger_fraction(config, plan, outcome):
+        yield f"raise gpu_memory_utilization to {fraction_text(fraction)}"
+    longest = outcome.footprint.kv_cache.longest(outcome.kv_bytes) if outcome.kv_bytes > 0 else 0
+    if SHORTEST_USEFUL <= longest < outcome.max_model_len:
+        yield f"set max_model_len to {longest} or less"
+    wide = not device.is_host and outcome.footprint.settings.kv_bytes > 1
+    if wide and changed(outcome, device, kv_cache_dtype="fp8").fits:
+        yield "set kv_cache_dtype to fp8"
+    if seqs := _fewer_sequences(outcome, device):
+        yield f"set max_num_seqs to {seqs}"
+    if tokens := _fewer_tokens(outcome, device):
+        yield f"set max_num_batched_tokens to {tokens}"
+
+
+def larger_fraction(config: Config, plan: DevicePlan, outcome: Outcome) -> Decimal | None:
+    """The smallest hundredth that holds the engine, where the limit and the device leave room for it."""
+    needed = smallest_fraction(outcome.needed_bytes, plan.device)
+    if needed is None or outcome.budget.kv_cache_bytes is not None:
+        return None
+    others = plan.fraction - outcome.budget.fraction
+    room = min(config.gpu_limit, largest_fraction(plan, plan.device.usable_bytes)) - others
+    return needed if outcome.budget.fraction < needed <= room else None
+
+
+def smallest_fraction(needed: int, device: Device) -> Decimal | None:
+    """The smallest hundredth of the device that is `needed` bytes; None where it has not so many."""
+    fraction = (Decimal(needed) / device.usable_bytes).quantize(HUNDREDTH, rounding=ROUND_CEILING)
+    if requested_bytes(device.usable_bytes, fraction) < needed:
+        fraction += HUNDREDTH
+    return fraction if fraction <= 1 else None
+
+
+def _fewer_sequences(outcome: Outcome, device: Device) -> int | None:
+    now = outcome.footprint.settings.max_num_seqs
+    return next((n for n in _STEPS if n < now and changed(outcome, device, max_num_seqs=n).fits), None)
+
+
+def _fewer_tokens(outcome: Outcome, device: Device) -> int | None:
+    now = outcome.footprint.settings.max_num_batched_tokens
+    halves = [now >> shift for shift in range(1, 6) if now >> shift >= SHORTEST_USEFUL]
+    return next((n for n in halves if changed(outcome, device, max_num_batched_tokens=n).fits), None)
+
+
+def _what(outcome: Outcome) -> str:
+    name, budget = outcome.engine.name, gib(outcome.budget.requested_bytes)
+    if outcome.kv_bytes <= 0:
+        return (
+            f"{name} needs {gib(outcome.terms.fixed_bytes)} GiB before its KV cache, "
+            f"its budget is {budget} GiB"
+        )
+    return (
+        f"{name} needs {gib(outcome.kv_cache.least_bytes)} GiB of KV cache for one request of "
+        f"{grouped(outcome.max_model_len)} tokens, {gib(outcome.kv_bytes)} GiB are left of its {budget} GiB"
+    )
+
+
+def _hint(ways: tuple[str, ...]) -> str:
+    return ", or ".join(ways) if ways else "choose a smaller or a quantised model, or a larger GPU"

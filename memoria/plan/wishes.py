@@ -1,0 +1,243 @@
+"""Fractions out of sizes and wishes: what vLLM is told where the file says `gpu_memory` or `auto`.
+
+A size becomes the one fraction from which vLLM's own rounding makes that size. Every engine with a wish gets
+the smallest hundredth that grants it; engines with a `weight`, or with no wish at all, then share what is
+left. All of it is arithmetic over the file, the device and the models: the same input gives the same choice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import ROUND_FLOOR, Decimal
+
+from memoria.checkpoint.model_files import ModelFiles
+from memoria.config.model import Config, EngineConfig, Want
+from memoria.errors import Problem
+from memoria.gpu.device import Device
+from memoria.plan.budgets import CONTEXT_BYTES, MARGIN_BYTES, kv_cache_bytes
+from memoria.plan.footprint.footprint import measure
+from memoria.plan.footprint.kv_cache import KvCache
+from memoria.plan.footprint.layers import Demand
+from memoria.plan.fractions import HUNDREDTH, ROUNDING_BYTES
+from memoria.plan.outcome import Learned, Outcome, machine_of, make_terms
+from memoria.plan.remedies import smallest_fraction
+from memoria.text import aligned, fraction_text, gib, grouped
+
+# An engine that only shares gets this much at least.
+LEAST = HUNDREDTH
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A fraction that was not written, and why it is this one."""
+
+    engine: str
+    fraction: Decimal
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """`config` has a fraction for every engine; where `problems` stand against that, some are still 0."""
+
+    config: Config
+    choices: tuple[Choice, ...]
+    problems: tuple[Problem, ...]
+
+
+def settle(
+    config: Config,
+    devices: Mapping[int | str, Device],
+    files: Mapping[str, ModelFiles],
+    learned: Mapping[str, Learned] | None = None,
+) -> Settled:
+    """`devices` as for `make_plan`; `files` holds the models of the engines with wishes, by engine."""
+    choices: list[Choice] = []
+    problems: list[Problem] = []
+    on: dict[str, list[EngineConfig]] = {}
+    for engine in config.engines:
+        on.setdefault(devices[engine.gpu].uuid, []).append(engine)
+    for engines in on.values():
+        found = _choose(config, devices[engines[0].gpu], engines, files, learned or {})
+        if isinstance(found, Problem):
+            problems.append(found)
+        else:
+            choices += found
+    by_name = {choice.engine: choice.fraction for choice in choices}
+    settled = tuple(
+        replace(engine, gpu_memory_utilization=by_name.get(engine.name, engine.gpu_memory_utilization))
+        for engine in config.engines
+    )
+    return Settled(replace(config, engines=settled), tuple(choices), tuple(problems))
+
+
+def exact_fraction(total: int, size: int) -> Decimal:
+    """The fraction of which vLLM makes `size` bytes of `total`: `ceil(total * float(fraction))`. The decimal
+    is the float's shortest text, so that it comes back as the same float. `size` is at most `total`."""
+    fraction = size / total
+    while math.ceil(total * fraction) > size:
+        fraction = math.nextafter(fraction, 0.0)
+    return Decimal(repr(fraction))
+
+
+def wanted_bytes(
+    engine: EngineConfig, files: ModelFiles, device: Device, learned: Learned | None = None
+) -> int:
+    """The smallest budget that grants the engine's wish, and with which vLLM starts. Raises `ValueError`
+    where the model is of no known kind."""
+    footprint = measure(files, engine.vllm_args, machine_of(device), pooling=engine.runner == "pooling")
+    fixed = make_terms(footprint, device, learned).fixed_bytes
+    given = kv_cache_bytes(engine.vllm_args)
+    return fixed + (
+        given if given is not None else wanted_cache_bytes(footprint.kv_cache, engine.want or Want())
+    )
+
+
+def wanted_cache_bytes(cache: KvCache, want: Want) -> int:
+    """Of requests of `context` tokens, which may be shorter than what the engine accepts."""
+    shorter = _at(cache, want.context)
+    wished = shorter.bytes_for(concurrency=want.concurrency or 1.0, tokens=want.tokens or 0)
+    return max(1, cache.least_bytes, wished)
+
+
+def wish_problem(config: Config, outcome: Outcome) -> Problem | None:
+    """A fraction that is written and does not grant the wish beside it."""
+    want = outcome.engine.want
+    if want is None or not outcome.fits:
+        return None
+    needed = wanted_cache_bytes(outcome.kv_cache, want)
+    if needed <= outcome.kv_bytes:
+        return None
+    got = _at(outcome.kv_cache, want.context).capacity(outcome.kv_bytes)
+    name = outcome.engine.name
+    return Problem(
+        f"{name} wants {describe(want)}, its fraction grants {got.concurrency:.1f} requests "
+        f"({grouped(got.tokens)} tokens)",
+        _where(config, [name], "want"),
+        f"it takes {gib(needed - outcome.kv_bytes)} GiB more: "
+        "set gpu_memory_utilization to auto, or wish for less",
+    )
+
+
+def describe(want: Want) -> str:
+    parts = []
+    if want.concurrency is not None:
+        parts.append(f"{want.concurrency:g} requests")
+    if want.context is not None:
+        parts.append(f"{'of ' if parts else 'a context of '}{grouped(want.context)} tokens")
+    if want.tokens is not None:
+        parts.append(f"{'and ' if parts else ''}{grouped(want.tokens)} tokens in all")
+    return " ".join(parts) or "a share"
+
+
+def _at(cache: KvCache, context: int | None) -> KvCache:
+    if context is None or not cache.groups:
+        return cache
+    length = min(context, cache.demand.max_model_len)
+    return replace(cache, demand=Demand(length, cache.demand.in_flight))
+
+
+def _choose(
+    config: Config,
+    device: Device,
+    engines: Sequence[EngineConfig],
+    files: Mapping[str, ModelFiles],
+    learned: Mapping[str, Learned],
+) -> list[Choice] | Problem:
+    choices: dict[str, Choice] = {}
+    sharers: dict[str, Decimal] = {}
+    for engine in engines:
+        name = engine.name
+        if engine.gpu_memory is not None:
+            size = min(engine.gpu_memory, device.usable_bytes)
+            if size < engine.gpu_memory:
+                return _too_large(config, engine, device)
+            choices[name] = Choice(
+                name, exact_fraction(device.usable_bytes, size), f"{gib(size)} GiB as written"
+            )
+        elif engine.is_auto:
+            want = engine.want or Want(weight=Decimal(1))
+            if want.weight:
+                sharers[name] = want.weight
+            found = _needed(engine, files, device, learned.get(name))
+            if isinstance(found, Problem):
+                return found
+            choices[name] = Choice(name, found, f"for {describe(want)}" if engine.want else "a share")
+    if not any(engine.is_auto for engine in engines):
+        return list(choices.values())
+    fixed = sum((engine.gpu_memory_utilization for engine in engines), Decimal(0))
+    taken = fixed + sum((choice.fraction for choice in choices.values()), Decimal(0))
+    room = room_for(config, device, len(engines))
+    if taken > room:
+        return _too_much(config, device, list(choices.values()), taken, room)
+    for name, more in _shares(room - taken, sharers).items():
+        choices[name] = replace(choices[name], fraction=choices[name].fraction + more)
+    return [choices[engine.name] for engine in engines if engine.name in choices]
+
+
+def room_for(config: Config, device: Device, engines: int) -> Decimal:
+    """What the fractions of `engines` may add up to: the limit, or what contexts leave of the device."""
+    around = ROUNDING_BYTES * engines + (0 if device.is_host else CONTEXT_BYTES * engines + MARGIN_BYTES)
+    left = Decimal(device.usable_bytes - around) / device.usable_bytes
+    return min(config.gpu_limit, left.quantize(HUNDREDTH, rounding=ROUND_FLOOR))
+
+
+def _shares(left: Decimal, weights: Mapping[str, Decimal]) -> dict[str, Decimal]:
+    """Whole hundredths by weight, rounded down: what is over stays unplanned."""
+    total = sum(weights.values(), Decimal(0))
+    return {
+        name: (left * weight / total).quantize(HUNDREDTH, rounding=ROUND_FLOOR)
+        for name, weight in weights.items()
+    }
+
+
+def _needed(
+    engine: EngineConfig, files: Mapping[str, ModelFiles], device: Device, learned: Learned | None
+) -> Decimal | Problem:
+    if engine.name not in files:
+        return Problem(
+            f"no fraction can be chosen for {engine.name}: the files of {engine.model} are not here",
+            (),
+            "`memoria plan` says how to get them; or write a fraction",
+        )
+    try:
+        needed = wanted_bytes(engine, files[engine.name], device, learned)
+    except ValueError as error:
+        return Problem(f"no fraction can be chosen for {engine.name}: {error}", (), "write a fraction")
+    fraction = smallest_fraction(needed, device)
+    if fraction is None:
+        return Problem(
+            f"{engine.name} needs {gib(needed)} GiB for {describe(engine.want or Want())}, "
+            f"{device.label} has {gib(device.usable_bytes)} GiB in all",
+            (),
+            "ask for less, or quantise the model or its KV cache (kv_cache_dtype: fp8)",
+        )
+    return max(LEAST, fraction)
+
+
+def _too_large(config: Config, engine: EngineConfig, device: Device) -> Problem:
+    return Problem(
+        f"{engine.name} is to have {gib(engine.gpu_memory or 0)} GiB, "
+        f"{device.label} has {gib(device.usable_bytes)} GiB in all",
+        _where(config, [engine.name], "gpu_memory"),
+        "lower gpu_memory",
+    )
+
+
+def _too_much(
+    config: Config, device: Device, choices: Sequence[Choice], taken: Decimal, room: Decimal
+) -> Problem:
+    rows = [(choice.engine, fraction_text(choice.fraction), choice.reason) for choice in choices]
+    short = int((taken - room) * device.usable_bytes)
+    return Problem(
+        f"the wishes need {fraction_text(taken)} of {device.label}, there is room for {fraction_text(room)}",
+        tuple(aligned(rows, right={1})),
+        f"ask for {gib(short)} GiB less in all: fewer requests at once, or a shorter context",
+    )
+
+
+def _where(config: Config, names: Sequence[str], key: str) -> tuple[str, ...]:
+    marks = ((name, config.where("engines", name, key)) for name in names)
+    return tuple(f"{mark}  {name}.{key}" if mark else f"{name}.{key}" for name, mark in marks)

@@ -1,0 +1,228 @@
+"""Golden files of the `memoria plan` screen. `MEMORIA_UPDATE_GOLDEN=1` writes them anew."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from memoria.cli.plan import as_data, plan_problems
+from memoria.cli.render_html import render_html
+from memoria.cli.render_outcomes import render_outcomes
+from memoria.config.model import Config
+from memoria.errors import ConfigError, Problem
+from memoria.gpu.catalogue import CATALOGUE, named_device
+from memoria.plan.outcome import Outcomes
+from memoria.plan.plan import Plan, make_plan
+from memoria.supervisor.outcomes import make_outcomes
+from memoria.text import GIB
+from tests.unit import checkpoints as models
+from tests.unit.checkpoints import model_files
+from tests.unit.plans import config
+from tests.unit.test_cli_render_plan import check_golden
+
+Flags = Mapping[str, Mapping[str, Any]]
+DEFAULT_FLAGS: Flags = {
+    "embedding": {"max_num_seqs": 256, "max_num_batched_tokens": 8192},
+    "generation": {"max_num_seqs": 128, "max_num_batched_tokens": 16384, "max_model_len": 8192},
+}
+
+
+def default_config(flags: Flags = DEFAULT_FLAGS, embedding: str = "0.30", generation: str = "0.60") -> Config:
+    """memoria.yaml's two engines."""
+    made = config({"embedding": embedding, "generation": generation})
+    named = {"embedding": "Qwen/Qwen3-Embedding-0.6B", "generation": "Qwen/Qwen3-4B-Thinking-2507-FP8"}
+    engines = (
+        replace(
+            engine,
+            model=named[engine.name],
+            runner="pooling" if engine.name == "embedding" else "generate",
+            vllm_args=flags[engine.name],
+        )
+        for engine in made.engines
+    )
+    return replace(made, engines=tuple(engines))
+
+
+FILES = {
+    "embedding": replace(model_files(models.QWEN3_EMBEDDING), name="Qwen/Qwen3-Embedding-0.6B"),
+    "generation": replace(model_files(models.QWEN3_4B_FP8), name="Qwen/Qwen3-4B-Thinking-2507-FP8"),
+}
+
+
+def planned(wanted: Config, gpu: str, unknown: Mapping[str, Problem] | None = None) -> tuple[Plan, Outcomes]:
+    plan = make_plan(wanted, {0: named_device(gpu)})
+    files = {name: found for name, found in FILES.items() if name not in (unknown or {})}
+    return plan, make_outcomes(wanted, plan, files, unknown or {})
+
+
+def screen(wanted: Config, gpu: str, width: int, *, color: bool = False) -> str:
+    plan, outcomes = planned(wanted, gpu)
+    problems = plan_problems(wanted, plan, outcomes)
+    return render_outcomes(wanted, plan, outcomes, width, color, ok=not problems)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("gpu", ["RTX 4090", "A100 40GB", "H200"])
+def test_the_plan_of_the_default_models(gpu: str, width: int) -> None:
+    check_golden(f"plan-{gpu.lower().replace(' ', '-')}-{width}", screen(default_config(), gpu, width))
+
+
+def test_the_plan_in_colour_is_the_same_plan() -> None:
+    painted = screen(default_config(), "H200", 80, color=True)
+    check_golden("plan-h200-80-color", painted)
+    assert re.sub(r"\x1b\[[0-9;]*m", "", painted) == screen(default_config(), "H200", 80)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_no_line_is_wider_than_the_terminal(width: int) -> None:
+    assert max(map(len, screen(default_config(), "RTX 4090", width).splitlines())) <= width
+
+
+def test_a_model_that_is_not_here_is_shown_with_what_is_missing() -> None:
+    wanted = default_config()
+    unknown = {"generation": Problem("model `x` is not in the local cache", (), "download it")}
+    plan, outcomes = planned(wanted, "RTX 4090", unknown)
+    text = render_outcomes(wanted, plan, outcomes, 80, False, ok=True)
+    assert "model `x` is not in the local cache" in text
+    assert "download it" in text
+    assert "ok: the fractions fit; what is not known was left out" in text
+
+
+@pytest.mark.parametrize(
+    ("embedding", "generation", "flags", "what", "hints"),
+    [
+        (
+            "0.30",
+            "0.30",
+            {},
+            "generation needs 36.0 GiB of KV cache for one request of 262 144 tokens",
+            ["set max_model_len to"],
+        ),
+        (
+            "0.05",
+            "0.60",
+            DEFAULT_FLAGS["generation"],
+            "embedding needs",
+            ["raise gpu_memory_utilization to 0.22"],
+        ),
+        (
+            "0.30",
+            "0.20",
+            DEFAULT_FLAGS["generation"],
+            "before its KV cache",
+            ["raise gpu_memory_utilization to"],
+        ),
+        (
+            "0.60",
+            "0.27",
+            {"max_model_len": 8192, "max_num_seqs": 1024, "max_num_batched_tokens": 16384},
+            "generation needs",
+            ["raise gpu_memory_utilization to", "set max_num_seqs to"],
+        ),
+    ],
+    ids=["length", "embedding", "weights", "sequences"],
+)
+def test_what_does_not_fit_is_told_with_the_smallest_changes(
+    embedding: str, generation: str, flags: dict[str, Any], what: str, hints: list[str]
+) -> None:
+    wanted = default_config({**DEFAULT_FLAGS, "generation": flags}, embedding, generation)
+    plan, outcomes = planned(wanted, "RTX 4090")
+    (problem,) = plan_problems(wanted, plan, outcomes)
+    assert what in problem.what
+    for hint in hints:
+        assert hint in (problem.hint or "")
+
+
+def test_each_remedy_by_itself_makes_it_fit() -> None:
+    wanted = default_config({**DEFAULT_FLAGS, "generation": {"max_num_seqs": 64}}, "0.30", "0.55")
+    plan, outcomes = planned(wanted, "H200")
+    assert plan_problems(wanted, plan, outcomes) == ()
+    plan, outcomes = planned(wanted, "24GiB")
+    (problem,) = plan_problems(wanted, plan, outcomes)
+    length = int(re.findall(r"max_model_len to (\d+)", problem.hint or "")[0])
+    flags = {"max_num_seqs": 64, "max_model_len": length}
+    for more, problems in ((0, 0), (16, 1)):
+        changed = default_config(
+            {**DEFAULT_FLAGS, "generation": {**flags, "max_model_len": length + more}}, "0.30", "0.55"
+        )
+        plan, outcomes = planned(changed, "24GiB")
+        assert len(plan_problems(changed, plan, outcomes)) == problems
+
+
+def test_auto_length_is_what_the_memory_allows() -> None:
+    flags = {**DEFAULT_FLAGS, "generation": {"max_model_len": "auto"}}
+    _, outcomes = planned(default_config(flags), "RTX 4090")
+    outcome = outcomes.known["generation"]
+    assert outcome.fits
+    assert 8192 < outcome.max_model_len < 262_144
+
+
+def test_the_plan_for_programs_holds_every_term() -> None:
+    wanted = default_config()
+    plan, outcomes = planned(wanted, "H200")
+    data = json.loads(json.dumps(as_data(plan, outcomes, ())))
+    for engine in data["devices"][0]["engines"]:
+        terms = ("weights_bytes", "step_bytes", "graph_bytes", "kv_bytes")
+        assert sum(engine[term] for term in terms) == engine["requested_bytes"]
+        assert engine["fits"]
+
+
+class _Balance(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert not any(value and value.startswith(("http", "//")) for _, value in attrs)
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_asks_for_nothing_elsewhere() -> None:
+    wanted = default_config()
+    plan, outcomes = planned(wanted, "RTX 4090", {"embedding": Problem("<script>alert(1)</script>")})
+    page = render_html(wanted, plan, outcomes, (Problem("a & b", (), "c"),))
+    balance = _Balance()
+    balance.feed(page)
+    assert balance.open == []
+    assert "<script" not in page
+    assert "a &amp; b" in page
+
+
+@pytest.mark.parametrize(
+    ("text", "total"),
+    [
+        ("24GiB", 24 * GIB),
+        ("24 GB", 24 * 10**9),
+        ("512mib", 512 * 2**20),
+        ("23.5GiB", 23 * GIB + GIB // 2),
+        ("rtx4090", int(23.53 * GIB)),
+        ("NVIDIA H200", int(139.81 * GIB)),
+        ("h100", int(79.10 * GIB)),
+        ("4060", int(15.58 * GIB)),
+    ],
+)
+def test_a_gpu_is_known_by_size_or_by_name(text: str, total: int) -> None:
+    assert abs(named_device(text).usable_bytes - total) <= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("A100", "several"), ("Voodoo 2", "no GPU named"), ("", "no GPU")]
+)
+def test_an_unknown_gpu_is_told_with_those_that_are_known(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        named_device(text)
+    assert "A100 40GB" in str(caught.value)
+
+
+def test_every_gpu_of_the_catalogue_is_found_by_its_own_name() -> None:
+    assert [named_device(name).name for name in CATALOGUE] == list(CATALOGUE)

@@ -1,0 +1,185 @@
+"""Weights and lengths of public models, each figure from its model card or its index."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from memoria.checkpoint.model_files import ModelFiles, Tensor
+from memoria.plan.footprint.footprint import Footprint, measure
+from memoria.plan.footprint.parameters import tensors_from_shape
+from memoria.plan.footprint.settings import Machine
+from memoria.plan.footprint.shape import read_shape
+from memoria.text import GIB
+from tests.unit import checkpoints as models
+from tests.unit.checkpoints import model_files
+
+SMALL = Machine(24 * GIB, "RTX 4090")
+
+
+def of(config: Mapping[str, Any], *tensors: Tensor, pooling: bool = False, **args: Any) -> Footprint:
+    return measure(model_files(config, *tensors), args, SMALL, pooling=pooling)
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [
+        (models.LLAMA_8B, 8_030_261_248),
+        (models.QWEN2_7B, 7_615_616_512),
+        (models.QWEN3_EMBEDDING, 595_776_512),
+        (models.QWEN3_4B_FP8, 4_022_468_096),
+        (models.MISTRAL_7B, 7_241_732_096),
+        (models.GEMMA3_1B, 999_885_952),
+        (models.PHI3_MINI, 3_821_079_552),
+        (models.MIXTRAL, 46_702_792_704),
+        (models.DEEPSEEK_V2_LITE, 15_706_484_224),
+        (models.BGE_BASE, 109_482_240),
+        (models.MODERNBERT, 149_014_272),
+    ],
+    ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
+)
+def test_parameters_from_a_configuration_are_those_of_the_model(
+    config: dict[str, Any], parameters: int
+) -> None:
+    tensors = tensors_from_shape(read_shape(model_files(config)))
+    assert sum(tensor.parameters for tensor in tensors if "scale" not in tensor.name) == parameters
+
+
+@pytest.mark.parametrize(
+    ("config", "token_bytes"),
+    [
+        (models.LLAMA_8B, 32 * 2 * 8 * 128 * 2),
+        (models.QWEN2_7B, 28 * 2 * 4 * 128 * 2),
+        (models.PHI3_MINI, 32 * 2 * 32 * 96 * 2),
+        (models.DEEPSEEK_V2_LITE, 27 * (512 + 64) * 2),
+        (models.MISTRAL_7B, 0),  # a window forgets
+        (models.BGE_BASE, 0),
+    ],
+    ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
+)
+def test_a_token_takes_its_keys_and_values_in_every_layer(config: dict[str, Any], token_bytes: int) -> None:
+    assert of(config).token_bytes == token_bytes
+
+
+def test_a_half_wide_cache_halves_the_token() -> None:
+    assert of(models.LLAMA_8B, kv_cache_dtype="fp8").token_bytes * 2 == of(models.LLAMA_8B).token_bytes
+
+
+def test_four_gpus_share_the_heads_and_the_matrices() -> None:
+    one, four = of(models.LLAMA_8B), of(models.LLAMA_8B, tensor_parallel_size=4)
+    assert four.token_bytes * 4 == one.token_bytes
+    assert four.weights.total_bytes == pytest.approx(one.weights.total_bytes / 4, rel=0.001)
+
+
+def test_more_gpus_than_heads_repeat_them_and_a_latent_is_never_divided() -> None:
+    assert of(models.LLAMA_8B, tensor_parallel_size=16).token_bytes == 32 * 2 * 128 * 2
+    assert (
+        of(models.DEEPSEEK_V2_LITE, tensor_parallel_size=4).token_bytes
+        == of(models.DEEPSEEK_V2_LITE).token_bytes
+    )
+
+
+@pytest.mark.parametrize(
+    ("tensor", "size"),
+    [
+        (Tensor("model.layers.0.mlp.up_proj.weight", "BF16", (64, 32)), 64 * 32 * 2),
+        (Tensor("model.layers.0.mlp.up_proj.weight", "F32", (64, 32)), 64 * 32 * 2),
+        (Tensor("model.layers.0.mlp.up_proj.weight", "F8_E4M3", (64, 32)), 64 * 32),
+        (Tensor("model.layers.0.mlp.up_proj.weight_scale_inv", "F32", (4, 2)), 4 * 2 * 4),
+        (Tensor("model.layers.0.mlp.up_proj.qweight", "I32", (8, 32)), 8 * 32 * 4),
+        (Tensor("model.layers.0.mlp.up_proj.weight", "U8", (1024, 1)), 1024),
+        (Tensor("model.layers.99.mlp.up_proj.weight", "BF16", (64, 32)), 0),
+        (Tensor("model.embed_tokens.weight", "BF16", (151669, 2)), 151680 * 2 * 2),
+        (Tensor("lm_head.weight", "BF16", (151669, 2)), 0),
+        (Tensor("mtp.fc.weight", "BF16", (8, 8)), 0),
+    ],
+    ids=["bf16", "f32", "fp8", "scale", "gptq", "bitsandbytes", "beyond", "vocabulary", "tied", "mtp"],
+)
+def test_a_stored_tensor_weighs_what_vllm_makes_of_it(tensor: Tensor, size: int) -> None:
+    weights = of(models.QWEN3_EMBEDDING, tensor).weights
+    assert weights.total_bytes == size
+    assert weights.exact
+
+
+def test_quantisation_while_loading_shrinks_linear_layers_alone() -> None:
+    linear = Tensor("model.layers.0.mlp.up_proj.weight", "BF16", (64, 64))
+    norm = Tensor("model.layers.0.input_layernorm.weight", "BF16", (64,))
+    assert of(models.LLAMA_8B, linear, norm, quantization="fp8").weights.total_bytes == 64 * 64 + 128
+    assert of(models.LLAMA_8B, linear, quantization="bitsandbytes").weights.total_bytes == 64 * 64 * 9 // 16
+
+
+def test_weights_that_are_not_there_are_said_to_be_estimated() -> None:
+    weights = of(models.QWEN3_4B_FP8).weights
+    assert not weights.exact
+    assert dict(weights.by_dtype).keys() == {"F8_E4M3", "BF16", "F32"}
+
+
+@pytest.mark.parametrize(
+    ("config", "more", "length"),
+    [
+        (models.LLAMA_8B, {}, 131072),
+        ({**models.LLAMA_8B, "rope_scaling": {"type": "linear", "factor": 2.5}}, {}, 327680),
+        ({**models.LLAMA_8B, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, {}, 131072),
+        (
+            {
+                **models.PHI3_MINI,
+                "max_position_embeddings": 131072,
+                "original_max_position_embeddings": 4096,
+                "rope_scaling": {"type": "longrope"},
+            },
+            {},
+            4096,
+        ),
+        (models.LLAMA_8B, {"tokenizer_length": 8192}, 8192),
+        (models.BGE_BASE, {"encoder_length": 256}, 256),
+        ({key: value for key, value in models.LLAMA_8B.items() if "position" not in key}, {}, 2048),
+    ],
+    ids=["plain", "linear", "yarn", "longrope", "tokenizer", "sentence", "unsaid"],
+)
+def test_the_context_is_as_long_as_vllm_makes_it(
+    config: dict[str, Any], more: dict[str, Any], length: int
+) -> None:
+    files: ModelFiles = model_files(config, **more)
+    assert measure(files, {}, SMALL, pooling=False).settings.max_model_len == length
+
+
+@pytest.mark.parametrize(
+    ("machine", "args", "expected"),
+    [
+        (SMALL, {}, (256, 2048)),
+        (Machine(80 * GIB, "NVIDIA H100"), {}, (1024, 8192)),
+        (Machine(80 * GIB, "NVIDIA A100-SXM4-80GB"), {}, (256, 2048)),
+        (Machine(178 * GIB, "NVIDIA B200"), {}, (1024, 16384)),
+        (Machine(24 * GIB, "2 CPUs", on_cpu=True), {}, (128, 2048)),
+        (SMALL, {"max_num_batched_tokens": 100}, (100, 100)),
+        (SMALL, {"max_num_seqs": 2, "max_model_len": 512}, (2, 1024)),
+    ],
+    ids=["small", "h100", "a100", "b200", "cpu", "tokens", "sequences"],
+)
+def test_batches_have_vllms_own_defaults(
+    machine: Machine, args: dict[str, Any], expected: tuple[int, int]
+) -> None:
+    settings = measure(model_files(models.LLAMA_8B), args, machine, pooling=False).settings
+    assert (settings.max_num_seqs, settings.max_num_batched_tokens) == expected
+
+
+def test_graphs_cost_nothing_where_there_are_none() -> None:
+    assert of(models.LLAMA_8B).graph_bytes > 0
+    assert of(models.LLAMA_8B, enforce_eager=True).graph_bytes == 0
+    assert of(models.BGE_BASE, pooling=True).graph_bytes == 0
+
+
+def test_a_text_model_inside_another_is_found() -> None:
+    nested = {"model_type": "llava", "text_config": models.LLAMA_8B, "vision_config": {}}
+    assert of(nested).token_bytes == of(models.LLAMA_8B).token_bytes
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"model_type": "llama"}, {"model_type": "mamba9", "hidden_size": 8, "layer_types": ["mamba"]}],
+)
+def test_what_is_no_known_model_is_refused_with_a_reason(config: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"hidden_size|states|lacks"):
+        of({"num_hidden_layers": 1, **config} if config else config)
