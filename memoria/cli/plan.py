@@ -69,7 +69,7 @@ def run_plan(
 
 def write_choices(config: Config, choices: tuple[Choice, ...]) -> None:
     """Puts the fractions chosen for `auto` into the file. A size stays a size."""
-    chosen = {
+    chosen: dict[tuple[str, ...], str] = {
         ("engines", choice.engine, "gpu_memory_utilization"): fraction_text(choice.fraction)
         for choice in choices
         if config.engine(choice.engine).gpu_memory is None

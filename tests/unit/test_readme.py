@@ -47,7 +47,7 @@ def _configuration() -> str:
 
 def _planning() -> str:
     """Every term of the default models, in GiB."""
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             "GPU",
             "engine",
