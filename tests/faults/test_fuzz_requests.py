@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Coroutine, Iterator
+import re
+from collections.abc import Coroutine, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,22 @@ class Bench:
             await asyncio.sleep(0)
         return await answer
 
+    async def in_turn(self, pieces: list[bytes], answered: int) -> bytes:
+        """As `exchange`, but the first `answered` pieces are requests, each sent when the one before is
+        answered; returns what came after these answers."""
+        client = await self.rig.client()
+        for piece in pieces[:answered]:
+            await client.send(piece)
+            assert (await client.response()).status == 200
+        answer = asyncio.create_task(_all(client.reader))
+        for piece in pieces[answered:]:
+            try:
+                await client.send(piece)
+            except ConnectionError:
+                break
+            await asyncio.sleep(0.001)  # so that it is read as a piece
+        return await answer
+
 
 async def _all(reader: asyncio.StreamReader) -> bytes:
     data = b""
@@ -232,6 +249,50 @@ def test_whatever_a_client_sends_an_engine_reads_what_memoria_meant(
         assert not {b"content-length", b"transfer-encoding"} <= set(names)
     said = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
     assert said == [], wire
+
+
+PLAIN = b'POST /v1/embeddings HTTP/1.1\r\nhost: test\r\nx-a: b\r\ncontent-length: 11\r\n\r\n{"input":1}'
+
+
+@st.composite
+def alike(draw: st.DrawFn) -> bytes:
+    """Much like `PLAIN`, so that it could be taken for the same again."""
+    at = draw(st.integers(0, len(PLAIN)))
+    cut = draw(st.integers(0, 3))
+    return (
+        PLAIN[:at]
+        + draw(st.binary(max_size=3) | FIELDS | st.sampled_from([b"1", b"0", b" "]))
+        + PLAIN[at + cut :]
+    )
+
+
+@settings(
+    max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(second=alike() | nearly_requests(), cuts=st.lists(st.integers(0, 200), max_size=1))
+@example(second=PLAIN, cuts=[])
+@example(second=PLAIN.replace(b"content-length: 11", b"content-length: 1\x01"), cuts=[])
+@example(second=PLAIN.replace(b"content-length: 11", b"content-length: 011"), cuts=[])
+def test_a_request_is_read_alike_after_one_that_it_resembles(
+    bench: Bench, second: bytes, cuts: list[int]
+) -> None:
+    """memoria knows a head again by its bytes: what it knows must not change what it reads."""
+    seen = []
+    for before in ([], [PLAIN, PLAIN]):
+        bench.engine.forget()
+        answer = bench.run(bench.in_turn([*before, *_cut(second, cuts), LAST], len(before)))
+        asked = [(r.method, r.target, _without_id(r.headers)) for r in bench.engine.requests()]
+        assert len(asked) >= len(before)
+        seen.append((_ID.sub(b"", answer), asked[len(before) :]))
+    assert bench.engine.failures == []
+    assert seen[0] == seen[1]
+
+
+_ID = re.compile(rb"x-request-id: [^\r]*\r\n")
+
+
+def _without_id(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    return [(name, value) for name, value in headers if name != b"x-request-id"]
 
 
 def _cut(data: bytes, cuts: list[int]) -> list[bytes]:

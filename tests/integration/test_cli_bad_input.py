@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable
 from contextlib import closing
 
 import pytest
 
+from tests.faults.report import Figure
 from tests.integration.daemon import Box
 from tests.stub_nvml import StubProcess
 
@@ -92,10 +94,12 @@ def test_a_name_that_is_not_in_the_cache_when_the_hub_may_not_be_asked(box: Box)
 
 
 @pytest.mark.parametrize("which", ["main", "generation"])
-def test_a_port_in_use_names_its_holder(box: Box, which: str) -> None:
+def test_a_port_in_use_names_its_holder(box: Box, figure: Figure, which: str) -> None:
     box.configure()
+    began = time.monotonic()
     with closing(socket.create_server(("127.0.0.1", getattr(box.ports, which)))):
         code, message = refused(box)
+    figure(18, "told after", time.monotonic() - began, "s")
     assert code == 69
     assert f"port {getattr(box.ports, which)} is in use" in message
     assert f"pid {os.getpid()}" in message

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tests.faults.report import Figure
 from tests.integration.daemon import Box, RunningDaemon, until
 from tests.integration.http_client import Streaming
 from tests.stub_engine.process import alive
@@ -38,16 +40,20 @@ def daemon(running: RunningDaemon) -> RunningDaemon:
     return running
 
 
-def test_a_killed_leader_takes_its_core_along_and_is_started_again(daemon: RunningDaemon) -> None:
+def test_a_killed_leader_takes_its_core_along_and_is_started_again(
+    daemon: RunningDaemon, figure: Figure
+) -> None:
     before, neighbour, core = (
         daemon.engine("embedding"),
         daemon.leader("generation"),
         daemon.core("embedding"),
     )
+    began = time.monotonic()
     os.kill(daemon.leader("embedding"), signal.SIGKILL)
     assert daemon.told("embedding", "releasing") == "killed by SIGKILL"
     daemon.told("embedding", "backoff")
     daemon.told("embedding", "ready")
+    figure(1, "killed to ready, stub", time.monotonic() - began, "s")
     assert not alive(core)
     assert daemon.engine("embedding").restarts == before.restarts + 1
     assert daemon.leader("embedding") != before.pid
@@ -151,12 +157,14 @@ def test_a_configuration_error_is_given_up_at_once(box: Box) -> None:
     daemon.told("embedding", "ready")
 
 
-def test_a_start_that_hangs_is_ended_by_its_timeout(box: Box) -> None:
+def test_a_start_that_hangs_is_ended_by_its_timeout(box: Box, figure: Figure) -> None:
     box.configure()
     box.file.write_text(box.file.read_text().replace("start: 20", "start: 2"))
     box.vllm.set_faults("generation", hang_at="loading")
     daemon = box.start()
     assert daemon.told("generation", "stopping") == "not ready in 2 s (opening the device)"
+    ended = time.monotonic() - box.vllm.events("spawned", engine="generation")[0].at
+    figure(12, "ended after, of 2 s", ended, "s")
     box.vllm.set_faults("generation")
     daemon.told("generation", "ready")
     daemon.until_ready()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import time
 
 import pytest
 
+from tests.faults.report import Figure
 from tests.integration.daemon import Box, RunningDaemon, until
 from tests.integration.http_client import Streaming
 
@@ -66,12 +68,14 @@ def test_streams_longer_than_the_drain_are_cut(box: Box) -> None:
     assert box.survivors() == []
 
 
-def test_an_engine_that_ignores_sigterm_is_killed_after_the_grace(box: Box) -> None:
+def test_an_engine_that_ignores_sigterm_is_killed_after_the_grace(box: Box, figure: Figure) -> None:
     box.configure()
     box.vllm.set_faults("embedding", ignore_sigterm=True, grandchild=True)
     daemon = box.start()
     daemon.until_ready()
+    began = time.monotonic()
     assert daemon.stop() == 0
+    figure(11, "SIGTERM to the end of the daemon, of 1 s grace", time.monotonic() - began, "s")
     assert daemon.told("embedding", "killed") == "ignored SIGTERM for 1 s"
     assert box.survivors() == []
 
@@ -88,11 +92,13 @@ def test_a_stop_during_a_start_leaves_nothing(box: Box) -> None:
 
 
 def test_no_engine_outlives_a_killed_daemon_and_the_next_start_is_clean(
-    daemon: RunningDaemon, box: Box
+    daemon: RunningDaemon, box: Box, figure: Figure
 ) -> None:
     assert len(box.survivors()) == PROCESSES
+    began = time.monotonic()
     daemon.kill()
     until(lambda: box.survivors() == [])
+    figure(2, "killed to nothing left", time.monotonic() - began, "s")
     again = box.start()
     again.until_ready()
     assert again.story("killed a leftover") == []

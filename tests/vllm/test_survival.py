@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import openai
@@ -11,6 +12,7 @@ import psutil
 import pytest
 
 from memoria.engine.marker import marked
+from tests.faults.report import Figure
 from tests.vllm.daemon import RealDaemon
 
 
@@ -31,17 +33,19 @@ def start_of(pid: int) -> str:
 @pytest.mark.parametrize("name", ["embedding", "generation"])
 @pytest.mark.parametrize("victim", ["leader", "core"])
 def test_a_killed_process_brings_its_engine_back_and_leaves_the_neighbour_alone(
-    daemon: RealDaemon, client: openai.OpenAI, name: str, victim: str
+    daemon: RealDaemon, client: openai.OpenAI, figure: Figure, name: str, victim: str
 ) -> None:
     before = daemon.status()
     leader = before[name]["pid"]
     other = "generation" if name == "embedding" else "embedding"
     start = start_of(leader)
 
+    began = time.monotonic()
     os.kill(leader if victim == "leader" else core_of(leader).pid, signal.SIGKILL)
     daemon.wait(lambda: daemon.health()["status"] == "degraded", f"{name} seen dead")
     answers_anyway(client, other)
     daemon.wait_ready()
+    figure(1, "killed to ready, vLLM", time.monotonic() - began, "s")
 
     after = daemon.status()
     assert after[name]["pid"] != leader
@@ -80,15 +84,17 @@ def test_engines_are_spawned_together_and_pass_the_gate_in_the_files_order(daemo
     assert ("generation", "passed the gate") not in events[:first_passage]
 
 
-def test_nothing_is_left_after_the_daemon_was_killed(tmp_path: Path) -> None:
+def test_nothing_is_left_after_the_daemon_was_killed(tmp_path: Path, figure: Figure) -> None:
     """SIGKILL of the daemon while its engines import: the parent-death signal ends them all."""
     killed = RealDaemon(tmp_path)
     gate = str(killed.runtime_dir / "gate.sock")
     killed.wait(lambda: len(marked("MEMORIA_GATE", gate)) >= 2, "both engines spawned")
+    began = time.monotonic()
     killed.process.kill()
     killed.stop()
     gone, alive = psutil.wait_procs([psutil.Process(pid) for pid in _living(gate)], timeout=10)
     assert not alive, gone
+    figure(2, "killed to nothing left, vLLM", time.monotonic() - began, "s")
 
 
 def _living(gate: str) -> list[int]:
