@@ -70,6 +70,7 @@ class Downstream(HttpToolsProtocol):
         self._between = True  # nothing of a request has come since the last one was answered
         self._opening = b""  # the read that began it
         self._repeat: Repeat[_Known] | None = None
+        self._left = 0  # bytes of a body that are not parsed but counted
         self._deaf = False  # what still comes is not read as HTTP
         self._answered = 0
         self._seen: tuple[bool, int] | None = None
@@ -84,7 +85,11 @@ class Downstream(HttpToolsProtocol):
             if self._repeat is not None and self._recognise(self._repeat, data):
                 return
             self._opening = data
-        if not self._deaf:
+        if self._deaf:
+            return
+        if self._left:
+            self._count(data)
+        else:
             self._parse(data)
 
     def _recognise(self, repeat: Repeat[_Known], data: bytes) -> bool:
@@ -120,6 +125,24 @@ class Downstream(HttpToolsProtocol):
                     self._tunnel.receive(rest)
         except httptools.HttpParserError as error:
             self._on_malformed(error)
+        cycle = self.cycle
+        if isinstance(cycle, Transfer) and not cycle.response_complete and not self._in_head:
+            self._left = cycle.upload.missing
+
+    def _count(self, data: bytes) -> None:
+        """A piece of a body whose length is known: there is nothing to parse in it."""
+        cycle = self.cycle
+        assert isinstance(cycle, Transfer)
+        rest = data[self._left :]
+        piece = data[: self._left] if rest else data
+        self._left -= len(piece)
+        cycle.receive(piece)
+        if not self._left:
+            self.parser = httptools.HttpRequestParser(self)  # the old one waits for what it did not see
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+            cycle.receive_end()
+            if rest and not self._deaf:
+                self._parse(rest)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.relay.watch.discard(self)

@@ -34,6 +34,11 @@ class Upload:
         self.complete = True
         self.add(body)
 
+    @property
+    def missing(self) -> int:
+        """Bytes still to come; 0 where the length is not known."""
+        return 0 if self.complete or self.declared is None else self.declared - self.size
+
     def add(self, piece: bytes) -> None:
         """Raises `Rejection` (413)."""
         self.size += len(piece)

@@ -64,6 +64,22 @@ async def test_two_requests_in_one_piece_under_a_known_head(tmp_path: Path) -> N
         assert (await client.response()).body == b"four"
 
 
+@on_uvloop
+async def test_a_request_behind_a_large_body(tmp_path: Path) -> None:
+    """The rest of a large body is not parsed; what follows it is."""
+    large = b"x" * 700_000
+    async with Rig(tmp_path, embedding=ScriptedEngine(echo)) as rig:
+        client = await rig.client()
+        for _ in range(2):
+            await client.send(request(PATH, large) + request(PATH, b"small") + request(PATH, large))
+            assert (await client.response()).body == large
+            assert (await client.response()).body == b"small"
+            assert (await client.response()).body == large
+        await client.send(request(PATH, large) + b"GARBAGE\r\n\r\n")
+        assert (await client.response()).body == large
+        assert await client.closed() == b""
+
+
 @pytest.mark.parametrize(
     "lengths",
     [(b"5", b"6"), (b"+5",), (b"5, 5",), (b"0x5",), (b"-5",)],
