@@ -15,11 +15,13 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 
 from memoria.config.model import Hold
+from memoria.engine.address import EngineAddress
 from memoria.proxy.router import Entrance, Refusal, Router
 from memoria.proxy.turns import Turns
 
 RETRY_BUSY = 1  # seconds; places get free all the time
 RETRY_STOPPING = 10
+DOUBT_S = 0.25  # a supervisor sees the end of an engine sooner
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +77,10 @@ class Waiting:
 
 
 class _Engine:
-    """`limit`: requests in flight at most, the lower of what is configured and what `cap` says."""
+    """`limit`: requests in flight at most, the lower of what is configured and what `cap` says. `doubted`:
+    an address where it may listen no longer."""
 
-    __slots__ = ("giving", "in_flight", "limit", "most", "name", "turns")
+    __slots__ = ("doubted", "giving", "in_flight", "limit", "most", "name", "turns")
 
     def __init__(self, name: str, most: int) -> None:
         self.name = name
@@ -85,6 +88,7 @@ class _Engine:
         self.in_flight = 0
         self.turns: Turns[Waiting] = Turns()
         self.giving = False
+        self.doubted: EngineAddress | None = None
 
 
 class Admission:
@@ -150,6 +154,19 @@ class Admission:
         """The engine's state is another one: what waits for it may go on, or is refused."""
         self._give(self._engines[engine])
 
+    def doubt(self, engine: str, address: EngineAddress) -> None:
+        """The engine hung up, or does not accept connections there: it may have ended, and `changed` tells in
+        a moment. Until then, or for `DOUBT_S`, its requests wait; where none may wait, nothing is doubted."""
+        about = self._engines[engine]
+        if self._hold.seconds > 0 and about.doubted != address:
+            about.doubted = address
+            asyncio.get_running_loop().call_later(DOUBT_S, self._trust, about, address)
+
+    def _trust(self, about: _Engine, address: EngineAddress) -> None:
+        if about.doubted == address:
+            about.doubted = None
+            self._give(about)
+
     def cap(self, engine: str, limit: int | None) -> None:
         """At most `limit` requests (1 at least) in flight from now on; None: as configured. What is in
         flight already stays."""
@@ -164,9 +181,15 @@ class Admission:
             self._give(about)
 
     def _admit(self, about: _Engine) -> Place:
-        place = Place(self, about, self._router.entrance(about.name))
+        place = Place(self, about, self._entrance(about))
         about.in_flight += 1
         return place
+
+    def _entrance(self, about: _Engine) -> Entrance:
+        entrance = self._router.entrance(about.name)
+        if about.doubted is not None and entrance.address == about.doubted:
+            raise _silent(about)
+        return entrance
 
     def _left(self, about: _Engine) -> None:
         about.in_flight -= 1
@@ -222,7 +245,7 @@ class Admission:
         if self._closed:
             return _stopping()
         try:
-            self._router.entrance(about.name)
+            self._entrance(about)
         except Refusal as refusal:
             return refusal
         return _busy(about)
@@ -236,6 +259,11 @@ def _busy(about: _Engine) -> Refusal:
         f"engine `{about.name}` is busy: {about.in_flight} requests in flight, {len(about.turns)} waiting"
     )
     return Refusal(429, message, "engine_busy", retry_after=RETRY_BUSY, ready_in=0.0)
+
+
+def _silent(about: _Engine) -> Refusal:
+    message = f"engine `{about.name}` does not accept connections"
+    return Refusal(503, message, "engine_not_ready", retry_after=RETRY_BUSY, ready_in=0.0)
 
 
 def _stopping() -> Refusal:

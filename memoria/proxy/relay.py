@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -152,9 +152,10 @@ class Relay:
                 return answers.engine_lost(engine)
 
 
-def may_repeat(failure: Failure, before: Failure | None, route: Route) -> bool:
+def may_repeat(failure: Failure, before: Collection[Failure], route: Route) -> bool:
     """Whether a request of which nothing was answered may be sent once more: either the engine cannot have
-    begun it, or beginning it twice changes nothing. `before` is why the try before this one failed."""
-    if failure is before:
+    begun it, or beginning it twice changes nothing. `before` is why earlier tries failed: nothing counts
+    twice, so that a request that ends its engine does not end the next one, too, and so on."""
+    if failure in before:
         return False
     return failure in {Failure.UNREACHABLE, Failure.STALE} or (failure is Failure.LOST and route.pure)

@@ -30,6 +30,7 @@ from memoria.proxy.upstream import Sink, Upstream
 
 logger = logging.getLogger(__name__)
 
+_DOUBTFUL = {Failure.UNREACHABLE, Failure.LOST}  # so an engine that has just ended looks
 _STALE_S = 1.0  # a kept connection that the engine had given up shows it at once
 
 
@@ -52,7 +53,7 @@ class Transfer:
     state = QUEUED
     _upstream: Upstream | None = None
     _connector: asyncio.Task[None] | None = None
-    _failed: Failure | None = None  # why the first try failed
+    _failed: frozenset[Failure] = frozenset()  # why earlier tries failed
     _tries = 0
     _chunked = False  # so the body goes upstream
     _first_byte_at: float | None = None
@@ -335,10 +336,12 @@ class Transfer:
             return
         identity = self._id.decode()
         self._drop_upstream()
+        if failure in _DOUBTFUL and self._passage.place is not None:
+            self._relay.admission.doubt(engine, self._passage.place.address)
         unanswered = self.reply.status is None and self.upload.pieces is not None
         if unanswered and may_repeat(failure, self._failed, route):
             logger.info("%s: %s, asking again (request %s)", engine, failure, identity)
-            self._failed = failure
+            self._failed |= {failure}
             self._repeat()
             return
         logger.warning("%s: %s (request %s)", engine, failure, identity)

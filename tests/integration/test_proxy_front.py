@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from memoria.config.model import Filters, Hold
+from memoria.engine.address import UnixAddress
 from memoria.proxy.access import AccessRules
 from memoria.proxy.keys import KeyRing
 from memoria.proxy.router import Refusal
@@ -179,6 +180,55 @@ async def test_an_embedding_is_held_and_asked_again_when_its_engine_dies(tmp_pat
         rig.admission.changed("embedding")
         assert (await client.response()).status == 200
     assert [asked.body for asked in engine.asked] == [b"again", b"again"]
+
+
+async def waits(rig: Rig) -> None:
+    while rig.admission.load("embedding").waiting == 0:  # noqa: ASYNC110 (nothing tells)
+        await asyncio.sleep(0.001)
+
+
+@on_uvloop
+async def test_a_request_to_an_engine_that_just_ended_waits_for_the_next_start(tmp_path: Path) -> None:
+    """It is gone already, and its supervisor does not know yet."""
+    async with Rig(tmp_path, hold=Hold(), embedding=ScriptedEngine()) as rig:
+        kind, models, address = rig.router.engines["embedding"]
+        rig.router.engines["embedding"] = (kind, models, UnixAddress(str(tmp_path / "ended.sock")))
+        answer = asyncio.create_task(rig.post(EMBEDDINGS))
+        await waits(rig)
+        rig.router.refusal = RESTARTING
+        rig.admission.changed("embedding")
+        rig.router.engines["embedding"] = (kind, models, address)
+        rig.router.refusal = None
+        rig.admission.changed("embedding")
+        assert (await answer).status == 200
+
+
+@on_uvloop
+async def test_an_engine_that_nobody_says_has_ended_is_tried_again(tmp_path: Path) -> None:
+    async with Rig(tmp_path, hold=Hold(), embedding=ScriptedEngine()) as rig:
+        rig.router.engines["embedding"] = ("pooling", ("m",), UnixAddress(str(tmp_path / "nobody.sock")))
+        refused = await rig.post(EMBEDDINGS)
+        assert (refused.status, refused.error["code"]) == (502, "engine_unreachable")
+        assert rig.router.admitted == 2
+
+
+@on_uvloop
+async def test_a_request_that_ends_its_engine_does_not_end_the_next_one_and_so_on(tmp_path: Path) -> None:
+    async def end(asked: Asked) -> None:
+        await asked.read_body()
+        kind, models, address = rig.router.engines["embedding"]
+        nobody = UnixAddress(str(tmp_path / "ended.sock"))
+        rig.router.engines["embedding"] = (kind, models, nobody)
+        asked.writer.close()
+        await waits(rig)
+        rig.router.engines["embedding"] = (kind, models, address)
+        rig.admission.changed("embedding")
+
+    engine = ScriptedEngine(end)
+    async with Rig(tmp_path, hold=Hold(), embedding=engine) as rig:
+        refused = await rig.post(EMBEDDINGS)
+        assert (refused.status, refused.error["code"]) == (502, "engine_lost")
+        assert len(engine.asked) == 2
 
 
 @on_uvloop
