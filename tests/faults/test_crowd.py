@@ -33,6 +33,7 @@ def test_a_crowd_that_stalls_costs_others_nothing(box: Box, figure: Figure) -> N
     usual, memory = _measure(daemon), process.memory_info().rss
     readers = [_reader(box.ports.main) for _ in range(READERS)]
     until(lambda: daemon.engine("generation").in_flight + daemon.engine("generation").held == READERS)
+    _until_at_rest(daemon)
     heads_began = time.monotonic()
     heads = [_head(box.ports.main) for _ in range(HEADS)]
     crowded, most = _measure(daemon), process.memory_info().rss
@@ -51,6 +52,15 @@ def test_a_crowd_that_stalls_costs_others_nothing(box: Box, figure: Figure) -> N
         figure(row, "others' p99 without the crowd", usual, "ms")
         figure(row, "others' p99 with it", crowded, "ms")
         figure(row, "daemon grew by", grown / 2**20, "MiB")
+
+
+def _until_at_rest(daemon: RunningDaemon) -> None:
+    """Until what the engine made for the readers is on its way as far as it gets."""
+    engine = psutil.Process(daemon.leader("generation"))
+    before = -1.0
+    while (now := sum(engine.cpu_times()[:2])) - before > 0.01:
+        before = now
+        time.sleep(0.5)
 
 
 def _measure(daemon: RunningDaemon) -> float:
