@@ -36,7 +36,7 @@ ROWS = (
         "suspect, then restart",
         (
             f"{DAEMON}hangs.py::test_a_frozen_core_is_found_and_its_neighbour_is_left_alone",
-            f"{REAL}survival.py::test_a_frozen_engine_core_is_found_and_its_engine_restarted",
+            f"{REAL}survival.py::test_a_frozen_engine_core_is_found_and_its_standby_takes_over",
         ),
         starred=True,
     ),
@@ -187,8 +187,26 @@ ROWS = (
         ),
         none="failures",
     ),
-    Row(20, "invalid reload", "old configuration kept", (), none="drops"),
-    Row(21, "reload, one engine changed", "the other's process untouched", (), none="failures"),
+    Row(
+        20,
+        "invalid reload",
+        "old configuration kept",
+        (
+            f"{DAEMON}reload.py::test_what_is_wrong_changes_nothing_and_is_told",
+            f"{DAEMON}reload.py::test_a_taken_port_changes_nothing",
+        ),
+        none="drops",
+    ),
+    Row(
+        21,
+        "reload, one engine changed",
+        "the other's process untouched",
+        (
+            f"{DAEMON}reload.py::test_only_the_changed_engine_restarts",
+            f"{DAEMON}reload.py::test_requests_across_a_reload_are_held",
+        ),
+        none="failures",
+    ),
     Row(
         22,
         "disk full",

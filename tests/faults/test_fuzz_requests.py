@@ -11,6 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Coroutine, Iterable, Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from memoria.config.model import Limits
 from memoria.proxy import downstream
 from memoria.proxy.routes import ROUTES
 from tests.faults import corpus
-from tests.integration.proxy_rig import JSON_OK, Asked, Rig, ScriptedEngine
+from tests.integration.proxy_rig import JSON_OK, Asked, Client, Rig, ScriptedEngine
 
 EXAMPLES = int(os.environ.get("MEMORIA_FUZZ_EXAMPLES", "300"))
 # Ends every example: whoever reads it as a request hangs up after it.
@@ -180,12 +181,7 @@ class Bench:
         """Sends them one by one; returns what came until memoria hung up."""
         client = await self.rig.client()
         answer = asyncio.create_task(_all(client.reader))
-        for piece in pieces:
-            try:
-                await client.send(piece)
-            except ConnectionError:
-                break
-            await asyncio.sleep(0)
+        await _send(client, pieces, 0)
         return await answer
 
     async def in_turn(self, pieces: list[bytes], answered: int) -> bytes:
@@ -196,13 +192,18 @@ class Bench:
             await client.send(piece)
             assert (await client.response()).status == 200
         answer = asyncio.create_task(_all(client.reader))
-        for piece in pieces[answered:]:
-            try:
-                await client.send(piece)
-            except ConnectionError:
-                break
-            await asyncio.sleep(0.001)  # so that it is read as a piece
+        await _send(client, pieces[answered:], 0.001)
         return await answer
+
+
+async def _send(client: Client, pieces: list[bytes], apart: float) -> None:
+    """Until memoria hangs up; so many seconds `apart`, so that they are read as pieces."""
+    with suppress(ConnectionError):
+        for piece in pieces:
+            if client.writer.is_closing():
+                return
+            await client.send(piece)
+            await asyncio.sleep(apart)
 
 
 async def _all(reader: asyncio.StreamReader) -> bytes:

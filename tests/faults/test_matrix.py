@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @cache
-def tests_in(file: str) -> dict[str, bool]:
+def declared_in(file: str) -> dict[str, bool]:
     """The tests of a file, and whether each runs with the whole suite: without the marker `faults`."""
     tree = ast.parse((ROOT / file).read_text())
     marked = any(
@@ -41,14 +41,14 @@ def test_a_row_has_tests_and_they_exist(row: Row) -> None:
     assert row.tests
     for test in row.tests:
         file, _, name = test.partition("::")
-        assert name in tests_in(file), test
+        assert name in declared_in(file), test
 
 
 @pytest.mark.parametrize(
     "row", [row for row in ROWS if row.starred and row.number not in NOT_YET], ids=lambda row: str(row.number)
 )
 def test_a_starred_row_is_tested_in_every_run(row: Row) -> None:
-    assert any(tests_in(file)[name] for file, _, name in (test.partition("::") for test in row.tests))
+    assert any(declared_in(file)[name] for file, _, name in (test.partition("::") for test in row.tests))
 
 
 def test_the_rows_that_matter_most_are_starred() -> None:
