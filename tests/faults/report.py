@@ -58,7 +58,9 @@ def _figures(row: Row, reports: list[pytest.TestReport]) -> Iterator[str]:
     if failed:
         yield f"FAILED: {failed} of {len(reports)} cases"
     elif row.none:
-        yield f"0 {row.none} in {len(reports)} case{'s' if len(reports) > 1 else ''}"
+        yield f"0 {row.none} in {_cases(reports)}"
+    else:
+        yield f"as expected in {_cases(reports)}"
     measured: dict[tuple[str, str], list[float]] = defaultdict(list)
     for number, name, value, unit in _measured(reports):
         if number == row.number:
@@ -66,6 +68,10 @@ def _figures(row: Row, reports: list[pytest.TestReport]) -> Iterator[str]:
     for (name, unit), values in measured.items():
         worst = f" (worst of {len(values)})" if len(values) > 1 else ""
         yield f"{name} {max(values):.4g}{unit and ' '}{unit}{worst}"
+
+
+def _cases(reports: list[pytest.TestReport]) -> str:
+    return f"{len(reports)} case{'s' if len(reports) > 1 else ''}"
 
 
 def _measured(reports: Iterable[pytest.TestReport]) -> Iterator[tuple[int, str, float, str]]:
