@@ -42,7 +42,11 @@ def test_no_file_at_all_names_the_places_and_the_demo(box: Box) -> None:
 # What is written instead of a part of the file, and what is said of it.
 WRONG = {
     "yaml": ("engines:", "engines: [", "error: this is not YAML"),
-    "a word as fraction": ("0.30", "lots", "`gpu_memory_utilization` must be a number, not `lots`"),
+    "a word as fraction": (
+        "0.30",
+        "lots",
+        "`gpu_memory_utilization` must be a number, or `auto`, not `lots`",
+    ),
     "fraction 0": ("0.30", "0", "`gpu_memory_utilization` must be more than 0"),
     "fraction 1.5": ("0.30", "1.5", "hint: it is a share of the whole: 30 % is 0.30"),
     "fractions over the limit": ("0.30", "0.45", "fractions add up to 1.05, the limit is 0.95"),
