@@ -151,6 +151,7 @@ class Collector:
         snapshot, device, rate = actor.snapshot, supervisor.plan.device(name), self._rates.of(name)
         running, waiting = gauges.get("num_requests_running"), gauges.get("num_requests_waiting")
         diagnosis, load = snapshot.diagnosis, self._admission.load(name)
+        record = supervisor.verifier.latest(name)
         return EngineStatus(
             name=name,
             state=snapshot.state.value,
@@ -171,6 +172,7 @@ class Collector:
             used_bytes=held.get(snapshot.start_id or ""),
             start_seconds=snapshot.start_seconds,
             kv_tokens=snapshot.figures.kv_tokens,
+            planned_kv_tokens=None if record is None else record.planned_kv_tokens,
             concurrency=snapshot.figures.concurrency,
             max_model_len=snapshot.figures.max_model_len,
             kv_usage=gauges.get("kv_cache_usage_perc"),

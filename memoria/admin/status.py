@@ -32,6 +32,7 @@ class EngineStatus:
     used_bytes: int | None
     start_seconds: float | None
     kv_tokens: int | None
+    planned_kv_tokens: int | None
     concurrency: float | None
     max_model_len: int | None
     kv_usage: float | None

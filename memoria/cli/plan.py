@@ -5,23 +5,27 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memoria.cli.render_outcomes import render_choices, render_outcomes
-from memoria.config.model import Config
+from memoria.config.model import Config, ConfigPath
 from memoria.config.rewrite import rewrite
-from memoria.errors import ConfigError, ExitCode, MemoriaError, Problem
+from memoria.errors import ConfigError, ExitCode, MemoriaError, Problem, UnavailableError
 from memoria.gpu import open_reader, read_devices
 from memoria.gpu.catalogue import named_device
-from memoria.plan.outcome import Outcomes
+from memoria.plan.outcome import Learned, Outcomes
 from memoria.plan.plan import Plan, make_plan
 from memoria.plan.remedies import fit_problem
 from memoria.plan.wishes import Choice, settle, wish_problem
 from memoria.supervisor.outcomes import make_outcomes, read_models
+from memoria.supervisor.records import Records, fingerprint_now, records_dir
 from memoria.supervisor.runtime import RuntimeDir
 from memoria.text import fraction_text
+from memoria.vllm_env.find import find
+from memoria.vllm_env.home import data_home
 
 if TYPE_CHECKING:
     from memoria.gpu.device import Device
@@ -51,7 +55,7 @@ def run_plan(
         write_choices(config, chosen.choices)
     own = () if gpu is not None else RuntimeDir(config.runtime_dir).own_pids()
     plan = make_plan(config, devices, own)
-    outcomes = make_outcomes(config, plan, files, unknown)
+    outcomes = make_outcomes(config, plan, files, unknown, {} if gpu else learned(config, plan, os.environ))
     problems = plan_problems(config, plan, outcomes)
     if html is not None:
         _write_html(html, config, plan, outcomes, problems)
@@ -67,9 +71,27 @@ def run_plan(
     return ExitCode.OK
 
 
+def learned(config: Config, plan: Plan, environ: Mapping[str, str]) -> dict[str, Learned]:
+    """What engines said at earlier starts with these very settings."""
+    records = Records(records_dir(config, environ))
+    if records.is_empty:
+        return {}
+    try:
+        install = find(config.vllm, data_home(environ), config.device)
+    except UnavailableError:
+        return {}
+    found = {
+        engine.name: records.find(
+            engine.name, fingerprint_now(engine, plan.device(engine.name), install, environ)
+        )
+        for engine in config.engines
+    }
+    return {name: record.learned for name, record in found.items() if record is not None}
+
+
 def write_choices(config: Config, choices: tuple[Choice, ...]) -> None:
     """Puts the fractions chosen for `auto` into the file. A size stays a size."""
-    chosen: dict[tuple[str, ...], str] = {
+    chosen: dict[ConfigPath, str] = {
         ("engines", choice.engine, "gpu_memory_utilization"): fraction_text(choice.fraction)
         for choice in choices
         if config.engine(choice.engine).gpu_memory is None

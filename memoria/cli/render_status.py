@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from memoria.admin.status import EngineStatus, GuardStatus, Status
-from memoria.text import aligned, duration, gib
+from memoria.text import aligned, duration, gib, grouped
 
 HEADER = ("ENGINE", "STATE", "SINCE", "RESTARTS", "GPU GiB", "KV", "RUN/WAIT", "REQ/S", "TTFT p95")
 UNKNOWN = "-"
+BESIDE = 0.05
 COLORS = {"ready": "32", "failed": "31", "held": "31", "backoff": "33"}
 
 
@@ -20,6 +21,7 @@ def render_status(status: Status, *, width: int, color: bool) -> str:
     for line, engine in zip(table[1:], status.engines, strict=True):
         lines.append(_paint(line, engine.state) if color else line)
     lines += [f"{e.name}: {e.held} requests wait for a place" for e in status.engines if e.held]
+    lines += [told for engine in status.engines if (told := _beside_the_plan(engine))]
     lines += [
         _reason(engine, status.at)[: max(width, 80) * 3]
         for engine in status.engines
@@ -28,6 +30,18 @@ def render_status(status: Status, *, width: int, color: bool) -> str:
     if status.guard is not None:
         lines.append(_guard(status.guard))
     return "\n".join(lines)
+
+
+def _beside_the_plan(engine: EngineStatus) -> str | None:
+    """Told from five in a hundred on: the plan's estimates may be wrong by less."""
+    planned, said = engine.planned_kv_tokens, engine.kv_tokens
+    if not planned or not said or abs(said / planned - 1) <= BESIDE:
+        return None
+    more = "more" if said > planned else "fewer"
+    return (
+        f"{engine.name}: its KV cache holds {abs(said / planned - 1):.0%} {more} tokens than planned, "
+        f"{grouped(said)} instead of {grouped(planned)}; `memoria plan` knows by now"
+    )
 
 
 def _row(engine: EngineStatus, now: float) -> tuple[str, ...]:

@@ -63,6 +63,8 @@ def _engine_values(name: str, loaded: Loaded) -> Iterator[tuple[ConfigPath, Any]
         value = getattr(engine, key)
         if key in ("args", "env"):
             yield from ((("engines", name, key, entry), value[entry]) for entry in value)
+        elif key == "want":
+            yield from ((("engines", name, key, entry), wish) for entry, wish in value if wish is not None)
         elif key == "filters":
             yield from ((("engines", name, key, entry), changes) for entry, changes in value if changes)
         elif key in ("served_model_name", "gpu", "max_requests"):

@@ -60,6 +60,16 @@ def log_dir(written: str | None, config: Path, environ: Mapping[str, str]) -> Lo
     return home(environ) / ".local/state/memoria" / instance_id(config) / "logs", "default"
 
 
+def state_dir(config: Path, environ: Mapping[str, str]) -> Path:
+    """What outlives the daemon and can be lost without harm: systemd's STATE_DIRECTORY, or memoria's folder
+    among the user's state."""
+    if given := _systemd_folder("STATE_DIRECTORY", environ):
+        return given
+    base = environ.get("XDG_STATE_HOME", "")
+    state = Path(base) if base.startswith("/") else home(environ) / ".local/state"
+    return state / "memoria" / instance_id(config)
+
+
 def _systemd_folder(name: str, environ: Mapping[str, str]) -> Path | None:
     first = environ.get(name, "").partition(":")[0]
     return Path(first) if first.startswith("/") else None

@@ -79,6 +79,13 @@ _MEMORY = (
         "no",
     ),
     _row(
+        rf"Available memory on node .{{0,20}}?\({_GIB}/{_GIB} GiB\) on kv cache allocation is less than "
+        rf"requested memory for kv \({_GIB}",
+        "a KV cache of {3} GiB does not fit into the {1} GiB of the host's memory that are free",
+        "lower kv_cache_memory_bytes, or gpu_memory_utilization where it is not set, or free memory",
+        "yes",
+    ),
+    _row(
         rf"max seq len \((\d{{1,12}})\).{{0,40}}?{_GIB} GiB KV cache is needed.{{0,80}}?\({_GIB} GiB\)"
         r".{0,80}?estimated maximum model length is (\d{1,12})",
         "a request of {1} tokens needs {2} GiB of KV cache, and there are {3} GiB",
@@ -221,6 +228,18 @@ _MODEL = (
         r"SafetensorError|deserializing header",
         "a weights file is damaged or was not downloaded to its end",
         "delete the file and download the model again",
+        "no",
+    ),
+    _row(
+        r"(?m)^MemoryError(?::|$)",
+        "the host's memory ran out, or a weights file is not what its name says (a page, say)",
+        "`memoria plan` reads the headers of the weights; download the model again where they are damaged",
+        "limited",
+    ),
+    _row(
+        r"JSONDecodeError: ",
+        "one of the model's JSON files is damaged",
+        "download the model again: config.json, tokenizer.json and their like",
         "no",
     ),
 )

@@ -29,7 +29,13 @@ def fit_problem(config: Config, plan: DevicePlan, outcome: Outcome) -> Problem |
 
 
 def remedies(config: Config, plan: DevicePlan, outcome: Outcome) -> Iterator[str]:
-    """Each by itself makes it fit. The first changes nothing that clients see."""
+    """Each by itself makes it fit, the first without anything that clients see; where none does, the two
+    together that do."""
+    single = tuple(_single(config, plan, outcome))
+    yield from single or _both(config, plan, outcome)
+
+
+def _single(config: Config, plan: DevicePlan, outcome: Outcome) -> Iterator[str]:
     device = plan.device
     if fraction := larger_fraction(config, plan, outcome):
         yield f"raise gpu_memory_utilization to {fraction_text(fraction)}"
@@ -45,14 +51,30 @@ def remedies(config: Config, plan: DevicePlan, outcome: Outcome) -> Iterator[str
         yield f"set max_num_batched_tokens to {tokens}"
 
 
+def _both(config: Config, plan: DevicePlan, outcome: Outcome) -> Iterator[str]:
+    """All the room there is, and the context that it holds."""
+    fraction = _room(config, plan, outcome)
+    if fraction <= outcome.budget.fraction or outcome.budget.kv_cache_bytes is not None:
+        return
+    left = requested_bytes(plan.device.usable_bytes, fraction) - outcome.terms.fixed_bytes
+    longest = outcome.footprint.kv_cache.longest(left) if left > 0 else 0
+    if longest >= SHORTEST_USEFUL:
+        raised = f"raise gpu_memory_utilization to {fraction_text(fraction)}"
+        yield f"{raised} and set max_model_len to {longest} or less"
+
+
+def _room(config: Config, plan: DevicePlan, outcome: Outcome) -> Decimal:
+    """The largest fraction that the other engines leave."""
+    others = plan.fraction - outcome.budget.fraction
+    return min(config.gpu_limit, largest_fraction(plan, plan.device.usable_bytes)) - others
+
+
 def larger_fraction(config: Config, plan: DevicePlan, outcome: Outcome) -> Decimal | None:
     """The smallest hundredth that holds the engine, where the limit and the device leave room for it."""
     needed = smallest_fraction(outcome.needed_bytes, plan.device)
     if needed is None or outcome.budget.kv_cache_bytes is not None:
         return None
-    others = plan.fraction - outcome.budget.fraction
-    room = min(config.gpu_limit, largest_fraction(plan, plan.device.usable_bytes)) - others
-    return needed if outcome.budget.fraction < needed <= room else None
+    return needed if outcome.budget.fraction < needed <= _room(config, plan, outcome) else None
 
 
 def smallest_fraction(needed: int, device: Device) -> Decimal | None:

@@ -21,7 +21,7 @@ from memoria.plan.footprint.footprint import measure
 from memoria.plan.footprint.kv_cache import KvCache
 from memoria.plan.footprint.layers import Demand
 from memoria.plan.fractions import HUNDREDTH, ROUNDING_BYTES
-from memoria.plan.outcome import Learned, Outcome, machine_of, make_terms
+from memoria.plan.outcome import Outcome, machine_of, make_terms
 from memoria.plan.remedies import smallest_fraction
 from memoria.text import aligned, fraction_text, gib, grouped
 
@@ -51,16 +51,16 @@ def settle(
     config: Config,
     devices: Mapping[int | str, Device],
     files: Mapping[str, ModelFiles],
-    learned: Mapping[str, Learned] | None = None,
 ) -> Settled:
-    """`devices` as for `make_plan`; `files` holds the models of the engines with wishes, by engine."""
+    """What was learnt at earlier starts is left out: it would change the choice, and with it what was learnt.
+    `devices` as for `make_plan`; `files` holds the models of the engines with wishes, by engine."""
     choices: list[Choice] = []
     problems: list[Problem] = []
     on: dict[str, list[EngineConfig]] = {}
     for engine in config.engines:
         on.setdefault(devices[engine.gpu].uuid, []).append(engine)
     for engines in on.values():
-        found = _choose(config, devices[engines[0].gpu], engines, files, learned or {})
+        found = _choose(config, devices[engines[0].gpu], engines, files)
         if isinstance(found, Problem):
             problems.append(found)
         else:
@@ -82,13 +82,11 @@ def exact_fraction(total: int, size: int) -> Decimal:
     return Decimal(repr(fraction))
 
 
-def wanted_bytes(
-    engine: EngineConfig, files: ModelFiles, device: Device, learned: Learned | None = None
-) -> int:
+def wanted_bytes(engine: EngineConfig, files: ModelFiles, device: Device) -> int:
     """The smallest budget that grants the engine's wish, and with which vLLM starts. Raises `ValueError`
     where the model is of no known kind."""
     footprint = measure(files, engine.vllm_args, machine_of(device), pooling=engine.runner == "pooling")
-    fixed = make_terms(footprint, device, learned).fixed_bytes
+    fixed = make_terms(footprint, device).fixed_bytes
     given = kv_cache_bytes(engine.vllm_args)
     return fixed + (
         given if given is not None else wanted_cache_bytes(footprint.kv_cache, engine.want or Want())
@@ -144,7 +142,6 @@ def _choose(
     device: Device,
     engines: Sequence[EngineConfig],
     files: Mapping[str, ModelFiles],
-    learned: Mapping[str, Learned],
 ) -> list[Choice] | Problem:
     choices: dict[str, Choice] = {}
     sharers: dict[str, Decimal] = {}
@@ -161,7 +158,7 @@ def _choose(
             want = engine.want or Want(weight=Decimal(1))
             if want.weight:
                 sharers[name] = want.weight
-            found = _needed(engine, files, device, learned.get(name))
+            found = _needed(engine, files, device)
             if isinstance(found, Problem):
                 return found
             choices[name] = Choice(name, found, f"for {describe(want)}" if engine.want else "a share")
@@ -193,9 +190,7 @@ def _shares(left: Decimal, weights: Mapping[str, Decimal]) -> dict[str, Decimal]
     }
 
 
-def _needed(
-    engine: EngineConfig, files: Mapping[str, ModelFiles], device: Device, learned: Learned | None
-) -> Decimal | Problem:
+def _needed(engine: EngineConfig, files: Mapping[str, ModelFiles], device: Device) -> Decimal | Problem:
     if engine.name not in files:
         return Problem(
             f"no fraction can be chosen for {engine.name}: the files of {engine.model} are not here",
@@ -203,7 +198,7 @@ def _needed(
             "`memoria plan` says how to get them; or write a fraction",
         )
     try:
-        needed = wanted_bytes(engine, files[engine.name], device, learned)
+        needed = wanted_bytes(engine, files[engine.name], device)
     except ValueError as error:
         return Problem(f"no fraction can be chosen for {engine.name}: {error}", (), "write a fraction")
     fraction = smallest_fraction(needed, device)

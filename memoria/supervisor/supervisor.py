@@ -21,8 +21,10 @@ from memoria.plan.plan import Plan
 from memoria.supervisor.gate import GpuGate
 from memoria.supervisor.memory import DeviceMemory
 from memoria.supervisor.passengers import Passengers
+from memoria.supervisor.records import Records, records_dir
 from memoria.supervisor.runtime import RuntimeDir
 from memoria.supervisor.surroundings import EngineSurroundings
+from memoria.supervisor.verifier import Verifier
 from memoria.vllm_env.install import VllmInstall
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ class Supervisor:
     ) -> None:
         self.config, self.plan, self.journal = config, plan, journal
         self._passengers = Passengers(runtime.gate_socket)
+        self.verifier = Verifier(Records(records_dir(config, environ)), install, environ, journal)
         self.memories = {d.device.uuid: DeviceMemory(reader, d.device.uuid) for d in plan.devices}
         self._gates = {d.device.uuid: GpuGate(d.device.label, journal) for d in plan.devices}
         self._listeners: list[Callable[[EngineSnapshot], None]] = []
@@ -79,6 +82,7 @@ class Supervisor:
             environ=environ,
             plugin_dir=plugin_dir,
             running=self.pids,
+            verifier=self.verifier,
         )
         return EngineActor(
             engine.name,
@@ -110,6 +114,7 @@ class Supervisor:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.verifier.settled()
         await self._passengers.close()
 
     def hurry(self) -> None:
@@ -139,6 +144,7 @@ class Supervisor:
             ) from None
 
     def _changed(self, snapshot: EngineSnapshot) -> None:
+        self.verifier.changed(snapshot, self.config.engine(snapshot.name), self.plan)
         for listener in self._listeners:
             try:
                 listener(snapshot)

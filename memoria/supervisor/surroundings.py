@@ -19,6 +19,7 @@ from memoria.supervisor.gate import GpuGate, Ticket
 from memoria.supervisor.memory import DeviceMemory
 from memoria.supervisor.passengers import Boarding, Passengers
 from memoria.supervisor.runtime import RuntimeDir
+from memoria.supervisor.verifier import Verifier
 from memoria.vllm_env.install import VllmInstall
 
 
@@ -38,6 +39,7 @@ class EngineSurroundings:
     environ: Mapping[str, str]
     plugin_dir: Path
     running: Callable[[], Collection[int]]
+    verifier: Verifier
 
     def spec(self, start_id: str) -> EngineSpec:
         facts = StartFacts(
@@ -49,7 +51,8 @@ class EngineSurroundings:
             environ=self.environ,
             device_uuid=None if self.device.is_host else self.device.uuid,
         )
-        return build_spec(self.config, self.engine, self.install, facts)
+        engine = self.verifier.pinned(self.engine, self.device)
+        return build_spec(self.config, engine, self.install, facts)
 
     def ticket(self) -> Ticket:
         return self.gate.ticket(self.engine.name)

@@ -45,7 +45,7 @@ WRONG = {
     "a word as fraction": (
         "0.30",
         "lots",
-        "must be a number, or `auto`, not `lots`",
+        "`gpu_memory_utilization` must be a number, or `auto`, not `lots`",
     ),
     "fraction 0": ("0.30", "0", "`gpu_memory_utilization` must be more than 0"),
     "fraction 1.5": ("0.30", "1.5", "hint: it is a share of the whole: 30 % is 0.30"),

@@ -29,6 +29,7 @@ ENGINE = EngineStatus(
     used_bytes=89_000_000_000,
     start_seconds=41.0,
     kv_tokens=613_216,
+    planned_kv_tokens=600_000,
     concurrency=74.9,
     max_model_len=8192,
     kv_usage=0.02,

@@ -119,6 +119,13 @@ def test_a_model_that_is_not_here_is_shown_with_what_is_missing() -> None:
             ["raise gpu_memory_utilization to"],
         ),
         (
+            "0.30",
+            "0.18",
+            {"max_num_seqs": 64},
+            "before its KV cache",
+            ["raise gpu_memory_utilization to 0.6", " and set max_model_len to"],
+        ),
+        (
             "0.60",
             "0.27",
             {"max_model_len": 8192, "max_num_seqs": 1024, "max_num_batched_tokens": 16384},
@@ -126,7 +133,7 @@ def test_a_model_that_is_not_here_is_shown_with_what_is_missing() -> None:
             ["raise gpu_memory_utilization to", "set max_num_seqs to"],
         ),
     ],
-    ids=["length", "embedding", "weights", "sequences"],
+    ids=["length", "embedding", "weights", "both", "sequences"],
 )
 def test_what_does_not_fit_is_told_with_the_smallest_changes(
     embedding: str, generation: str, flags: dict[str, Any], what: str, hints: list[str]

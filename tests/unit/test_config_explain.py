@@ -17,6 +17,7 @@ engines:
     max_num_seqs: ${SEQS:-256}
     args: {seed: 7, max-num-batched-tokens: "${MAX_BATCHED_TOKENS:-64}"}
     env: {HF_TOKEN: "${HF_TOKEN}", PLAIN: "${API_KEY}", HF_HOME: /models}
+    want: {concurrency: 16}
 """
 
 
@@ -39,6 +40,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Se
 @pytest.mark.parametrize(
     ("key", "value", "source"),
     [
+        ("a.want.concurrency", "16", "memoria.yaml:10"),
         ("listen", "127.0.0.1:9000", "environment ROUTER_PORT"),
         ("gpu_limit", "0.90", "memoria.yaml:2"),
         ("gpu", "0", "default"),

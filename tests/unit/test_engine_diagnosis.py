@@ -52,6 +52,18 @@ def of(*lines: str) -> Diagnosis:
             "correct",
             "no",
         ),
+        ("weights_cut_off", "a weights file is damaged", "download the model again", "no"),
+        ("weights_are_a_page", "not what its name says", "memoria plan", "limited"),
+        ("tokenizer_missing", "tokenizer is missing", "tokenizer.json", "no"),
+        ("tokenizer_damaged", "JSON files is damaged", "tokenizer.json", "no"),
+        ("configuration_damaged", "JSON files is damaged", "config.json", "no"),
+        (
+            "kv_cache_larger_than_the_host",
+            "838.19 GiB does not fit into the 6.9",
+            "kv_cache_memory_bytes",
+            "yes",
+        ),
+        ("batch_smaller_than_a_request", "(512) is smaller than max_model_len (2048)", "correct", "no"),
         ("unknown_quantization", "Unknown quantization method: nosuch", "correct", "no"),
     ],
 )

@@ -267,6 +267,8 @@ def started(python: str, folder: Path, own: Mapping[str, Any]) -> Iterator[subpr
             subprocess.run(["kill", "-9", "--", f"-{child}"], check=False, stderr=subprocess.DEVNULL)
         process.kill()
         process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def logged(process: subprocess.Popen[str]) -> tuple[dict[str, Any], list[str]]:

@@ -1,0 +1,134 @@
+"""The plan against what each engine says once it is ready, and what is kept of it for the next start."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+from memoria.checkpoint.read import read_model
+from memoria.config.model import EngineConfig
+from memoria.engine.journal import Journal
+from memoria.engine.lifecycle import State
+from memoria.engine.phases import StartFigures
+from memoria.engine.snapshot import EngineSnapshot
+from memoria.errors import MemoriaError
+from memoria.gpu.device import Device
+from memoria.plan.budgets import Budget
+from memoria.plan.outcome import Outcome, make_outcome
+from memoria.plan.plan import Plan
+from memoria.plan.records import Record, block_bytes, is_worth_telling, may_pin, planned_tokens
+from memoria.supervisor.records import Records, fingerprint_now
+from memoria.text import GIB, grouped
+from memoria.vllm_env.install import VllmInstall
+
+logger = logging.getLogger(__name__)
+
+
+class Verifier:
+    """Told every snapshot. Files are read in a thread, away from the requests."""
+
+    def __init__(
+        self, records: Records, install: VllmInstall, environ: Mapping[str, str], journal: Journal
+    ) -> None:
+        self._records, self._install, self._environ, self._journal = records, install, environ, journal
+        self._latest: dict[str, Record] = {}
+        self._pinned: set[str] = set()
+        self._verified: dict[str, str | None] = {}  # the start that was looked at last, by engine
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def latest(self, engine: str) -> Record | None:
+        """Of the start that is ready now, or was last."""
+        return self._latest.get(engine)
+
+    def pinned(self, engine: EngineConfig, device: Device) -> EngineConfig:
+        """The engine with the KV cache that an earlier start with these settings measured, where `learn` asks
+        for it. vLLM then neither measures nor estimates it (`kv_cache_memory_bytes`)."""
+        self._pinned.discard(engine.name)
+        if not may_pin(engine):
+            return engine
+        record = self._records.find(
+            engine.name, fingerprint_now(engine, device, self._install, self._environ)
+        )
+        if record is None or not record.kv_bytes:
+            return engine
+        self._pinned.add(engine.name)
+        return replace(engine, vllm_args={**engine.vllm_args, "kv_cache_memory_bytes": record.kv_bytes})
+
+    def changed(self, snapshot: EngineSnapshot, engine: EngineConfig, plan: Plan) -> None:
+        """From the event loop, with the configuration and the plan in force."""
+        name = snapshot.name
+        if snapshot.state in (State.BACKOFF, State.FAILED):
+            if snapshot.start_seconds is None and name in self._pinned:
+                # It did not get ready with the size that was learnt: the next start measures anew.
+                self._pinned.discard(name)
+                self._records.forget(name)
+        elif snapshot.state is not State.READY or not _is_told(snapshot.figures):
+            return
+        elif self._verified.get(name, "") != snapshot.start_id:
+            self._verified[name] = snapshot.start_id
+            work = self._verify(snapshot, engine, plan.budget(name), plan.device(name))
+            task = asyncio.create_task(work, name=f"{name} verify")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def settled(self) -> None:
+        """Until everything begun has been kept."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _verify(
+        self, snapshot: EngineSnapshot, engine: EngineConfig, budget: Budget, device: Device
+    ) -> None:
+        name, figures = snapshot.name, snapshot.figures
+        record = await asyncio.to_thread(self._record, figures, engine, budget, device)
+        if record is None:
+            return
+        self._latest[name] = record
+        if is_worth_telling(record):
+            planned, said = grouped(record.planned_kv_tokens or 0), grouped(record.kv_tokens or 0)
+            self._journal.add(name, "beside the plan", f"KV cache of {said} tokens, {planned} were planned")
+
+    def _record(
+        self, figures: StartFigures, engine: EngineConfig, budget: Budget, device: Device
+    ) -> Record | None:
+        wanted = fingerprint_now(engine, device, self._install, self._environ)
+        if wanted is None:
+            return None
+        outcome = self._outcome(engine, budget, device)
+        record = make_record(wanted, figures, budget, outcome)
+        self._records.keep(engine.name, record)
+        return record
+
+    def _outcome(self, engine: EngineConfig, budget: Budget, device: Device) -> Outcome | None:
+        try:
+            files = read_model(engine.model, {**self._environ, **engine.env})
+            return make_outcome(engine, budget, files, device)
+        except (MemoriaError, OSError, ValueError) as error:
+            logger.debug("%s: no plan to compare with: %s", engine.name, error)
+            return None
+
+
+def _is_told(figures: StartFigures) -> bool:
+    """Whether the log was read as far as its figures go; an encoder has none of a KV cache."""
+    return figures.kv_tokens is not None or figures.init_s is not None
+
+
+def make_record(fingerprint: str, figures: StartFigures, budget: Budget, outcome: Outcome | None) -> Record:
+    """Sizes in a log have two decimals: where the layout is known, the KV cache is counted in blocks."""
+    kv_bytes = None
+    if outcome is not None and figures.kv_tokens is not None and figures.max_model_len is not None:
+        kv_bytes = block_bytes(outcome.kv_cache, figures.kv_tokens, figures.max_model_len)
+    return Record(
+        fingerprint=fingerprint,
+        requested_bytes=budget.requested_bytes,
+        kv_tokens=figures.kv_tokens,
+        planned_kv_tokens=planned_tokens(outcome),
+        kv_bytes=kv_bytes,
+        weights_bytes=_bytes(figures.weights_gib),
+        graph_bytes=_bytes(figures.graphs_gib),
+    )
+
+
+def _bytes(size: float | None) -> int | None:
+    return None if size is None or size < 0 else round(size * GIB)

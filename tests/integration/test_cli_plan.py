@@ -1,0 +1,123 @@
+"""`memoria plan` as a person calls it, on a box with a stub GPU of 100 GiB."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.integration.daemon import Box
+from tests.unit.checkpoints import LLAMA_8B, QWEN3_EMBEDDING
+
+WISHES = """\
+listen: 127.0.0.1:{port}
+vllm: ./vllm
+restart: {{initial: 0.1, cap: 0.2, attempts: 2}}
+timeouts: {{start: 20, drain: 10, stop: 1, release: 20}}
+log: {{dir: logs, format: json}}
+engines:
+  embedding:                      # first
+    model: ./models/embedder
+    runner: pooling
+    gpu_memory: 12GiB             # a size
+  generation:
+    model: ./models/writer
+    gpu_memory_utilization: auto  # chosen
+    want: {{context: 8192, concurrency: 16}}
+"""
+
+
+@pytest.fixture
+def models(box: Box) -> Box:
+    for name, config in (("embedder", QWEN3_EMBEDDING), ("writer", LLAMA_8B)):
+        (box.folder / "models" / name / "config.json").write_text(json.dumps(config))
+    box.configure()
+    return box
+
+
+def wish(box: Box) -> Path:
+    box.file.write_text(WISHES.format(port=box.ports.main))
+    return box.file
+
+
+def test_the_gpu_that_is_here_is_planned_for(models: Box) -> None:
+    called = models.call("plan")
+    assert (called.returncode, called.stderr) == (0, "")
+    assert "embedding  0.30  30.0 GiB" in called.stdout
+    assert "ok: every engine fits" in called.stdout
+
+
+def test_a_gpu_that_is_not_here_needs_no_driver(models: Box) -> None:
+    called = models.call("plan", "--gpu", "a100 40gb", "--json", LD_LIBRARY_PATH=None)
+    planned = json.loads(called.stdout)
+    assert planned["devices"][0]["name"] == "NVIDIA A100 40GB"
+    # 0.60 of it does not hold a request of Llama's whole context
+    assert called.returncode == 78
+    assert "131 072" in planned["problems"][0]["what"]
+
+
+def test_what_does_not_fit_is_told_on_standard_error(models: Box) -> None:
+    called = models.call("plan", "--gpu", "40GiB")
+    assert called.returncode == 78
+    assert "error: generation needs" in called.stderr
+    assert "set max_model_len to" in called.stderr
+
+
+def test_an_unknown_gpu_and_an_unknown_model_are_told(models: Box) -> None:
+    called = models.call("plan", "--gpu", "Voodoo")
+    assert called.returncode == 78
+    assert "no GPU named `Voodoo`" in called.stderr
+    models.file.write_text("engines:\n  a: {model: org/name, gpu_memory_utilization: 0.5}\n")
+    called = models.call("plan", "--gpu", "24GiB")
+    assert called.returncode == 0
+    assert "model `org/name` is not in the local cache" in called.stdout.replace("\n    ", " ")
+
+
+def test_the_page_is_written(models: Box) -> None:
+    assert models.call("plan", "--html", "plan.html").returncode == 0
+    assert "<h2>gpu 0:" in (models.folder / "plan.html").read_text()
+    called = models.call("plan", "--html", "nowhere/plan.html")
+    assert called.returncode == 78
+    assert "cannot write" in called.stderr
+
+
+def test_a_choice_is_printed_written_and_then_stands(models: Box) -> None:
+    file = wish(models)
+    text = file.read_text()
+    called = models.call("plan")
+    assert called.returncode == 0, called.stderr
+    assert "fractions chosen:" in called.stdout
+    assert file.read_text() == text
+    written = models.call("plan", "--write")
+    assert "fractions written into the file:" in written.stdout
+    fraction = next(
+        line.split()[1] for line in written.stdout.splitlines() if line.startswith("  generation  0")
+    )
+    assert file.read_text() == text.replace("utilization: auto", f"utilization: {fraction}")
+    assert models.call("plan").returncode == 0
+
+
+def test_vllm_is_told_the_size_and_the_choice(models: Box) -> None:
+    wish(models)
+    daemon = models.start()
+    daemon.until_ready()
+    given = {}
+    for name in ("embedding", "generation"):
+        arguments = Path(f"/proc/{daemon.leader(name)}/cmdline").read_bytes().decode().split("\0")
+        given[name] = arguments[arguments.index("--gpu-memory-utilization") + 1]
+    status = {engine.name: engine for engine in daemon.status().engines}
+    assert status["embedding"].budget_bytes == 12 * 2**30
+    assert status["generation"].fraction == given["generation"]
+    assert float(given["embedding"]) < float(given["generation"]) < 0.95
+    assert daemon.stop() == 0
+
+
+def test_wishes_that_cannot_be_granted_start_nothing(models: Box) -> None:
+    file = wish(models)
+    file.write_text(file.read_text().replace("concurrency: 16", "concurrency: 160"))
+    for command in ("check", "plan", "run"):
+        called = models.call(command)
+        assert called.returncode == 78
+        assert "160 requests of 8 192 tokens" in called.stderr
+    assert models.vllm.events("spawned") == []
