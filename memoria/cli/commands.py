@@ -238,7 +238,7 @@ def status(globals_: Globals) -> int:
 @click.option("--key", envvar="MEMORIA_KEY", metavar="KEY", help="API key (else MEMORIA_KEY).")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write a picture (SVG).")
 @pass_globals
-def bench(globals_: Globals, key: str | None, plot: Path | None, **load: Any) -> int:
+def bench(globals_: Globals, /, key: str | None, plot: Path | None, **load: Any) -> int:
     """Load the running daemon: embedding alone, generation alone, both together.
 
     Texts and tokens per second, time to the first token, time between tokens. Exit code 1: requests failed.
