@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +20,13 @@ def processor_ns(pids: Iterable[int]) -> int:
     """Nanoseconds on a processor, of all threads (proc_schedstat: the first field)."""
     files = (file for pid in pids for file in (PROC / str(pid) / "task").glob("*/schedstat"))
     return sum(int(file.read_text().split()[0]) for file in files)
+
+
+def machine_ns() -> int:
+    """Nanoseconds that the machine's processors have worked, for anybody (proc_stat(5); steps of 10 ms)."""
+    user, nice, system, _, _, irq, softirq, *_ = (PROC / "stat").read_text().split("\n", 1)[0].split()[1:]
+    ticks = sum(map(int, (user, nice, system, irq, softirq)))
+    return ticks * 10**9 // os.sysconf("SC_CLK_TCK")
 
 
 def memory_mib(pids: Iterable[int]) -> float:

@@ -87,6 +87,10 @@ class Load:
         self._process.kill()
         self._process.communicate()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def listen(self, where: str = "tcp:0") -> int:
         """Another address of the upstream, `tcp:PORT` or `unix:PATH`; returns the port."""
         port = int(self._answer(f"upstream {where}")["port"])
