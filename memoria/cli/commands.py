@@ -224,3 +224,45 @@ def status(globals_: Globals) -> int:
         globals_.config, as_json=globals_.json, width=globals_.width, color=globals_.colored
     )
     return ExitCode.OK if healthy else ExitCode.FAILURE
+
+
+@cli.command()
+@with_globals
+@click.option("--seconds", default=20.0, show_default=True, type=click.FloatRange(1), help="Of each phase.")
+@click.option("--streams", default=16, show_default=True, type=click.IntRange(1), help="Texts made at once.")
+@click.option("--prompt", default=128, show_default=True, type=click.IntRange(1), help="Words of a prompt.")
+@click.option("--tokens", default=128, show_default=True, type=click.IntRange(1), help="Tokens of an answer.")
+@click.option("--clients", default=16, show_default=True, type=click.IntRange(1), help="Embedding at once.")
+@click.option("--texts", default=8, show_default=True, type=click.IntRange(1), help="Texts of a request.")
+@click.option("--words", default=64, show_default=True, type=click.IntRange(1), help="Words of a text.")
+@click.option("--key", envvar="MEMORIA_KEY", metavar="KEY", help="API key (else MEMORIA_KEY).")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write a picture (SVG).")
+@pass_globals
+def bench(globals_: Globals, /, key: str | None, plot: Path | None, **load: Any) -> int:
+    """Load the running daemon: embedding alone, generation alone, both together.
+
+    Texts and tokens per second, time to the first token, time between tokens. Exit code 1: requests failed.
+
+    \b
+    Example:  memoria bench --seconds 60 --plot bench.svg
+    """
+    from memoria.bench.load import Load
+    from memoria.cli.bench import run_bench
+
+    return run_bench(
+        globals_.config,
+        Load(
+            seconds=load["seconds"],
+            warm_up=min(3.0, load["seconds"] / 4),
+            streams=load["streams"],
+            prompt_words=load["prompt"],
+            max_tokens=load["tokens"],
+            embedders=load["clients"],
+            texts=load["texts"],
+            text_words=load["words"],
+        ),
+        key=key,
+        plot=plot,
+        as_json=globals_.json,
+        color=globals_.colored,
+    )

@@ -53,6 +53,7 @@ class Upstream(asyncio.Protocol):
     garbled = False
     reused = False
     write_paused = False
+    read_paused = False
     idle_since = 0.0  # loop time
     listener: Listener | None = None
     _transport: asyncio.Transport | None = None
@@ -87,10 +88,12 @@ class Upstream(asyncio.Protocol):
             self._transport.write(data)
 
     def pause_reading(self) -> None:
+        self.read_paused = True
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
+        self.read_paused = False
         if self._transport is not None:
             self._transport.resume_reading()
 
@@ -112,6 +115,8 @@ class Upstream(asyncio.Protocol):
         """Waits for its next request."""
         self.listener = self._sink = None
         self.reused = True
+        if self.read_paused:  # with the last piece, for a client that had not taken it yet
+            self.resume_reading()
         self.idle_since = now
         self._idle.append(self)
 

@@ -49,6 +49,7 @@ LAYERS = {
     # the whole
     "memoria.app": 5,
     # edge
+    "memoria.bench": 6,
     "memoria.cli": 6,
     "memoria.demo": 6,
     "memoria.__main__": 6,

@@ -1,0 +1,58 @@
+"""Connections that are kept between requests."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from memoria.proxy.pool import Pool
+from memoria.proxy.upstream import Sink, Upstream
+from tests.integration.proxy_rig import JSON_OK, ScriptedEngine, on_uvloop
+
+
+class _Pausing:
+    """A client that takes no more with the last piece of a response."""
+
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+
+    def on_head(self, upstream: Upstream) -> Sink:
+        return lambda _: upstream.pause_reading()
+
+    def on_waiting(self) -> None:
+        pass
+
+    def on_end(self, upstream: Upstream) -> None:
+        self.ended.set()
+
+    def on_lost(self, upstream: Upstream) -> None:
+        raise AssertionError("the connection was lost")
+
+    def on_writable(self) -> None:
+        pass
+
+
+@on_uvloop
+async def test_a_client_that_lags_at_the_end_of_a_response_does_not_stall_the_next_request(
+    tmp_path: Path,
+) -> None:
+    """Its connection to the engine goes on to somebody else, who may read."""
+    engine, pool = ScriptedEngine(), Pool()
+    address = await engine.listen(tmp_path / "engine.sock")
+    upstream: Upstream | None = await pool.connect(address, 1.0)
+    try:
+        for _ in range(2):
+            assert upstream is not None
+            listener = _Pausing()
+            upstream.begin(listener)
+            upstream.write(b"GET /v1/models HTTP/1.1\r\nhost: engine\r\n\r\n")
+            async with asyncio.timeout(5):
+                await listener.ended.wait()
+            assert upstream.received == len(JSON_OK.partition(b"\r\n\r\n")[2])
+            pool.give(upstream)
+            upstream = pool.take(address)
+    finally:
+        if upstream is not None:
+            upstream.abort()
+        pool.close()
+        await engine.close()
