@@ -147,7 +147,7 @@ def metrics(rounds: int = 4, seconds: float = 5.0) -> None:
 def _asked_for(port: int, path: str, seconds: float) -> list[float]:
     """Once at least."""
     connection = http.client.HTTPConnection("127.0.0.1", port)
-    times = []
+    times: list[float] = []
     deadline = time.perf_counter() + seconds
     while not times or time.perf_counter() < deadline:
         began = time.perf_counter()
