@@ -14,12 +14,13 @@ from functools import partial
 import aiohttp
 
 from memoria import __version__
-from memoria.admin.holdings import held_by_start, held_bytes
+from memoria.admin.holdings import held_bytes
 from memoria.admin.patience import Question
 from memoria.admin.rates import Rates
 from memoria.admin.status import DeviceStatus, EngineStatus, GuardStatus, Status
 from memoria.engine import probe
 from memoria.engine.lifecycle import State
+from memoria.engine.marker import values_of
 from memoria.errors import MemoriaError
 from memoria.gpu.device import Device
 from memoria.proxy.admission import Admission
@@ -54,6 +55,7 @@ class Collector:
         self._rates, self._url = rates, url
         self._began = time.monotonic()
         self._engines = {name: Question(partial(self._ask, name)) for name in supervisor.actors}
+        self._processes = Question(_processes_by_start)
         self._devices = {uuid: Question(memory.read) for uuid, memory in supervisor.memories.items()}
 
     @property
@@ -99,15 +101,18 @@ class Collector:
             return await answer.read()
 
     async def _memory(self) -> tuple[dict[str, Device], dict[str, int]]:
-        """Devices by their UUIDs, and what engines hold by their starts."""
-        found = await asyncio.gather(*(self._device(uuid) for uuid in self._devices))
+        """Devices by their UUIDs, and what engines hold of them by their names, as far as it is known."""
+        processes, found = await asyncio.gather(
+            self._processes.answer(), asyncio.gather(*(self._device(uuid) for uuid in self._devices))
+        )
         devices = {device.uuid: device for device in found if device is not None}
-        starts = {
-            snapshot.start_id: devices.get(self._supervisor.plan.device(snapshot.name).uuid)
-            for snapshot in self._supervisor.snapshots()
-            if snapshot.start_id is not None
-        }
-        return devices, await in_daemon_thread(lambda: held_by_start(starts))
+        held = {}
+        for snapshot in self._supervisor.snapshots():
+            device = devices.get(self._supervisor.plan.device(snapshot.name).uuid)
+            pids = (processes or {}).get(snapshot.start_id or "", set())
+            if device is not None and (size := held_bytes(device, pids)) is not None:
+                held[snapshot.name] = size
+        return devices, held
 
     async def _device(self, uuid: str) -> Device | None:
         try:
@@ -169,7 +174,7 @@ class Collector:
             device=device.label,
             fraction=str(config.gpu_memory_utilization),
             budget_bytes=supervisor.plan.budget(name).requested_bytes,
-            used_bytes=held.get(snapshot.start_id or ""),
+            used_bytes=held.get(name),
             start_seconds=snapshot.start_seconds,
             kv_tokens=snapshot.figures.kv_tokens,
             planned_kv_tokens=None if record is None else record.planned_kv_tokens,
@@ -185,6 +190,14 @@ class Collector:
             requests_per_second=rate.requests_per_second,
             ttft_p95=rate.ttft_p95,
         )
+
+
+async def _processes_by_start() -> dict[str, set[int]]:
+    """Off the event loop: the environment of a process that is stuck in a driver may not be readable."""
+    starts: dict[str, set[int]] = {}
+    for pid, start in (await in_daemon_thread(partial(values_of, "MEMORIA_START"))).items():
+        starts.setdefault(start, set()).add(pid)
+    return starts
 
 
 def _gauges(exposition: bytes) -> dict[str, float]:

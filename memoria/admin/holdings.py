@@ -1,36 +1,22 @@
-"""What engines hold of their devices. Reading it takes a walk through all processes: off the event loop."""
+"""What processes hold of a device."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 
 import psutil
 
-from memoria.engine.marker import values_of
 from memoria.gpu.device import Device
 
 
-def held_bytes(device: Device, pids: set[int]) -> int | None:
-    """Of these processes; on a host their resident memory. None where the driver does not tell."""
+def held_bytes(device: Device, pids: Collection[int]) -> int | None:
+    """On a host their resident memory. None where there are none, or the driver does not tell."""
     if not pids:
         return None
     if device.is_host:
         return sum(_resident(pid) for pid in pids)
     held = [process.used_bytes for process in device.processes if process.pid in pids]
     return None if None in held else sum(size for size in held if size is not None)
-
-
-def held_by_start(devices: Mapping[str, Device | None]) -> dict[str, int]:
-    """By the ids of the starts given, each with its engine's device; what is not known is left out."""
-    pids: dict[str, set[int]] = {}
-    for pid, start in values_of("MEMORIA_START").items():
-        pids.setdefault(start, set()).add(pid)
-    held = {
-        start: held_bytes(device, pids.get(start, set()))
-        for start, device in devices.items()
-        if device is not None
-    }
-    return {start: size for start, size in held.items() if size is not None}
 
 
 def _resident(pid: int) -> int:

@@ -4,6 +4,7 @@
     idle        memory and processor time of supervisor and proxy with two ready engines
     start       the demo from installed state to "all ready" against the engines' separate starts
     embeddings  small-embedding throughput through memoria against the engine asked directly, interleaved
+    metrics     seconds of `/metrics`, and what a scrape per second does to the others' waiting
 
 Needs `memoria setup --cpu` and memoria installed beside this Python. Asserts nothing: times are for people.
 """
@@ -12,11 +13,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import http.client
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +119,50 @@ async def _throughput(connector: aiohttp.BaseConnector, url: str, seconds: float
         return done / (time.monotonic() - began)
 
 
+def metrics(rounds: int = 4, seconds: float = 5.0) -> None:
+    """The event loop's own delay is what all requests share: `/livez` is asked again and again."""
+    with _Daemon() as daemon:
+        alone: list[float] = []
+        scraped: list[float] = []
+        scrapes: list[float] = []
+        for _ in range(rounds):
+            alone += _asked_for(daemon.port, "/livez", seconds)
+            over = threading.Event()
+            thread = threading.Thread(target=_scrape, args=(daemon.port, scrapes, over))
+            thread.start()
+            scraped += _asked_for(daemon.port, "/livez", seconds)
+            over.set()
+            thread.join()
+        print(f"/metrics meanwhile: median {statistics.median(scrapes) * 1000:.1f} ms of {len(scrapes)}")
+        scrapes.clear()
+        for _ in range(50):
+            time.sleep(0.05)
+            scrapes += _asked_for(daemon.port, "/metrics", 0)
+        print(f"/metrics alone: median {statistics.median(scrapes) * 1000:.1f} ms")
+        for what, times in (("alone", alone), ("a scrape per second", scraped)):
+            p50, p99, p999 = (sorted(times)[int(len(times) * share)] * 1e6 for share in (0.5, 0.99, 0.999))
+            print(f"{what}: p50 {p50:.0f} us, p99 {p99:.0f} us, p99.9 {p999:.0f} us of {len(times)} requests")
+
+
+def _asked_for(port: int, path: str, seconds: float) -> list[float]:
+    """Once at least."""
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    times: list[float] = []
+    deadline = time.perf_counter() + seconds
+    while not times or time.perf_counter() < deadline:
+        began = time.perf_counter()
+        connection.request("GET", path)
+        connection.getresponse().read()
+        times.append(time.perf_counter() - began)
+    connection.close()
+    return times
+
+
+def _scrape(port: int, times: list[float], over: threading.Event) -> None:
+    while not over.wait(1.0):
+        times += _asked_for(port, "/metrics", 0)
+
+
 class _Daemon:
     def __init__(self, only: str | None = None) -> None:
         self._only = only
@@ -136,6 +183,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "idle": idle,
     "start": start,
     "embeddings": embeddings,
+    "metrics": metrics,
 }
 
 
