@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from memoria.config.model import Restart, Timeouts
-from memoria.engine.diagnosis import Diagnosis, diagnose
-from memoria.engine.exit_status import ExitStatus
+from memoria.engine.diagnosis import Diagnosis
 from memoria.engine.journal import Journal
-from memoria.engine.lifecycle import Ending, Event, History, State, accepts, after_crash, next_state
-from memoria.engine.logfile import Follower, LogFile
+from memoria.engine.judge import Judge
+from memoria.engine.launch import launch, reaches_gate
+from memoria.engine.lifecycle import Event, State, accepts, next_state
+from memoria.engine.logfile import LogFile
 from memoria.engine.phases import Phase, StartFigures, read_line
 from memoria.engine.process import EngineProcess
 from memoria.engine.snapshot import EngineSnapshot
@@ -69,7 +68,7 @@ class EngineActor:
     ) -> None:
         self.name, self.log, self.traffic = name, log, Traffic()
         self._around, self._journal, self._on_change = around, journal, on_change
-        self._timeouts, self._restart, self._jitter = timeouts, restart, jitter
+        self._timeouts, self._judge = timeouts, Judge(name, restart, jitter)
 
         self._inbox: asyncio.Queue[tuple[Event, object]] = asyncio.Queue()
         self._work: asyncio.Task[None] | None = None
@@ -78,7 +77,6 @@ class EngineActor:
         self._settled.set()
 
         self._wanted = False  # what a person wants: to run, or to rest
-        self._history = History()
         self._without_gate = False  # its vLLM does not load the passenger: it must queue before it is spawned
         self._delay = 0.0
         self._starts = 0
@@ -95,7 +93,7 @@ class EngineActor:
     def start(self) -> None:
         """Also gives an engine that had used up its attempts all of them again."""
         self._wanted = True
-        self._history = History(ever_ready=self._history.ever_ready)
+        self._judge.pardon()
         self._tell(Event.START)
 
     def stop(self, *, now: bool = False) -> None:
@@ -104,7 +102,7 @@ class EngineActor:
 
     def restart(self, *, now: bool = False) -> None:
         self._wanted = True
-        self._history = History(ever_ready=self._history.ever_ready)
+        self._judge.pardon()
         running = self.snapshot.state not in WITHOUT_PROCESS
         self._tell((Event.KILL if now else Event.STOP) if running else Event.START)
 
@@ -214,7 +212,7 @@ class EngineActor:
             return Event.OVERDUE
         self.pids()  # all of them are known from now on: the memory of each must come back
         self._current.ready_at = time.monotonic()
-        self._history = replace(self._history, unready_starts=0, ever_ready=True)
+        self._judge.saw_ready()
         if self._current.ticket is not None:
             self._current.ticket.leave()
         return Event.ANSWERED
@@ -261,29 +259,16 @@ class EngineActor:
 
     def _spawn(self) -> None:
         """Raises `MemoriaError` or `OSError`."""
-        self._current.id = uuid.uuid4().hex[:12]
-        self._current.boarding = self._around.expect(self._current.id)
-        spec = self._around.spec(self._current.id)
-        self.log.rotate_if_large()
-        descriptor = self.log.open()
-        try:
-            self._current.log_from = self.log.size()
-            follower = self.log.follow()
-            self._current.process = EngineProcess.spawn(
-                spec.argv, spec.env, start_id=self._current.id, log=descriptor
-            )
-        finally:
-            os.close(descriptor)
-        self._current.spawned_at = time.monotonic()
-        self._watch = asyncio.create_task(
-            self._watch_process(self._current.process, follower), name=f"{self.name} log"
-        )
+        launch(self._current, self._around, self.log)
+        process = self._current.process
+        assert process is not None
+        self._watch = asyncio.create_task(self._watch_process(self._current), name=f"{self.name} log")
         self._publish(
             phase=Phase.SPAWNED,
             percent=None,
-            pid=self._current.process.pid,
+            pid=process.pid,
             start_id=self._current.id,
-            address=spec.address,
+            address=self._current.address,
             figures=StartFigures(),
             start_seconds=None,
             restarts=self.snapshot.restarts + (self._starts > 0),
@@ -293,19 +278,12 @@ class EngineActor:
     async def _held_at_gate(self) -> bool:
         """Waits for the engine core at the gate and lets it through in its turn.
         False: the core went on by itself, no passenger holds it. Raises `TimeoutError`."""
-        assert self._current.boarding is not None
         async with asyncio.timeout(self._timeouts.start):
-            arrived = asyncio.ensure_future(self._current.boarding.at_gate.wait())
-            slipped = asyncio.ensure_future(self._current.slipped_through.wait())
-            try:
-                await asyncio.wait({arrived, slipped}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                arrived.cancel()
-                slipped.cancel()
-        if not self._current.boarding.at_gate.is_set():
-            return False
+            if not await reaches_gate(self._current):
+                return False
         self._publish(phase=Phase.AT_GATE, percent=None)
         await self._pass_gate()
+        assert self._current.boarding is not None
         self._current.let_through = True
         self._current.boarding.let_through()
         return True
@@ -323,10 +301,12 @@ class EngineActor:
 
     # ------------------------------------------------------------------ watching
 
-    async def _watch_process(self, process: EngineProcess, follower: Follower) -> None:
-        status = await watch(process, self.log, follower, self._read_line, self._pause)
-        self._current.exit, self._current.exited_at = status, time.monotonic()
-        self._tell(Event.EXITED, process)
+    async def _watch_process(self, start: Start) -> None:
+        assert start.process is not None
+        assert start.follower is not None
+        start.exit = await watch(start.process, self.log, start.follower, self._read_line, self._pause)
+        start.exited_at = time.monotonic()
+        self._tell(Event.EXITED, start.process)
 
     def _pause(self) -> float:
         return LOOK_STARTING if self.snapshot.state is State.STARTING else LOOK_RUNNING
@@ -358,22 +338,10 @@ class EngineActor:
             return Event.REST
         if self._current.asked:
             return Event.REQUEUE
-        diagnosis = self._diagnose()
-        ready_for, ticket = self._current.seconds_of_ready, self._current.ticket
-        spoiled = ready_for is None and ticket is not None and ticket.spoiled
-        ending = Ending(ready_for, diagnosis.cause, diagnosis.retry, spoiled)
-        verdict = after_crash(self._restart, self._history, ending, self._jitter())
-        self._history, self._current.trouble = verdict.history, verdict.reason
-        self._publish(diagnosis=diagnosis)
-        if verdict.delay is None:
-            return Event.GIVE_UP
-        self._delay = verdict.delay
-        return Event.RETRY
-
-    def _diagnose(self) -> Diagnosis:
-        if self._current.trouble is not None:
-            return Diagnosis(self._current.trouble, f"memoria logs {self.name}", "yes", "memoria")
-        return diagnose(self.last_log(), self._current.exit or ExitStatus(code=None))
+        sentence = self._judge.sentence(self._current, self.last_log)
+        self._current.trouble, self._delay = sentence.reason, sentence.delay
+        self._publish(diagnosis=sentence.diagnosis)
+        return sentence.event
 
     def _why(self, state: State, event: Event) -> str:
         match state:
