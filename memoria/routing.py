@@ -17,6 +17,7 @@ RETRY_OTHERWISE = 30
 
 # How a client is told, where the state's name alone is no sentence.
 TELLING = {
+    State.SUSPECT: "seems to hang",
     State.RELEASING: "has ended, its memory is coming back",
     State.HELD: "has ended, its memory has not come back",
     State.BACKOFF: "has ended and will be started again",
@@ -25,7 +26,15 @@ TELLING = {
 
 # Out of these an engine comes back by itself, unless it was told to stop: then it is soon STOPPED.
 _COMING_BACK = frozenset(
-    (State.QUEUED, State.STARTING, State.DRAINING, State.STOPPING, State.RELEASING, State.BACKOFF)
+    (
+        State.QUEUED,
+        State.STARTING,
+        State.SUSPECT,
+        State.DRAINING,
+        State.STOPPING,
+        State.RELEASING,
+        State.BACKOFF,
+    )
 )
 
 

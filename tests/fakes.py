@@ -11,6 +11,7 @@ from pathlib import Path
 
 from memoria.engine.address import EngineAddress, UnixAddress
 from memoria.engine.command import EngineSpec
+from memoria.engine.liveness import Progress
 from memoria.errors import Problem
 from memoria.gpu.device import Device
 from memoria.supervisor.passengers import Boarding
@@ -113,6 +114,9 @@ class FakeSurroundings:
     forgotten: list[str] = field(default_factory=list)
     releasing: list[bool] = field(default_factory=list)
     boarding: Boarding = field(default_factory=Boarding)
+    moves: bool = True  # whether its engine core makes tokens
+    tokens: int = 0
+    answering: asyncio.Event = field(default_factory=asyncio.Event)  # whether it answers memoria's requests
 
     def __post_init__(self) -> None:
         self.gate_open.set()
@@ -150,3 +154,12 @@ class FakeSurroundings:
     async def until_answering(self, address: EngineAddress) -> None:
         while f"ready {self.starts[-1]}" not in self.log.read_text().splitlines():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
+
+    async def progress(self, address: EngineAddress) -> Progress | None:
+        if self.moves:
+            self.tokens += 1
+        return (("tokens", str(self.tokens)),)
+
+    async def answers(self, address: EngineAddress) -> bool:
+        await self.answering.wait()
+        return True

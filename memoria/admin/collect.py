@@ -75,7 +75,7 @@ class Collector:
     async def exposition(self, name: str) -> bytes | None:
         """What an engine's own `/metrics` answers; None where it does not serve, or does not answer."""
         snapshot = self._supervisor.actors[name].snapshot
-        if snapshot.address is None or snapshot.state not in (State.READY, State.DRAINING):
+        if snapshot.address is None or snapshot.state not in (State.READY, State.SUSPECT, State.DRAINING):
             return None
         try:
             return await self._engines[name].answer()

@@ -7,7 +7,7 @@ from memoria.text import aligned, duration, gib
 
 HEADER = ("ENGINE", "STATE", "SINCE", "RESTARTS", "GPU GiB", "KV", "RUN/WAIT", "REQ/S", "TTFT p95")
 UNKNOWN = "-"
-COLORS = {"ready": "32", "failed": "31", "held": "31", "backoff": "33"}
+COLORS = {"ready": "32", "failed": "31", "held": "31", "backoff": "33", "suspect": "33"}
 
 
 def render_status(status: Status, *, width: int, color: bool) -> str:

@@ -21,6 +21,7 @@ from memoria.engine.journal import Journal
 from memoria.engine.judge import Judge
 from memoria.engine.launch import launch, reaches_gate
 from memoria.engine.lifecycle import Event, State, accepts, next_state
+from memoria.engine.liveness import WATCHDOG
 from memoria.engine.logfile import LogFile
 from memoria.engine.phases import Phase, StartFigures, read_line
 from memoria.engine.process import EngineProcess
@@ -28,6 +29,7 @@ from memoria.engine.snapshot import EngineSnapshot
 from memoria.engine.start import Start
 from memoria.engine.surroundings import Surroundings
 from memoria.engine.traffic import Traffic
+from memoria.engine.vigil import Vigil
 from memoria.engine.watch import watch
 from memoria.errors import MemoriaError, Problem
 
@@ -38,12 +40,14 @@ WITHOUT_PROCESS = frozenset({State.STOPPED, State.QUEUED, State.BACKOFF, State.F
 # HELD too: no signal can end what is left, and a stop of the daemon must not wait for a driver.
 SETTLED = frozenset({State.STOPPED, State.FAILED, State.HELD})
 TAIL_LINES = 400  # read for a diagnosis
+STACKS = 0.5  # seconds in which a hanging engine core may write where its threads are
 LOOK_STARTING, LOOK_RUNNING = 0.1, 1.0  # seconds between two looks at the log
 
 # A bug in a state's work must not take the engine's task down: what the state reports instead.
 ON_BUG = {
     State.QUEUED: Event.UNSPAWNABLE,
     State.STARTING: Event.OVERDUE,
+    State.SUSPECT: Event.MOVED,
     State.DRAINING: Event.DRAINED,
     State.RELEASING: Event.GIVE_UP,
     State.HELD: Event.GIVE_UP,
@@ -82,6 +86,8 @@ class EngineActor:
         self._starts = 0
 
         self._current = Start()
+        self._vigil: Vigil | None = None
+        self._suspicion = ""
         self._gently = False
         self.snapshot = EngineSnapshot(name, State.STOPPED, time.time())
 
@@ -181,7 +187,7 @@ class EngineActor:
     async def _while_stopped(self) -> None:
         return None
 
-    _while_failed = _while_ready = _while_stopped
+    _while_failed = _while_stopped
 
     async def _while_queued(self) -> Event:
         self._current.ticket = self._around.ticket()
@@ -216,6 +222,23 @@ class EngineActor:
         if self._current.ticket is not None:
             self._current.ticket.leave()
         return Event.ANSWERED
+
+    async def _while_ready(self) -> Event:
+        if self._vigil is None:
+            assert self.snapshot.address is not None
+            self._vigil = Vigil(self._around, self.snapshot.address, self.traffic, self._timeouts.hang)
+        self._suspicion = await self._vigil.until_silent()
+        return Event.SILENT
+
+    async def _while_suspect(self) -> Event:
+        assert self._vigil is not None
+        if not await self._vigil.is_hung():
+            return Event.MOVED
+        self._current.trouble = f"hung: {self._suspicion}"
+        if self._current.boarding is not None:
+            self._current.boarding.ask_for_stacks()
+            await asyncio.sleep(STACKS)
+        return Event.HUNG
 
     async def _while_draining(self) -> Event:
         try:
@@ -312,6 +335,8 @@ class EngineActor:
         return LOOK_STARTING if self.snapshot.state is State.STARTING else LOOK_RUNNING
 
     def _read_line(self, line: str) -> None:
+        if self._vigil is not None and WATCHDOG.search(line):
+            self._vigil.alarm.set()
         if (seen := read_line(line)) is None:
             return
         self._publish(figures=self.snapshot.figures.with_observation(seen))
@@ -347,6 +372,8 @@ class EngineActor:
         match state:
             case State.RELEASING if event is Event.EXITED and not self._current.asked:
                 return str(self._current.exit) if self._current.exit else ""
+            case State.SUSPECT:
+                return self._suspicion
             case State.STOPPING | State.RELEASING | State.FAILED | State.BACKOFF:
                 return self._current.trouble or ""
             case State.HELD:
@@ -359,7 +386,7 @@ class EngineActor:
             self._current.ticket.leave()
         if self._current.id is not None:
             self._around.forget(self._current.id)
-        self._current = Start()
+        self._current, self._vigil = Start(), None
         self._publish(phase=None, percent=None, pid=None, start_id=None, address=None)
 
     def _publish(self, **changes: object) -> None:

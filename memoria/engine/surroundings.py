@@ -8,6 +8,7 @@ from typing import Protocol
 
 from memoria.engine.address import EngineAddress
 from memoria.engine.command import EngineSpec
+from memoria.engine.liveness import Progress
 from memoria.errors import Problem
 
 
@@ -29,6 +30,8 @@ class Boarding(Protocol):
     at_gate: asyncio.Event
 
     def let_through(self) -> None: ...
+
+    def ask_for_stacks(self) -> None: ...
 
 
 class Surroundings(Protocol):
@@ -54,4 +57,12 @@ class Surroundings(Protocol):
 
     async def until_answering(self, address: EngineAddress) -> None:
         """Until the engine is healthy and has answered a real request."""
+        ...
+
+    async def progress(self, address: EngineAddress) -> Progress | None:
+        """What the engine core has done so far; None when the engine does not say."""
+        ...
+
+    async def answers(self, address: EngineAddress) -> bool:
+        """Whether it answers a real request; waits as long as the engine takes."""
         ...

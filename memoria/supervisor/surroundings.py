@@ -11,6 +11,7 @@ from memoria.config.model import Config, EngineConfig
 from memoria.engine import probe
 from memoria.engine.address import EngineAddress
 from memoria.engine.command import EngineSpec, StartFacts, build_spec
+from memoria.engine.liveness import Progress
 from memoria.errors import MemoriaError, Problem
 from memoria.gpu.device import Device
 from memoria.plan.budgets import Budget
@@ -80,3 +81,9 @@ class EngineSurroundings:
             self.engine.served_model_name[0],
             timeout=self.config.timeouts.health,
         )
+
+    async def progress(self, address: EngineAddress) -> Progress | None:
+        return await probe.progress(address, timeout=self.config.timeouts.health)
+
+    async def answers(self, address: EngineAddress) -> bool:
+        return await probe.answers(address, self.engine.runner, self.engine.served_model_name[0])

@@ -31,6 +31,7 @@ LAYERS = {
     "memoria.engine.exit_status": 1,
     "memoria.engine.failures": 1,
     "memoria.engine.lifecycle": 1,
+    "memoria.engine.liveness": 1,
     "memoria.engine.log_line": 1,
     "memoria.engine.phases": 1,
     "memoria.engine.snapshot": 1,
