@@ -111,6 +111,7 @@ class FakeSurroundings:
     released: asyncio.Event = field(default_factory=asyncio.Event)
     tickets: list[FakeTicket] = field(default_factory=list)
     starts: list[str] = field(default_factory=list)
+    pids: list[int] = field(default_factory=list)
     forgotten: list[str] = field(default_factory=list)
     releasing: list[bool] = field(default_factory=list)
     boarding: Boarding = field(default_factory=Boarding)
@@ -137,6 +138,9 @@ class FakeSurroundings:
         if self.passenger:
             self.boarding.at_gate.set()
         return self.boarding
+
+    def spawned(self, start_id: str, pid: int) -> None:
+        self.pids.append(pid)
 
     def forget(self, start_id: str) -> None:
         self.forgotten.append(start_id)

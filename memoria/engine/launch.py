@@ -27,6 +27,7 @@ def launch(start: Start, around: Surroundings, log: LogFile) -> None:
         start.process = EngineProcess.spawn(spec.argv, spec.env, start_id=start.id, log=descriptor)
     finally:
         os.close(descriptor)
+    around.spawned(start.id, start.process.pid)
     start.spawned_at = time.monotonic()
 
 

@@ -12,6 +12,7 @@ from typing import Self
 
 from memoria.engine.marker import kill_marked, marked
 from memoria.errors import Problem, UnavailableError
+from memoria.supervisor.state import StateFile
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ class RuntimeDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.killed: list[int] = []
+        self.state = StateFile(path / "state.json")
         self._lock: int | None = None
 
     def __enter__(self) -> Self:
@@ -102,7 +104,8 @@ class RuntimeDir:
 
     def _clear(self) -> None:
         # holding the lock, every process that calls this gate its own is a leftover
-        self.killed = kill_marked("MEMORIA_GATE", str(self.gate_socket))
+        known = self.state.kill_leftovers()
+        self.killed = sorted({*known, *kill_marked("MEMORIA_GATE", str(self.gate_socket))})
         deadline = time.monotonic() + KILL_PATIENCE
         while self.own_pids() and time.monotonic() < deadline:
             time.sleep(0.05)

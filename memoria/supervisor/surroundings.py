@@ -56,10 +56,15 @@ class EngineSurroundings:
         return self.gate.ticket(self.engine.name)
 
     def expect(self, start_id: str) -> Boarding:
+        self.runtime.state.intend(start_id, self.engine.name)
         return self.passengers.expect(start_id)
+
+    def spawned(self, start_id: str, pid: int) -> None:
+        self.runtime.state.spawned(start_id, pid)
 
     def forget(self, start_id: str) -> None:
         self.passengers.forget(start_id)
+        self.runtime.state.ended(start_id)
 
     def set_releasing(self, releasing: bool) -> None:
         self.gate.set_releasing(self.engine.name, releasing)
