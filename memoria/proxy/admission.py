@@ -100,13 +100,24 @@ class Admission:
         loads = ", ".join(f"{e.name} {e.in_flight}/{e.limit}+{len(e.turns)}" for e in self._engines.values())
         return f"<Admission {loads}>"
 
+    def adopt(self, limits: Mapping[str, int], hold: Hold) -> None:
+        """Other limits and bounds, and other engines: what waits for one that is gone is refused."""
+        self._hold = hold
+        for name, most in limits.items():
+            about = self._engines.setdefault(name, _Engine(name, most))
+            about.most = about.limit = most
+        for name in self._engines.keys() - limits.keys():
+            self._give(self._engines.pop(name))
+        for about in self._engines.values():
+            self._give(about)
+
     def load(self, engine: str) -> Load:
         about = self._engines[engine]
         return Load(about.in_flight, about.limit, len(about.turns))
 
     def try_admit(self, engine: str) -> Place | None:
         """None: there is no place now, `wait` for one. Raises `Refusal` where waiting would not help."""
-        about = self._engines[engine]
+        about = self._about(engine)
         if about.turns.length or about.in_flight >= about.limit:
             return None
         try:
@@ -129,7 +140,7 @@ class Admission:
         this request meanwhile. Neither callback is called before this returns, and neither may raise.
 
         Raises `Refusal` when too much waits already, or where waiting would not help."""
-        about = self._engines[engine]
+        about = self._about(engine)
         refusal = self._refusal(about)
         if (
             self._waiting >= self._hold.requests
@@ -148,7 +159,8 @@ class Admission:
 
     def changed(self, engine: str) -> None:
         """The engine's state is another one: what waits for it may go on, or is refused."""
-        self._give(self._engines[engine])
+        if (about := self._engines.get(engine)) is not None:
+            self._give(about)
 
     def cap(self, engine: str, limit: int | None) -> None:
         """At most `limit` requests (1 at least) in flight from now on; None: as configured. What is in
@@ -162,6 +174,12 @@ class Admission:
         self._closed = True
         for about in self._engines.values():
             self._give(about)
+
+    def _about(self, engine: str) -> _Engine:
+        try:
+            return self._engines[engine]
+        except KeyError:  # it was resolved before, while the body was read
+            raise _gone(engine) from None
 
     def _admit(self, about: _Engine) -> Place:
         place = Place(self, about, self._router.entrance(about.name))
@@ -236,6 +254,10 @@ def _busy(about: _Engine) -> Refusal:
         f"engine `{about.name}` is busy: {about.in_flight} requests in flight, {len(about.turns)} waiting"
     )
     return Refusal(429, message, "engine_busy", retry_after=RETRY_BUSY, ready_in=0.0)
+
+
+def _gone(engine: str) -> Refusal:
+    return Refusal(503, f"engine `{engine}` is no longer in the configuration", "engine_gone", retry_after=1)
 
 
 def _stopping() -> Refusal:
