@@ -11,8 +11,6 @@ import logging
 import signal
 from collections.abc import Iterator, Mapping
 
-import uvicorn
-
 from memoria import listen
 from memoria.admin.collect import Collector
 from memoria.admin.metrics import Metrics
@@ -25,18 +23,19 @@ from memoria.gpu.device import DeviceReader
 from memoria.proxy.admission import Admission
 from memoria.proxy.exchange import Exchange
 from memoria.proxy.guarding import Guarding
+from memoria.reload import Reloaded, Reloader
 from memoria.routing import EngineRouter
+from memoria.server import Server
 from memoria.supervisor.notify import Notifier
 from memoria.supervisor.preflight import Preflight
 from memoria.supervisor.runtime import RuntimeDir
 from memoria.supervisor.supervisor import Supervisor
+from memoria.supervisor.terminal import Terminal
 from memoria.vllm_plugin import PLUGIN_DIR
 
 logger = logging.getLogger(__name__)
 
-# SIGHUP too: a terminal that closes must not cut the requests in flight.
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-KEEP_ALIVE = 75  # seconds an idle client connection stays open, nginx's default
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Daemon:
@@ -72,7 +71,7 @@ class Daemon:
         guarding = Guarding(config, config.guard, admission) if config.guard else None
         self.collector = Collector(self.supervisor, admission, guarding, self._rates, self.url)
         self._metrics = Metrics(self.supervisor, self.collector)
-        self._front = Front(
+        self._front = front = Front(
             config,
             self.supervisor,
             self.collector,
@@ -82,25 +81,27 @@ class Daemon:
             metrics=self._metrics,
             admin_socket=runtime.admin_socket,
             on_done=self._on_done,
+            reload=self._reload,
         )
-        self._sockets = listen.bind_all(config)
-        self._sockets.append(listen.bind_admin(runtime.admin_socket))
-        self._server = _Server(
-            uvicorn.Config(
-                self._front.app,
-                http=self._front.protocol,
-                loop="uvloop",
-                ws="none",
-                lifespan="off",
-                access_log=False,
-                log_config=None,
-                server_header=False,
-                date_header=False,  # the engine's is relayed
-                proxy_headers=False,  # no client is trusted to say who it is
-                timeout_keep_alive=KEEP_ALIVE,
-                timeout_graceful_shutdown=int(config.timeouts.drain) + 1,
-            )
+        self._listeners = listen.Listeners(config)
+        self._admin = listen.bind_admin(runtime.admin_socket)
+        self._server = Server(front.app, front.protocol, [*self._listeners.sockets, self._admin])
+        self._server.set_drain(config.timeouts.drain)
+        self._reloader: Reloader = Reloader(
+            config,
+            supervisor=self.supervisor,
+            front=front,
+            router=router,
+            admission=admission,
+            listeners=self._listeners,
+            server=self._server,
+            reader=reader,
+            environ=environ,
+            journal=self.journal,
+            on_adopted=self._adopted,
         )
+        self._terminal = Terminal()
+        self._reloading: asyncio.Future[None] | None = None
         self._stops = 0
         self._asked_to_stop = asyncio.Event()
 
@@ -117,8 +118,7 @@ class Daemon:
         self.journal.add("memoria", "listening", self.url)
         self.supervisor.listen(lambda _: self._tell_systemd())
         with self._signals():
-            sockets = listen.spread(self._sockets)
-            serving = asyncio.create_task(self._server.serve(sockets), name="http server")
+            serving = asyncio.create_task(self._server.serve(), name="http server")
             beside = asyncio.create_task(self._front.run(), name="front")
             beating = asyncio.create_task(self._heartbeat(), name="watchdog")
             stopping = asyncio.create_task(self._asked_to_stop.wait(), name="stop")
@@ -128,6 +128,7 @@ class Daemon:
                 await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 self._notifier.stopping()
+                self._reloader.cancel()
                 self._front.refuse_waiting()
                 await self.supervisor.close()
                 self._server.should_exit = True
@@ -135,7 +136,8 @@ class Daemon:
                 self._front.close()
                 for task in (stopping, beating, beside):
                     task.cancel()
-                listen.close(self._sockets)
+                self._listeners.close()
+                self._admin.close()
 
     def stop(self) -> None:
         """The first call drains, the second kills."""
@@ -150,6 +152,20 @@ class Daemon:
     def _on_done(self, exchange: Exchange) -> None:
         self._rates.add(exchange)
         self._metrics.tally.add(exchange)
+
+    def _adopted(self, config: Config, guarding: Guarding | None) -> None:
+        self.config = config
+        self.collector.adopt(guarding, self.url)
+
+    async def _reload(self, *, dry_run: bool) -> Reloaded:
+        return await self._reloader.reload(dry_run=dry_run)
+
+    def _hang_up(self) -> None:
+        """SIGHUP: a person asks for a reload, or the terminal that memoria was started in has closed."""
+        if self._terminal.is_gone():
+            self.stop()
+        else:
+            self._reloading = asyncio.ensure_future(self._reloader.on_signal())
 
     def _tell_systemd(self) -> None:
         snapshots = self.supervisor.snapshots()
@@ -175,16 +191,9 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         try:
             yield
         finally:
-            for number in STOP_SIGNALS:
+            for number in (*STOP_SIGNALS, signal.SIGHUP):
                 loop.remove_signal_handler(number)
-
-
-class _Server(uvicorn.Server):
-    """The daemon handles the signals; uvicorn's own handlers would end the proxy before the engines drain."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield

@@ -50,11 +50,23 @@ class Collector:
     def __init__(
         self, supervisor: Supervisor, admission: Admission, guarding: Guarding | None, rates: Rates, url: str
     ) -> None:
-        self._supervisor, self._admission, self._guarding = supervisor, admission, guarding
-        self._rates, self._url = rates, url
+        self._supervisor, self._admission, self._rates = supervisor, admission, rates
+        self._engines: dict[str, Question[bytes | None]] = {}
+        self._devices: dict[str, Question[Device]] = {}
+        self.adopt(guarding, url)
         self._began = time.monotonic()
-        self._engines = {name: Question(partial(self._ask, name)) for name in supervisor.actors}
-        self._devices = {uuid: Question(memory.read) for uuid, memory in supervisor.memories.items()}
+
+    def adopt(self, guarding: Guarding | None, url: str) -> None:
+        """After a reload: other engines, perhaps, and another address."""
+        self._guarding, self._url = guarding, url
+        self._engines = {
+            name: self._engines.get(name) or Question(partial(self._ask, name))
+            for name in self._supervisor.actors
+        }
+        self._devices = {
+            uuid: self._devices.get(uuid) or Question(memory.read)
+            for uuid, memory in self._supervisor.memories.items()
+        }
 
     @property
     def uptime(self) -> float:

@@ -211,6 +211,22 @@ def logs(globals_: Globals, engine: str | None, lines: int, follow: bool) -> int
 
 @cli.command()
 @with_globals
+@click.option("--dry-run", is_flag=True, help="Only say what would change.")
+@pass_globals
+def reload(globals_: Globals, dry_run: bool) -> int:
+    """Have the running daemon read its file again. Only engines whose own settings changed restart, one after
+    the other; an invalid file changes nothing.
+
+    \b
+    Example:  memoria reload --dry-run
+    """
+    from memoria.cli.reload import ask_for_reload
+
+    return ask_for_reload(globals_.config, dry_run=dry_run, as_json=globals_.json)
+
+
+@cli.command()
+@with_globals
 @pass_globals
 def status(globals_: Globals) -> int:
     """Ask the running daemon how its engines do. Exit code 0: all ready, 1: degraded, 3: not running.

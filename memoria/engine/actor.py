@@ -1,18 +1,15 @@
 """One engine's task: the only writer of its state.
 
-Wishes (start, stop, restart) and facts (it exited, it answered) arrive in one inbox; the table in
-`lifecycle.py` gives the next state; each state has one coroutine, `_while_<state>`, that does the state's
-work and ends in the next event, or in None when only the outside can end the state. Everyone else reads
-`snapshot`.
+Wishes (start, stop, restart) and facts (it exited, it answered) arrive in one inbox (`machine.py`); the table
+in `lifecycle.py` gives the next state; here is what each state does. Everyone else reads `snapshot`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 
 from memoria.config.model import Restart, Timeouts
@@ -20,9 +17,10 @@ from memoria.engine.diagnosis import Diagnosis
 from memoria.engine.journal import Journal
 from memoria.engine.judge import Judge
 from memoria.engine.launch import launch, reaches_gate
-from memoria.engine.lifecycle import Event, State, accepts, next_state
+from memoria.engine.lifecycle import Event, State
 from memoria.engine.liveness import WATCHDOG
 from memoria.engine.logfile import LogFile
+from memoria.engine.machine import Machine
 from memoria.engine.phases import Phase, StartFigures, read_line
 from memoria.engine.process import EngineProcess
 from memoria.engine.snapshot import EngineSnapshot
@@ -33,9 +31,6 @@ from memoria.engine.vigil import Vigil
 from memoria.engine.watch import watch
 from memoria.errors import MemoriaError, Problem
 
-logger = logging.getLogger(__name__)
-
-WISHES = frozenset({Event.START, Event.STOP, Event.KILL})
 WITHOUT_PROCESS = frozenset({State.STOPPED, State.QUEUED, State.BACKOFF, State.FAILED})
 # HELD too: no signal can end what is left, and a stop of the daemon must not wait for a driver.
 SETTLED = frozenset({State.STOPPED, State.FAILED, State.HELD})
@@ -43,19 +38,8 @@ TAIL_LINES = 400  # read for a diagnosis
 STACKS = 0.5  # seconds in which a hanging engine core may write where its threads are
 LOOK_STARTING, LOOK_RUNNING = 0.1, 1.0  # seconds between two looks at the log
 
-# A bug in a state's work must not take the engine's task down: what the state reports instead.
-ON_BUG = {
-    State.QUEUED: Event.UNSPAWNABLE,
-    State.STARTING: Event.OVERDUE,
-    State.SUSPECT: Event.MOVED,
-    State.DRAINING: Event.DRAINED,
-    State.RELEASING: Event.GIVE_UP,
-    State.HELD: Event.GIVE_UP,
-    State.BACKOFF: Event.DUE,
-}
 
-
-class EngineActor:
+class EngineActor(Machine):
     """`on_change` is called with every new snapshot, from the event loop."""
 
     def __init__(
@@ -70,17 +54,17 @@ class EngineActor:
         on_change: Callable[[EngineSnapshot], None] = lambda _: None,
         jitter: Callable[[], float] = lambda: random.uniform(-1, 1),
     ) -> None:
-        self.name, self.log, self.traffic = name, log, Traffic()
-        self._around, self._journal, self._on_change = around, journal, on_change
+        super().__init__(name)
+        self.log, self.traffic = log, Traffic()
+        self._around = self._next_around = around
+        self._journal, self._on_change = journal, on_change
         self._timeouts, self._judge = timeouts, Judge(name, restart, jitter)
 
-        self._inbox: asyncio.Queue[tuple[Event, object]] = asyncio.Queue()
-        self._work: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
         self._settled.set()
 
-        self._wanted = False  # what a person wants: to run, or to rest
+        self._wanted = False
         self._without_gate = False  # its vLLM does not load the passenger: it must queue before it is spawned
         self._delay = 0.0
         self._starts = 0
@@ -112,6 +96,17 @@ class EngineActor:
         running = self.snapshot.state not in WITHOUT_PROCESS
         self._tell((Event.KILL if now else Event.STOP) if running else Event.START)
 
+    def adopt(self, around: Surroundings, timeouts: Timeouts, restart: Restart) -> None:
+        """Other settings: the waits from the next one on, the rest from the next start on. The start that is
+        there keeps its surroundings, whose gate and memory it is bound to."""
+        self._next_around = around
+        self._timeouts, self._judge.policy = timeouts, restart
+
+    @property
+    def wanted(self) -> bool:
+        """What a person wants: to run, or to rest."""
+        return self._wanted
+
     def pids(self) -> list[int]:
         """The living processes of its tree."""
         return self._current.process.tree() if self._current.process is not None else []
@@ -124,34 +119,27 @@ class EngineActor:
         """Waits until the engine is stopped for good: no process, no memory."""
         await self._settled.wait()
 
-    # ------------------------------------------------------------------ the loop
+    # ------------------------------------------------------------------ as the machine asks
+
+    @property
+    def state(self) -> State:
+        return self.snapshot.state
 
     async def run(self) -> None:
         """For ever; cancel it once `settled`."""
         try:
-            while True:
-                event, sender = await self._inbox.get()
-                if event in WISHES:
-                    counts = accepts(self.snapshot.state, event)
-                else:  # what an earlier state's work or an earlier process tells is old news
-                    counts = sender is not None and sender in (self._work, self._current.process)
-                if counts:
-                    try:
-                        self._step(event)
-                    except Exception:  # without its task nobody could stop the engine any more
-                        logger.exception("%s: a bug in memoria", self.name)
+            await super().run()
         finally:
-            for task in (self._work, self._watch):
-                if task is not None:
-                    task.cancel()
+            if self._watch is not None:
+                self._watch.cancel()
 
-    def _tell(self, event: Event, sender: object = None) -> None:
-        self._inbox.put_nowait((event, sender))
+    def _still_counts(self, sender: object) -> bool:
+        return sender is self._current.process
 
-    def _step(self, event: Event) -> None:
-        state = next_state(self.snapshot.state, event)
-        if self._work is not None:
-            self._work.cancel()
+    def _failed(self, error: Exception) -> None:
+        self._current.trouble = f"internal error: {error!r}"
+
+    def _enter(self, state: State, event: Event) -> None:
         if event in (Event.STOP, Event.KILL, Event.UNGUARDED):
             self._current.asked = True
         self._gently = event is Event.DRAINED
@@ -169,18 +157,6 @@ class EngineActor:
             self._settled.set()
         else:
             self._settled.clear()
-        self._work = asyncio.create_task(self._do(state), name=f"{self.name} {state}")
-
-    async def _do(self, state: State) -> None:
-        work: Callable[[], Awaitable[Event | None]] = getattr(self, f"_while_{state.value}")
-        try:
-            event = await work()
-        except Exception as error:
-            logger.exception("%s: a bug in memoria while %s", self.name, state)
-            self._current.trouble = f"internal error: {error!r}"
-            event = ON_BUG.get(state)
-        if event is not None:
-            self._tell(event, asyncio.current_task())
 
     # ------------------------------------------------------------------ one coroutine per state
 
@@ -190,6 +166,7 @@ class EngineActor:
     _while_failed = _while_stopped
 
     async def _while_queued(self) -> Event:
+        self._around = self._next_around
         self._current.ticket = self._around.ticket()
         if self._without_gate:
             await self._pass_gate()

@@ -47,6 +47,8 @@ LAYERS = {
     "memoria.listen": 4,
     "memoria.front": 5,
     "memoria.routing": 4,
+    "memoria.server": 4,
+    "memoria.reload": 5,
     # the whole
     "memoria.app": 5,
     # edge
