@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Iterator, Mapping
+import socket
+from collections.abc import Iterator, Mapping, Sequence
 
 from memoria import listen
 from memoria.admin.collect import Collector
@@ -20,6 +21,7 @@ from memoria.engine.journal import Journal
 from memoria.engine.lifecycle import State
 from memoria.front import Front
 from memoria.gpu.device import DeviceReader
+from memoria.handover import Handover
 from memoria.proxy.admission import Admission
 from memoria.proxy.exchange import Exchange
 from memoria.proxy.guarding import Guarding
@@ -43,14 +45,16 @@ class Daemon:
 
     def __init__(
         self,
-        config: Config,
         checked: Preflight,
         reader: DeviceReader,
         runtime: RuntimeDir,
         environ: Mapping[str, str],
+        given: Sequence[socket.socket] = (),
     ) -> None:
-        """Takes every socket; the caller holds `runtime`. Raises `MemoriaError`, leaving nothing behind."""
-        self.config, self.journal = config, Journal()
+        """Takes every socket but those `given`; the caller holds `runtime`. Raises `MemoriaError`, leaving
+        nothing behind."""
+        self.config = config = checked.config
+        self.journal = Journal()
         install, plan = checked.complete()
         self._runtime = runtime
         self.supervisor = Supervisor(
@@ -83,7 +87,7 @@ class Daemon:
             on_done=self._on_done,
             reload=self._reload,
         )
-        self._listeners = listen.Listeners(config)
+        self._listeners = listen.Listeners(config, given)
         self._admin = listen.bind_admin(runtime.admin_socket)
         self._server = Server(front.app, front.protocol, [*self._listeners.sockets, self._admin])
         self._server.set_drain(config.timeouts.drain)
@@ -100,6 +104,7 @@ class Daemon:
             journal=self.journal,
             on_adopted=self._adopted,
         )
+        self._handover = Handover(runtime.handover_socket, lambda: self._listeners.sockets, self._give_way)
         self._terminal = Terminal()
         self._reloading: asyncio.Future[None] | None = None
         self._stops = 0
@@ -120,6 +125,7 @@ class Daemon:
         with self._signals():
             serving = asyncio.create_task(self._server.serve(), name="http server")
             beside = asyncio.create_task(self._front.run(), name="front")
+            handing = asyncio.create_task(self._handover.run(), name="handover")
             beating = asyncio.create_task(self._heartbeat(), name="watchdog")
             stopping = asyncio.create_task(self._asked_to_stop.wait(), name="stop")
             try:
@@ -134,10 +140,11 @@ class Daemon:
                 self._server.should_exit = True
                 await asyncio.gather(serving, return_exceptions=True)
                 self._front.close()
-                for task in (stopping, beating, beside):
+                for task in (stopping, beating, beside, handing):
                     task.cancel()
                 self._listeners.close()
                 self._admin.close()
+                self._handover.close()
 
     def stop(self) -> None:
         """The first call drains, the second kills."""
@@ -159,6 +166,13 @@ class Daemon:
 
     async def _reload(self, *, dry_run: bool) -> Reloaded:
         return await self._reloader.reload(dry_run=dry_run)
+
+    def _give_way(self) -> None:
+        """Another daemon has the sockets: from now on connections wait for it."""
+        self.journal.add("memoria", "handed over", "another daemon takes over")
+        for listener in self._listeners.sockets:
+            self._server.ignore(listener)
+        self.stop()
 
     def _hang_up(self) -> None:
         """SIGHUP: a person asks for a reload, or the terminal that memoria was started in has closed."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from memoria.config.model import Address, Config, ConfigPath
 from memoria.config.report import key_name
 from memoria.errors import Problem, UnavailableError
 from memoria.gpu.process import describe
+
+logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
 # Seconds until the kernel drops a connection whose peer takes nothing (tcp(7)): closing it does not, as long
@@ -28,9 +31,23 @@ class Listeners:
     """The sockets of a configuration: the main one, then one per engine whose own port memoria answers
     (`transport: uds`). A name may stand for several addresses, and so for several sockets."""
 
-    def __init__(self, config: Config) -> None:
-        """Raises `UnavailableError` with every address that cannot be had, leaving none behind."""
-        self._bound = _bind_all(config, _wanted(config))
+    def __init__(self, config: Config, given: Sequence[socket.socket] = ()) -> None:
+        """`given` listen already, on some of the addresses; what the configuration does not have is closed.
+        Raises `UnavailableError` with every address that cannot be had, leaving none behind."""
+        wanted, self._bound = _wanted(config), dict[Address, list[socket.socket]]()
+        for listener in given:
+            address = _address_of(listener, wanted)
+            if address is None:
+                logger.warning("not in the configuration, and closed: %s", listener.getsockname())
+                listener.close()
+            else:
+                _prepare(listener)
+                self._bound.setdefault(address, []).append(listener)
+        try:
+            self._bound |= _bind_all(config, {a: key for a, key in wanted.items() if a not in self._bound})
+        except UnavailableError:
+            self.close()
+            raise
 
     @property
     def sockets(self) -> list[socket.socket]:
@@ -76,6 +93,22 @@ def _wanted(config: Config) -> dict[Address, ConfigPath]:
         if engine.port is not None and engine.transport == "uds"
     }
     return {config.listen: ("listen",), **own}
+
+
+def _address_of(listener: socket.socket, wanted: Iterable[Address]) -> Address | None:
+    """Which of the addresses a socket listens on."""
+    for address in wanted:
+        found = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        if any((listener.family, listener.getsockname()) == (family, where) for family, *_, where in found):
+            return address
+    return None
+
+
+def _prepare(listener: socket.socket) -> None:
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, READER_TIMEOUT * 1000)
+    listener.setblocking(False)
 
 
 def _bind_all(
@@ -150,14 +183,13 @@ def _bind(address: Address, *, share: bool = False) -> list[socket.socket]:
 def _listener(listener: socket.socket, where: tuple[Any, ...], *, share: bool) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, READER_TIMEOUT * 1000)
+        _prepare(listener)
         if listener.family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         _share([listener], share)
         listener.bind(where)
         listener.listen(BACKLOG)  # looks for others on the port once more
         _share([listener], False)
-        listener.setblocking(False)
     except OSError:
         listener.close()
         raise

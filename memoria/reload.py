@@ -113,9 +113,8 @@ class Reloader:
             raise UnavailableError("this configuration is not from a file, and cannot be read again")
         path, environ = self._config.path, self._environ
         config = load(path, environ)
-        changes = compare(self._config, config)
-        if changes.fixed:
-            raise ConfigError(_needs_restart(config, key) for key in changes.fixed)
+        if fixed := compare(self._config, config).fixed:
+            raise ConfigError(_needs_restart(config, key) for key in fixed)
         keys = open_keys(config)
         try:
             async with asyncio.timeout(PATIENCE):
@@ -123,7 +122,8 @@ class Reloader:
         except TimeoutError:
             raise UnavailableError(f"the GPU driver has not answered for {PATIENCE:g} s") from None
         checked.raise_for_errors()
-        return _Checked(config, changes, checked, keys)
+        settled = checked.config  # with a fraction for every engine, as the one in force
+        return _Checked(settled, compare(self._config, settled), checked, keys)
 
     async def _adopt(self, checked: _Checked) -> None:
         config, changes = checked.config, checked.changes

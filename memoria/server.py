@@ -63,7 +63,7 @@ class Server(uvicorn.Server):
 
     def ignore(self, listener: socket.socket) -> None:
         """Accepts no more connections there; those that are open stay."""
-        for server in self._accepting.pop(listener):
+        for server in self._accepting.pop(listener, ()):
             self.servers.remove(server)
             server.close()
 

@@ -150,8 +150,9 @@ def plan(globals_: Globals, gpu: str | None, hub: bool, html: Path | None, write
 @cli.command()
 @with_globals
 @click.option("-v", "--verbose", is_flag=True, help="Engine logs inline; tracebacks.")
+@click.option("--take-over", is_flag=True, help="Replace the daemon that runs: no connection is refused.")
 @pass_globals
-def run(globals_: Globals, verbose: bool) -> int:
+def run(globals_: Globals, verbose: bool, take_over: bool) -> int:
     """Run the daemon in the foreground: all engines, and the proxy. Ctrl-C drains, a second one kills.
 
     \b
@@ -159,7 +160,7 @@ def run(globals_: Globals, verbose: bool) -> int:
     """
     from memoria.cli.run import run_daemon
 
-    return run_daemon(globals_.load(), verbose=verbose, color=globals_.colored)
+    return run_daemon(globals_.load(), verbose=verbose, color=globals_.colored, take_over=take_over)
 
 
 @cli.command()

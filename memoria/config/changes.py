@@ -24,7 +24,8 @@ _AS_WRITTEN = {
 }
 _NOT_COMPARED = frozenset({"path", "engines", "warnings", "marks"})
 # What memoria itself does for an engine: its vLLM knows nothing of it.
-_LIVE_IN_ENGINE = frozenset({"max_requests", "filters", "standby"})
+# What a wish for memory comes to is in the fraction.
+_LIVE_IN_ENGINE = frozenset({"max_requests", "filters", "standby", "gpu_memory", "want"})
 
 
 @dataclass(frozen=True, slots=True)

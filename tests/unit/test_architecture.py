@@ -44,6 +44,7 @@ LAYERS = {
     # HTTP
     "memoria.proxy": 4,
     "memoria.admin": 4,
+    "memoria.handover": 4,
     "memoria.listen": 4,
     "memoria.front": 5,
     "memoria.routing": 4,
