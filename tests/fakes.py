@@ -103,6 +103,7 @@ class FakeSurroundings:
 
     log: Path
     script: str
+    standby: bool = False
     passenger: bool = True  # whether its core waits at the gate
     argv: tuple[str, ...] | None = None
     env: Mapping[str, str] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from functools import partial
 import aiohttp
 
 from memoria import __version__
-from memoria.admin.holdings import held_by_start, held_bytes
+from memoria.admin.holdings import held_by_start, held_bytes, resident_bytes
 from memoria.admin.patience import Question
 from memoria.admin.rates import Rates
 from memoria.admin.status import DeviceStatus, EngineStatus, GuardStatus, Status
@@ -194,6 +194,8 @@ class Collector:
             requests=actor.traffic.total,
             requests_per_second=rate.requests_per_second,
             ttft_p95=rate.ttft_p95,
+            standby=snapshot.standby,
+            standby_bytes=None if snapshot.standby is None else resident_bytes(actor.standby_pids()),
         )
 
 

@@ -19,6 +19,7 @@ def render_status(status: Status, *, width: int, color: bool) -> str:
     lines = [table[0]]
     for line, engine in zip(table[1:], status.engines, strict=True):
         lines.append(_paint(line, engine.state) if color else line)
+    lines += [f"{e.name}: {_standby(e)}" for e in status.engines if e.standby]
     lines += [f"{e.name}: {e.held} requests wait for a place" for e in status.engines if e.held]
     lines += [
         _reason(engine, status.at)[: max(width, 80) * 3]
@@ -44,6 +45,11 @@ def _row(engine: EngineStatus, now: float) -> tuple[str, ...]:
         UNKNOWN if engine.requests_per_second is None else f"{engine.requests_per_second:.1f}",
         UNKNOWN if engine.ttft_p95 is None else f"{engine.ttft_p95 * 1000:.0f} ms",
     )
+
+
+def _standby(engine: EngineStatus) -> str:
+    memory = "" if engine.standby_bytes is None else f", {gib(engine.standby_bytes)} GiB of host memory"
+    return f"standby {'waits at the gate' if engine.standby == 'waiting' else 'imports'}{memory}"
 
 
 def _reason(engine: EngineStatus, now: float) -> str:

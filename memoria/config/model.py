@@ -163,6 +163,7 @@ class EngineConfig:
     env: Mapping[str, str]
     max_requests: int = MIN_REQUESTS  # in flight; more of them wait
     filters: Filters = Filters()
+    standby: bool = False  # a spare process waits at the gate
     gpu_memory: int | None = None
     want: Want | None = None
     learn: bool = False

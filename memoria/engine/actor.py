@@ -24,6 +24,7 @@ from memoria.engine.machine import Machine
 from memoria.engine.phases import Phase, StartFigures, read_line
 from memoria.engine.process import EngineProcess
 from memoria.engine.snapshot import EngineSnapshot
+from memoria.engine.spare import Spare
 from memoria.engine.start import Start
 from memoria.engine.surroundings import Surroundings
 from memoria.engine.traffic import Traffic
@@ -69,6 +70,7 @@ class EngineActor(Machine):
         self._delay = 0.0
         self._starts = 0
 
+        self._spare = Spare(name, log, journal, lambda standby: self._publish(standby=standby))
         self._current = Start()
         self._vigil: Vigil | None = None
         self._suspicion = ""
@@ -99,8 +101,12 @@ class EngineActor(Machine):
     def adopt(self, around: Surroundings, timeouts: Timeouts, restart: Restart) -> None:
         """Other settings: the waits from the next one on, the rest from the next start on. The start that is
         there keeps its surroundings, whose gate and memory it is bound to."""
+        if around.spec("") != self._next_around.spec(""):
+            self._spare.discard()  # of the old settings
         self._next_around = around
         self._timeouts, self._judge.policy = timeouts, restart
+        if self.state is State.READY:
+            self._mind_spare()
 
     @property
     def wanted(self) -> bool:
@@ -108,8 +114,12 @@ class EngineActor(Machine):
         return self._wanted
 
     def pids(self) -> list[int]:
-        """The living processes of its tree."""
-        return self._current.process.tree() if self._current.process is not None else []
+        """The living processes of its tree, and of its standby's."""
+        own = self._current.process.tree() if self._current.process is not None else []
+        return own + self._spare.pids()
+
+    def standby_pids(self) -> list[int]:
+        return self._spare.pids()
 
     def last_log(self) -> list[str]:
         """The end of what the latest start wrote."""
@@ -118,6 +128,7 @@ class EngineActor(Machine):
     async def settled(self) -> None:
         """Waits until the engine is stopped for good: no process, no memory."""
         await self._settled.wait()
+        await self._spare.gone()
 
     # ------------------------------------------------------------------ as the machine asks
 
@@ -130,6 +141,7 @@ class EngineActor(Machine):
         try:
             await super().run()
         finally:
+            self._spare.discard()
             if self._watch is not None:
                 self._watch.cancel()
 
@@ -153,6 +165,8 @@ class EngineActor(Machine):
         if state is State.READY:
             seconds = self._current.seconds_to_ready
             self._publish(phase=None, percent=None, diagnosis=None, start_seconds=seconds)
+        if state in (State.STOPPED, State.FAILED) or not self._wanted:
+            self._spare.discard()
         if state in SETTLED:
             self._settled.set()
         else:
@@ -201,6 +215,7 @@ class EngineActor(Machine):
         return Event.ANSWERED
 
     async def _while_ready(self) -> Event:
+        self._mind_spare()
         if self._vigil is None:
             assert self.snapshot.address is not None
             self._vigil = Vigil(self._around, self.snapshot.address, self.traffic, self._timeouts.hang)
@@ -259,7 +274,13 @@ class EngineActor(Machine):
 
     def _spawn(self) -> None:
         """Raises `MemoriaError` or `OSError`."""
-        launch(self._current, self._around, self.log)
+        if (spare := self._spare.take()) is not None:
+            self._journal.add(self.name, "standby takes over", f"pid {spare.process and spare.process.pid}")
+            spare.ticket, spare.spawned_at = self._current.ticket, time.monotonic()
+            spare.log_from, spare.follower = self.log.size(), self.log.follow()
+            self._current = spare
+        else:
+            launch(self._current, self._around, self.log)
         process = self._current.process
         assert process is not None
         self._watch = asyncio.create_task(self._watch_process(self._current), name=f"{self.name} log")
@@ -274,6 +295,12 @@ class EngineActor(Machine):
             restarts=self.snapshot.restarts + (self._starts > 0),
         )
         self._starts += 1
+
+    def _mind_spare(self) -> None:
+        if not self._next_around.standby:
+            self._spare.discard()
+        elif self._current.let_through:
+            self._spare.keep(self._next_around, self._judge.policy)
 
     async def _held_at_gate(self) -> bool:
         """Waits for the engine core at the gate and lets it through in its turn.
@@ -343,6 +370,8 @@ class EngineActor(Machine):
         sentence = self._judge.sentence(self._current, self.last_log)
         self._current.trouble, self._delay = sentence.reason, sentence.delay
         self._publish(diagnosis=sentence.diagnosis)
+        if sentence.event is Event.RETRY and sentence.first and self._spare.is_waiting:
+            return Event.REQUEUE  # no delay for the first crash: what it would spare is done already
         return sentence.event
 
     def _why(self, state: State, event: Event) -> str:

@@ -21,6 +21,7 @@ class Sentence:
     delay: float
     reason: str
     diagnosis: Diagnosis
+    first: bool  # crash for a long time: no sign of a loop
 
 
 class Judge:
@@ -43,10 +44,10 @@ class Judge:
         spoiled = ready_for is None and ticket is not None and ticket.spoiled
         ending = Ending(ready_for, diagnosis.cause, diagnosis.retry, spoiled)
         verdict = after_crash(self.policy, self._history, ending, self._jitter())
-        self._history = verdict.history
+        self._history, first = verdict.history, verdict.history.crashes == 1
         if verdict.delay is None:
-            return Sentence(Event.GIVE_UP, 0.0, verdict.reason, diagnosis)
-        return Sentence(Event.RETRY, verdict.delay, verdict.reason, diagnosis)
+            return Sentence(Event.GIVE_UP, 0.0, verdict.reason, diagnosis, first)
+        return Sentence(Event.RETRY, verdict.delay, verdict.reason, diagnosis, first)
 
     def _diagnose(self, start: Start, last_log: Callable[[], list[str]]) -> Diagnosis:
         if start.trouble is not None:

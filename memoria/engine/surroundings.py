@@ -35,6 +35,11 @@ class Boarding(Protocol):
 
 
 class Surroundings(Protocol):
+    @property
+    def standby(self) -> bool:
+        """Whether the engine is to have a spare."""
+        ...
+
     def spec(self, start_id: str) -> EngineSpec: ...
 
     def ticket(self) -> Ticket: ...

@@ -40,6 +40,10 @@ class EngineSurroundings:
     plugin_dir: Path
     running: Callable[[], Collection[int]]
 
+    @property
+    def standby(self) -> bool:
+        return self.engine.standby
+
     def spec(self, start_id: str) -> EngineSpec:
         facts = StartFacts(
             start_id=start_id,

@@ -117,6 +117,7 @@ def _alone(folder: Path, engine: str, keys: dict[str, Any]) -> Path:
     """The demo's file with one of its two engines."""
     demo = yaml.safe_load(config_path().read_text())
     one = demo["engines"][engine]
+    one |= keys.pop("engine", {})
     one["model"] = str(config_path().parent / one["model"])
     file = folder / "memoria.yaml"
     file.write_text(yaml.safe_dump({**demo, **keys, "engines": {engine: one}}))

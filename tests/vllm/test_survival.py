@@ -101,11 +101,15 @@ def _living(gate: str) -> list[int]:
     return [pid for pid in marked("MEMORIA_GATE", gate) if psutil.pid_exists(pid)]
 
 
-def test_a_frozen_engine_core_is_found_and_its_engine_restarted(tmp_path: Path) -> None:
+def test_a_frozen_engine_core_is_found_and_its_standby_takes_over(tmp_path: Path) -> None:
     """`/health` stays 200 meanwhile: only the figures of its core tell, and a request that nobody answers."""
-    daemon = RealDaemon(tmp_path, only="generation", timeouts={"hang": 3})
+    daemon = RealDaemon(tmp_path, only="generation", timeouts={"hang": 3}, engine={"standby": True})
     try:
         daemon.wait_ready()
+        daemon.wait(lambda: daemon.status()["generation"]["standby"] == "waiting", "a standby at the gate")
+        print(
+            f"the standby holds {daemon.status()['generation']['standby_bytes'] / 2**30:.2f} GiB of the host"
+        )
         leader = daemon.status()["generation"]["pid"]
         frozen = core_of(leader)
         frozen.suspend()
@@ -113,12 +117,14 @@ def test_a_frozen_engine_core_is_found_and_its_engine_restarted(tmp_path: Path) 
         with openai.OpenAI(base_url=f"{daemon.url}/v1", api_key="none", max_retries=0, timeout=120) as client:
             with pytest.raises(openai.APIError):
                 client.completions.create(model="tiny-generation", prompt="x", max_tokens=2)
-            print(f"found and ended after {time.monotonic() - began:.1f} s, patience 3 s")
+            ended = time.monotonic()
+            print(f"found and ended after {ended - began:.1f} s, patience 3 s")
             daemon.wait_ready()
-            print(f"ready again after {time.monotonic() - began:.1f} s")
+            print(f"ready again {time.monotonic() - ended:.1f} s later, by its standby")
             answers_anyway(client, "generation")
         told = [record["message"] for record in daemon.journal()]
         assert any(message.startswith("generation: stopping: hung: no progress") for message in told)
+        assert any(message.startswith("generation: standby takes over") for message in told)
         assert daemon.status()["generation"]["pid"] != leader
         assert not psutil.pid_exists(frozen.pid)
     finally:
