@@ -274,10 +274,7 @@ class EngineActor(Machine):
 
     def _spawn(self) -> None:
         """Raises `MemoriaError` or `OSError`."""
-        if (spare := self._spare.take()) is not None:
-            self._journal.add(self.name, "standby takes over", f"pid {spare.process and spare.process.pid}")
-            spare.ticket, spare.spawned_at = self._current.ticket, time.monotonic()
-            spare.log_from, spare.follower = self.log.size(), self.log.follow()
+        if (spare := self._spare.take(self._current.ticket)) is not None:
             self._current = spare
         else:
             launch(self._current, self._around, self.log)

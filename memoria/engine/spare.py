@@ -8,7 +8,7 @@ passenger has held it at the gate may have one: a core that went on by itself wo
 from __future__ import annotations
 
 import asyncio
-import logging
+import time
 from collections.abc import Callable
 from enum import StrEnum
 
@@ -17,10 +17,8 @@ from memoria.engine.journal import Journal
 from memoria.engine.launch import launch, reaches_gate
 from memoria.engine.logfile import LogFile
 from memoria.engine.start import Start
-from memoria.engine.surroundings import Surroundings
+from memoria.engine.surroundings import Surroundings, Ticket
 from memoria.errors import MemoriaError
-
-logger = logging.getLogger(__name__)
 
 
 class Standby(StrEnum):
@@ -36,6 +34,7 @@ class Spare:
     ) -> None:
         self._engine, self._log, self._journal, self._on_change = engine, log, journal, on_change
         self._start: Start | None = None
+        self._around: Surroundings | None = None  # of that start
         self._keeper: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -53,12 +52,16 @@ class Spare:
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep(around, policy), name=f"{self._engine} standby")
 
-    def take(self) -> Start | None:
-        """The spare, for a start of the engine: at the gate, or still importing. It is not kept any more."""
+    def take(self, ticket: Ticket | None) -> Start | None:
+        """The spare, for a start of the engine: at the gate, or still importing. It is not kept any more. Its
+        time and its log count from here on."""
         start = self._let_go()
         if start is None or start.process is None or not start.process.is_running:
             self._end(start)
             return None
+        start.ticket, start.spawned_at = ticket, time.monotonic()
+        start.log_from, start.follower = self._log.size(), self._log.follow()
+        self._journal.add(self._engine, "standby takes over", f"pid {start.process.pid}")
         return start
 
     def discard(self) -> None:
@@ -79,22 +82,13 @@ class Spare:
 
     def _end(self, start: Start | None) -> None:
         """Kills it; its last processes are reaped beside."""
-        if start is not None and start.process is not None:
-            start.process.kill()
-            task = asyncio.create_task(self._clear(start), name=f"{self._engine} standby's end")
+        if start is not None and self._around is not None:
+            task = asyncio.create_task(_clear(start, self._around), name=f"{self._engine} standby's end")
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
 
-    async def _clear(self, start: Start) -> None:
-        assert start.process is not None
-        await start.process.exited()
-        start.process.clear()
-        while start.process.tree():
-            await asyncio.sleep(0.05)
-            start.process.clear()
-
     async def _keep(self, around: Surroundings, policy: Restart) -> None:
-        delay = policy.initial
+        delay, self._around = policy.initial, around
         while True:
             start = self._start = Start()
             try:
@@ -112,8 +106,6 @@ class Spare:
             self._start = None
             self._on_change(None)
             self._end(start)
-            if start.id is not None:
-                around.forget(start.id)
             await asyncio.sleep(delay)
             delay = min(policy.cap, 2 * delay)
 
@@ -127,3 +119,15 @@ class Spare:
         finally:
             boarded.cancel()
             ended.cancel()
+
+
+async def _clear(start: Start, around: Surroundings) -> None:
+    if (process := start.process) is not None:
+        process.kill()
+        await process.exited()
+        process.clear()
+        while process.tree():  # killed, and not our children
+            await asyncio.sleep(0.05)
+            process.clear()
+    if start.id is not None:
+        around.forget(start.id)

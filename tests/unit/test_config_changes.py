@@ -90,3 +90,8 @@ def test_engines_come_and_go(folder: ConfigFolder) -> None:
     one = loaded(folder, "engines: {a: {model: o/a, gpu_memory_utilization: 0.4}}")
     other = loaded(folder, "engines: {b: {model: o/a, gpu_memory_utilization: 0.4}}")
     assert compare(one, other) == Changes(added=("b",), removed=("a",))
+
+
+def test_a_standby_needs_a_socket_of_its_own(folder: ConfigFolder) -> None:
+    problem = folder.engine_problem("standby: true, transport: tcp, port: 8100")
+    assert problem.what == "a standby cannot share its engine's port"
