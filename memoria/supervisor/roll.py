@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Collection, Sequence
 
 from memoria.engine.actor import EngineActor
@@ -12,8 +11,6 @@ from memoria.engine.phases import Phase
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.plan.plan import Plan
 from memoria.supervisor.supervisor import Supervisor
-
-logger = logging.getLogger(__name__)
 
 # An engine in one of these does not get ready by waiting for it: the next one has its turn.
 _GIVES_WAY = frozenset((State.READY, State.STOPPED, State.HELD, State.BACKOFF, State.FAILED))
@@ -37,27 +34,31 @@ class Roll:
         self._pending: list[str] = []
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
         supervisor.listen(lambda _: self._changed.set())
 
     def begin(self, retired: Sequence[EngineActor], restarts: Sequence[str], added: Sequence[str]) -> None:
         """`restarts` in their order. Returns at once."""
         if self._task is not None:
             self._task.cancel()
+        for actor in retired:  # goes on even if another reload takes the place of this one
+            task = asyncio.create_task(self._supervisor.retire(actor), name=f"{actor.name} leaves")
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
         late = [name for name in self._pending if name not in restarts and name in self._supervisor.actors]
         self._pending = [*restarts, *late]
-        self._task = asyncio.create_task(self._run(retired, added), name="reload")
+        self._task = asyncio.create_task(self._run(added), name="reload")
 
     def cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
 
-    async def _run(self, retired: Sequence[EngineActor], added: Sequence[str]) -> None:
+    async def _run(self, added: Sequence[str]) -> None:
         """The memory of those that go is given back first; those that come wait for theirs at the gate."""
-        async with asyncio.TaskGroup() as leaving:
-            for actor in retired:
-                leaving.create_task(self._supervisor.retire(actor))
-            for name in added:
-                self._supervisor.actors[name].start()
+        for name in added:
+            self._supervisor.actors[name].start()
+        if self._leaving:
+            await asyncio.wait(self._leaving)
         while self._pending:
             actor = self._supervisor.actors[self._pending.pop(0)]
             if actor.wanted:  # what a person has stopped stays stopped

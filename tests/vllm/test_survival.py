@@ -107,9 +107,8 @@ def test_a_frozen_engine_core_is_found_and_its_standby_takes_over(tmp_path: Path
     try:
         daemon.wait_ready()
         daemon.wait(lambda: daemon.status()["generation"]["standby"] == "waiting", "a standby at the gate")
-        print(
-            f"the standby holds {daemon.status()['generation']['standby_bytes'] / 2**30:.2f} GiB of the host"
-        )
+        held = daemon.status()["generation"]["standby_bytes"]
+        print(f"the standby holds {held / 2**30:.2f} GiB of the host's memory")
         leader = daemon.status()["generation"]["pid"]
         frozen = core_of(leader)
         frozen.suspend()
