@@ -105,6 +105,8 @@ class EngineActor(Machine):
             self._spare.discard()  # of the old settings
         self._next_around = around
         self._timeouts, self._judge.policy = timeouts, restart
+        if self._vigil is not None:
+            self._vigil.adopt(timeouts.hang)
         if self.state is State.READY:
             self._mind_spare()
 

@@ -12,6 +12,7 @@ from memoria.engine.liveness import Liveness, Sample
 from memoria.engine.surroundings import Surroundings
 from memoria.engine.traffic import Traffic
 
+SWITCHED_OFF = 10.0  # seconds until a reload that switches it on is seen
 SECOND_LOOK = 1.0  # seconds, at least, between the first suspicion and the verdict
 
 
@@ -26,11 +27,15 @@ class Vigil:
         self._liveness = Liveness(patience)
         self.alarm = asyncio.Event()
 
+    def adopt(self, patience: float) -> None:
+        self._liveness.patience = patience
+
     async def until_silent(self) -> str:
         """Waits until there is something to suspect; says what."""
-        if not self._liveness.patience:
-            await asyncio.Event().wait()
         while True:
+            if not self._liveness.patience:
+                await asyncio.sleep(SWITCHED_OFF)
+                continue
             if await self._alarmed(self._liveness.period):
                 self.alarm.clear()
                 return "vLLM's watchdog has fired"
