@@ -91,3 +91,14 @@ async def test_without_patience_nothing_is_suspected(bench: Bench) -> None:
     actor.traffic.began()
     assert bench.around.tokens == 0  # it is not even asked
     assert S.SUSPECT not in bench.states
+
+
+async def test_another_patience_counts_for_the_start_that_is_there(bench: Bench) -> None:
+    """The one from before would last longer than this test may."""
+    short = bench.timeouts
+    bench.timeouts = replace(short, hang=12.0)
+    bench.around.moves = False
+    actor = await bench.ready()
+    actor.traffic.began()
+    actor.adopt(bench.around, short, bench.policy)
+    await bench.until(S.SUSPECT)
