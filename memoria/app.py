@@ -9,9 +9,8 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Iterator, Mapping
-
-import uvicorn
+import socket
+from collections.abc import Iterator, Mapping, Sequence
 
 from memoria import listen
 from memoria.admin.collect import Collector
@@ -22,21 +21,23 @@ from memoria.engine.journal import Journal
 from memoria.engine.lifecycle import State
 from memoria.front import Front
 from memoria.gpu.device import DeviceReader
+from memoria.handover import Handover
 from memoria.proxy.admission import Admission
 from memoria.proxy.exchange import Exchange
 from memoria.proxy.guarding import Guarding
+from memoria.reload import Reloaded, Reloader
 from memoria.routing import EngineRouter
+from memoria.server import Server
 from memoria.supervisor.notify import Notifier
 from memoria.supervisor.preflight import Preflight
 from memoria.supervisor.runtime import RuntimeDir
 from memoria.supervisor.supervisor import Supervisor
+from memoria.supervisor.terminal import Terminal
 from memoria.vllm_plugin import PLUGIN_DIR
 
 logger = logging.getLogger(__name__)
 
-# SIGHUP too: a terminal that closes must not cut the requests in flight.
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-KEEP_ALIVE = 75  # seconds an idle client connection stays open, nginx's default
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Daemon:
@@ -44,14 +45,16 @@ class Daemon:
 
     def __init__(
         self,
-        config: Config,
         checked: Preflight,
         reader: DeviceReader,
         runtime: RuntimeDir,
         environ: Mapping[str, str],
+        given: Sequence[socket.socket] = (),
     ) -> None:
-        """Takes every socket; the caller holds `runtime`. Raises `MemoriaError`, leaving nothing behind."""
-        self.config, self.journal = config, Journal()
+        """Takes every socket but those `given`; the caller holds `runtime`. Raises `MemoriaError`, leaving
+        nothing behind."""
+        self.config = config = checked.config
+        self.journal = Journal()
         install, plan = checked.complete()
         self._runtime = runtime
         self.supervisor = Supervisor(
@@ -72,7 +75,7 @@ class Daemon:
         guarding = Guarding(config, config.guard, admission) if config.guard else None
         self.collector = Collector(self.supervisor, admission, guarding, self._rates, self.url)
         self._metrics = Metrics(self.supervisor, self.collector)
-        self._front = Front(
+        self._front = front = Front(
             config,
             self.supervisor,
             self.collector,
@@ -82,25 +85,28 @@ class Daemon:
             metrics=self._metrics,
             admin_socket=runtime.admin_socket,
             on_done=self._on_done,
+            reload=self._reload,
         )
-        self._sockets = listen.bind_all(config)
-        self._sockets.append(listen.bind_admin(runtime.admin_socket))
-        self._server = _Server(
-            uvicorn.Config(
-                self._front.app,
-                http=self._front.protocol,
-                loop="uvloop",
-                ws="none",
-                lifespan="off",
-                access_log=False,
-                log_config=None,
-                server_header=False,
-                date_header=False,  # the engine's is relayed
-                proxy_headers=False,  # no client is trusted to say who it is
-                timeout_keep_alive=KEEP_ALIVE,
-                timeout_graceful_shutdown=int(config.timeouts.drain) + 1,
-            )
+        self._listeners = listen.Listeners(config, given)
+        self._admin = listen.bind_admin(runtime.admin_socket)
+        self._server = Server(front.app, front.protocol, [*self._listeners.sockets, self._admin])
+        self._server.set_drain(config.timeouts.drain)
+        self._reloader: Reloader = Reloader(
+            config,
+            supervisor=self.supervisor,
+            front=front,
+            router=router,
+            admission=admission,
+            listeners=self._listeners,
+            server=self._server,
+            reader=reader,
+            environ=environ,
+            journal=self.journal,
+            on_adopted=self._adopted,
         )
+        self._handover = Handover(runtime.handover_socket, lambda: self._listeners.sockets, self._give_way)
+        self._terminal = Terminal()
+        self._reloading: asyncio.Future[None] | None = None
         self._stops = 0
         self._asked_to_stop = asyncio.Event()
 
@@ -117,9 +123,9 @@ class Daemon:
         self.journal.add("memoria", "listening", self.url)
         self.supervisor.listen(lambda _: self._tell_systemd())
         with self._signals():
-            sockets = listen.spread(self._sockets)
-            serving = asyncio.create_task(self._server.serve(sockets), name="http server")
+            serving = asyncio.create_task(self._server.serve(), name="http server")
             beside = asyncio.create_task(self._front.run(), name="front")
+            handing = asyncio.create_task(self._handover.run(), name="handover")
             beating = asyncio.create_task(self._heartbeat(), name="watchdog")
             stopping = asyncio.create_task(self._asked_to_stop.wait(), name="stop")
             try:
@@ -128,14 +134,17 @@ class Daemon:
                 await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 self._notifier.stopping()
+                self._reloader.cancel()
                 self._front.refuse_waiting()
                 await self.supervisor.close()
                 self._server.should_exit = True
                 await asyncio.gather(serving, return_exceptions=True)
                 self._front.close()
-                for task in (stopping, beating, beside):
+                for task in (stopping, beating, beside, handing):
                     task.cancel()
-                listen.close(self._sockets)
+                self._listeners.close()
+                self._admin.close()
+                self._handover.close()
 
     def stop(self) -> None:
         """The first call drains, the second kills."""
@@ -150,6 +159,27 @@ class Daemon:
     def _on_done(self, exchange: Exchange) -> None:
         self._rates.add(exchange)
         self._metrics.tally.add(exchange)
+
+    def _adopted(self, config: Config, guarding: Guarding | None) -> None:
+        self.config = config
+        self.collector.adopt(guarding, self.url)
+
+    async def _reload(self, *, dry_run: bool) -> Reloaded:
+        return await self._reloader.reload(dry_run=dry_run)
+
+    def _give_way(self) -> None:
+        """Another daemon has the sockets: from now on connections wait for it."""
+        self.journal.add("memoria", "handed over", "another daemon takes over")
+        for listener in self._listeners.sockets:
+            self._server.ignore(listener)
+        self.stop()
+
+    def _hang_up(self) -> None:
+        """SIGHUP: a person asks for a reload, or the terminal that memoria was started in has closed."""
+        if self._terminal.is_gone():
+            self.stop()
+        else:
+            self._reloading = asyncio.ensure_future(self._reloader.on_signal())
 
     def _tell_systemd(self) -> None:
         snapshots = self.supervisor.snapshots()
@@ -175,16 +205,9 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         try:
             yield
         finally:
-            for number in STOP_SIGNALS:
+            for number in (*STOP_SIGNALS, signal.SIGHUP):
                 loop.remove_signal_handler(number)
-
-
-class _Server(uvicorn.Server):
-    """The daemon handles the signals; uvicorn's own handlers would end the proxy before the engines drain."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from memoria.config.model import Address, Config, ConfigPath
 from memoria.config.report import key_name
 from memoria.errors import Problem, UnavailableError
 from memoria.gpu.process import describe
+
+logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
 # Seconds until the kernel drops a connection whose peer takes nothing (tcp(7)): closing it does not, as long
@@ -23,24 +27,112 @@ READER_TIMEOUT = 60
 ACCEPTS = 16
 
 
-def bind_all(config: Config) -> list[socket.socket]:
-    """The main socket, then one per engine whose own port memoria answers (`transport: uds`).
-    Raises `UnavailableError` with every address that cannot be had, after closing the others."""
-    wanted: list[tuple[Address, ConfigPath]] = [(config.listen, ("listen",))]
-    for engine in config.engines:
-        if engine.port is not None and engine.transport == "uds":
-            wanted.append((Address(config.listen.host, engine.port), ("engines", engine.name, "port")))
-    bound: list[socket.socket] = []
-    problems: list[Problem] = []
-    for address, key in wanted:
+class Listeners:
+    """The sockets of a configuration: the main one, then one per engine whose own port memoria answers
+    (`transport: uds`). A name may stand for several addresses, and so for several sockets."""
+
+    def __init__(self, config: Config, given: Sequence[socket.socket] = ()) -> None:
+        """`given` listen already, on some of the addresses; what the configuration does not have is closed.
+        Raises `UnavailableError` with every address that cannot be had, leaving none behind."""
+        wanted, self._bound = _wanted(config), dict[Address, list[socket.socket]]()
+        for listener in given:
+            address = _address_of(listener, wanted)
+            if address is None:
+                logger.warning("not in the configuration, and closed: %s", listener.getsockname())
+                listener.close()
+            else:
+                _prepare(listener)
+                self._bound.setdefault(address, []).append(listener)
         try:
-            bound.extend(_bind(address))
+            self._bound |= _bind_all(config, {a: key for a, key in wanted.items() if a not in self._bound})
+        except UnavailableError:
+            self.close()
+            raise
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        return [listener for bound in self._bound.values() for listener in bound]
+
+    def open_new(self, config: Config) -> Change:
+        """Listens on what another configuration adds. Nothing else changes until `adopt`.
+
+        Where only the address of a port changes, both listen on it meanwhile. Raises `UnavailableError`."""
+        wanted = _wanted(config)
+        missing = {address: key for address, key in wanted.items() if address not in self._bound}
+        gone = [address for address in self._bound if address not in wanted]
+        ports = {address.port for address in missing} & {address.port for address in gone}
+        sharing = [listener for address in gone if address.port in ports for listener in self._bound[address]]
+        _share(sharing, True)
+        try:
+            opened = _bind_all(config, missing, shared=ports)
+        finally:
+            _share(sharing, False)
+        return Change(opened, {address: self._bound[address] for address in gone})
+
+    def adopt(self, change: Change) -> None:
+        self._bound |= change.opened
+        for address in change.closed:
+            close(self._bound.pop(address))
+
+    def close(self) -> None:
+        close(self.sockets)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Sockets by address: those that listen already, and those that are to be closed."""
+
+    opened: dict[Address, list[socket.socket]]
+    closed: dict[Address, list[socket.socket]]
+
+
+def _wanted(config: Config) -> dict[Address, ConfigPath]:
+    own = {
+        Address(config.listen.host, engine.port): ("engines", engine.name, "port")
+        for engine in config.engines
+        if engine.port is not None and engine.transport == "uds"
+    }
+    return {config.listen: ("listen",), **own}
+
+
+def _address_of(listener: socket.socket, wanted: Iterable[Address]) -> Address | None:
+    """Which of the addresses a socket listens on."""
+    for address in wanted:
+        found = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        if any((listener.family, listener.getsockname()) == (family, where) for family, *_, where in found):
+            return address
+    return None
+
+
+def _prepare(listener: socket.socket) -> None:
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, READER_TIMEOUT * 1000)
+    listener.setblocking(False)
+
+
+def _bind_all(
+    config: Config, wanted: Mapping[Address, ConfigPath], *, shared: Collection[int] = ()
+) -> dict[Address, list[socket.socket]]:
+    """`shared` ports are listened on by an earlier socket of ours, too."""
+    bound: dict[Address, list[socket.socket]] = {}
+    problems: list[Problem] = []
+    for address, key in wanted.items():
+        try:
+            bound[address] = _bind(address, share=address.port in shared)
         except OSError as error:
             problems.append(_problem(config, address, key, error))
     if problems:
-        close(bound)
+        for listeners in bound.values():
+            close(listeners)
         raise UnavailableError(problems)
     return bound
+
+
+def _share(listeners: Iterable[socket.socket], on: bool) -> None:
+    """Lets another socket of this user that asks for it listen on the same port (socket(7))."""
+    for listener in listeners:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, on)
 
 
 def bind_admin(path: Path) -> socket.socket:
@@ -69,7 +161,7 @@ def close(sockets: Iterable[socket.socket]) -> None:
         listener.close()
 
 
-def _bind(address: Address) -> list[socket.socket]:
+def _bind(address: Address, *, share: bool = False) -> list[socket.socket]:
     """Listens on all that a name stands for. A family that this host does not have is left out (`localhost`
     names ::1 also where IPv6 is off), as long as there is another."""
     bound: list[socket.socket] = []
@@ -77,7 +169,7 @@ def _bind(address: Address) -> list[socket.socket]:
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     for family, kind, protocol, _, where in found:
         try:
-            bound.append(_listener(socket.socket(family, kind, protocol), where))
+            bound.append(_listener(socket.socket(family, kind, protocol), where, share=share))
         except OSError as error:
             if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 close(bound)
@@ -88,15 +180,16 @@ def _bind(address: Address) -> list[socket.socket]:
     return bound
 
 
-def _listener(listener: socket.socket, where: tuple[Any, ...]) -> socket.socket:
+def _listener(listener: socket.socket, where: tuple[Any, ...], *, share: bool) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, READER_TIMEOUT * 1000)
+        _prepare(listener)
         if listener.family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        _share([listener], share)
         listener.bind(where)
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
+        listener.listen(BACKLOG)  # looks for others on the port once more
+        _share([listener], False)
     except OSError:
         listener.close()
         raise

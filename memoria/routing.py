@@ -17,6 +17,7 @@ RETRY_OTHERWISE = 30
 
 # How a client is told, where the state's name alone is no sentence.
 TELLING = {
+    State.SUSPECT: "seems to hang",
     State.RELEASING: "has ended, its memory is coming back",
     State.HELD: "has ended, its memory has not come back",
     State.BACKOFF: "has ended and will be started again",
@@ -25,7 +26,15 @@ TELLING = {
 
 # Out of these an engine comes back by itself, unless it was told to stop: then it is soon STOPPED.
 _COMING_BACK = frozenset(
-    (State.QUEUED, State.STARTING, State.DRAINING, State.STOPPING, State.RELEASING, State.BACKOFF)
+    (
+        State.QUEUED,
+        State.STARTING,
+        State.SUSPECT,
+        State.DRAINING,
+        State.STOPPING,
+        State.RELEASING,
+        State.BACKOFF,
+    )
 )
 
 
@@ -42,25 +51,34 @@ class EngineEntrance:
 class EngineRouter:
     def __init__(self, supervisor: Supervisor, config: Config) -> None:
         self._actors = supervisor.actors
+        self.adopt(config)
+
+    def adopt(self, config: Config) -> None:
         engines = config.engines
         own_ports = {engine.port: engine for engine in engines if engine.port is not None}
         self._entrances: dict[str, EngineEntrance] = {}
         # answered per request: worked out once
-        self._candidates: dict[tuple[Runner | None, int], tuple[Candidate, ...]] = {}
+        candidates: dict[tuple[Runner | None, int], tuple[Candidate, ...]] = {}
         for port in (config.listen.port, *own_ports):
             reachable = engines if port not in own_ports else (own_ports[port],)
             for runner in ("generate", "pooling", None):
-                self._candidates[runner, port] = tuple(
+                candidates[runner, port] = tuple(
                     Candidate(engine.name, engine.served_model_name)
                     for engine in reachable
                     if runner in (None, engine.runner)
                 )
 
+        self._candidates = candidates
+
     def candidates(self, runner: Runner | None, port: int) -> tuple[Candidate, ...]:
         return self._candidates.get((runner, port), ())
 
     def entrance(self, engine: str) -> EngineEntrance:
-        actor = self._actors[engine]
+        actor = self._actors.get(engine)
+        if actor is None:
+            raise Refusal(
+                503, f"engine `{engine}` is no longer in the configuration", "engine_gone", retry_after=1
+            )
         snapshot = actor.snapshot
         if snapshot.state is not State.READY or snapshot.address is None:
             raise Refusal(

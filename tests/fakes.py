@@ -11,6 +11,7 @@ from pathlib import Path
 
 from memoria.engine.address import EngineAddress, UnixAddress
 from memoria.engine.command import EngineSpec
+from memoria.engine.liveness import Progress
 from memoria.errors import Problem
 from memoria.gpu.device import Device
 from memoria.supervisor.passengers import Boarding
@@ -102,6 +103,7 @@ class FakeSurroundings:
 
     log: Path
     script: str
+    standby: bool = False
     passenger: bool = True  # whether its core waits at the gate
     argv: tuple[str, ...] | None = None
     env: Mapping[str, str] = field(default_factory=dict)
@@ -110,9 +112,13 @@ class FakeSurroundings:
     released: asyncio.Event = field(default_factory=asyncio.Event)
     tickets: list[FakeTicket] = field(default_factory=list)
     starts: list[str] = field(default_factory=list)
+    pids: list[int] = field(default_factory=list)
     forgotten: list[str] = field(default_factory=list)
     releasing: list[bool] = field(default_factory=list)
     boarding: Boarding = field(default_factory=Boarding)
+    moves: bool = True  # whether its engine core makes tokens
+    tokens: int = 0
+    answering: asyncio.Event = field(default_factory=asyncio.Event)  # whether it answers memoria's requests
 
     def __post_init__(self) -> None:
         self.gate_open.set()
@@ -134,6 +140,9 @@ class FakeSurroundings:
             self.boarding.at_gate.set()
         return self.boarding
 
+    def spawned(self, start_id: str, pid: int) -> None:
+        self.pids.append(pid)
+
     def forget(self, start_id: str) -> None:
         self.forgotten.append(start_id)
 
@@ -150,3 +159,12 @@ class FakeSurroundings:
     async def until_answering(self, address: EngineAddress) -> None:
         while f"ready {self.starts[-1]}" not in self.log.read_text().splitlines():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
+
+    async def progress(self, address: EngineAddress) -> Progress | None:
+        if self.moves:
+            self.tokens += 1
+        return (("tokens", str(self.tokens)),)
+
+    async def answers(self, address: EngineAddress) -> bool:
+        await self.answering.wait()
+        return True

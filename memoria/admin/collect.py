@@ -14,7 +14,7 @@ from functools import partial
 import aiohttp
 
 from memoria import __version__
-from memoria.admin.holdings import held_bytes
+from memoria.admin.holdings import held_bytes, resident_bytes
 from memoria.admin.patience import Question
 from memoria.admin.rates import Rates
 from memoria.admin.status import DeviceStatus, EngineStatus, GuardStatus, Status
@@ -51,12 +51,24 @@ class Collector:
     def __init__(
         self, supervisor: Supervisor, admission: Admission, guarding: Guarding | None, rates: Rates, url: str
     ) -> None:
-        self._supervisor, self._admission, self._guarding = supervisor, admission, guarding
-        self._rates, self._url = rates, url
+        self._supervisor, self._admission, self._rates = supervisor, admission, rates
+        self._engines: dict[str, Question[bytes | None]] = {}
+        self._devices: dict[str, Question[Device]] = {}
+        self.adopt(guarding, url)
         self._began = time.monotonic()
-        self._engines = {name: Question(partial(self._ask, name)) for name in supervisor.actors}
         self._processes = Question(_processes_by_start)
-        self._devices = {uuid: Question(memory.read) for uuid, memory in supervisor.memories.items()}
+
+    def adopt(self, guarding: Guarding | None, url: str) -> None:
+        """After a reload: other engines, perhaps, and another address."""
+        self._guarding, self._url = guarding, url
+        self._engines = {
+            name: self._engines.get(name) or Question(partial(self._ask, name))
+            for name in self._supervisor.actors
+        }
+        self._devices = {
+            uuid: self._devices.get(uuid) or Question(memory.read)
+            for uuid, memory in self._supervisor.memories.items()
+        }
 
     @property
     def uptime(self) -> float:
@@ -77,7 +89,7 @@ class Collector:
     async def exposition(self, name: str) -> bytes | None:
         """What an engine's own `/metrics` answers; None where it does not serve, or does not answer."""
         snapshot = self._supervisor.actors[name].snapshot
-        if snapshot.address is None or snapshot.state not in (State.READY, State.DRAINING):
+        if snapshot.address is None or snapshot.state not in (State.READY, State.SUSPECT, State.DRAINING):
             return None
         try:
             return await self._engines[name].answer()
@@ -189,6 +201,8 @@ class Collector:
             requests=actor.traffic.total,
             requests_per_second=rate.requests_per_second,
             ttft_p95=rate.ttft_p95,
+            standby=snapshot.standby,
+            standby_bytes=None if snapshot.standby is None else resident_bytes(actor.standby_pids()),
         )
 
 

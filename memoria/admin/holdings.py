@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import psutil
 
@@ -17,6 +17,11 @@ def held_bytes(device: Device, pids: Collection[int]) -> int | None:
         return sum(_resident(pid) for pid in pids)
     held = [process.used_bytes for process in device.processes if process.pid in pids]
     return None if None in held else sum(size for size in held if size is not None)
+
+
+def resident_bytes(pids: Iterable[int]) -> int:
+    """The host's memory that these processes hold."""
+    return sum(_resident(pid) for pid in pids)
 
 
 def _resident(pid: int) -> int:

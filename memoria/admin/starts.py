@@ -31,7 +31,7 @@ class Starts:
         self._engines = {name: _Engine() for name in engines}
 
     def on_change(self, snapshot: EngineSnapshot) -> None:
-        engine = self._engines[snapshot.name]
+        engine = self._engines.setdefault(snapshot.name, _Engine())
         if snapshot.restarts > engine.restarts:
             engine.restarts = snapshot.restarts
             cause = snapshot.diagnosis.kind if snapshot.diagnosis else "asked"

@@ -44,6 +44,8 @@ class EngineStatus:
     requests: int
     requests_per_second: float | None
     ttft_p95: float | None
+    standby: str | None
+    standby_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)

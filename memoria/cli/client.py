@@ -11,11 +11,12 @@ from typing import Any
 from memoria.errors import NotRunningError, Problem, UnavailableError
 
 PATIENCE = 10.0  # seconds
+REFUSED = 422
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("memoria", timeout=PATIENCE)
+    def __init__(self, path: Path, patience: float) -> None:
+        super().__init__("memoria", timeout=patience)
         self._path = path
 
     def connect(self) -> None:
@@ -24,14 +25,15 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def ask(admin_socket: Path, path: str) -> Any:
-    """The daemon's answer, decoded. Raises `NotRunningError` or `UnavailableError`."""
-    connection = _UnixConnection(admin_socket)
+def ask(admin_socket: Path, path: str, *, method: str = "GET", patience: float = PATIENCE) -> Any:
+    """The daemon's answer, decoded, also where it refuses (422). Raises `NotRunningError` or
+    `UnavailableError`."""
+    connection = _UnixConnection(admin_socket, patience)
     try:
-        connection.request("GET", path)
+        connection.request(method, path)
         response = connection.getresponse()
         body = response.read()
-        if response.status >= 400:
+        if response.status >= 400 and response.status != REFUSED:
             raise UnavailableError(f"memoria answered {response.status} to {path}")
         return json.loads(body)
     except (FileNotFoundError, ConnectionRefusedError):
@@ -43,7 +45,7 @@ def ask(admin_socket: Path, path: str) -> Any:
             Problem(f"may not open {admin_socket}", hint="run this command as the user that runs memoria")
         ) from None
     except TimeoutError:
-        raise UnavailableError(f"memoria has not answered for {PATIENCE:g} s") from None
+        raise UnavailableError(f"memoria has not answered for {patience:g} s") from None
     except (OSError, http.client.HTTPException) as error:
         raise UnavailableError(f"memoria cannot be asked: {error}") from None
     finally:

@@ -150,8 +150,9 @@ def plan(globals_: Globals, gpu: str | None, hub: bool, html: Path | None, write
 @cli.command()
 @with_globals
 @click.option("-v", "--verbose", is_flag=True, help="Engine logs inline; tracebacks.")
+@click.option("--take-over", is_flag=True, help="Replace the daemon that runs: no connection is refused.")
 @pass_globals
-def run(globals_: Globals, verbose: bool) -> int:
+def run(globals_: Globals, verbose: bool, take_over: bool) -> int:
     """Run the daemon in the foreground: all engines, and the proxy. Ctrl-C drains, a second one kills.
 
     \b
@@ -159,7 +160,7 @@ def run(globals_: Globals, verbose: bool) -> int:
     """
     from memoria.cli.run import run_daemon
 
-    return run_daemon(globals_.load(), verbose=verbose, color=globals_.colored)
+    return run_daemon(globals_.load(), verbose=verbose, color=globals_.colored, take_over=take_over)
 
 
 @cli.command()
@@ -207,6 +208,22 @@ def logs(globals_: Globals, engine: str | None, lines: int, follow: bool) -> int
     from memoria.cli.logs import show_logs
 
     return show_logs(globals_.config, engine, lines=lines, follow=follow)
+
+
+@cli.command()
+@with_globals
+@click.option("--dry-run", is_flag=True, help="Only say what would change.")
+@pass_globals
+def reload(globals_: Globals, dry_run: bool) -> int:
+    """Have the running daemon read its file again. Only engines whose own settings changed restart, one after
+    the other; an invalid file changes nothing.
+
+    \b
+    Example:  memoria reload --dry-run
+    """
+    from memoria.cli.reload import ask_for_reload
+
+    return ask_for_reload(globals_.config, dry_run=dry_run, as_json=globals_.json)
 
 
 @cli.command()

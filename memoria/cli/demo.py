@@ -15,7 +15,8 @@ from memoria.vllm_env.home import data_home
 
 
 def run_demo(names: str | None, *, verbose: bool, color: bool) -> int:
-    config = load(config_path(), {**os.environ, **names_to_environ(names)})
+    os.environ.update(names_to_environ(names))  # a reload reads them again
+    config = load(config_path(), os.environ)
     try:
         find(config.vllm, data_home(os.environ), config.device)
     except UnavailableError:

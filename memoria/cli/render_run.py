@@ -9,7 +9,13 @@ from memoria.engine.lifecycle import State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.text import duration, gib, grouped
 
-COLORS = {State.READY: "green", State.FAILED: "red", State.HELD: "red", State.BACKOFF: "yellow"}
+COLORS = {
+    State.READY: "green",
+    State.FAILED: "red",
+    State.HELD: "red",
+    State.BACKOFF: "yellow",
+    State.SUSPECT: "yellow",
+}
 
 
 def engine_line(snapshot: EngineSnapshot, engine: EngineConfig, used_bytes: int | None) -> str:

@@ -8,7 +8,7 @@ from memoria.text import aligned, duration, gib, grouped
 HEADER = ("ENGINE", "STATE", "SINCE", "RESTARTS", "GPU GiB", "KV", "RUN/WAIT", "REQ/S", "TTFT p95")
 UNKNOWN = "-"
 BESIDE = 0.05
-COLORS = {"ready": "32", "failed": "31", "held": "31", "backoff": "33"}
+COLORS = {"ready": "32", "failed": "31", "held": "31", "backoff": "33", "suspect": "33"}
 
 
 def render_status(status: Status, *, width: int, color: bool) -> str:
@@ -20,6 +20,7 @@ def render_status(status: Status, *, width: int, color: bool) -> str:
     lines = [table[0]]
     for line, engine in zip(table[1:], status.engines, strict=True):
         lines.append(_paint(line, engine.state) if color else line)
+    lines += [f"{e.name}: {_standby(e)}" for e in status.engines if e.standby]
     lines += [f"{e.name}: {e.held} requests wait for a place" for e in status.engines if e.held]
     lines += [told for engine in status.engines if (told := _beside_the_plan(engine))]
     lines += [
@@ -58,6 +59,11 @@ def _row(engine: EngineStatus, now: float) -> tuple[str, ...]:
         UNKNOWN if engine.requests_per_second is None else f"{engine.requests_per_second:.1f}",
         UNKNOWN if engine.ttft_p95 is None else f"{engine.ttft_p95 * 1000:.0f} ms",
     )
+
+
+def _standby(engine: EngineStatus) -> str:
+    memory = "" if engine.standby_bytes is None else f", {gib(engine.standby_bytes)} GiB of host memory"
+    return f"standby {'waits at the gate' if engine.standby == 'waiting' else 'imports'}{memory}"
 
 
 def _reason(engine: EngineStatus, now: float) -> str:

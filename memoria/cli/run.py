@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import socket
 import sys
+from collections.abc import Sequence
 
 from memoria import logs
 from memoria.cli.preflight import look
@@ -13,13 +15,15 @@ from memoria.config.model import Config
 from memoria.errors import ExitCode
 from memoria.gpu import open_reader
 from memoria.gpu.device import DeviceReader
+from memoria.handover import from_systemd
+from memoria.handover import take_over as handed_over
 from memoria.supervisor.preflight import Preflight
 from memoria.supervisor.runtime import RuntimeDir
 
 logger = logging.getLogger(__name__)
 
 
-def run_daemon(config: Config, *, verbose: bool, color: bool) -> int:
+def run_daemon(config: Config, *, verbose: bool, color: bool, take_over: bool = False) -> int:
     """Returns when the daemon was asked to stop and everything has ended. Raises `MemoriaError` before
     anything was spawned."""
     logs.configure("DEBUG" if verbose else config.logging.level, config.logging.format)
@@ -29,19 +33,24 @@ def run_daemon(config: Config, *, verbose: bool, color: bool) -> int:
         else:
             sys.stderr.write(str(warning).replace("error:", "warning:", 1) + "\n")
     reader = open_reader(config.device)
+    given, patience = from_systemd(os.environ), 0.0
+    if take_over:
+        look(config, reader).raise_for_errors()  # while the other one still serves
+        given += handed_over(RuntimeDir(config.runtime_dir).handover_socket)
+        patience = sum((2 * config.timeouts.drain, config.timeouts.stop, config.timeouts.release, 20.0))
     # Before the preflight: what another daemon's engines hold is no stranger's memory.
-    with RuntimeDir(config.runtime_dir) as runtime:
+    with RuntimeDir(config.runtime_dir, patience=patience) as runtime:
         checked = look(config, reader)
         checked.raise_for_errors()
-        _serve(checked.config, checked, reader, runtime, verbose=verbose, color=color)
+        _serve(checked, reader, runtime, given, verbose=verbose, color=color)
     return ExitCode.OK
 
 
 def _serve(
-    config: Config,
     checked: Preflight,
     reader: DeviceReader,
     runtime: RuntimeDir,
+    given: Sequence[socket.socket],
     *,
     verbose: bool,
     color: bool,
@@ -53,7 +62,7 @@ def _serve(
     from memoria.cli.screen import make_screen
 
     async def serve() -> None:
-        daemon = Daemon(config, checked, reader, runtime, os.environ)
+        daemon = Daemon(checked, reader, runtime, os.environ, given)
         gc.freeze()  # what was made so far stays: no collection needs to look at it again
         gc.enable()
         with make_screen(daemon, verbose=verbose, color=color):

@@ -94,6 +94,8 @@ class PlainScreen(Screen):
     def _changed(self, snapshot: EngineSnapshot) -> None:
         if snapshot.state is self._last.get(snapshot.name) or snapshot.state in UNTOLD:
             return
+        if snapshot.name not in self._daemon.supervisor.actors:  # on its way out of the configuration
+            return
         if snapshot.state is State.STARTING and snapshot.pid is None:
             return  # told once it has a process
         if snapshot.state is State.READY and snapshot.start_seconds is None:
@@ -156,6 +158,8 @@ class TerminalScreen(Screen):
 
     def _changed(self, snapshot: EngineSnapshot) -> None:
         if snapshot.state is self._last.get(snapshot.name):
+            return
+        if snapshot.name not in self._daemon.supervisor.actors:
             return
         self._last[snapshot.name] = snapshot.state
         if snapshot.state is State.READY:

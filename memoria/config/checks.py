@@ -101,6 +101,13 @@ def _check_port(
     here = (*path, "port")
     if engine.get("transport") == "tcp" and port is None:
         report.error("`transport: tcp` needs a `port`", (*path, "transport"), hint="write `port: 8100`, say")
+    if engine.get("transport") == "tcp" and str(engine.get("standby")).lower() in ("true", "yes", "on", "1"):
+        report.error(
+            "a standby cannot share its engine's port",
+            (*path, "standby"),
+            also=((*path, "transport"),),
+            hint="leave out `transport: tcp`: the `port` is answered all the same",
+        )
     if not isinstance(port, str):
         return
     if other := ports.get(port):

@@ -204,6 +204,7 @@ def _build_engine(
         vllm_args=flags | engine.args,
         env=engine.env,
         max_requests=engine.max_requests or default_max_requests(engine.max_num_seqs),
+        standby=engine.standby,
         filters=Filters(tuple(engine.filters.strip or ()), engine.filters.set),
     )
 

@@ -55,6 +55,7 @@ class Timeouts:
     drain: float = 30.0  # requests in flight may finish
     stop: float = 15.0  # SIGTERM to SIGKILL
     release: float = 60.0  # exit to memory back on the device
+    hang: float = 120.0  # requests in flight, and the engine core does nothing; 0: never a hang
     idle: float = 120.0  # longest silence of an engine while it answers a request
     connect: float = 2.0  # to an engine
     health: float = 5.0  # one health check
@@ -162,6 +163,7 @@ class EngineConfig:
     env: Mapping[str, str]
     max_requests: int = MIN_REQUESTS  # in flight; more of them wait
     filters: Filters = Filters()
+    standby: bool = False  # a spare process waits at the gate
     gpu_memory: int | None = None
     want: Want | None = None
     learn: bool = False

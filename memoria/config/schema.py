@@ -111,6 +111,11 @@ class Engine(Section):
         description="What is changed in JSON bodies: `strip`, a list of fields to leave out, and `set`, "
         "a mapping of fields with their values.",
     )
+    standby: bool = Field(
+        default=False,
+        description="A spare process waits at the GPU gate, all imported, for when this one dies: about 1 GB "
+        "of host memory.",
+    )
     args: Flags = Field(default_factory=dict, description="Any other flag of vLLM, by its name.")
     env: Variables = Field(default_factory=dict, description="Environment variables for this engine alone.")
 
@@ -193,6 +198,7 @@ OWN_ENGINE_KEYS = frozenset(
         "transport",
         "max_requests",
         "filters",
+        "standby",
         "args",
         "env",
     }

@@ -53,6 +53,13 @@ class Timeouts(Section):
     release: Seconds = Field(
         default=_TIMEOUTS.release, description="From an engine's exit until its memory is free again."
     )
+    hang: float = Field(
+        default=_TIMEOUTS.hang,
+        ge=0,
+        allow_inf_nan=False,
+        description="With requests in flight and no progress in the engine: it hangs, and is restarted; "
+        "0: never.",
+    )
     idle: Seconds = Field(
         default=_TIMEOUTS.idle,
         description="Longest silence of an engine while it answers; not the length of an answer.",

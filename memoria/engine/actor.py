@@ -1,58 +1,46 @@
 """One engine's task: the only writer of its state.
 
-Wishes (start, stop, restart) and facts (it exited, it answered) arrive in one inbox; the table in
-`lifecycle.py` gives the next state; each state has one coroutine, `_while_<state>`, that does the state's
-work and ends in the next event, or in None when only the outside can end the state. Everyone else reads
-`snapshot`.
+Wishes (start, stop, restart) and facts (it exited, it answered) arrive in one inbox (`machine.py`); the table
+in `lifecycle.py` gives the next state; here is what each state does. Everyone else reads `snapshot`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 import random
 import time
-import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 
 from memoria.config.model import Restart, Timeouts
-from memoria.engine.diagnosis import Diagnosis, diagnose
-from memoria.engine.exit_status import ExitStatus
+from memoria.engine.diagnosis import Diagnosis
 from memoria.engine.journal import Journal
-from memoria.engine.lifecycle import Ending, Event, History, State, accepts, after_crash, next_state
-from memoria.engine.logfile import Follower, LogFile
+from memoria.engine.judge import Judge
+from memoria.engine.launch import launch, reaches_gate
+from memoria.engine.lifecycle import Event, State
+from memoria.engine.liveness import WATCHDOG
+from memoria.engine.logfile import LogFile
+from memoria.engine.machine import Machine
 from memoria.engine.phases import Phase, StartFigures, read_line
 from memoria.engine.process import EngineProcess
 from memoria.engine.snapshot import EngineSnapshot
+from memoria.engine.spare import Spare
 from memoria.engine.start import Start
 from memoria.engine.surroundings import Surroundings
 from memoria.engine.traffic import Traffic
+from memoria.engine.vigil import Vigil
 from memoria.engine.watch import watch
 from memoria.errors import MemoriaError, Problem
 
-logger = logging.getLogger(__name__)
-
-WISHES = frozenset({Event.START, Event.STOP, Event.KILL})
 WITHOUT_PROCESS = frozenset({State.STOPPED, State.QUEUED, State.BACKOFF, State.FAILED})
 # HELD too: no signal can end what is left, and a stop of the daemon must not wait for a driver.
 SETTLED = frozenset({State.STOPPED, State.FAILED, State.HELD})
 TAIL_LINES = 400  # read for a diagnosis
+STACKS = 0.5  # seconds in which a hanging engine core may write where its threads are
 LOOK_STARTING, LOOK_RUNNING = 0.1, 1.0  # seconds between two looks at the log
 
-# A bug in a state's work must not take the engine's task down: what the state reports instead.
-ON_BUG = {
-    State.QUEUED: Event.UNSPAWNABLE,
-    State.STARTING: Event.OVERDUE,
-    State.DRAINING: Event.DRAINED,
-    State.RELEASING: Event.GIVE_UP,
-    State.HELD: Event.GIVE_UP,
-    State.BACKOFF: Event.DUE,
-}
 
-
-class EngineActor:
+class EngineActor(Machine):
     """`on_change` is called with every new snapshot, from the event loop."""
 
     def __init__(
@@ -67,23 +55,25 @@ class EngineActor:
         on_change: Callable[[EngineSnapshot], None] = lambda _: None,
         jitter: Callable[[], float] = lambda: random.uniform(-1, 1),
     ) -> None:
-        self.name, self.log, self.traffic = name, log, Traffic()
-        self._around, self._journal, self._on_change = around, journal, on_change
-        self._timeouts, self._restart, self._jitter = timeouts, restart, jitter
+        super().__init__(name)
+        self.log, self.traffic = log, Traffic()
+        self._around = self._next_around = around
+        self._journal, self._on_change = journal, on_change
+        self._timeouts, self._judge = timeouts, Judge(name, restart, jitter)
 
-        self._inbox: asyncio.Queue[tuple[Event, object]] = asyncio.Queue()
-        self._work: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
         self._settled.set()
 
-        self._wanted = False  # what a person wants: to run, or to rest
-        self._history = History()
+        self._wanted = False
         self._without_gate = False  # its vLLM does not load the passenger: it must queue before it is spawned
         self._delay = 0.0
         self._starts = 0
 
+        self._spare = Spare(name, log, journal, lambda standby: self._publish(standby=standby))
         self._current = Start()
+        self._vigil: Vigil | None = None
+        self._suspicion = ""
         self._gently = False
         self.snapshot = EngineSnapshot(name, State.STOPPED, time.time())
 
@@ -95,7 +85,7 @@ class EngineActor:
     def start(self) -> None:
         """Also gives an engine that had used up its attempts all of them again."""
         self._wanted = True
-        self._history = History(ever_ready=self._history.ever_ready)
+        self._judge.pardon()
         self._tell(Event.START)
 
     def stop(self, *, now: bool = False) -> None:
@@ -104,13 +94,34 @@ class EngineActor:
 
     def restart(self, *, now: bool = False) -> None:
         self._wanted = True
-        self._history = History(ever_ready=self._history.ever_ready)
+        self._judge.pardon()
         running = self.snapshot.state not in WITHOUT_PROCESS
         self._tell((Event.KILL if now else Event.STOP) if running else Event.START)
 
+    def adopt(self, around: Surroundings, timeouts: Timeouts, restart: Restart) -> None:
+        """Other settings: the waits from the next one on, the rest from the next start on. The start that is
+        there keeps its surroundings, whose gate and memory it is bound to."""
+        if around.spec("") != self._next_around.spec(""):
+            self._spare.discard()  # of the old settings
+        self._next_around = around
+        self._timeouts, self._judge.policy = timeouts, restart
+        if self._vigil is not None:
+            self._vigil.adopt(timeouts.hang)
+        if self.state is State.READY:
+            self._mind_spare()
+
+    @property
+    def wanted(self) -> bool:
+        """What a person wants: to run, or to rest."""
+        return self._wanted
+
     def pids(self) -> list[int]:
-        """The living processes of its tree."""
-        return self._current.process.tree() if self._current.process is not None else []
+        """The living processes of its tree, and of its standby's."""
+        own = self._current.process.tree() if self._current.process is not None else []
+        return own + self._spare.pids()
+
+    def standby_pids(self) -> list[int]:
+        return self._spare.pids()
 
     def last_log(self) -> list[str]:
         """The end of what the latest start wrote."""
@@ -119,35 +130,30 @@ class EngineActor:
     async def settled(self) -> None:
         """Waits until the engine is stopped for good: no process, no memory."""
         await self._settled.wait()
+        await self._spare.gone()
 
-    # ------------------------------------------------------------------ the loop
+    # ------------------------------------------------------------------ as the machine asks
+
+    @property
+    def state(self) -> State:
+        return self.snapshot.state
 
     async def run(self) -> None:
         """For ever; cancel it once `settled`."""
         try:
-            while True:
-                event, sender = await self._inbox.get()
-                if event in WISHES:
-                    counts = accepts(self.snapshot.state, event)
-                else:  # what an earlier state's work or an earlier process tells is old news
-                    counts = sender is not None and sender in (self._work, self._current.process)
-                if counts:
-                    try:
-                        self._step(event)
-                    except Exception:  # without its task nobody could stop the engine any more
-                        logger.exception("%s: a bug in memoria", self.name)
+            await super().run()
         finally:
-            for task in (self._work, self._watch):
-                if task is not None:
-                    task.cancel()
+            self._spare.discard()
+            if self._watch is not None:
+                self._watch.cancel()
 
-    def _tell(self, event: Event, sender: object = None) -> None:
-        self._inbox.put_nowait((event, sender))
+    def _still_counts(self, sender: object) -> bool:
+        return sender is self._current.process
 
-    def _step(self, event: Event) -> None:
-        state = next_state(self.snapshot.state, event)
-        if self._work is not None:
-            self._work.cancel()
+    def _failed(self, error: Exception) -> None:
+        self._current.trouble = f"internal error: {error!r}"
+
+    def _enter(self, state: State, event: Event) -> None:
         if event in (Event.STOP, Event.KILL, Event.UNGUARDED):
             self._current.asked = True
         self._gently = event is Event.DRAINED
@@ -161,31 +167,22 @@ class EngineActor:
         if state is State.READY:
             seconds = self._current.seconds_to_ready
             self._publish(phase=None, percent=None, diagnosis=None, start_seconds=seconds)
+        if state in (State.STOPPED, State.FAILED) or not self._wanted:
+            self._spare.discard()
         if state in SETTLED:
             self._settled.set()
         else:
             self._settled.clear()
-        self._work = asyncio.create_task(self._do(state), name=f"{self.name} {state}")
-
-    async def _do(self, state: State) -> None:
-        work: Callable[[], Awaitable[Event | None]] = getattr(self, f"_while_{state.value}")
-        try:
-            event = await work()
-        except Exception as error:
-            logger.exception("%s: a bug in memoria while %s", self.name, state)
-            self._current.trouble = f"internal error: {error!r}"
-            event = ON_BUG.get(state)
-        if event is not None:
-            self._tell(event, asyncio.current_task())
 
     # ------------------------------------------------------------------ one coroutine per state
 
     async def _while_stopped(self) -> None:
         return None
 
-    _while_failed = _while_ready = _while_stopped
+    _while_failed = _while_stopped
 
     async def _while_queued(self) -> Event:
+        self._around = self._next_around
         self._current.ticket = self._around.ticket()
         if self._without_gate:
             await self._pass_gate()
@@ -214,10 +211,28 @@ class EngineActor:
             return Event.OVERDUE
         self.pids()  # all of them are known from now on: the memory of each must come back
         self._current.ready_at = time.monotonic()
-        self._history = replace(self._history, unready_starts=0, ever_ready=True)
+        self._judge.saw_ready()
         if self._current.ticket is not None:
             self._current.ticket.leave()
         return Event.ANSWERED
+
+    async def _while_ready(self) -> Event:
+        self._mind_spare()
+        if self._vigil is None:
+            assert self.snapshot.address is not None
+            self._vigil = Vigil(self._around, self.snapshot.address, self.traffic, self._timeouts.hang)
+        self._suspicion = await self._vigil.until_silent()
+        return Event.SILENT
+
+    async def _while_suspect(self) -> Event:
+        assert self._vigil is not None
+        if not await self._vigil.is_hung():
+            return Event.MOVED
+        self._current.trouble = f"hung: {self._suspicion}"
+        if self._current.boarding is not None:
+            self._current.boarding.ask_for_stacks()
+            await asyncio.sleep(STACKS)
+        return Event.HUNG
 
     async def _while_draining(self) -> Event:
         try:
@@ -261,51 +276,40 @@ class EngineActor:
 
     def _spawn(self) -> None:
         """Raises `MemoriaError` or `OSError`."""
-        self._current.id = uuid.uuid4().hex[:12]
-        self._current.boarding = self._around.expect(self._current.id)
-        spec = self._around.spec(self._current.id)
-        self.log.rotate_if_large()
-        descriptor = self.log.open()
-        try:
-            self._current.log_from = self.log.size()
-            follower = self.log.follow()
-            self._current.process = EngineProcess.spawn(
-                spec.argv, spec.env, start_id=self._current.id, log=descriptor
-            )
-        finally:
-            os.close(descriptor)
-        self._current.spawned_at = time.monotonic()
-        self._watch = asyncio.create_task(
-            self._watch_process(self._current.process, follower), name=f"{self.name} log"
-        )
+        if (spare := self._spare.take(self._current.ticket)) is not None:
+            self._current = spare
+        else:
+            launch(self._current, self._around, self.log)
+        process = self._current.process
+        assert process is not None
+        self._watch = asyncio.create_task(self._watch_process(self._current), name=f"{self.name} log")
         self._publish(
             phase=Phase.SPAWNED,
             percent=None,
-            pid=self._current.process.pid,
+            pid=process.pid,
             start_id=self._current.id,
-            address=spec.address,
+            address=self._current.address,
             figures=StartFigures(),
             start_seconds=None,
             restarts=self.snapshot.restarts + (self._starts > 0),
         )
         self._starts += 1
 
+    def _mind_spare(self) -> None:
+        if not self._next_around.standby:
+            self._spare.discard()
+        elif self._current.let_through:
+            self._spare.keep(self._next_around, self._judge.policy)
+
     async def _held_at_gate(self) -> bool:
         """Waits for the engine core at the gate and lets it through in its turn.
         False: the core went on by itself, no passenger holds it. Raises `TimeoutError`."""
-        assert self._current.boarding is not None
         async with asyncio.timeout(self._timeouts.start):
-            arrived = asyncio.ensure_future(self._current.boarding.at_gate.wait())
-            slipped = asyncio.ensure_future(self._current.slipped_through.wait())
-            try:
-                await asyncio.wait({arrived, slipped}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                arrived.cancel()
-                slipped.cancel()
-        if not self._current.boarding.at_gate.is_set():
-            return False
+            if not await reaches_gate(self._current):
+                return False
         self._publish(phase=Phase.AT_GATE, percent=None)
         await self._pass_gate()
+        assert self._current.boarding is not None
         self._current.let_through = True
         self._current.boarding.let_through()
         return True
@@ -323,15 +327,19 @@ class EngineActor:
 
     # ------------------------------------------------------------------ watching
 
-    async def _watch_process(self, process: EngineProcess, follower: Follower) -> None:
-        status = await watch(process, self.log, follower, self._read_line, self._pause)
-        self._current.exit, self._current.exited_at = status, time.monotonic()
-        self._tell(Event.EXITED, process)
+    async def _watch_process(self, start: Start) -> None:
+        assert start.process is not None
+        assert start.follower is not None
+        start.exit = await watch(start.process, self.log, start.follower, self._read_line, self._pause)
+        start.exited_at = time.monotonic()
+        self._tell(Event.EXITED, start.process)
 
     def _pause(self) -> float:
         return LOOK_STARTING if self.snapshot.state is State.STARTING else LOOK_RUNNING
 
     def _read_line(self, line: str) -> None:
+        if self._vigil is not None and WATCHDOG.search(line):
+            self._vigil.alarm.set()
         if (seen := read_line(line)) is None:
             return
         self._publish(figures=self.snapshot.figures.with_observation(seen))
@@ -358,27 +366,19 @@ class EngineActor:
             return Event.REST
         if self._current.asked:
             return Event.REQUEUE
-        diagnosis = self._diagnose()
-        ready_for, ticket = self._current.seconds_of_ready, self._current.ticket
-        spoiled = ready_for is None and ticket is not None and ticket.spoiled
-        ending = Ending(ready_for, diagnosis.cause, diagnosis.retry, spoiled)
-        verdict = after_crash(self._restart, self._history, ending, self._jitter())
-        self._history, self._current.trouble = verdict.history, verdict.reason
-        self._publish(diagnosis=diagnosis)
-        if verdict.delay is None:
-            return Event.GIVE_UP
-        self._delay = verdict.delay
-        return Event.RETRY
-
-    def _diagnose(self) -> Diagnosis:
-        if self._current.trouble is not None:
-            return Diagnosis(self._current.trouble, f"memoria logs {self.name}", "yes", "memoria")
-        return diagnose(self.last_log(), self._current.exit or ExitStatus(code=None))
+        sentence = self._judge.sentence(self._current, self.last_log)
+        self._current.trouble, self._delay = sentence.reason, sentence.delay
+        self._publish(diagnosis=sentence.diagnosis)
+        if sentence.event is Event.RETRY and sentence.first and self._spare.is_waiting:
+            return Event.REQUEUE  # no delay for the first crash: what it would spare is done already
+        return sentence.event
 
     def _why(self, state: State, event: Event) -> str:
         match state:
             case State.RELEASING if event is Event.EXITED and not self._current.asked:
                 return str(self._current.exit) if self._current.exit else ""
+            case State.SUSPECT:
+                return self._suspicion
             case State.STOPPING | State.RELEASING | State.FAILED | State.BACKOFF:
                 return self._current.trouble or ""
             case State.HELD:
@@ -391,7 +391,7 @@ class EngineActor:
             self._current.ticket.leave()
         if self._current.id is not None:
             self._around.forget(self._current.id)
-        self._current = Start()
+        self._current, self._vigil = Start(), None
         self._publish(phase=None, percent=None, pid=None, start_id=None, address=None)
 
     def _publish(self, **changes: object) -> None:

@@ -7,6 +7,7 @@ what the state says. A pair that the table does not hold is a bug and raises.
     QUEUED     about to be spawned; waits for its turn at the gate if it has no passenger to hold it there
     STARTING   its process exists; it is importing, waiting at the GPU gate, or loading
     READY      it answered a real request
+    SUSPECT    it seems to hang: it gets no new requests until a second look tells
     DRAINING   takes no new request, finishes the ones in flight
     STOPPING   SIGTERM, a grace, SIGKILL
     RELEASING  its leader is dead: the rest of its tree is killed, its memory comes back
@@ -29,6 +30,7 @@ class State(StrEnum):
     QUEUED = "queued"
     STARTING = "starting"
     READY = "ready"
+    SUSPECT = "suspect"
     DRAINING = "draining"
     STOPPING = "stopping"
     RELEASING = "releasing"
@@ -46,6 +48,9 @@ class Event(StrEnum):
     ANSWERED = "answered a request"
     OVERDUE = "start timed out"
     UNGUARDED = "passed the gate unasked"
+    SILENT = "makes no progress"
+    MOVED = "makes progress again"
+    HUNG = "hangs"
     DRAINED = "no request left"
     EXITED = "exited"
     STUCK = "memory not released"
@@ -79,6 +84,13 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (S.READY, E.EXITED): S.RELEASING,
     (S.READY, E.STOP): S.DRAINING,
     (S.READY, E.KILL): S.STOPPING,
+    (S.READY, E.SILENT): S.SUSPECT,
+    #
+    (S.SUSPECT, E.MOVED): S.READY,
+    (S.SUSPECT, E.HUNG): S.STOPPING,
+    (S.SUSPECT, E.EXITED): S.RELEASING,
+    (S.SUSPECT, E.STOP): S.DRAINING,
+    (S.SUSPECT, E.KILL): S.STOPPING,
     #
     (S.DRAINING, E.DRAINED): S.STOPPING,
     (S.DRAINING, E.EXITED): S.RELEASING,

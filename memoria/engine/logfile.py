@@ -32,6 +32,10 @@ class LogFile:
     def of(cls, logging_: Logging, engine: str) -> LogFile:
         return cls(logging_.dir / f"{engine}.log", max_bytes=logging_.max_bytes, keep=logging_.keep)
 
+    def limit(self, *, max_bytes: int, keep: int) -> None:
+        """Other bounds, from the next rotation on."""
+        self._max_bytes, self._keep = max_bytes, keep
+
     def open(self) -> int:
         """A descriptor for a child, close-on-exec. Raises `UnavailableError` when it cannot be written."""
         try:

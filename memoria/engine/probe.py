@@ -1,4 +1,4 @@
-"""Readiness: an engine is ready when `/health` is 200 *and* one real request came back.
+"""Asking an engine how it does. An engine is ready when `/health` is 200 *and* one real request came back.
 
 `/health` alone answers before the first request has shown that the engine can compute (and, with a CPU build,
 before a missing instruction kills it), see vllm.md.
@@ -14,6 +14,7 @@ import aiohttp
 
 from memoria.config.model import Runner
 from memoria.engine.address import EngineAddress, UnixAddress
+from memoria.engine.liveness import Progress, progress_of
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +40,8 @@ def base_url(address: EngineAddress) -> str:
     return "http://engine" if isinstance(address, UnixAddress) else str(address)
 
 
-def session(address: EngineAddress, timeout: float) -> aiohttp.ClientSession:
-    """A client for memoria's own questions to an engine; `timeout` in seconds for each."""
+def session(address: EngineAddress, timeout: float | None) -> aiohttp.ClientSession:
+    """A client for memoria's own questions to an engine; `timeout` in seconds for each, None: no limit."""
     connector = aiohttp.UnixConnector(address.path) if isinstance(address, UnixAddress) else None
     return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=timeout))
 
@@ -54,6 +55,22 @@ async def until_answering(address: EngineAddress, runner: Runner, model: str, *,
             await asyncio.sleep(BETWEEN_TRIES)
         while not await _answers(client, url, runner, model):  # noqa: ASYNC110
             await asyncio.sleep(BETWEEN_TRIES)
+
+
+async def answers(address: EngineAddress, runner: Runner, model: str) -> bool:
+    """Whether one real request is answered, however long that takes."""
+    async with session(address, None) as client:
+        return await _answers(client, base_url(address), runner, model)
+
+
+async def progress(address: EngineAddress, *, timeout: float) -> Progress | None:
+    """What the engine core has done, by `/metrics`; None when that is not answered in `timeout` seconds."""
+    try:
+        async with session(address, timeout) as client, client.get(base_url(address) + "/metrics") as answer:
+            return progress_of(await answer.text())
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+        logger.debug("%s: no figures: %r", address, error)
+        return None
 
 
 async def _is_healthy(client: aiohttp.ClientSession, url: str) -> bool:

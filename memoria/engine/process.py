@@ -77,6 +77,10 @@ class EngineProcess:
     def pid(self) -> int:
         return self._popen.pid
 
+    @property
+    def is_running(self) -> bool:
+        return not self._exited.done()
+
     async def exited(self) -> ExitStatus:
         """Waits for the leader's end; it stays unreaped until `clear`."""
         return await asyncio.shield(self._exited)

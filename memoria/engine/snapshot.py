@@ -32,3 +32,4 @@ class EngineSnapshot:
     start_seconds: float | None = None
     retry_at: float | None = None
     diagnosis: Diagnosis | None = None
+    standby: str | None = None  # `importing` or `waiting`; None: there is none

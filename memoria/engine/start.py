@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+from memoria.engine.address import EngineAddress
 from memoria.engine.exit_status import ExitStatus
+from memoria.engine.logfile import Follower
 from memoria.engine.process import EngineProcess
 from memoria.engine.surroundings import Boarding, Ticket
 
@@ -22,7 +24,9 @@ class Start:
     ticket: Ticket | None = None
     boarding: Boarding | None = None
     process: EngineProcess | None = None
+    address: EngineAddress | None = None
     log_from: int = 0  # bytes
+    follower: Follower | None = None
     spawned_at: float | None = None
     ready_at: float | None = None
     exited_at: float | None = None

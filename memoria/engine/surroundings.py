@@ -8,6 +8,7 @@ from typing import Protocol
 
 from memoria.engine.address import EngineAddress
 from memoria.engine.command import EngineSpec
+from memoria.engine.liveness import Progress
 from memoria.errors import Problem
 
 
@@ -30,15 +31,28 @@ class Boarding(Protocol):
 
     def let_through(self) -> None: ...
 
+    def ask_for_stacks(self) -> None: ...
+
 
 class Surroundings(Protocol):
+    @property
+    def standby(self) -> bool:
+        """Whether the engine is to have a spare."""
+        ...
+
     def spec(self, start_id: str) -> EngineSpec: ...
 
     def ticket(self) -> Ticket: ...
 
-    def expect(self, start_id: str) -> Boarding: ...
+    def expect(self, start_id: str) -> Boarding:
+        """Before a start is spawned."""
+        ...
 
-    def forget(self, start_id: str) -> None: ...
+    def spawned(self, start_id: str, pid: int) -> None: ...
+
+    def forget(self, start_id: str) -> None:
+        """When nothing is left of a start."""
+        ...
 
     def set_releasing(self, releasing: bool) -> None:
         """While true nobody passes the device's gate."""
@@ -54,4 +68,12 @@ class Surroundings(Protocol):
 
     async def until_answering(self, address: EngineAddress) -> None:
         """Until the engine is healthy and has answered a real request."""
+        ...
+
+    async def progress(self, address: EngineAddress) -> Progress | None:
+        """What the engine core has done so far; None when the engine does not say."""
+        ...
+
+    async def answers(self, address: EngineAddress) -> bool:
+        """Whether it answers a real request; waits as long as the engine takes."""
         ...

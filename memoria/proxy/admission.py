@@ -104,13 +104,24 @@ class Admission:
         loads = ", ".join(f"{e.name} {e.in_flight}/{e.limit}+{len(e.turns)}" for e in self._engines.values())
         return f"<Admission {loads}>"
 
+    def adopt(self, limits: Mapping[str, int], hold: Hold) -> None:
+        """Other limits and bounds, and other engines: what waits for one that is gone is refused."""
+        self._hold = hold
+        for name, most in limits.items():
+            about = self._engines.setdefault(name, _Engine(name, most))
+            about.most = about.limit = most
+        for name in self._engines.keys() - limits.keys():
+            self._give(self._engines.pop(name))
+        for about in self._engines.values():
+            self._give(about)
+
     def load(self, engine: str) -> Load:
         about = self._engines[engine]
         return Load(about.in_flight, about.limit, len(about.turns))
 
     def try_admit(self, engine: str) -> Place | None:
         """None: there is no place now, `wait` for one. Raises `Refusal` where waiting would not help."""
-        about = self._engines[engine]
+        about = self._about(engine)
         if about.turns.length or about.in_flight >= about.limit:
             return None
         try:
@@ -133,7 +144,7 @@ class Admission:
         this request meanwhile. Neither callback is called before this returns, and neither may raise.
 
         Raises `Refusal` when too much waits already, or where waiting would not help."""
-        about = self._engines[engine]
+        about = self._about(engine)
         refusal = self._refusal(about)
         if (
             self._waiting >= self._hold.requests
@@ -152,13 +163,14 @@ class Admission:
 
     def changed(self, engine: str) -> None:
         """The engine's state is another one: what waits for it may go on, or is refused."""
-        self._give(self._engines[engine])
+        if (about := self._engines.get(engine)) is not None:
+            self._give(about)
 
     def doubt(self, engine: str, address: EngineAddress) -> None:
         """The engine hung up, or does not accept connections there: it may have ended, and `changed` tells in
         a moment. Until then, or for `DOUBT_S`, its requests wait; where none may wait, nothing is doubted."""
-        about = self._engines[engine]
-        if self._hold.seconds > 0 and about.doubted != address:
+        about = self._engines.get(engine)
+        if about is not None and self._hold.seconds > 0 and about.doubted != address:
             about.doubted = address
             asyncio.get_running_loop().call_later(DOUBT_S, self._trust, about, address)
 
@@ -179,6 +191,12 @@ class Admission:
         self._closed = True
         for about in self._engines.values():
             self._give(about)
+
+    def _about(self, engine: str) -> _Engine:
+        try:
+            return self._engines[engine]
+        except KeyError:  # it was resolved before, while the body was read
+            raise _gone(engine) from None
 
     def _admit(self, about: _Engine) -> Place:
         place = Place(self, about, self._entrance(about))
@@ -264,6 +282,10 @@ def _busy(about: _Engine) -> Refusal:
 def _silent(about: _Engine) -> Refusal:
     message = f"engine `{about.name}` does not accept connections"
     return Refusal(503, message, "engine_not_ready", retry_after=RETRY_BUSY, ready_in=0.0)
+
+
+def _gone(engine: str) -> Refusal:
+    return Refusal(503, f"engine `{engine}` is no longer in the configuration", "engine_gone", retry_after=1)
 
 
 def _stopping() -> Refusal:

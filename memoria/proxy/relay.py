@@ -78,14 +78,27 @@ class Relay:
         patience: float = 60.0,
     ) -> None:
         self.router, self.pool, self.admission = router, pool, admission
-        self.rules, self._filters, self.protected = rules, filters or {}, protected
-        self.rules_token = object()  # another one whenever the rules may decide otherwise
-        if rules is not None and rules.keys is not None:
-            rules.keys.on_change = self.forget_verdicts
-        self.limits, self.timeouts = limits, timeouts
         self.on_done = on_done
         self.patience = patience
         self.watch = Watch(min(1.0, timeouts.idle / 4, patience / 4))
+        self.adopt(limits=limits, timeouts=timeouts, rules=rules, filters=filters, protected=protected)
+
+    def adopt(
+        self,
+        *,
+        limits: Limits,
+        timeouts: Timeouts,
+        rules: AccessRules | None,
+        filters: Mapping[str, Filters] | None,
+        protected: Protected | None,
+    ) -> None:
+        """Other rules, for every request that is not decided yet; connections stay."""
+        self.rules, self._filters, self.protected = rules, filters or {}, protected
+        self.limits, self.timeouts = limits, timeouts
+        if rules is not None and rules.keys is not None:
+            rules.keys.on_change = self.forget_verdicts
+        self.forget_verdicts()
+        self.watch.interval = min(1.0, timeouts.idle / 4, self.patience / 4)
 
     def resolve(self, head: RequestHead, route: Route, port: int, upload: Upload) -> str | None:
         """The engine that serves this route here; where there are several, the one that has the model. None:

@@ -17,14 +17,14 @@ class Watch:
     another, so a limit is kept to within two intervals, and a byte that passes costs no more than a flag."""
 
     def __init__(self, interval: float) -> None:
-        self._interval = interval
+        self.interval = interval  # a change counts from the next tick on
         self._watched: set[Watched] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, watched: Watched) -> None:
         self._watched.add(watched)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._interval, self._tick)
+            self._timer = asyncio.get_running_loop().call_later(self.interval, self._tick)
 
     def discard(self, watched: Watched) -> None:
         self._watched.discard(watched)
@@ -35,4 +35,4 @@ class Watch:
             watched.on_tick(now)
         self._timer = None
         if self._watched:
-            self._timer = asyncio.get_running_loop().call_later(self._interval, self._tick)
+            self._timer = asyncio.get_running_loop().call_later(self.interval, self._tick)

@@ -12,6 +12,7 @@ from typing import Self
 
 from memoria.engine.marker import kill_marked, marked
 from memoria.errors import Problem, UnavailableError
+from memoria.supervisor.state import StateFile
 
 logger = logging.getLogger(__name__)
 
@@ -21,11 +22,13 @@ KILL_PATIENCE = 10.0  # seconds until a killed process, and its device memory wi
 class RuntimeDir:
     """Held while it is entered. A second daemon on the same configuration finds the lock taken.
 
-    `killed` are the engine processes that a killed daemon had left running."""
+    `patience`: seconds to wait for one that ends. `killed` are the engine processes that a killed daemon had
+    left running."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, patience: float = 0.0) -> None:
+        self.path, self._patience = path, patience
         self.killed: list[int] = []
+        self.state = StateFile(path / "state.json")
         self._lock: int | None = None
 
     def __enter__(self) -> Self:
@@ -40,6 +43,10 @@ class RuntimeDir:
     @property
     def admin_socket(self) -> Path:
         return self.path / "admin.sock"
+
+    @property
+    def handover_socket(self) -> Path:
+        return self.path / "handover.sock"
 
     @property
     def gate_socket(self) -> Path:
@@ -67,7 +74,7 @@ class RuntimeDir:
                 )
             ) from None
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._take(lock)
         except BlockingIOError:
             holder = os.pread(lock, 32, 0).decode(errors="replace").strip()
             os.close(lock)
@@ -84,13 +91,28 @@ class RuntimeDir:
         self._lock = lock
         self._clear()
 
+    def _take(self, lock: int) -> None:
+        """Raises `BlockingIOError`."""
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(0.05)
+
     def _close(self) -> None:
         """Gives the lock back. The lock file stays: removing it could split a lock between two daemons."""
-        for left in (self.admin_socket, self.gate_socket, *self.engines.glob("*.sock")):
+        for left in self._sockets():
             left.unlink(missing_ok=True)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def _sockets(self) -> list[Path]:
+        own = (self.admin_socket, self.gate_socket, self.handover_socket)
+        return [*own, *self.engines.glob("*.sock")]
 
     def _own(self) -> None:
         """mkdir's mode says nothing of a directory that was there: it must be ours and closed to others."""
@@ -102,10 +124,11 @@ class RuntimeDir:
 
     def _clear(self) -> None:
         # holding the lock, every process that calls this gate its own is a leftover
-        self.killed = kill_marked("MEMORIA_GATE", str(self.gate_socket))
+        known = self.state.kill_leftovers()
+        self.killed = sorted({*known, *kill_marked("MEMORIA_GATE", str(self.gate_socket))})
         deadline = time.monotonic() + KILL_PATIENCE
         while self.own_pids() and time.monotonic() < deadline:
             time.sleep(0.05)
         self.engines.mkdir(exist_ok=True, mode=0o700)
-        for left in (self.admin_socket, self.gate_socket, *self.engines.glob("*.sock")):
+        for left in self._sockets():
             left.unlink(missing_ok=True)

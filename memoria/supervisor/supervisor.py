@@ -46,53 +46,83 @@ class Supervisor:
         plugin_dir: Path,
     ) -> None:
         self.config, self.plan, self.journal = config, plan, journal
+        self._install, self._reader, self._runtime = install, reader, runtime
+        self._environ, self._plugin_dir = environ, plugin_dir
         self._passengers = Passengers(runtime.gate_socket)
         self.verifier = Verifier(Records(records_dir(config, environ)), install, environ, journal)
-        self.memories = {d.device.uuid: DeviceMemory(reader, d.device.uuid) for d in plan.devices}
-        self._gates = {d.device.uuid: GpuGate(d.device.label, journal) for d in plan.devices}
+        self.memories: dict[str, DeviceMemory] = {}
+        self._gates: dict[str, GpuGate] = {}
         self._listeners: list[Callable[[EngineSnapshot], None]] = []
-        self._tasks: list[asyncio.Task[None]] = []
-        self.actors = {
-            engine.name: self._actor(engine, install, runtime, environ, plugin_dir)
-            for engine in config.engines
-        }
+        self._tasks: dict[EngineActor, asyncio.Task[None]] = {}
+        self._open_devices()
+        self.actors = {engine.name: self._actor(engine) for engine in config.engines}
 
     def __repr__(self) -> str:
         return f"<Supervisor {', '.join(repr(actor) for actor in self.actors.values())}>"
 
-    def _actor(
-        self,
-        engine: EngineConfig,
-        install: VllmInstall,
-        runtime: RuntimeDir,
-        environ: Mapping[str, str],
-        plugin_dir: Path,
-    ) -> EngineActor:
+    def _open_devices(self) -> None:
+        for planned in self.plan.devices:
+            uuid, label = planned.device.uuid, planned.device.label
+            self.memories.setdefault(uuid, DeviceMemory(self._reader, uuid))
+            self._gates.setdefault(uuid, GpuGate(label, self.journal))
+
+    def _around(self, engine: EngineConfig) -> EngineSurroundings:
         device = self.plan.device(engine.name)
-        around = EngineSurroundings(
+        return EngineSurroundings(
             config=self.config,
             engine=engine,
-            install=install,
+            install=self._install,
             device=device,
             budget=self.plan.budget(engine.name),
             gate=self._gates[device.uuid],
             memory=self.memories[device.uuid],
             passengers=self._passengers,
-            runtime=runtime,
-            environ=environ,
-            plugin_dir=plugin_dir,
+            runtime=self._runtime,
+            environ=self._environ,
+            plugin_dir=self._plugin_dir,
             running=self.pids,
             verifier=self.verifier,
         )
+
+    def _actor(self, engine: EngineConfig) -> EngineActor:
         return EngineActor(
             engine.name,
-            around,
+            self._around(engine),
             LogFile.of(self.config.logging, engine.name),
             self.journal,
             timeouts=self.config.timeouts,
             restart=self.config.restart,
             on_change=self._changed,
         )
+
+    def adopt(self, config: Config, plan: Plan, install: VllmInstall) -> list[EngineActor]:
+        """Another configuration: every engine has its new settings at its next start, new engines are there
+        and rest, and those that are not in it any more are returned, to be retired."""
+        self.config, self.plan, self._install = config, plan, install
+        self.verifier.adopt(install)
+        self._open_devices()
+        before = dict(self.actors)
+        self.actors.clear()  # the router has this very mapping
+        for engine in config.engines:
+            actor = before.pop(engine.name, None)
+            if actor is None:
+                actor = self._actor(engine)
+                self._run(actor)
+            else:
+                actor.adopt(self._around(engine), config.timeouts, config.restart)
+                actor.log.limit(max_bytes=config.logging.max_bytes, keep=config.logging.keep)
+            self.actors[engine.name] = actor
+        return list(before.values())
+
+    async def retire(self, actor: EngineActor) -> None:
+        """Drains and stops an engine that is no longer one of these."""
+        actor.stop()
+        await actor.settled()
+        if (task := self._tasks.pop(actor, None)) is not None:
+            task.cancel()
+
+    def _run(self, actor: EngineActor) -> None:
+        self._tasks[actor] = asyncio.create_task(actor.run(), name=actor.name)
 
     def try_logs(self) -> None:
         """Raises `UnavailableError` if an engine's log cannot be written."""
@@ -103,23 +133,23 @@ class Supervisor:
         """Starts every engine, in the file's order."""
         await self._passengers.open()
         for actor in self.actors.values():
-            self._tasks.append(asyncio.create_task(actor.run(), name=actor.name))
+            self._run(actor)
             actor.start()
 
     async def close(self) -> None:
         """Drains and stops all engines at once and waits until none of their processes is left."""
-        for actor in self.actors.values():
+        for actor in self._tasks:
             actor.stop()
-        await asyncio.gather(*(actor.settled() for actor in self.actors.values()))
-        for task in self._tasks:
+        await asyncio.gather(*(actor.settled() for actor in self._tasks))
+        for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         await self.verifier.settled()
         await self._passengers.close()
 
     def hurry(self) -> None:
         """Ends every drain and every grace: the engines are killed now."""
-        for actor in self.actors.values():
+        for actor in self._tasks:
             actor.stop(now=True)
 
     def snapshots(self) -> tuple[EngineSnapshot, ...]:
@@ -133,7 +163,7 @@ class Supervisor:
 
     def pids(self) -> set[int]:
         """The processes of all engines: what they hold on the device is memoria's own."""
-        return {pid for actor in self.actors.values() for pid in actor.pids()}
+        return {pid for actor in self._tasks for pid in actor.pids()}
 
     def actor(self, name: str) -> EngineActor:
         try:
@@ -144,7 +174,8 @@ class Supervisor:
             ) from None
 
     def _changed(self, snapshot: EngineSnapshot) -> None:
-        self.verifier.changed(snapshot, self.config.engine(snapshot.name), self.plan)
+        if snapshot.name in self.actors:  # else it is being retired
+            self.verifier.changed(snapshot, self.config.engine(snapshot.name), self.plan)
         for listener in self._listeners:
             try:
                 listener(snapshot)

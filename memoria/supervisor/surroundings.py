@@ -11,6 +11,7 @@ from memoria.config.model import Config, EngineConfig
 from memoria.engine import probe
 from memoria.engine.address import EngineAddress
 from memoria.engine.command import EngineSpec, StartFacts, build_spec
+from memoria.engine.liveness import Progress
 from memoria.errors import MemoriaError, Problem
 from memoria.gpu.device import Device
 from memoria.plan.budgets import Budget
@@ -41,6 +42,10 @@ class EngineSurroundings:
     running: Callable[[], Collection[int]]
     verifier: Verifier
 
+    @property
+    def standby(self) -> bool:
+        return self.engine.standby
+
     def spec(self, start_id: str) -> EngineSpec:
         facts = StartFacts(
             start_id=start_id,
@@ -58,10 +63,15 @@ class EngineSurroundings:
         return self.gate.ticket(self.engine.name)
 
     def expect(self, start_id: str) -> Boarding:
+        self.runtime.state.intend(start_id, self.engine.name)
         return self.passengers.expect(start_id)
+
+    def spawned(self, start_id: str, pid: int) -> None:
+        self.runtime.state.spawned(start_id, pid)
 
     def forget(self, start_id: str) -> None:
         self.passengers.forget(start_id)
+        self.runtime.state.ended(start_id)
 
     def set_releasing(self, releasing: bool) -> None:
         self.gate.set_releasing(self.engine.name, releasing)
@@ -83,3 +93,9 @@ class EngineSurroundings:
             self.engine.served_model_name[0],
             timeout=self.config.timeouts.health,
         )
+
+    async def progress(self, address: EngineAddress) -> Progress | None:
+        return await probe.progress(address, timeout=self.config.timeouts.health)
+
+    async def answers(self, address: EngineAddress) -> bool:
+        return await probe.answers(address, self.engine.runner, self.engine.served_model_name[0])

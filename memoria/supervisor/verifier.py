@@ -38,6 +38,10 @@ class Verifier:
         self._verified: dict[str, str | None] = {}  # the start that was looked at last, by engine
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def adopt(self, install: VllmInstall) -> None:
+        """The starts from now on are of this vLLM."""
+        self._install = install
+
     def latest(self, engine: str) -> Record | None:
         """Of the start that is ready now, or was last."""
         return self._latest.get(engine)

@@ -116,7 +116,7 @@ def embeddings(model: str, inputs: list[object], encoding: str) -> dict[str, Any
     }
 
 
-def metrics(model: str, running: int, tokens_made: int) -> bytes:
+def metrics(model: str, running: int, in_cache: int, tokens_made: int) -> bytes:
     label = f'{{engine="0",model_name="{model}"}}'
     cache = (
         '{block_size="16",engine="0",kv_cache_max_concurrency="18.28",kv_cache_size_tokens="37440",'
@@ -126,7 +126,7 @@ def metrics(model: str, running: int, tokens_made: int) -> bytes:
         ("process_open_fds", "gauge", "Number of open file descriptors.", "", 33),
         ("vllm:num_requests_running", "gauge", "Number of requests in execution.", label, running),
         ("vllm:num_requests_waiting", "gauge", "Number of requests waiting.", label, 0),
-        ("vllm:kv_cache_usage_perc", "gauge", "KV-cache usage. 1 is 100 %.", label, min(running / 100, 1.0)),
+        ("vllm:kv_cache_usage_perc", "gauge", "KV-cache usage. 1 is 100 %.", label, min(in_cache / 100, 1.0)),
         ("vllm:generation_tokens_total", "counter", "Number of tokens made.", label, tokens_made),
         ("vllm:cache_config_info", "gauge", "Information of the LLMEngine CacheConfig", cache, 1),
     )

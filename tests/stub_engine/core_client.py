@@ -33,6 +33,7 @@ class CoreClient:
         self.ready = asyncio.Event()
         self.dead = asyncio.Event()
         self.tokens_made = 0
+        self._begun: set[int] = set()  # the core has made a token for them
         self.died_busy = False
         loop = asyncio.get_running_loop()
         loop.add_reader(self._pipe.fileno(), self._read)
@@ -41,6 +42,11 @@ class CoreClient:
     @property
     def requests_running(self) -> int:
         return len(self._tokens)
+
+    @property
+    def requests_in_cache(self) -> int:
+        """As the core tells it: a frozen one tells nothing new."""
+        return len(self._begun)
 
     @property
     def exitcode(self) -> int | None:
@@ -58,9 +64,11 @@ class CoreClient:
                 if not await queue.get():
                     raise EngineDeadError
                 self.tokens_made += 1
+                self._begun.add(key)
                 yield number
         finally:
             del self._tokens[key]
+            self._begun.discard(key)
             with contextlib.suppress(OSError):
                 self._pipe.send(("abort", key))
 

@@ -49,7 +49,10 @@ class Routes:
             case "/version":
                 return Response.of_json({"version": "0.32.0"})
             case "/metrics":
-                text = answers.metrics(self.names[0], self.core.requests_running, self.core.tokens_made)
+                core = self.core
+                text = answers.metrics(
+                    self.names[0], core.requests_running, core.requests_in_cache, core.tokens_made
+                )
                 return Response(body=text, content_type="text/plain; version=0.0.4; charset=utf-8")
             case _:
                 return Response.of_json(answers.models(self.names, self.model, self.max_model_len))

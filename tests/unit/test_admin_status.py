@@ -41,6 +41,8 @@ ENGINE = EngineStatus(
     requests=42,
     requests_per_second=None,
     ttft_p95=None,
+    standby=None,
+    standby_bytes=None,
 )
 STATUS = Status(
     version="0.1.0",

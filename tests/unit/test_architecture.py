@@ -31,6 +31,7 @@ LAYERS = {
     "memoria.engine.exit_status": 1,
     "memoria.engine.failures": 1,
     "memoria.engine.lifecycle": 1,
+    "memoria.engine.liveness": 1,
     "memoria.engine.log_line": 1,
     "memoria.engine.phases": 1,
     "memoria.engine.snapshot": 1,
@@ -43,9 +44,12 @@ LAYERS = {
     # HTTP
     "memoria.proxy": 4,
     "memoria.admin": 4,
+    "memoria.handover": 4,
     "memoria.listen": 4,
     "memoria.front": 5,
     "memoria.routing": 4,
+    "memoria.server": 4,
+    "memoria.reload": 5,
     # the whole
     "memoria.app": 5,
     # edge

@@ -41,7 +41,7 @@ def ports(sockets: list[socket.socket]) -> list[int]:
 
 def test_the_main_port_and_every_engines_own_are_bound() -> None:
     wanted = [free_port(), free_port()]
-    bound = listen.bind_all(listening(wanted[0], wanted[1], None))
+    bound = listen.Listeners(listening(wanted[0], wanted[1], None)).sockets
     assert ports(bound) == wanted
     with socket.create_connection(("127.0.0.1", wanted[1]), timeout=10):
         pass
@@ -51,14 +51,14 @@ def test_the_main_port_and_every_engines_own_are_bound() -> None:
 def test_a_port_that_vllm_answers_itself_is_left_to_it(taken: int) -> None:
     wanted = listening(free_port(), taken)
     own = replace(wanted.engines[0], transport="tcp")
-    bound = listen.bind_all(replace(wanted, engines=(own,)))
+    bound = listen.Listeners(replace(wanted, engines=(own,))).sockets
     assert len(bound) == 1
     listen.close(bound)
 
 
 def test_a_taken_port_is_told_with_its_holder_and_its_line(taken: int) -> None:
     with pytest.raises(UnavailableError) as caught:
-        listen.bind_all(listening(taken))
+        listen.Listeners(listening(taken))
     (problem,) = caught.value.problems
     assert problem.what == f"port {taken} is in use"
     assert problem.where[0] == "memoria.yaml:1  listen"
@@ -71,7 +71,7 @@ def test_all_taken_ports_are_told_at_once_and_no_other_is_kept(taken: int) -> No
     with socket.create_server(("127.0.0.1", 0)) as other:
         also = other.getsockname()[1]
         with pytest.raises(UnavailableError) as caught:
-            listen.bind_all(listening(free, taken, also))
+            listen.Listeners(listening(free, taken, also))
     assert [problem.what for problem in caught.value.problems] == [
         f"port {taken} is in use",
         f"port {also} is in use",
@@ -82,18 +82,51 @@ def test_all_taken_ports_are_told_at_once_and_no_other_is_kept(taken: int) -> No
 
 def test_a_host_that_is_not_ours_is_told() -> None:
     with pytest.raises(UnavailableError, match=r"cannot listen on 192\.0\.2\.1:0: Cannot assign"):
-        listen.bind_all(listening(0, host="192.0.2.1"))
+        listen.Listeners(listening(0, host="192.0.2.1"))
 
 
 def test_a_port_can_be_bound_again_right_after_a_connection() -> None:
     port = free_port()
     for _ in range(2):
-        (bound,) = listen.bind_all(listening(port))
+        (bound,) = listen.Listeners(listening(port)).sockets
         with socket.create_connection(("127.0.0.1", port), timeout=10):
             pass
         bound.setblocking(True)
         bound.accept()[0].close()  # our side closes first and waits in TIME_WAIT
         listen.close([bound])
+
+
+def test_other_addresses_are_opened_before_the_old_ones_are_closed() -> None:
+    old, new, own = free_port(), free_port(), free_port()
+    listeners = listen.Listeners(listening(old, own))
+    change = listeners.open_new(listening(new, own))
+    assert ports(listeners.sockets) == [old, own]
+    for port in (old, new, own):
+        socket.create_connection(("127.0.0.1", port), timeout=10).close()
+    listeners.adopt(change)
+    assert ports(listeners.sockets) == [own, new]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", old), timeout=10)
+    listeners.close()
+
+
+def test_the_same_port_on_another_address_is_never_without_a_listener() -> None:
+    port = free_port()
+    listeners = listen.Listeners(listening(port))
+    change = listeners.open_new(listening(port, host="0.0.0.0"))
+    socket.create_connection(("127.0.0.1", port), timeout=10).close()
+    listeners.adopt(change)
+    socket.create_connection(("127.0.0.1", port), timeout=10).close()
+    listeners.close()
+
+
+def test_an_address_that_cannot_be_had_changes_nothing(taken: int) -> None:
+    old = free_port()
+    listeners = listen.Listeners(listening(old))
+    with pytest.raises(UnavailableError, match=f"port {taken} is in use"):
+        listeners.open_new(listening(taken))
+    assert ports(listeners.sockets) == [old]
+    listeners.close()
 
 
 def test_the_admin_socket_is_its_owners_alone(tmp_path: Path) -> None:

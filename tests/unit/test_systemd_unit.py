@@ -19,7 +19,7 @@ UNIT = Path(__file__).parents[2] / "systemd" / "memoria.service"
 KNOWN = {
     "Unit": {"Description", "After", "Wants", "StartLimitIntervalSec", "StartLimitBurst"},
     "Service": {
-        *("Type", "NotifyAccess", "ExecStart", "User", "Group", "SupplementaryGroups", "UMask"),
+        *("Type", "NotifyAccess", "ExecStart", "ExecReload", "User", "Group", "SupplementaryGroups", "UMask"),
         *("TimeoutStartSec", "TimeoutStopSec", "WatchdogSec", "KillMode", "OOMPolicy", "LimitNOFILE"),
         *("Restart", "RestartSec", "RestartPreventExitStatus", "Environment", "EnvironmentFile"),
         *(
@@ -111,6 +111,7 @@ def test_the_unit_starts_the_daemon_with_the_system_s_file() -> None:
     from memoria.config.load import SYSTEM_FILE
 
     assert _value("ExecStart").split()[1:] == ["run", "--config", str(SYSTEM_FILE)]
+    assert _value("ExecReload").split()[1:] == ["reload", "--config", str(SYSTEM_FILE)]
 
 
 def test_the_gpu_is_within_reach_and_other_devices_are_not() -> None:

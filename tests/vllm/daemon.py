@@ -24,9 +24,10 @@ NAMES = {"embedding": "tiny-embedding", "generation": "tiny-generation"}
 
 
 class RealDaemon:
-    """`only` names one engine of the demo's: a file with that engine alone is run instead."""
+    """`only` names one engine of the demo's: a file with that engine alone, and with the other keys given,
+    is run instead."""
 
-    def __init__(self, folder: Path, only: str | None = None) -> None:
+    def __init__(self, folder: Path, only: str | None = None, **keys: Any) -> None:
         self.port, self.embedding_port, self.generation_port = free_ports(3)
         self.runtime_dir = Path(
             tempfile.mkdtemp(prefix="memoria-")
@@ -50,7 +51,7 @@ class RealDaemon:
                 sys.executable,
                 "-m",
                 "memoria",
-                *(["run", "-c", str(_alone(folder, only))] if only else ["demo"]),
+                *(["run", "-c", str(_alone(folder, only, keys))] if only else ["demo"]),
             ],
             cwd=folder,
             env=self.env,
@@ -112,13 +113,14 @@ class RealDaemon:
         return Path(self._output.name).read_text() + self.journal_file.read_text()[-4000:]
 
 
-def _alone(folder: Path, engine: str) -> Path:
+def _alone(folder: Path, engine: str, keys: dict[str, Any]) -> Path:
     """The demo's file with one of its two engines."""
     demo = yaml.safe_load(config_path().read_text())
     one = demo["engines"][engine]
+    one |= keys.pop("engine", {})
     one["model"] = str(config_path().parent / one["model"])
     file = folder / "memoria.yaml"
-    file.write_text(yaml.safe_dump({**demo, "engines": {engine: one}}))
+    file.write_text(yaml.safe_dump({**demo, **keys, "engines": {engine: one}}))
     return file
 
 

@@ -99,3 +99,32 @@ def test_nothing_is_left_after_the_daemon_was_killed(tmp_path: Path, figure: Fig
 
 def _living(gate: str) -> list[int]:
     return [pid for pid in marked("MEMORIA_GATE", gate) if psutil.pid_exists(pid)]
+
+
+def test_a_frozen_engine_core_is_found_and_its_standby_takes_over(tmp_path: Path) -> None:
+    """`/health` stays 200 meanwhile: only the figures of its core tell, and a request that nobody answers."""
+    daemon = RealDaemon(tmp_path, only="generation", timeouts={"hang": 3}, engine={"standby": True})
+    try:
+        daemon.wait_ready()
+        daemon.wait(lambda: daemon.status()["generation"]["standby"] == "waiting", "a standby at the gate")
+        held = daemon.status()["generation"]["standby_bytes"]
+        print(f"the standby holds {held / 2**30:.2f} GiB of the host's memory")
+        leader = daemon.status()["generation"]["pid"]
+        frozen = core_of(leader)
+        frozen.suspend()
+        began = time.monotonic()
+        with openai.OpenAI(base_url=f"{daemon.url}/v1", api_key="none", max_retries=0, timeout=120) as client:
+            with pytest.raises(openai.APIError):
+                client.completions.create(model="tiny-generation", prompt="x", max_tokens=2)
+            ended = time.monotonic()
+            print(f"found and ended after {ended - began:.1f} s, patience 3 s")
+            daemon.wait_ready()
+            print(f"ready again {time.monotonic() - ended:.1f} s later, by its standby")
+            answers_anyway(client, "generation")
+        told = [record["message"] for record in daemon.journal()]
+        assert any(message.startswith("generation: stopping: hung: no progress") for message in told)
+        assert any(message.startswith("generation: standby takes over") for message in told)
+        assert daemon.status()["generation"]["pid"] != leader
+        assert not psutil.pid_exists(frozen.pid)
+    finally:
+        daemon.stop()

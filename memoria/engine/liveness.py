@@ -1,0 +1,90 @@
+"""Whether a ready engine still makes progress: the policy of a hang, pure.
+
+`/health` says nothing of it: vLLM's API server answers 200 while its engine core stands still. What counts is
+work and movement. Seconds with a request in flight add up while none of the core's own figures moves, and
+`patience` of them is a hang. A long prefill is none: its chunks fill the KV cache. Time without a request
+neither counts nor excuses, so clients that give up and come back do not hide a core that stands.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+# Figures that the engine core alone moves (vllm/v1/metrics/loggers.py). What the API server counts by itself,
+# such as requests, would go on while the core hangs.
+SERIES = re.compile(
+    r"^vllm:((?:prompt|generation)_tokens_total|kv_cache_usage_perc)\{[^}]*\} ([-+\w.]+)", re.M
+)
+# vLLM 0.33 has a watchdog of its own (`watchdog_config`). It is only believed where a second look agrees, so
+# that a line which merely talks of one does no harm.
+WATCHDOG = re.compile(r"watchdog\b.{0,200}?\b(?:timed out|timeout|stuck|stalled|hang|hung|no progress)", re.I)
+
+IDLE_PATIENCES = 5  # an engine that was not asked for so many `patience` is asked by memoria
+
+Progress = tuple[tuple[str, str], ...]
+
+
+def progress_of(exposition: str) -> Progress:
+    """The figures in an answer of `/metrics`; empty where vLLM's statistics are switched off."""
+    return tuple(SERIES.findall(exposition))
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """`at`: monotonic seconds. `progress` None: the engine did not answer."""
+
+    at: float
+    in_flight: int
+    progress: Progress | None
+
+
+class Liveness:
+    """One start's samples. `patience` in seconds."""
+
+    def __init__(self, patience: float) -> None:
+        self.patience = patience
+        self.silent_for = 0.0
+        self._progress: Progress | None = None
+        self._before: Sample | None = None
+        self._idle_since: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<Liveness silent for {self.silent_for:.1f} of {self.patience:g} s>"
+
+    @property
+    def period(self) -> float:
+        """Seconds between two samples."""
+        return min(10.0, self.patience / 12)
+
+    @property
+    def silent(self) -> bool:
+        return self.silent_for >= self.patience
+
+    def see(self, sample: Sample) -> bool:
+        """Whether the engine moved since the sample before. Without figures there is nothing to judge by, and
+        it is believed."""
+        before, self._before = self._before, sample
+        if sample.in_flight:
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = sample.at
+        moved = sample.progress is not None and (not sample.progress or sample.progress != self._progress)
+        if moved:
+            self._progress = sample.progress
+            self.silent_for = 0.0
+        elif before is not None and before.in_flight:
+            self.silent_for += sample.at - before.at
+        return moved
+
+    def answered(self) -> None:
+        """It answered memoria's own request."""
+        self.silent_for = 0.0
+        if self._idle_since is not None and self._before is not None:
+            self._idle_since = self._before.at
+
+    def wants_canary(self) -> bool:
+        """Nobody has asked for so long that nobody would know."""
+        if self._idle_since is None or self._before is None:
+            return False
+        return self._before.at - self._idle_since >= IDLE_PATIENCES * self.patience

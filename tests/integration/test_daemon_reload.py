@@ -1,0 +1,254 @@
+"""Another configuration for a running daemon: what changes at once, who restarts, what changes nothing."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from memoria.errors import ExitCode
+from tests.integration.daemon import PATIENCE, Box, RunningDaemon, free_ports, until
+
+PROMPT = {"model": "writer", "prompt": "a", "max_tokens": 2}
+MORE_SEQUENCES = "    model: ./models/writer\n    max_num_seqs: 7\n"
+
+
+@pytest.fixture
+def daemon(box: Box) -> RunningDaemon:
+    box.configure()
+    running = box.start()
+    running.until_ready()
+    running.forget()
+    return running
+
+
+def change(box: Box, old: str, new: str) -> None:
+    text = box.file.read_text()
+    assert old in text
+    box.file.write_text(text.replace(old, new, 1))
+
+
+def more_sequences(box: Box) -> None:
+    change(box, "    model: ./models/writer\n", MORE_SEQUENCES)
+
+
+def leaders(daemon: RunningDaemon) -> dict[str, int | None]:
+    return {engine.name: engine.pid for engine in daemon.status().engines}
+
+
+def connection(box: Box) -> http.client.HTTPConnection:
+    return http.client.HTTPConnection("127.0.0.1", box.ports.main, timeout=PATIENCE)
+
+
+def reload(box: Box, *flags: str, code: int = 0) -> str:
+    done = box.call("reload", *flags)
+    assert done.returncode == code, done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+def test_only_the_changed_engine_restarts(box: Box, daemon: RunningDaemon) -> None:
+    before = leaders(daemon)
+    more_sequences(box)
+    daemon.signal(signal.SIGHUP)
+    assert daemon.told("memoria", "reloaded") == "generation restarts (max_num_seqs)"
+    daemon.told("generation", "ready")
+    after = leaders(daemon)
+    assert after["embedding"] == before["embedding"]
+    assert after["generation"] != before["generation"]
+    command = Path(f"/proc/{after['generation']}/cmdline").read_text()
+    assert "--max-num-seqs\x007" in command
+
+
+def test_a_dry_run_says_it_and_does_nothing(box: Box, daemon: RunningDaemon) -> None:
+    before = leaders(daemon)
+    more_sequences(box)
+    change(box, "timeouts: {", "timeouts: {idle: 7, ")
+    assert reload(box, "--dry-run").splitlines() == [
+        "would be changed: timeouts.idle",
+        "would be restarted: generation (max_num_seqs)",
+    ]
+    assert leaders(daemon) == before
+    answer = json.loads(reload(box, "--json"))
+    assert answer["applied"]
+    assert answer["restarts"] == [{"engine": "generation", "keys": ["max_num_seqs"]}]
+    daemon.told("generation", "ready")
+    assert reload(box) == "nothing has changed\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("gpu_memory_utilization: 0.60", "gpu_memory_utilization: 0.80", "fractions add up to 1.10"),
+        ("engines:", "enginess:", "unknown key `enginess`"),
+        ("./models/writer", "./models/nobody", "no model at"),
+        ("log: {dir: logs,", "log: {dir: other,", "`log.dir` cannot be reloaded"),
+        ("log: {dir: logs,", "keys: ./none\nlog: {dir: logs,", "cannot read the API keys"),
+    ],
+)
+def test_what_is_wrong_changes_nothing_and_is_told(
+    box: Box, daemon: RunningDaemon, old: str, new: str, told: str
+) -> None:
+    before = leaders(daemon)
+    change(box, "timeouts: {", "timeouts: {idle: 7, ")
+    change(box, old, new)
+    daemon.signal(signal.SIGHUP)
+    assert told in daemon.told("memoria", "reload refused, nothing has changed")
+    assert told in reload(box, code=ExitCode.CONFIG)
+    assert leaders(daemon) == before
+    assert daemon.ask("POST", "/v1/completions", PROMPT).status == 200
+    assert daemon.story("stopping", "draining") == []
+
+
+def test_a_taken_port_changes_nothing(box: Box, daemon: RunningDaemon) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        change(box, f"listen: 127.0.0.1:{box.ports.main}", f"listen: 127.0.0.1:{holder.getsockname()[1]}")
+        assert "is in use" in reload(box, code=ExitCode.CONFIG)
+    daemon.until_ready()
+
+
+def test_the_address_changes_without_dropping_a_connection(box: Box, daemon: RunningDaemon) -> None:
+    """A stream that is under way ends whole; a kept connection is answered; new ones go to the new port."""
+    (port,) = free_ports(1)
+    box.vllm.set_faults("generation", token_seconds=0.2)
+    kept, stream = connection(box), connection(box)
+    kept.request("GET", "/livez")
+    kept.getresponse().read()
+    daemon.ask("POST", "/v1/completions", PROMPT)
+    body = json.dumps({**PROMPT, "max_tokens": 400, "stream": True})
+    stream.request("POST", "/v1/completions", body, {"content-type": "application/json"})
+    answer = stream.getresponse()
+    change(box, f"listen: 127.0.0.1:{box.ports.main}", f"listen: 127.0.0.1:{port}")
+    assert reload(box) == "changed: listen\n"
+    assert daemon.ask("GET", "/livez", port=port).status == 200
+    with pytest.raises(ConnectionRefusedError):
+        daemon.ask("GET", "/livez")
+    kept.request("GET", "/livez")
+    assert kept.getresponse().status == 200
+    assert answer.read().endswith(b"data: [DONE]\n\n")
+    kept.close()
+    stream.close()
+
+
+def test_keys_and_limits_count_from_the_next_request_on(box: Box, daemon: RunningDaemon) -> None:
+    kept = connection(box)
+
+    def ask(**headers: str) -> int:
+        given = {"content-type": "application/json", **headers}
+        kept.request("POST", "/v1/completions", json.dumps(PROMPT), given)
+        answer = kept.getresponse()
+        answer.read()
+        return answer.status
+
+    assert ask() == 200
+    keys = box.folder / "keys"
+    keys.write_text("chat: " + "k" * 40 + "\n")
+    keys.chmod(0o600)
+    change(box, "engines:", "keys: ./keys\nengines:")
+    assert reload(box) == "changed: keys\n"
+    assert ask() == 401
+    assert ask(authorization="Bearer " + "k" * 40) == 200
+    kept.close()
+
+
+def test_engines_come_and_go(box: Box, daemon: RunningDaemon) -> None:
+    text = box.file.read_text()
+    start = text.index("  generation:")
+    box.file.write_text(
+        text[:start] + "  second:\n    model: ./models/second\n    gpu_memory_utilization: 0.5\n"
+    )
+    before = leaders(daemon)
+    assert reload(box).splitlines() == ["started: second", "stopped: generation"]
+    daemon.told("generation", "stopped")
+    daemon.told("second", "ready")
+    assert set(leaders(daemon)) == {"embedding", "second"}
+    assert leaders(daemon)["embedding"] == before["embedding"]
+    assert daemon.ask("POST", "/v1/completions", {**PROMPT, "model": "second"}).status == 200
+    assert daemon.stop() == 0
+    assert box.survivors() == []
+
+
+def test_two_that_change_restart_one_after_the_other_and_who_shrinks_goes_first(
+    box: Box, daemon: RunningDaemon
+) -> None:
+    change(box, "gpu_memory_utilization: 0.30", "gpu_memory_utilization: 0.60")
+    change(
+        box,
+        "gpu_memory_utilization: 0.60\n    port: " + str(box.ports.generation),
+        "gpu_memory_utilization: 0.30\n    port: " + str(box.ports.generation),
+    )
+    reload(box)
+    daemon.told("embedding", "ready")
+    moments = daemon.story("draining", "ready")
+    assert moments[-4:] == [
+        ("generation", "draining"),
+        ("generation", "ready"),
+        ("embedding", "draining"),
+        ("embedding", "ready"),
+    ]
+
+
+def test_a_failed_engine_gets_another_try(box: Box) -> None:
+    box.configure()
+    box.vllm.set_faults("generation", fail_at="loading")
+    daemon = box.start()
+    daemon.told("generation", "failed")
+    box.vllm.set_faults("generation")
+    assert reload(box) == "tried again: generation\n"
+    daemon.told("generation", "ready")
+
+
+def test_requests_across_a_reload_are_held(box: Box, daemon: RunningDaemon) -> None:
+    more_sequences(box)
+    reload(box)
+    daemon.told("generation", "draining")
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(daemon.ask, "POST", "/v1/completions", PROMPT) for _ in range(4)]
+        assert [one.result().status for one in asked] == [200] * 4
+
+
+# ------------------------------------------------------------------ the terminal
+
+
+TAKE_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def in_terminal(box: Box) -> tuple[subprocess.Popen[bytes], int]:
+    """`memoria run` as the leader of a session on a terminal; also the terminal's other end."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-S", "-c", TAKE_TERMINAL, sys.executable, "-m", "memoria", "run"],
+        cwd=box.folder,
+        env=box.env({}),
+        stdin=slave,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    os.close(slave)
+    return process, master
+
+
+def test_a_terminal_that_closes_ends_the_daemon_and_its_engines(box: Box) -> None:
+    box.configure()
+    process, terminal = in_terminal(box)
+    until(lambda: box.call("status").returncode == 0)
+    process.send_signal(signal.SIGHUP)  # the terminal is there: a reload
+    more_sequences(box)
+    process.send_signal(signal.SIGHUP)
+    until(lambda: len(box.vllm.events("ready", engine="generation")) == 2)
+    os.close(terminal)
+    assert process.wait(PATIENCE) == 0
+    assert box.survivors() == []
