@@ -130,6 +130,7 @@ class Daemon:
                 self._notifier.stopping()
                 self._front.refuse_waiting()
                 await self.supervisor.close()
+                self._front.end_streams()
                 self._server.should_exit = True
                 await asyncio.gather(serving, return_exceptions=True)
                 self._front.close()

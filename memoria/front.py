@@ -8,14 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from memoria.admin import health, models
+from memoria.admin.api import PREFIX, admin_app, behind
 from memoria.admin.collect import Collector
+from memoria.admin.door import Door
+from memoria.admin.feed import Feed
 from memoria.admin.metrics import Metrics
 from memoria.config.model import Config
 from memoria.proxy.access import access_rules
@@ -49,6 +49,7 @@ class Front:
     ) -> None:
         """Raises `ConfigError` when the file of keys cannot be used."""
         self._keys = KeyRing(config.access.keys) if config.access.keys else None
+        self._admin_keys = KeyRing(config.access.admin_keys) if config.access.admin_keys else None
         self._admission = admission
         supervisor.listen(lambda snapshot: self._admission.changed(snapshot.name))
         self._guarding = guarding
@@ -59,18 +60,25 @@ class Front:
             admission=self._admission,
             limits=config.limits,
             timeouts=config.timeouts,
-            rules=access_rules(config, self._keys, hostname=socket.gethostname()),
+            rules=access_rules(
+                config, self._keys, hostname=socket.gethostname(), admin_keys=self._admin_keys
+            ),
             filters={e.name: e.filters for e in config.engines if e.filters.strip or e.filters.set},
             protected=Protected(guarding.protects, guarding.observe) if guarding else None,
             on_done=on_done,
         )
         self.protocol: type[HttpToolsProtocol] = protocol_for(relay)
-        self.app = _app(supervisor, collector, metrics, str(admin_socket))
+        self._feed = Feed(supervisor, supervisor.journal, collector)
+        admin = admin_app(supervisor, collector, self._feed)
+        guarded = behind(Door(config, self._keys, self._admin_keys), admin)
+        public = _public(supervisor, collector, metrics)
+        self.app = _app(public, admin, guarded, port=config.listen.port, admin_socket=str(admin_socket))
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            if self._keys is not None:
-                tasks.create_task(self._keys.watch(), name="keys")
+            for keys in (self._keys, self._admin_keys):
+                if keys is not None:
+                    tasks.create_task(keys.watch(), name="keys")
             if self._guarding is not None:
                 tasks.create_task(self._guarding.run(), name="guard")
 
@@ -78,23 +86,31 @@ class Front:
         """memoria stops: what waits for an engine need not wait any longer."""
         self._admission.close()
 
+    def end_streams(self) -> None:
+        """What is followed without an end would keep the server from ending."""
+        self._feed.close()
+
     def close(self) -> None:
         self._pool.close()
 
 
-def _app(supervisor: Supervisor, collector: Collector, metrics: Metrics, admin_socket: str) -> ASGIApp:
-    """What is not relayed: health, models and metrics for everybody, the status on the admin socket."""
-    public = Starlette(
+def _public(supervisor: Supervisor, collector: Collector, metrics: Metrics) -> ASGIApp:
+    """What is neither relayed nor memoria's own: health, models and metrics for everybody."""
+    app = Starlette(
         routes=[*health.routes(supervisor, collector), *models.routes(supervisor), *metrics.routes()]
     )
-    public.router.default = unknown_route
+    app.router.default = unknown_route
+    return app
 
-    async def status(_: Request) -> JSONResponse:
-        return JSONResponse((await collector.status()).to_json())
 
-    private = Starlette(routes=[Route("/status", status, methods=["GET"])])
-
+def _app(public: ASGIApp, admin: ASGIApp, guarded: ASGIApp, *, port: int, admin_socket: str) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await (private if scope["server"][0] == admin_socket else public)(scope, receive, send)
+        host, own_port = scope["server"]
+        if host == admin_socket:
+            await admin({**scope, "asked_by": "over the admin socket"}, receive, send)
+        elif own_port == port and scope["raw_path"].startswith(PREFIX):
+            await guarded(scope, receive, send)
+        else:
+            await public(scope, receive, send)
 
     return app

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 import time
 from collections.abc import Iterable
@@ -12,6 +11,7 @@ from memoria.cli.running import running_config
 from memoria.engine.logfile import LogFile
 from memoria.errors import ConfigError, ExitCode, MemoriaError
 from memoria.logs import printable
+from memoria.text import suggestion
 
 LOOK = 0.2  # seconds
 
@@ -21,11 +21,7 @@ def show_logs(flag: Path | None, engine: str | None, *, lines: int, follow: bool
     config = running_config(flag)
     names = [e.name for e in config.engines]
     if engine is not None and engine not in names:
-        close = difflib.get_close_matches(engine, names, n=1)
-        raise ConfigError(
-            f"there is no engine `{engine}`",
-            hint=f"did you mean `{close[0]}`?" if close else f"there are: {', '.join(names)}",
-        )
+        raise ConfigError(f"there is no engine `{engine}`", hint=suggestion(engine, names))
     shown = [engine] if engine else names
     prefix = max(map(len, shown)) if len(shown) > 1 else 0
     logs = {name: LogFile.of(config.logging, name) for name in shown}

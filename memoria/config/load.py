@@ -167,6 +167,7 @@ def _build(file: File, path: Path, environ: Mapping[str, str], report: Report) -
         engines=engines,
         access=Access(
             keys=None if file.keys is None else paths.expand(file.keys, folder, environ),
+            admin_keys=None if file.admin_keys is None else paths.expand(file.admin_keys, folder, environ),
             allowed_hosts=tuple(file.allowed_hosts or ()),
             origins=tuple(file.cors.origins or ()),
         ),

@@ -108,6 +108,7 @@ class Access:
     keys: Path | None = None  # a `name: key` line each; None: no key is asked for
     allowed_hosts: tuple[str, ...] = ()  # besides the listener's own addresses; without ports
     origins: tuple[str, ...] = ()  # of other sites' pages (CORS)
+    admin_keys: Path | None = None  # as `keys`; None: engines are steered over the admin socket alone
 
 
 @dataclass(frozen=True, slots=True)
