@@ -51,7 +51,7 @@ def routes(supervisor: Supervisor, feed: Feed) -> list[Route]:
 
         async def text() -> AsyncIterator[str]:
             follower = log.follow()
-            yield _joined(log.tail(lines) if lines else [])
+            yield _joined(log.tail(lines))
             while follow and feed.is_open:
                 if new := _joined(list(follower.new_lines())):
                     yield new

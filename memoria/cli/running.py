@@ -9,6 +9,7 @@ from memoria.config.load import find, load
 from memoria.config.model import Config
 from memoria.demo import config_path as demo_config
 from memoria.errors import ConfigError
+from memoria.text import suggestion
 
 
 def running_config(flag: Path | None) -> Config:
@@ -30,3 +31,10 @@ def _is_up(config: Config) -> bool:
 
 def admin_socket(config: Config) -> Path:
     return config.runtime_dir / "admin.sock"
+
+
+def check_engine(config: Config, name: str) -> None:
+    """Raises `ConfigError` for an engine that is not there."""
+    names = [engine.name for engine in config.engines]
+    if name not in names:
+        raise ConfigError(f"there is no engine `{name}`", hint=suggestion(name, names))

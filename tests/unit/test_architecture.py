@@ -32,6 +32,7 @@ LAYERS = {
     "memoria.engine.failures": 1,
     "memoria.engine.lifecycle": 1,
     "memoria.engine.log_line": 1,
+    "memoria.engine.log_time": 1,
     "memoria.engine.phases": 1,
     "memoria.engine.snapshot": 1,
     "memoria.vllm_env.install": 1,
