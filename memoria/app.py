@@ -17,6 +17,8 @@ from memoria import listen
 from memoria.admin.collect import Collector
 from memoria.admin.metrics import Metrics
 from memoria.admin.rates import Rates
+from memoria.admin.request_log import RequestLog
+from memoria.admin.requests import Requests
 from memoria.config.model import Config
 from memoria.engine.journal import Journal
 from memoria.engine.lifecycle import State
@@ -67,6 +69,8 @@ class Daemon:
         self.supervisor.try_logs()
         self._notifier = Notifier(environ)
         self._rates = Rates()
+        form = config.logging.requests
+        self._requests = Requests(None if form == "none" else RequestLog(config.logging, form))
         router = EngineRouter(self.supervisor, config)
         admission = Admission(router, {e.name: e.max_requests for e in config.engines}, config.hold)
         guarding = Guarding(config, config.guard, admission) if config.guard else None
@@ -81,6 +85,7 @@ class Daemon:
             guarding=guarding,
             metrics=self._metrics,
             admin_socket=runtime.admin_socket,
+            requests=self._requests,
             on_done=self._on_done,
         )
         self._sockets = listen.bind_all(config)
@@ -134,6 +139,7 @@ class Daemon:
                 self._server.should_exit = True
                 await asyncio.gather(serving, return_exceptions=True)
                 self._front.close()
+                self._requests.close()
                 for task in (stopping, beating, beside):
                     task.cancel()
                 listen.close(self._sockets)
@@ -151,6 +157,7 @@ class Daemon:
     def _on_done(self, exchange: Exchange) -> None:
         self._rates.add(exchange)
         self._metrics.tally.add(exchange)
+        self._requests.add(exchange)
 
     def _tell_systemd(self) -> None:
         snapshots = self.supervisor.snapshots()

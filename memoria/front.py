@@ -17,6 +17,7 @@ from memoria.admin.collect import Collector
 from memoria.admin.door import Door
 from memoria.admin.feed import Feed
 from memoria.admin.metrics import Metrics
+from memoria.admin.requests import Requests
 from memoria.config.model import Config
 from memoria.proxy.access import access_rules
 from memoria.proxy.admission import Admission
@@ -45,6 +46,7 @@ class Front:
         guarding: Guarding | None,
         metrics: Metrics,
         admin_socket: Path,
+        requests: Requests,
         on_done: Callable[[Exchange], None],
     ) -> None:
         """Raises `ConfigError` when the file of keys cannot be used."""
@@ -69,7 +71,7 @@ class Front:
         )
         self.protocol: type[HttpToolsProtocol] = protocol_for(relay)
         self._feed = Feed(supervisor, supervisor.journal, collector)
-        admin = admin_app(supervisor, collector, self._feed)
+        admin = admin_app(supervisor, collector, self._feed, requests)
         guarded = behind(Door(config, self._keys, self._admin_keys), admin)
         public = _public(supervisor, collector, metrics)
         self.app = _app(public, admin, guarded, port=config.listen.port, admin_socket=str(admin_socket))

@@ -14,11 +14,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from memoria.admin import engines, feed
+from memoria.admin import engines, feed, requests
 from memoria.admin.collect import Collector
 from memoria.admin.door import Door
 from memoria.admin.feed import Feed
 from memoria.admin.replies import on_http_error, on_rejection, response
+from memoria.admin.requests import Requests
 from memoria.proxy.answers import Rejection
 from memoria.proxy.unknown import unknown_route
 from memoria.supervisor.supervisor import Supervisor
@@ -27,7 +28,7 @@ DESCRIPTION = Path(__file__).with_name("openapi.json")
 PREFIX = b"/admin/"
 
 
-def admin_app(supervisor: Supervisor, collector: Collector, stream: Feed) -> ASGIApp:
+def admin_app(supervisor: Supervisor, collector: Collector, stream: Feed, done: Requests) -> ASGIApp:
     """Every scope must say in `asked_by` who asks."""
 
     async def status(_: Request) -> JSONResponse:
@@ -41,6 +42,7 @@ def admin_app(supervisor: Supervisor, collector: Collector, stream: Feed) -> ASG
         Route("/openapi.json", description, methods=["GET"]),
         *feed.routes(stream),
         *engines.routes(supervisor, stream),
+        *requests.routes(done),
     ]
     handlers = {Rejection: on_rejection, HTTPException: on_http_error}
     app = Starlette(routes=routes, exception_handlers=handlers)

@@ -132,4 +132,24 @@ def uninstall() -> int:
     return uninstall_unit()
 
 
-OPERATIONS: tuple[click.Command, ...] = (start, stop, restart, top, completion, service)
+@click.command()
+@with_globals
+@click.option(
+    "-n", "--lines", type=click.IntRange(0, 500), default=20, show_default=True, help="How many of the last."
+)
+@click.option("-f", "--follow", is_flag=True, help="Then those that come.")
+@pass_globals
+def requests(globals_: Globals, lines: int, follow: bool) -> int:
+    """Show the requests that were answered last: engine, times, tokens. Never what was asked or answered.
+
+    \b
+    Example:  memoria requests -f
+    """
+    from memoria.cli.requests import show_requests
+
+    return show_requests(
+        globals_.config, lines=lines, follow=follow, as_json=globals_.json, color=globals_.colored
+    )
+
+
+OPERATIONS: tuple[click.Command, ...] = (start, stop, restart, top, requests, completion, service)

@@ -159,6 +159,7 @@ def _build(file: File, path: Path, environ: Mapping[str, str], report: Report) -
         logging=Logging(
             level=file.log.level,
             format=file.log.format,
+            requests=file.log.requests,
             dir=paths.log_dir(file.log.dir, path, environ)[0],
             max_bytes=file.log.max_mb << 20,
             keep=file.log.keep,

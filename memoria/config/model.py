@@ -117,6 +117,7 @@ class Logging:
 
     level: str = "INFO"
     format: Literal["text", "json"] = "text"
+    requests: Literal["none", "text", "json"] = "none"  # the request log
     dir: Path = Path("logs")
     max_bytes: int = 20 * 2**20
     keep: int = 3

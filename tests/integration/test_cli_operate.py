@@ -20,6 +20,7 @@ from tests.integration.daemon import PATIENCE, Box, RunningDaemon, until
 def machine(tmp_path_factory: pytest.TempPathFactory, nvml_library: Path) -> Iterator[Box]:
     box = Box(tmp_path_factory.mktemp("box"), nvml_library)
     box.configure()
+    box.file.write_text(box.file.read_text().replace("dir: logs,", "dir: logs, requests: json,"))
     yield box
     box.close()
 
@@ -159,6 +160,24 @@ def test_on_a_terminal_the_picture_is_redrawn_in_place_and_left_behind(
     after = seen.rpartition(b"\033[?1049l")[2]
     assert after.startswith(b"\033[1mmemoria ")
     assert b"Traceback" not in seen
+
+
+def test_the_last_requests_are_shown_and_written_down(daemon: RunningDaemon, machine: Box) -> None:
+    secret = "a prompt that nobody else may read"
+    assert daemon.ask("POST", "/v1/embeddings?secret=query", {"input": secret}).status == 200
+    assert daemon.ask("POST", "/v1/completions", {"model": "none", "prompt": secret}).status == 404
+    done = machine.call("requests", "-n", "2")
+    assert done.returncode == 0
+    header, embedding, unknown = words(done.stdout)
+    assert header == ["TIME", "STATUS", "TOTAL", "TTFT", "TOKENS", "ENGINE", "ROUTE"]
+    assert (embedding[1], embedding[-2:]) == ("200", ["embedding", "/v1/embeddings"])
+    assert (unknown[1], unknown[-1]) == ("404", "/v1/completions")
+    log = machine.folder / "logs/memoria.requests.log"
+    until(lambda: len(log.read_text().splitlines()) >= 2)
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [row["status"] for row in rows[-2:]] == [200, 404]
+    assert "secret" not in log.read_text() + done.stdout
+    assert secret not in log.read_text() + done.stdout
 
 
 def test_logs_since_a_while_ago(daemon: RunningDaemon, machine: Box) -> None:

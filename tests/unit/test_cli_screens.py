@@ -10,6 +10,7 @@ import re
 import pytest
 
 from memoria.cli.live import cut
+from memoria.cli.render_requests import HEADER, render_requests
 from memoria.cli.render_status import render_status
 from memoria.cli.render_top import render_top
 from tests.unit.status_examples import DEGRADED, EVENTS, HEALTHY
@@ -57,3 +58,36 @@ def test_top(name: str, width: int, color: bool) -> None:
 )
 def test_a_line_is_cut_at_the_terminals_width_and_its_colour_ends(line: str, width: int, shown: str) -> None:
     assert cut(line, width) == shown
+
+
+REQUEST = {
+    "number": 1,
+    "at": 1_700_000_000.0,
+    "id": "abc",
+    "client": "127.0.0.1",
+    "key": None,
+    "method": "POST",
+    "route": "/v1/chat/completions",
+    "engine": "generation",
+    "status": 200,
+    "request_bytes": 100,
+    "response_bytes": 4511,
+    "first_byte_s": 0.18,
+    "duration_s": 12.25,
+    "prompt_tokens": 1024,
+    "completion_tokens": 512,
+    "aborted": False,
+    "replays": 0,
+}
+UNANSWERED = {"engine": None, "route": None, "status": 401, "first_byte_s": None, "prompt_tokens": None}
+REQUESTS = [
+    REQUEST,
+    {**REQUEST, **UNANSWERED, "duration_s": 0.0004},
+    {**REQUEST, "status": 502, "key": "chat", "aborted": True, "replays": 1, "duration_s": 0.5},
+]
+
+
+@pytest.mark.parametrize("color", PAINTS)
+def test_requests(color: bool) -> None:
+    picture = "\n".join([HEADER, *(render_requests(row, color=color) for row in REQUESTS)])
+    check_golden(f"requests-{'color' if color else 'plain'}", picture)
