@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from memoria.admin import health, models
+from memoria.admin import health, models, page
 from memoria.admin.api import PREFIX, admin_app, behind
 from memoria.admin.collect import Collector
 from memoria.admin.door import Door
@@ -73,8 +74,9 @@ class Front:
         self._feed = Feed(supervisor, supervisor.journal, collector)
         admin = admin_app(supervisor, collector, self._feed, requests)
         guarded = behind(Door(config, self._keys, self._admin_keys), admin)
-        public = _public(supervisor, collector, metrics)
-        self.app = _app(public, admin, guarded, port=config.listen.port, admin_socket=str(admin_socket))
+        everywhere = [*health.routes(supervisor, collector), *models.routes(supervisor), *metrics.routes()]
+        public, main = _public(everywhere), _public([*everywhere, *page.routes()])
+        self.app = _app(public, main, admin, guarded, port=config.listen.port, admin_socket=str(admin_socket))
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -96,23 +98,27 @@ class Front:
         self._pool.close()
 
 
-def _public(supervisor: Supervisor, collector: Collector, metrics: Metrics) -> ASGIApp:
-    """What is neither relayed nor memoria's own: health, models and metrics for everybody."""
-    app = Starlette(
-        routes=[*health.routes(supervisor, collector), *models.routes(supervisor), *metrics.routes()]
-    )
+def _public(routes: list[Route]) -> ASGIApp:
+    """What is not relayed."""
+    app = Starlette(routes=routes)
     app.router.default = unknown_route
     return app
 
 
-def _app(public: ASGIApp, admin: ASGIApp, guarded: ASGIApp, *, port: int, admin_socket: str) -> ASGIApp:
+def _app(
+    public: ASGIApp, main: ASGIApp, admin: ASGIApp, guarded: ASGIApp, *, port: int, admin_socket: str
+) -> ASGIApp:
+    """The main address has the page and the admin API, too; an engine's own port has neither."""
+
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         host, own_port = scope["server"]
         if host == admin_socket:
             await admin({**scope, "asked_by": "over the admin socket"}, receive, send)
-        elif own_port == port and scope["raw_path"].startswith(PREFIX):
+        elif own_port != port:
+            await public(scope, receive, send)
+        elif scope["raw_path"].startswith(PREFIX):
             await guarded(scope, receive, send)
         else:
-            await public(scope, receive, send)
+            await main(scope, receive, send)
 
     return app

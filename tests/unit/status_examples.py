@@ -39,7 +39,12 @@ EMBEDDING = EngineStatus(
     limit=64,
     requests=12_345,
     requests_per_second=42.0,
+    tokens_per_second=None,
+    ttft_p50=0.012,
     ttft_p95=0.021,
+    total_p50=0.013,
+    total_p95=0.024,
+    last_exit=None,
 )
 GENERATION = replace(
     EMBEDDING,
@@ -56,18 +61,23 @@ GENERATION = replace(
     requests_per_second=3.1,
     ttft_p95=0.18,
 )
+GPU = DeviceStatus("gpu 0", "NVIDIA H200", int(139.7 * GIB), int(132.7 * GIB), None, None)
 HEALTHY = Status(
     version="0.1.0",
     pid=4000,
     url="http://127.0.0.1:8200",
     uptime=11_541.0,
     at=AT,
-    devices=(DeviceStatus("gpu 0", "NVIDIA H200", int(139.7 * GIB), int(126.2 * GIB), int(13.0 * GIB)),),
+    devices=(
+        DeviceStatus(
+            "gpu 0", "NVIDIA H200", int(139.7 * GIB), int(132.7 * GIB), int(126.2 * GIB), int(13.0 * GIB)
+        ),
+    ),
     engines=(EMBEDDING, GENERATION),
 )
 DEGRADED = replace(
     HEALTHY,
-    devices=(DeviceStatus("gpu 0", "NVIDIA H200", int(139.7 * GIB), None, None),),
+    devices=(GPU,),
     engines=(
         replace(EMBEDDING, held=3),
         replace(
