@@ -16,10 +16,7 @@ from memoria.errors import ExitCode, NotRunningError
 
 def show_status(flag: Path | None, *, as_json: bool, width: int, color: bool) -> bool:
     """Prints the table; returns whether every engine is ready."""
-    socket = admin_socket(running_config(flag))
-    status = Status.from_json(ask(socket, "/status"))
-    if any(engine.state == "ready" and engine.running is None for engine in status.engines):
-        status = Status.from_json(ask(socket, "/status"))  # an engine's figures came a moment too late
+    status = Status.from_json(ask(admin_socket(running_config(flag)), "/status"))
     sys.stdout.write(_text(status, as_json=as_json, width=width, color=color) + "\n")
     return status.healthy
 
