@@ -33,12 +33,15 @@ class Page:
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._number = 0
         self.complaints: list[str] = []
+        self._loaded = asyncio.Event()
         self._reader = asyncio.create_task(self._read())
 
     async def open(self, url: str) -> None:
         for domain in ("Page", "Runtime", "Log"):
             await self.call(f"{domain}.enable")
         await self.call("Page.navigate", url=url)
+        async with asyncio.timeout(PATIENCE):
+            await self._loaded.wait()
 
     async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._number += 1
@@ -104,6 +107,8 @@ class Page:
                     answer.set_exception(AssertionError(told["error"]))
                 else:
                     answer.set_result(told["result"])
+            elif told["method"] == "Page.loadEventFired":
+                self._loaded.set()
             elif told["method"] == "Runtime.exceptionThrown":
                 self.complaints.append(json.dumps(told["params"]["exceptionDetails"]))
             elif told["method"] == "Runtime.consoleAPICalled" and told["params"]["type"] in (
