@@ -15,14 +15,20 @@ from memoria.text import suggestion
 def running_config(flag: Path | None) -> Config:
     """The configuration whose daemon is asked; the demo's where a file is found but only the demo runs.
     Raises `ConfigError`."""
-    demo = load(demo_config(), os.environ)
     try:
         config = load(find(flag, os.environ, Path.cwd()), os.environ)
     except ConfigError:
-        if flag is None and _is_up(demo):
+        if flag is None and (demo := _running_demo()) is not None:
             return demo
         raise
-    return demo if flag is None and not _is_up(config) and _is_up(demo) else config
+    if flag is None and not _is_up(config) and (demo := _running_demo()) is not None:
+        return demo
+    return config
+
+
+def _running_demo() -> Config | None:
+    demo = load(demo_config(), os.environ)
+    return demo if _is_up(demo) else None
 
 
 def _is_up(config: Config) -> bool:

@@ -19,7 +19,7 @@ from tests.integration.daemon import Box, RunningDaemon
 from tests.integration.http_client import ask
 from tests.stub_nvml import StubProcess
 
-ADMIN = "a" * 32
+ADMIN, API = "a" * 32, "k" * 32
 BUNDLE_BYTES = 150_000
 STATES = "[...document.querySelectorAll('article .state')].map((state) => state.classList[1])"
 READY = f"{STATES}.join() === 'ready,ready'"
@@ -164,6 +164,24 @@ async def test_everything_can_be_reached_with_the_keyboard(page: Page) -> None:
     await page.value("document.getElementById('try-curl').focus()")
     await page.press("Enter")
     await page.until("document.getElementById('try-answer').textContent.startsWith('curl ')")
+
+
+async def test_where_keys_are_asked_for_it_asks_for_one_and_shows_what_that_may_see(box: Box) -> None:
+    (box.folder / "keys").write_text(f"chat: {API}\n")
+    (box.folder / "keys").chmod(0o600)
+    box.configure(top="keys: ./keys")
+    daemon = box.start()
+    await asyncio.to_thread(daemon.until_ready)
+    async with browser_page(f"http://127.0.0.1:{box.ports.main}/") as page:
+        await page.until("document.getElementById('notice').textContent.startsWith('A key is needed')")
+        await use_key(page, API)
+        await page.until(READY)
+        await page.until("document.getElementById('notice').hidden")
+        await page.until("document.getElementById('log').textContent.includes('`admin_keys`')")
+        await page.until("document.getElementById('requests-none').textContent.includes('`admin_keys`')")
+        await page.click("#try-send")
+        await page.until("document.getElementById('try-note').textContent.includes('dimensions')")
+    await asyncio.to_thread(daemon.stop)
 
 
 async def test_it_turns_grey_when_memoria_ends_and_comes_back_with_it(box: Box) -> None:
