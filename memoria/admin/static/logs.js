@@ -74,6 +74,7 @@ function draw() {
 }
 
 filter.addEventListener("input", draw);
+window.addEventListener("resize", draw);
 follow.addEventListener("change", draw);
 tabs.addEventListener("keydown", (event) => {
   const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
