@@ -11,7 +11,11 @@ from pathlib import Path
 from memoria.config.load import find, load
 from memoria.errors import ExitCode, MemoriaError, Problem, UnavailableError
 
-TEMPLATE = Path(__file__).with_name("memoria.service")
+# in an installed memoria beside this file (pyproject.toml), in its source tree where people look for it
+TEMPLATES = (
+    Path(__file__).with_name("memoria.service"),
+    Path(__file__).parents[2] / "systemd" / "memoria.service",
+)
 UNIT = "memoria.service"
 MARK = "# Written by `memoria service install`; `memoria service uninstall` removes it.\n"
 
@@ -85,7 +89,8 @@ def unit_text(executable: Path, config: Path, account: str | None) -> str:
     """`account` None: a unit for a user's own systemd, without what that may not do."""
     at_home = any(str(path).startswith(("/home/", "/root/")) for path in (executable, config))
     lines = []
-    for line in TEMPLATE.read_text(encoding="utf-8").splitlines():
+    template = next(path for path in TEMPLATES if path.exists())
+    for line in template.read_text(encoding="utf-8").splitlines():
         key, equals, _ = line.partition("=")
         if key == "ExecStart":
             lines.append(f"ExecStart={_quoted(executable)} run --config {_quoted(config)}")
