@@ -16,15 +16,19 @@ from memoria import listen
 from memoria.admin.collect import Collector
 from memoria.admin.metrics import Metrics
 from memoria.admin.rates import Rates
+from memoria.admin.request_log import RequestLog
+from memoria.admin.requests import Requests
 from memoria.config.model import Config
 from memoria.engine.journal import Journal
 from memoria.engine.lifecycle import State
 from memoria.front import Front
 from memoria.gpu.device import DeviceReader
 from memoria.handover import Handover
+from memoria.own_app import OwnApp
 from memoria.proxy.admission import Admission
 from memoria.proxy.exchange import Exchange
 from memoria.proxy.guarding import Guarding
+from memoria.proxy.keys import Keys
 from memoria.reload import Reloaded, Reloader
 from memoria.routing import EngineRouter
 from memoria.server import Server
@@ -70,26 +74,37 @@ class Daemon:
         self.supervisor.try_logs()
         self._notifier = Notifier(environ)
         self._rates = Rates()
+        form = config.logging.requests
+        self._requests = Requests(None if form == "none" else RequestLog(config.logging, form))
         router = EngineRouter(self.supervisor, config)
         admission = Admission(router, {e.name: e.max_requests for e in config.engines}, config.hold)
         guarding = Guarding(config, config.guard, admission) if config.guard else None
         self.collector = Collector(self.supervisor, admission, guarding, self._rates, self.url)
         self._metrics = Metrics(self.supervisor, self.collector)
-        self._front = front = Front(
+        keys = Keys.of(config.access)
+        self._app = OwnApp(
             config,
+            keys,
             self.supervisor,
             self.collector,
-            router,
-            admission,
-            guarding=guarding,
             metrics=self._metrics,
-            admin_socket=runtime.admin_socket,
-            on_done=self._on_done,
+            requests=self._requests,
             reload=self._reload,
+            admin_socket=runtime.admin_socket,
+        )
+        self._front = front = Front(
+            config,
+            keys,
+            self.supervisor,
+            router,
+            admission=admission,
+            app=self._app,
+            guarding=guarding,
+            on_done=self._on_done,
         )
         self._listeners = listen.Listeners(config, given)
         self._admin = listen.bind_admin(runtime.admin_socket)
-        self._server = Server(front.app, front.protocol, [*self._listeners.sockets, self._admin])
+        self._server = Server(self._app, front.protocol, [*self._listeners.sockets, self._admin])
         self._server.set_drain(config.timeouts.drain)
         self._reloader: Reloader = Reloader(
             config,
@@ -137,9 +152,11 @@ class Daemon:
                 self._reloader.cancel()
                 self._front.refuse_waiting()
                 await self.supervisor.close()
+                self._app.end_streams()
                 self._server.should_exit = True
                 await asyncio.gather(serving, return_exceptions=True)
                 self._front.close()
+                self._requests.close()
                 for task in (stopping, beating, beside, handing):
                     task.cancel()
                 self._listeners.close()
@@ -159,6 +176,7 @@ class Daemon:
     def _on_done(self, exchange: Exchange) -> None:
         self._rates.add(exchange)
         self._metrics.tally.add(exchange)
+        self._requests.add(exchange)
 
     def _adopted(self, config: Config, guarding: Guarding | None) -> None:
         self.config = config

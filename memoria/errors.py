@@ -1,6 +1,7 @@
 """What goes wrong, told to a person.
 
 MemoriaError                    exit code
+|-- UsageError                   2  a value on the command line is wrong
 |-- ConfigError                 78  the configuration is wrong
 |-- UnavailableError            69  GPU, vLLM or a port is not there
 |-- MemoryHeldError             75  others hold the memory; later it may work
@@ -67,6 +68,10 @@ class MemoriaError(Exception):
             problems = (problems,)
         self.problems: Sequence[Problem] = tuple(problems)
         super().__init__("\n\n".join(str(problem) for problem in self.problems))
+
+
+class UsageError(MemoriaError):
+    exit_code = ExitCode.USAGE
 
 
 class ConfigError(MemoriaError):

@@ -20,12 +20,12 @@ from memoria.config.report import key_name
 from memoria.engine.journal import Journal
 from memoria.engine.lifecycle import State
 from memoria.errors import ConfigError, MemoriaError, Problem, UnavailableError
-from memoria.front import Front, open_keys
+from memoria.front import Front
 from memoria.gpu.device import DeviceReader
 from memoria.listen import Listeners
 from memoria.proxy.admission import Admission
 from memoria.proxy.guarding import Guarding
-from memoria.proxy.keys import KeyRing
+from memoria.proxy.keys import Keys
 from memoria.routing import EngineRouter
 from memoria.server import Server
 from memoria.supervisor.memory import in_daemon_thread
@@ -56,7 +56,7 @@ class _Checked:
     config: Config
     changes: Changes
     preflight: Preflight
-    keys: KeyRing | None
+    keys: Keys
 
 
 class Reloader:
@@ -115,7 +115,7 @@ class Reloader:
         config = load(path, environ)
         if fixed := compare(self._config, config).fixed:
             raise ConfigError(_needs_restart(config, key) for key in fixed)
-        keys = open_keys(config)
+        keys = Keys.of(config.access)
         try:
             async with asyncio.timeout(PATIENCE):
                 checked = await in_daemon_thread(lambda: preflight(config, self._reader, environ))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import difflib
+from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
 
 GIB = 2**30
@@ -42,6 +43,13 @@ def duration(seconds: float) -> str:
         return f"{minutes}m{rest:02d}s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours < 24 else f"{hours // 24}d{hours % 24}h"
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """What somebody may have meant who wrote `word`, as a hint."""
+    names = list(known)
+    close = difflib.get_close_matches(word, names, n=1)
+    return f"did you mean `{close[0]}`?" if close else f"there are: {', '.join(names)}"
 
 
 def grouped(number: int) -> str:

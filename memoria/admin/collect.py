@@ -16,11 +16,12 @@ import aiohttp
 from memoria import __version__
 from memoria.admin.holdings import held_bytes, resident_bytes
 from memoria.admin.patience import Question
-from memoria.admin.rates import Rates
-from memoria.admin.status import DeviceStatus, EngineStatus, GuardStatus, Status
+from memoria.admin.rates import Rates, Speed
+from memoria.admin.status import DeviceStatus, EngineStatus, GuardStatus, OtherProcess, Status
 from memoria.engine import probe
 from memoria.engine.lifecycle import State
 from memoria.engine.marker import values_of
+from memoria.engine.snapshot import EngineSnapshot
 from memoria.errors import MemoriaError
 from memoria.gpu.device import Device
 from memoria.proxy.admission import Admission
@@ -34,7 +35,9 @@ ANSWER_TIMEOUT = 30.0  # seconds; then an engine that hangs is asked anew
 
 # vllm/v1/metrics/loggers.py; one line per engine core, summed (usage: the highest)
 SERIES = re.compile(
-    rb"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc)\{[^}]*\} ([-+\w.]+)", re.M
+    rb"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc|generation_tokens_total)"
+    rb"\{[^}]*\} ([-+\w.]+)",
+    re.M,
 )
 
 
@@ -54,9 +57,12 @@ class Collector:
         self._supervisor, self._admission, self._rates = supervisor, admission, rates
         self._engines: dict[str, Question[bytes | None]] = {}
         self._devices: dict[str, Question[Device]] = {}
+        self._tokens: dict[str, Speed] = {}
         self.adopt(guarding, url)
         self._began = time.monotonic()
         self._processes = Question(_processes_by_start)
+        self._last_exits: dict[str, str] = {}
+        supervisor.listen(self._remember)
 
     def adopt(self, guarding: Guarding | None, url: str) -> None:
         """After a reload: other engines, perhaps, and another address."""
@@ -65,6 +71,7 @@ class Collector:
             name: self._engines.get(name) or Question(partial(self._ask, name))
             for name in self._supervisor.actors
         }
+        self._tokens = {name: self._tokens.get(name) or Speed() for name in self._supervisor.actors}
         self._devices = {
             uuid: self._devices.get(uuid) or Question(memory.read)
             for uuid, memory in self._supervisor.memories.items()
@@ -146,13 +153,7 @@ class Collector:
             uptime=self.uptime,
             at=time.time(),
             devices=tuple(
-                DeviceStatus(
-                    planned.device.label,
-                    planned.device.name,
-                    planned.device.total_bytes,
-                    None if (now := devices.get(planned.device.uuid)) is None else now.used_bytes,
-                    None if now is None else now.free_bytes,
-                )
+                self._device_status(planned.device, devices.get(planned.device.uuid))
                 for planned in self._supervisor.plan.devices
             ),
             engines=tuple(
@@ -161,6 +162,26 @@ class Collector:
             ),
             guard=None if self._guarding is None else _guard(self._guarding),
         )
+
+    def _device_status(self, device: Device, now: Device | None) -> DeviceStatus:
+        own = self._supervisor.pids()
+        return DeviceStatus(
+            label=device.label,
+            name=device.name,
+            total_bytes=device.total_bytes,
+            limit_bytes=int(device.total_bytes * self._supervisor.config.gpu_limit),
+            used_bytes=None if now is None else now.used_bytes,
+            free_bytes=None if now is None else now.free_bytes,
+            others=tuple(
+                OtherProcess(process.pid, process.user, process.command, process.used_bytes)
+                for process in (() if now is None else now.processes)
+                if process.pid not in own
+            ),
+        )
+
+    def _remember(self, snapshot: EngineSnapshot) -> None:
+        if snapshot.diagnosis is not None:
+            self._last_exits[snapshot.name] = snapshot.diagnosis.cause
 
     def _engine(self, name: str, held: dict[str, int], gauges: dict[str, float]) -> EngineStatus:
         supervisor = self._supervisor
@@ -200,7 +221,12 @@ class Collector:
             limit=load.limit,
             requests=actor.traffic.total,
             requests_per_second=rate.requests_per_second,
+            tokens_per_second=self._tokens[name].of(gauges.get("generation_tokens_total")),
+            ttft_p50=rate.ttft_p50,
             ttft_p95=rate.ttft_p95,
+            total_p50=rate.total_p50,
+            total_p95=rate.total_p95,
+            last_exit=self._last_exits.get(name),
             standby=snapshot.standby,
             standby_bytes=None if snapshot.standby is None else resident_bytes(actor.standby_pids()),
         )

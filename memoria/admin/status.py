@@ -43,18 +43,37 @@ class EngineStatus:
     limit: int
     requests: int
     requests_per_second: float | None
+    tokens_per_second: float | None
+    ttft_p50: float | None
     ttft_p95: float | None
+    total_p50: float | None
+    total_p95: float | None
+    last_exit: str | None
     standby: str | None
     standby_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
+class OtherProcess:
+    """One that is not memoria's, and holds memory of a device."""
+
+    pid: int
+    user: str | None
+    command: str | None
+    used_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceStatus:
+    """`limit_bytes`: the most that the engines' budgets may add up to."""
+
     label: str
     name: str
     total_bytes: int
+    limit_bytes: int
     used_bytes: int | None
     free_bytes: int | None
+    others: tuple[OtherProcess, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +116,12 @@ class Status:
         return cls(
             **plain
             | {
-                "devices": tuple(DeviceStatus(**device) for device in data["devices"]),
+                "devices": tuple(
+                    DeviceStatus(
+                        **{**device, "others": tuple(OtherProcess(**other) for other in device["others"])}
+                    )
+                    for device in data["devices"]
+                ),
                 "engines": tuple(
                     EngineStatus(**{**engine, "models": tuple(engine["models"])})
                     for engine in data["engines"]

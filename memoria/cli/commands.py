@@ -2,74 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
 from memoria import __version__
+from memoria.cli.flags import Globals, complete_engine, pass_globals, with_globals
+from memoria.cli.operate import OPERATIONS
 from memoria.errors import ExitCode
-
-if TYPE_CHECKING:
-    from memoria.config.model import Config
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-@dataclass
-class Globals:
-    """The flags that every command takes, before or after its name."""
-
-    config: Path | None = None
-    json: bool = False
-    color: bool | None = None  # None: if the output is a terminal
-
-    @property
-    def colored(self) -> bool:
-        if self.color is None:
-            return sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        return self.color
-
-    @property
-    def width(self) -> int:
-        import shutil
-
-        return shutil.get_terminal_size((80, 24)).columns
-
-    def load(self) -> Config:
-        from memoria.config.load import find, load
-
-        return load(find(self.config, os.environ, Path.cwd()), os.environ)
-
-
-def _remember(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
-    if value is not None and value is not False:
-        name = {"no_color": "color"}.get(str(parameter.name), str(parameter.name))
-        setattr(ctx.ensure_object(Globals), name, False if name == "color" else value)
-
-
-def with_globals(command: F) -> F:
-    for option in (
-        click.option("--no-color", is_flag=True, expose_value=False, callback=_remember, help="Plain text."),
-        click.option("--json", is_flag=True, expose_value=False, callback=_remember, help="For programs."),
-        click.option(
-            "-c",
-            "--config",
-            type=click.Path(path_type=Path),
-            expose_value=False,
-            callback=_remember,
-            help="Configuration file (else MEMORIA_CONFIG, ./memoria.yaml, /etc/memoria/memoria.yaml).",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-pass_globals = click.make_pass_decorator(Globals, ensure=True)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -195,19 +136,25 @@ def config(globals_: Globals) -> int:
 
 @cli.command()
 @with_globals
-@click.argument("engine", required=False)
-@click.option("-n", "--lines", default=100, show_default=True, help="How many lines of history.")
+@click.argument("engine", required=False, shell_complete=complete_engine)
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(min=0),
+    help="Lines of history  [default: 100, or all --since]",
+)
 @click.option("-f", "--follow", is_flag=True, help="Then what is written from now on.")
+@click.option("--since", metavar="WHEN", help="Lines since then: 10m, 2h, 1d, or a time, as 14:30.")
 @pass_globals
-def logs(globals_: Globals, engine: str | None, lines: int, follow: bool) -> int:
+def logs(globals_: Globals, engine: str | None, lines: int | None, follow: bool, since: str | None) -> int:
     """Show the engines' logs, of one or of all. They are files: this works without a daemon, too.
 
     \b
-    Example:  memoria logs generation -f
+    Example:  memoria logs generation -f --since 10m
     """
     from memoria.cli.logs import show_logs
 
-    return show_logs(globals_.config, engine, lines=lines, follow=follow)
+    return show_logs(globals_.config, engine, lines=lines, follow=follow, since=since)
 
 
 @cli.command()
@@ -228,14 +175,20 @@ def reload(globals_: Globals, dry_run: bool) -> int:
 
 @cli.command()
 @with_globals
+@click.option("-w", "--watch", is_flag=True, help="Again with every change, until Ctrl-C.")
 @pass_globals
-def status(globals_: Globals) -> int:
+def status(globals_: Globals, watch: bool) -> int:
     """Ask the running daemon how its engines do. Exit code 0: all ready, 1: degraded, 3: not running.
 
     \b
-    Example:  memoria status --json
+    Example:  memoria status --watch
     """
-    from memoria.cli.status import show_status
+    from memoria.cli.status import show_status, watch_status
+
+    if watch:
+        return watch_status(
+            globals_.config, as_json=globals_.json, width=globals_.width, color=globals_.colored
+        )
 
     healthy = show_status(
         globals_.config, as_json=globals_.json, width=globals_.width, color=globals_.colored
@@ -283,3 +236,7 @@ def bench(globals_: Globals, /, key: str | None, plot: Path | None, **load: Any)
         as_json=globals_.json,
         color=globals_.colored,
     )
+
+
+for operation in OPERATIONS:
+    cli.add_command(operation)

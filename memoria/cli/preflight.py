@@ -14,11 +14,12 @@ from memoria.supervisor.preflight import Preflight, preflight
 def look(config: Config, reader: DeviceReader | None) -> Preflight:
     """`reader` None leaves the device out."""
     checked = preflight(config, reader, os.environ)
-    if config.access.keys is not None:
-        from memoria.proxy.keys import KeyRing
+    for path in (config.access.keys, config.access.admin_keys):
+        if path is not None:
+            from memoria.proxy.keys import KeyRing
 
-        try:
-            KeyRing(config.access.keys)
-        except ConfigError as error:
-            return replace(checked, errors=(*checked.errors, error))
+            try:
+                KeyRing(path)
+            except ConfigError as error:
+                checked = replace(checked, errors=(*checked.errors, error))
     return checked

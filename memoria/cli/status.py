@@ -7,17 +7,35 @@ import sys
 from pathlib import Path
 
 from memoria.admin.status import Status
-from memoria.cli.client import ask
+from memoria.cli.client import ask, events
+from memoria.cli.live import Live
 from memoria.cli.render_status import render_status
 from memoria.cli.running import admin_socket, running_config
+from memoria.errors import ExitCode, NotRunningError
 
 
 def show_status(flag: Path | None, *, as_json: bool, width: int, color: bool) -> bool:
     """Prints the table; returns whether every engine is ready."""
     status = Status.from_json(ask(admin_socket(running_config(flag)), "/status"))
-    if as_json:
-        text = json.dumps(status.to_json(), indent=2)
-    else:
-        text = render_status(status, width=width, color=color)
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(_text(status, as_json=as_json, width=width, color=color) + "\n")
     return status.healthy
+
+
+def watch_status(flag: Path | None, *, as_json: bool, width: int, color: bool) -> int:
+    """On a terminal one table, redrawn; otherwise one after another, each time that something is different.
+    Ends with Ctrl-C, or raises `NotRunningError` when the daemon has ended."""
+    try:
+        with Live(width) as live:
+            for kind, data in events(admin_socket(running_config(flag)), "/events"):
+                if kind == "status":
+                    status = Status.from_json(data)
+                    live.show(_text(status, as_json=as_json, width=width, color=color))
+    except KeyboardInterrupt:
+        return ExitCode.OK
+    raise NotRunningError("memoria has ended")
+
+
+def _text(status: Status, *, as_json: bool, width: int, color: bool) -> str:
+    if as_json:
+        return json.dumps(status.to_json(), indent=2)
+    return render_status(status, width=width, color=color)

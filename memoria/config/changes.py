@@ -9,16 +9,18 @@ from typing import Any
 from memoria.config.model import Config, EngineConfig
 
 # Where a daemon is found and what its screen was made for: these need a new daemon.
-FIXED = frozenset({"device", "runtime_dir", "log.dir", "log.format", "log.level"})
+FIXED = frozenset({"device", "runtime_dir", "log.dir", "log.format", "log.level", "log.requests"})
 # Keys that are not where the file has them (`model.py` against `schema.py`).
 _AS_WRITTEN = {
     "access.keys": "keys",
+    "access.admin_keys": "admin_keys",
     "access.allowed_hosts": "allowed_hosts",
     "access.origins": "cors.origins",
     "limits.body_bytes": "limits.body_mb",
     "logging.dir": "log.dir",
     "logging.format": "log.format",
     "logging.level": "log.level",
+    "logging.requests": "log.requests",
     "logging.max_bytes": "log.max_mb",
     "logging.keep": "log.keep",
 }

@@ -159,6 +159,7 @@ def _build(file: File, path: Path, environ: Mapping[str, str], report: Report) -
         logging=Logging(
             level=file.log.level,
             format=file.log.format,
+            requests=file.log.requests,
             dir=paths.log_dir(file.log.dir, path, environ)[0],
             max_bytes=file.log.max_mb << 20,
             keep=file.log.keep,
@@ -167,6 +168,7 @@ def _build(file: File, path: Path, environ: Mapping[str, str], report: Report) -
         engines=engines,
         access=Access(
             keys=None if file.keys is None else paths.expand(file.keys, folder, environ),
+            admin_keys=None if file.admin_keys is None else paths.expand(file.admin_keys, folder, environ),
             allowed_hosts=tuple(file.allowed_hosts or ()),
             origins=tuple(file.cors.origins or ()),
         ),

@@ -109,6 +109,7 @@ class Access:
     keys: Path | None = None  # a `name: key` line each; None: no key is asked for
     allowed_hosts: tuple[str, ...] = ()  # besides the listener's own addresses; without ports
     origins: tuple[str, ...] = ()  # of other sites' pages (CORS)
+    admin_keys: Path | None = None  # as `keys`; None: engines are steered over the admin socket alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,7 @@ class Logging:
 
     level: str = "INFO"
     format: Literal["text", "json"] = "text"
+    requests: Literal["none", "text", "json"] = "none"  # the request log
     dir: Path = Path("logs")
     max_bytes: int = 20 * 2**20
     keep: int = 3

@@ -133,6 +133,11 @@ class File(Section):
         description="File of the API keys, a `name: key` line each, relative to this file; "
         "unset: none is asked for.",
     )
+    admin_keys: Word | None = Field(
+        default=None,
+        description="File of the keys, as with `keys`, with which engines are steered over HTTP; "
+        "unset: over the admin socket alone.",
+    )
     open_to_network: bool = Field(
         default=False,
         description="Without `keys`, everybody who can reach the port may use the engines. "

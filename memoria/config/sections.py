@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -89,6 +89,10 @@ class Limits(Section):
 class Log(Section):
     level: LogLevel = Field(default="INFO", description="Least level of memoria's own log.")
     format: LogFormat = Field(default=_LOGGING.format, description="Form of memoria's own log.")
+    requests: Literal["none", "text", "json"] = Field(
+        default=_LOGGING.requests,
+        description="Form of the request log, `memoria.requests.log` in `dir`; `none`: there is none.",
+    )
     dir: Word | None = Field(
         default=None,
         description="Folder of the engines' logs; unset: `$LOGS_DIRECTORY`, "

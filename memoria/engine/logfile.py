@@ -82,7 +82,7 @@ class LogFile:
             with self.path.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(since if since <= size else 0, size - (256 << 10)))
-                return split_lines(file.read())[-lines:]
+                return split_lines(file.read())[-lines:] if lines else []
         except OSError:
             return []
 

@@ -7,17 +7,20 @@ RFC 6454 (Origin), RFC 6750 (Bearer), the Fetch standard (CORS; what a page may 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from memoria.config.model import Config
 from memoria.proxy.answers import Answer, Rejection, bad_framing
 from memoria.proxy.headers import Header
-from memoria.proxy.keys import KeyRing
+from memoria.proxy.keys import KeyRing, Keys
 from memoria.proxy.routes import ROUTES
 
 # For load balancers and scripts, which have no key: they tell whether the engines are ready, nothing more.
 KEYLESS_PATHS = frozenset((b"/health", b"/livez", b"/readyz"))
+
+# memoria's own part asks for its keys itself (memoria/admin/door.py); the page holds no secret.
+_OWN_PREFIXES = (b"/admin/", b"/page/")
 
 _FORM_PATHS = frozenset(route.path.encode() for route in ROUTES if route.model_in == "multipart")
 _DECIDING = frozenset((b"host", b"origin", b"sec-fetch-site", b"authorization", b"x-api-key"))
@@ -31,7 +34,8 @@ _SHOWN = 100  # bytes of a client's own text that are repeated to it
 @dataclass(frozen=True, slots=True)
 class AccessRules:
     """Hosts without ports and origins as browsers write them, in lower case. `addresses`: any IP address will
-    do as a Host, since DNS rebinding needs a name. `keys` None: no key is asked for."""
+    do as a Host, since DNS rebinding needs a name. `keys` None: no key is asked for. An admin's key is good
+    for the engines, too."""
 
     hosts: frozenset[bytes]
     any_host: bool = False
@@ -39,6 +43,7 @@ class AccessRules:
     origins: frozenset[bytes] = field(default=frozenset())
     any_origin: bool = False
     keys: KeyRing | None = None
+    admin_keys: KeyRing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,7 @@ class Preflight:
 ANYBODY = Grant()
 
 
-def access_rules(config: Config, keys: KeyRing | None, *, hostname: str) -> AccessRules:
+def access_rules(config: Config, keys: Keys, *, hostname: str) -> AccessRules:
     """On a loopback address its own names alone; otherwise also this machine's `hostname`, and addresses.
     `allowed_hosts` comes on top."""
     address, access = config.listen, config.access
@@ -74,7 +79,8 @@ def access_rules(config: Config, keys: KeyRing | None, *, hostname: str) -> Acce
         addresses=not address.is_loopback,
         origins=frozenset(origin.encode() for origin in access.origins),
         any_origin="*" in access.origins,
-        keys=keys,
+        keys=keys.clients,
+        admin_keys=keys.admins,
     )
 
 
@@ -99,9 +105,11 @@ def decide(
         if not isinstance(page, tuple):
             return page
         cors = page
-    if rules.keys is None or path in KEYLESS_PATHS:
+    if rules.keys is None or path in KEYLESS_PATHS or path == b"/" or path.startswith(_OWN_PREFIXES):
         return Grant(None, cors) if cors else ANYBODY
-    key = _key(head, rules.keys)
+    key = find_key(head, rules.keys)
+    if key is None and rules.admin_keys is not None:
+        key = find_key(head, rules.admin_keys)
     if key is None:
         return Rejection(_unauthorized(cors, given=len(head.keys() & {b"authorization", b"x-api-key"}) > 0))
     return Grant(key, cors)
@@ -115,7 +123,8 @@ def _is_ours(host: bytes, rules: AccessRules) -> bool:
     return name in rules.hosts or (rules.addresses and _ADDRESS.fullmatch(name) is not None)
 
 
-def _key(head: dict[bytes, bytes], keys: KeyRing) -> str | None:
+def find_key(head: Mapping[bytes, bytes], keys: KeyRing) -> str | None:
+    """The name of the key that a request was sent with, if it is one of these."""
     authorization = head.get(b"authorization")
     if authorization is not None:
         scheme, _, token = authorization.partition(b" ")
@@ -132,6 +141,8 @@ def _decide_page(
     origin = head.get(b"origin")
     cors: tuple[Header, ...] = ()
     if origin is not None and not _is_own_page(origin, head.get(b"host")):
+        if path.startswith(_OWN_PREFIXES):
+            return Rejection(_not_its_own(origin))
         if rules.any_origin:
             cors = ((b"access-control-allow-origin", b"*"), _EXPOSED)
         elif origin.lower() in rules.origins:
@@ -177,6 +188,11 @@ def _misdirected(host: bytes) -> Answer:
 
 def _foreign(origin: bytes) -> Answer:
     message = f"Pages of `{_shown(origin)}` may not ask here: add it to cors.origins"
+    return Answer(403, message, "origin_not_allowed")
+
+
+def _not_its_own(origin: bytes) -> Answer:
+    message = f"Pages of `{_shown(origin)}` may not ask here: only memoria's own page may"
     return Answer(403, message, "origin_not_allowed")
 
 

@@ -16,11 +16,13 @@ import os
 import re
 import stat
 from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import sha256
 from hmac import compare_digest
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
+from memoria.config.model import Access
 from memoria.errors import ConfigError, Problem
 
 logger = logging.getLogger(__name__)
@@ -88,6 +90,27 @@ class KeyRing:
         while True:
             await asyncio.sleep(interval)
             self.refresh()
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Those of who may use the engines, and those of who may steer them; None where the configuration names
+    no file."""
+
+    clients: KeyRing | None = None
+    admins: KeyRing | None = None
+
+    @classmethod
+    def of(cls, access: Access) -> Self:
+        """Raises `ConfigError` when a file of keys cannot be used."""
+        return cls(
+            None if access.keys is None else KeyRing(access.keys),
+            None if access.admin_keys is None else KeyRing(access.admin_keys),
+        )
+
+    @property
+    def rings(self) -> list[KeyRing]:
+        return [ring for ring in (self.clients, self.admins) if ring is not None]
 
 
 def _read(path: Path) -> tuple[tuple[_Key, ...], _Version | None]:

@@ -95,8 +95,9 @@ class Relay:
         """Other rules, for every request that is not decided yet; connections stay."""
         self.rules, self._filters, self.protected = rules, filters or {}, protected
         self.limits, self.timeouts = limits, timeouts
-        if rules is not None and rules.keys is not None:
-            rules.keys.on_change = self.forget_verdicts
+        for ring in () if rules is None else (rules.keys, rules.admin_keys):
+            if ring is not None:
+                ring.on_change = self.forget_verdicts
         self.forget_verdicts()
         self.watch.interval = min(1.0, timeouts.idle / 4, self.patience / 4)
 

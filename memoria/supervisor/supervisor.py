@@ -25,6 +25,7 @@ from memoria.supervisor.records import Records, records_dir
 from memoria.supervisor.runtime import RuntimeDir
 from memoria.supervisor.surroundings import EngineSurroundings
 from memoria.supervisor.verifier import Verifier
+from memoria.text import suggestion
 from memoria.vllm_env.install import VllmInstall
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Supervisor:
         self._gates: dict[str, GpuGate] = {}
         self._listeners: list[Callable[[EngineSnapshot], None]] = []
         self._tasks: dict[EngineActor, asyncio.Task[None]] = {}
+        self._closing = False
         self._open_devices()
         self.actors = {engine.name: self._actor(engine) for engine in config.engines}
 
@@ -138,6 +140,7 @@ class Supervisor:
 
     async def close(self) -> None:
         """Drains and stops all engines at once and waits until none of their processes is left."""
+        self._closing = True
         for actor in self._tasks:
             actor.stop()
         await asyncio.gather(*(actor.settled() for actor in self._tasks))
@@ -151,6 +154,24 @@ class Supervisor:
         """Ends every drain and every grace: the engines are killed now."""
         for actor in self._tasks:
             actor.stop(now=True)
+
+    # A person's wishes. Each raises `UnavailableError` for an unknown engine, and once memoria stops.
+
+    def start(self, name: str, by: str) -> None:
+        self._asked(name, "start", by).start()
+
+    def stop(self, name: str, by: str, *, now: bool = False) -> None:
+        self._asked(name, "stop", by, now=now).stop(now=now)
+
+    def restart(self, name: str, by: str, *, now: bool = False) -> None:
+        self._asked(name, "restart", by, now=now).restart(now=now)
+
+    def _asked(self, name: str, wish: str, by: str, *, now: bool = False) -> EngineActor:
+        actor = self.actor(name)
+        if self._closing:
+            raise UnavailableError("memoria is stopping")
+        self.journal.add(name, f"{wish} asked", f"{by}, now" if now else by)
+        return actor
 
     def snapshots(self) -> tuple[EngineSnapshot, ...]:
         return tuple(actor.snapshot for actor in self.actors.values())
@@ -170,7 +191,7 @@ class Supervisor:
             return self.actors[name]
         except KeyError:
             raise UnavailableError(
-                f"there is no engine `{name}`; there are {', '.join(self.actors)}"
+                f"there is no engine `{name}`", hint=suggestion(name, self.actors)
             ) from None
 
     def _changed(self, snapshot: EngineSnapshot) -> None:

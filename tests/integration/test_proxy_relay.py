@@ -36,6 +36,20 @@ async def test_a_request_reaches_the_engine_and_its_answer_the_client(tmp_path: 
 
 
 @on_uvloop
+async def test_a_trace_goes_on_as_it_came(tmp_path: Path) -> None:
+    """The W3C's trace context and baggage: vLLM reads them, memoria does not touch them."""
+    trace = {
+        b"traceparent": b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        b"tracestate": b"rojo=00f067aa0ba902b7,congo=t61rcWkgMzE",
+        b"baggage": b"user=alice%20b;prop=1, k=v",
+    }
+    engine = ScriptedEngine()
+    async with Rig(tmp_path, generation=engine) as rig:
+        await rig.post(CHAT, b"{}", *(name + b": " + value for name, value in trace.items()))
+    assert {name: engine.asked[0].header(name) for name in trace} == {n: [v] for n, v in trace.items()}
+
+
+@on_uvloop
 async def test_one_connection_to_the_engine_serves_many_requests(tmp_path: Path) -> None:
     engine = ScriptedEngine()
     async with Rig(tmp_path, embedding=engine) as rig:

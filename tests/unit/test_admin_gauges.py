@@ -11,7 +11,7 @@ from memoria.text import GIB
 from tests.promtool import complaints
 from tests.unit.test_admin_status import ENGINE, STATUS
 
-GPU = DeviceStatus("gpu 0", "NVIDIA H200", 100 * GIB, 75 * GIB, 25 * GIB)
+GPU = DeviceStatus("gpu 0", "NVIDIA H200", 100 * GIB, 100 * GIB, 75 * GIB, 25 * GIB)
 GENERATION = replace(ENGINE, used_bytes=40 * GIB, budget_bytes=60 * GIB)
 EMBEDDING = replace(ENGINE, name="embedding", used_bytes=20 * GIB, in_flight=3, held=2, limit=8)
 BOTH = replace(STATUS, devices=(GPU,), engines=(GENERATION, EMBEDDING))

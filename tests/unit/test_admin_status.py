@@ -40,7 +40,12 @@ ENGINE = EngineStatus(
     limit=64,
     requests=42,
     requests_per_second=None,
+    tokens_per_second=None,
+    ttft_p50=None,
     ttft_p95=None,
+    total_p50=None,
+    total_p95=None,
+    last_exit=None,
     standby=None,
     standby_bytes=None,
 )
@@ -50,7 +55,7 @@ STATUS = Status(
     url="http://127.0.0.1:8200",
     uptime=12.5,
     at=1_700_000_012.75,
-    devices=(DeviceStatus("gpu 0", "NVIDIA H200", 150_000_000_000, None, None),),
+    devices=(DeviceStatus("gpu 0", "NVIDIA H200", 150_000_000_000, 142_500_000_000, None, None),),
     engines=(ENGINE, replace(ENGINE, name="embedding")),
 )
 

@@ -165,3 +165,8 @@ def test_the_values_in_force_are_told_with_their_source(folder: ConfigFolder) ->
     assert told["a.max_requests"] == ("4096", "default")
     assert told["a.filters.set"] == ('{"n": 1}', "memoria.yaml:3")
     assert "guard.protect" not in told
+
+
+def test_the_admins_keys_are_a_file_of_their_own(folder: ConfigFolder) -> None:
+    access = folder.load(f"admin_keys: ./admins\n{ENGINES}").access
+    assert (access.keys, access.admin_keys) == (None, folder.file.parent / "admins")

@@ -116,7 +116,7 @@ def test_a_misspelt_key_is_one_problem_with_its_right_spelling(folder: ConfigFol
     [
         ("gpu-limit: 0.9", "did you mean `gpu_limit`?"),
         ("timeouts: {drian: 5}", "did you mean `drain`?"),
-        ("log: {colour: true}", "known here: level, format, dir, max_mb, keep"),
+        ("log: {colour: true}", "known here: level, format, requests, dir, max_mb"),
         ("misspelt:", "known here: "),
     ],
 )

@@ -33,3 +33,13 @@ def test_a_listener_that_fails_stops_nobody(caplog: pytest.LogCaptureFixture) ->
     journal.add("generation", "ready")
     assert len(heard) == 1
     assert "a bug in a screen" in caplog.text
+
+
+def test_what_came_after_an_entry_can_be_asked_for() -> None:
+    journal = Journal(size=3)
+    for what in ("first", "second", "third", "fourth"):
+        journal.add("generation", what)
+    assert [entry.what for entry in journal.after(3)] == ["fourth"]
+    assert [entry.what for entry in journal.after(0)] == ["second", "third", "fourth"]
+    assert journal.after(4) == journal.after(99) == ()
+    assert [entry.number for entry in journal.entries()] == [2, 3, 4]

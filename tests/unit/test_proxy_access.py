@@ -11,7 +11,7 @@ from memoria.config.model import Access, Address
 from memoria.proxy.access import AccessRules, Grant, Preflight, access_rules, decide
 from memoria.proxy.answers import Rejection
 from memoria.proxy.headers import Header
-from memoria.proxy.keys import KeyRing
+from memoria.proxy.keys import KeyRing, Keys
 from tests.unit.commands import CONFIG
 
 KEY = "k" * 32
@@ -31,7 +31,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> KeyRing:
 
 def rules(listen: str = "127.0.0.1", **access: tuple[str, ...]) -> AccessRules:
     config = replace(CONFIG, listen=Address(listen, 8200), access=Access(**access))  # type: ignore[arg-type]
-    return access_rules(config, None, hostname="Box")
+    return access_rules(config, Keys(), hostname="Box")
 
 
 def ask(
@@ -291,3 +291,32 @@ def test_hostile_bytes_are_decided_on_like_any_others(
         assert isinstance(decision, Grant)
         assert decision.key is None  # nobody guesses a key
         assert path in {b"/health", b"/livez", b"/readyz"}
+
+
+@pytest.mark.parametrize("path", [b"/admin/status", b"/admin/engines/a/stop", b"/page/page.js", b"/"])
+def test_memorias_own_part_asks_for_its_keys_itself(keys: KeyRing, path: bytes) -> None:
+    assert status(HOST, by=replace(rules(), keys=keys), method="GET", path=path) == 200
+
+
+@pytest.mark.parametrize(
+    "path", [b"/admin", b"/administer", b"/pages", b"/x/admin/status", b"/%61dmin/status"]
+)
+def test_what_only_looks_like_memorias_own_needs_a_key(keys: KeyRing, path: bytes) -> None:
+    assert status(HOST, by=replace(rules(), keys=keys), method="GET", path=path) == 401
+
+
+def test_no_other_sites_page_may_steer_whatever_cors_allows() -> None:
+    anybody = rules(origins=("*",))
+    assert status(HOST, (b"origin", APP), by=anybody, method="GET", path=b"/v1/models") == 200
+    assert status(HOST, (b"origin", APP), by=anybody, method="GET", path=b"/admin/status") == 403
+    own = (b"origin", b"http://127.0.0.1:8200")
+    assert status(HOST, own, by=anybody, method="GET", path=b"/admin/status") == 200
+
+
+def test_an_admins_key_is_good_for_the_engines(keys: KeyRing, tmp_path: Path) -> None:
+    (tmp_path / "admins").write_text(f"ana: {'a' * 32}\n", encoding="utf-8")
+    (tmp_path / "admins").chmod(0o600)
+    both = replace(rules(), keys=keys, admin_keys=KeyRing(tmp_path / "admins"))
+    granted = decide("GET", b"/v1/models", [HOST, (b"x-api-key", b"a" * 32)], both)
+    assert isinstance(granted, Grant)
+    assert granted.key == "ana"

@@ -1,0 +1,72 @@
+"""memoria's own API: whole on the admin socket, and behind a door under `/admin/` of the main address.
+
+`openapi.json` beside this file describes it; a test walks the running thing with it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from memoria.admin import engines, feed, requests
+from memoria.admin import reload as reloading
+from memoria.admin.collect import Collector
+from memoria.admin.door import Door
+from memoria.admin.feed import Feed
+from memoria.admin.reload import Reload
+from memoria.admin.replies import on_http_error, on_rejection, response
+from memoria.admin.requests import Requests
+from memoria.proxy.answers import Rejection
+from memoria.proxy.unknown import unknown_route
+from memoria.supervisor.supervisor import Supervisor
+
+DESCRIPTION = Path(__file__).with_name("openapi.json")
+PREFIX = b"/admin/"
+
+
+def admin_app(
+    supervisor: Supervisor, collector: Collector, stream: Feed, done: Requests, reload: Reload
+) -> ASGIApp:
+    """Every scope must say in `asked_by` who asks."""
+
+    async def status(_: Request) -> JSONResponse:
+        return JSONResponse((await collector.status()).to_json())
+
+    async def description(_: Request) -> Response:
+        return Response(DESCRIPTION.read_bytes(), media_type="application/json")
+
+    routes: list[BaseRoute] = [
+        Route("/status", status, methods=["GET"]),
+        Route("/openapi.json", description, methods=["GET"]),
+        *feed.routes(stream),
+        *engines.routes(supervisor, stream),
+        *requests.routes(done),
+        *reloading.routes(reload),
+    ]
+    handlers = {Rejection: on_rejection, HTTPException: on_http_error}
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    app.router.default = unknown_route
+    app.router.redirect_slashes = False
+    return app
+
+
+def behind(door: Door, app: ASGIApp) -> ASGIApp:
+    """`app` for who comes over HTTP, below `PREFIX`."""
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"].removeprefix("/admin")
+        try:
+            asked_by = door.enter(scope, path)
+        except Rejection as rejection:
+            await response(rejection.answer)(scope, receive, send)
+            return
+        inside = {**scope, "path": path, "raw_path": path.encode(), "asked_by": asked_by}
+        await app(inside, receive, send)
+
+    return guarded

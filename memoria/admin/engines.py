@@ -1,0 +1,73 @@
+"""Engines by name: start, stop, restart, and their logs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.routing import Route
+
+from memoria.admin.feed import STREAM_HEADERS, Feed
+from memoria.admin.replies import flag, number
+from memoria.engine.actor import EngineActor
+from memoria.errors import UnavailableError
+from memoria.logs import printable
+from memoria.proxy.answers import Answer, Rejection
+from memoria.supervisor.supervisor import Supervisor
+
+LOOK = 0.2  # seconds between two looks at a log that is followed
+MOST_LINES = 10_000
+
+
+def routes(supervisor: Supervisor, feed: Feed) -> list[Route]:
+    def actor(request: Request) -> EngineActor:
+        try:
+            return supervisor.actor(request.path_params["engine"])
+        except UnavailableError as error:
+            problem = error.problems[0]
+            raise Rejection(Answer(404, f"{problem.what}; {problem.hint}", "engine_not_found")) from None
+
+    async def steer(request: Request) -> JSONResponse:
+        """The engine's state then, and the number of the latest event: what follows is in `/events`."""
+        name, wish = actor(request).name, request.url.path.rpartition("/")[2]
+        by, now = request.scope["asked_by"], flag(request, "now")
+        state, before = supervisor.actors[name].snapshot.state, supervisor.journal.last
+        try:
+            if wish == "start":
+                supervisor.start(name, by)
+            elif wish == "stop":
+                supervisor.stop(name, by, now=now)
+            else:
+                supervisor.restart(name, by, now=now)
+        except UnavailableError as error:
+            raise Rejection(Answer(503, error.problems[0].what, "stopping")) from None
+        return JSONResponse({"engine": name, "asked": wish, "state": state.value, "event": before}, 202)
+
+    async def logs(request: Request) -> StreamingResponse:
+        log, lines = actor(request).log, number(request, "lines", 100, most=MOST_LINES)
+        follow = flag(request, "follow")
+
+        async def text() -> AsyncIterator[str]:
+            follower = log.follow()
+            yield _joined(log.tail(lines))
+            while follow and feed.is_open:
+                if new := _joined(list(follower.new_lines())):
+                    yield new
+                await asyncio.sleep(LOOK)
+
+        headers = {**STREAM_HEADERS, "x-content-type-options": "nosniff"}
+        return StreamingResponse(text(), media_type="text/plain; charset=utf-8", headers=headers)
+
+    return [
+        *(
+            Route(f"/engines/{{engine}}/{wish}", steer, methods=["POST"])
+            for wish in ("start", "stop", "restart")
+        ),
+        Route("/logs/{engine}", logs, methods=["GET"]),
+    ]
+
+
+def _joined(lines: list[str]) -> str:
+    return "".join(f"{printable(line)}\n" for line in lines)

@@ -1,0 +1,114 @@
+"""The request log: a line for each request, written by a thread of its own: a slow disk holds up nobody.
+
+2026-11-24T03:22:33.123 200 POST /v1/embeddings engine=embedding total=12.3ms first=11.0ms in=52 out=4511
+tokens=5+0 key=chat client=127.0.0.1 id=5b0c6f0e          (one line; or the same as a JSON object)
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal
+
+from memoria.admin.record import Record
+from memoria.config.model import Logging
+from memoria.engine.logfile import LogFile
+from memoria.logs import printable
+
+logger = logging.getLogger(__name__)
+
+# No engine's log has this name: engines' names have no dots.
+NAME = "memoria.requests"
+MOST_WAITING = 20_000  # lines
+AT_ONCE = 200  # lines that are made between two writes: only a write lets the event loop have its turn
+END_PATIENCE = 2.0  # seconds
+
+Form = Literal["text", "json"]
+
+
+class RequestLog:
+    """Raises `UnavailableError` where the file cannot be written. `dropped` counts the requests that were not
+    written down, because the disk was too slow or full."""
+
+    def __init__(self, logging_: Logging, form: Form) -> None:
+        self._file = LogFile(logging_.dir / f"{NAME}.log", max_bytes=logging_.max_bytes, keep=logging_.keep)
+        self._form = form
+        self._descriptor = self._file.open()
+        self._queue: queue.SimpleQueue[Sequence[Record] | None] = queue.SimpleQueue()
+        self._waiting = 0
+        self._failing = False
+        self.dropped = 0
+        # a daemon: a disk that hangs must not keep the process from ending
+        self._thread = threading.Thread(target=self._run, name="request log", daemon=True)
+        self._thread.start()
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Returns at once."""
+        if self._waiting + len(records) > MOST_WAITING:
+            self.dropped += len(records)
+            return
+        self._waiting += len(records)
+        self._queue.put(records)
+
+    def close(self) -> None:
+        """Gives what waits a moment to be written."""
+        self._queue.put(None)
+        self._thread.join(END_PATIENCE)
+
+    def _run(self) -> None:
+        while (records := self._queue.get()) is not None:
+            for at in range(0, len(records), AT_ONCE):
+                self._write("".join(line(record, self._form) for record in records[at : at + AT_ONCE]))
+            self._waiting -= len(records)
+            self._file.rotate_if_large()
+        os.close(self._descriptor)
+
+    def _write(self, lines: str) -> None:
+        try:
+            os.write(self._descriptor, lines.encode(errors="replace"))
+            self._failing = False
+        except OSError as error:
+            self.dropped += lines.count("\n")
+            if not self._failing:
+                logger.warning("requests are not logged: %s: %s", self._file.path, error.strerror)
+            self._failing = True
+
+
+def line(record: Record, form: Form) -> str:
+    time_ = f"{_second(int(record.at))}.{int(record.at % 1 * 1000):03d}"
+    if form == "text":
+        return f"{time_} {text(record)}\n"
+    known = {key: value for key, value in record._asdict().items() if value is not None and key != "at"}
+    return json.dumps({"time": time_, **known}, separators=(",", ":")) + "\n"
+
+
+def text(record: Record) -> str:
+    """Without the time; what is not known is left out."""
+    made = f"{record.status} {record.method or '-'} {record.route or '-'}"
+    if record.engine is not None:
+        made += f" engine={record.engine}"
+    made += f" total={record.duration_s * 1000:.1f}ms"
+    if record.first_byte_s is not None:
+        made += f" first={record.first_byte_s * 1000:.1f}ms"
+    made += f" in={record.request_bytes} out={record.response_bytes}"
+    if record.prompt_tokens is not None:
+        made += f" tokens={record.prompt_tokens}+{record.completion_tokens or 0}"
+    if record.key is not None:
+        made += f" key={record.key}"
+    made += f" client={record.client or '-'} id={record.id}"
+    if record.aborted:
+        made += " aborted"
+    if record.replays:
+        made += " replayed"
+    return made if made.isprintable() else printable(made)
+
+
+@lru_cache(maxsize=8)
+def _second(at: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(at))

@@ -1,0 +1,82 @@
+"""The requests that were answered last, and where they are written down. Never what was asked or answered.
+
+On the way of a request there is one append to a list; what is made of it waits until a batch is due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from memoria.admin.record import Record, make_record
+from memoria.admin.replies import number
+from memoria.admin.request_log import RequestLog
+from memoria.proxy.exchange import Exchange
+
+EVERY = 0.2  # seconds until a batch is due
+BATCH = 1000  # requests that make one due at once
+KEPT = 500  # requests that can be looked at
+MOST = 2**53 - 1
+
+
+Done = tuple[float, Exchange]
+
+
+class Requests:
+    """`log` None: they are not written down, and of those between two batches only the last are looked at."""
+
+    def __init__(self, log: RequestLog | None) -> None:
+        self._log = log
+        self._recent: deque[Record] = deque(maxlen=KEPT)
+        self._waiting = self._new_batch()
+        self._waiting_count = self._count = 0
+
+    def add(self, exchange: Exchange) -> None:
+        self._waiting.append((time.time(), exchange))
+        self._waiting_count += 1
+        if self._waiting_count == 1:
+            asyncio.get_running_loop().call_later(EVERY, self.flush)
+        elif self._waiting_count == BATCH and self._log is not None:
+            self.flush()
+
+    def flush(self) -> None:
+        done, self._waiting = self._waiting, self._new_batch()
+        self._count += self._waiting_count
+        self._waiting_count = 0
+        first = self._count - len(done) + 1
+        records = [make_record(number, at, over) for number, (at, over) in enumerate(done, first)]
+        self._recent.extend(records)
+        if self._log is not None and records:
+            self._log.write(records)
+
+    def _new_batch(self) -> deque[Done]:
+        return deque(maxlen=KEPT if self._log is None else None)
+
+    def after(self, number: int, limit: int) -> list[Record]:
+        """The latest, oldest first."""
+        self.flush()
+        found = [made for made in self._recent if made.number > number]
+        return found[max(0, len(found) - limit) :]
+
+    @property
+    def not_logged(self) -> int:
+        return 0 if self._log is None else self._log.dropped
+
+    def close(self) -> None:
+        self.flush()
+        if self._log is not None:
+            self._log.close()
+
+
+def routes(requests: Requests) -> list[Route]:
+    async def recent(request: Request) -> JSONResponse:
+        after, limit = number(request, "after", 0, most=MOST), number(request, "limit", 100, most=KEPT)
+        found = [made._asdict() for made in requests.after(after, limit)]
+        return JSONResponse({"requests": found, "not_logged": requests.not_logged})
+
+    return [Route("/requests", recent, methods=["GET"])]

@@ -1,0 +1,56 @@
+"""When a line of vLLM's log was written."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import pytest
+
+from memoria.cli.logs import parse_since
+from memoria.engine.log_time import since, time_of
+from memoria.errors import UsageError
+
+NOW = datetime(2026, 1, 2, 12, 0)
+
+
+def line(stamp: str) -> str:
+    return f"(EngineCore pid=1) INFO {stamp} [core.py:402] text"
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        (line("01-02 11:59:58"), datetime(2026, 1, 2, 11, 59, 58)),
+        (line("12-31 23:00:00"), datetime(2025, 12, 31, 23)),
+        (line("02-30 23:00:00"), None),
+        ("INFO:     Application startup complete.", None),
+    ],
+)
+def test_a_stamp_without_a_year_is_never_in_the_future(text: str, at: datetime | None) -> None:
+    assert time_of(text, NOW) == at
+
+
+def test_lines_without_a_time_belong_to_the_one_before() -> None:
+    lines = [line("01-02 10:00:00"), "a", line("01-02 11:00:00"), "b", line("01-02 11:30:00")]
+    assert since(lines, datetime(2026, 1, 2, 10, 30), NOW) == lines[2:]
+    assert since(lines, datetime(2026, 1, 2, 11, 45), NOW) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("90s", datetime(2026, 1, 2, 11, 58, 30)),
+        ("2h", datetime(2026, 1, 2, 10)),
+        ("1d", datetime(2026, 1, 1, 12)),
+        ("11:30", datetime(2026, 1, 2, 11, 30)),
+        ("2025-12-31T08:00", datetime(2025, 12, 31, 8)),
+    ],
+)
+def test_since_when(text: str, at: datetime) -> None:
+    assert parse_since(text, NOW) == at
+
+
+@pytest.mark.parametrize("text", ["", "soon", "10", "-5m", "25:00"])
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_since(text, NOW)
