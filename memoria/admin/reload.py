@@ -1,4 +1,4 @@
-"""`POST /reload` on the admin socket reads the configuration again; with `?dry_run=1` it only says what
+"""`POST /reload` on the admin socket reads the configuration again; with `?dry_run=true` it only says what
 would happen."""
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from memoria.admin.replies import flag
 from memoria.errors import MemoriaError
 
 
@@ -29,7 +30,7 @@ def routes(reload: Reload) -> list[Route]:
 
     async def answer(request: Request) -> JSONResponse:
         try:
-            outcome = await reload(dry_run=request.query_params.get("dry_run") == "1")
+            outcome = await reload(dry_run=flag(request, "dry_run"))
         except MemoriaError as error:
             problems = [asdict(problem) for problem in error.problems]
             return JSONResponse({"exit_code": int(error.exit_code), "problems": problems}, 422)

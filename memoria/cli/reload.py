@@ -17,7 +17,7 @@ PATIENCE = 90.0  # seconds: the daemon reads the GPU and looks for the models
 
 def ask_for_reload(flag: Path | None, *, dry_run: bool, as_json: bool) -> int:
     """Prints what changed, or would. The exit code of a refusal is that of what is wrong."""
-    path = "/reload?dry_run=1" if dry_run else "/reload"
+    path = "/reload?dry_run=true" if dry_run else "/reload"
     answer = ask(admin_socket(running_config(flag)), path, method="POST", patience=PATIENCE)
     if as_json:
         sys.stdout.write(json.dumps(answer, indent=2) + "\n")
