@@ -107,5 +107,8 @@ async def requests_running(process: StubProcess, count: int) -> None:
     async with process.http() as http:
         while True:
             async with http.get("/metrics") as answer:
-                if f'model_name="tiny"}} {count}.0\nvllm:num_requests_waiting' in await answer.text():
+                if (
+                    f'vllm:num_requests_running{{engine="0",model_name="tiny"}} {count}.0\n'
+                    in await answer.text()
+                ):
                     return
