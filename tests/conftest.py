@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,11 @@ __all__ = ["figure", "pytest_terminal_summary"]  # pytest finds fixtures and hoo
 # How long one example takes says more about the machine's other work than about memoria.
 settings.register_profile("memoria", deadline=None)
 settings.load_profile("memoria")
+
+# A shell without job control starts what is to run in the background with Ctrl-C ignored, and that is inherited:
+# what the tests start must see it as in a terminal.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
