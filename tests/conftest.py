@@ -17,8 +17,8 @@ __all__ = ["figure", "pytest_terminal_summary"]  # pytest finds fixtures and hoo
 settings.register_profile("memoria", deadline=None)
 settings.load_profile("memoria")
 
-# A shell without job control starts what is to run in the background with Ctrl-C ignored, and that is inherited:
-# what the tests start must see it as in a terminal.
+# A shell without job control starts background jobs with Ctrl-C ignored, which is handed on: what the tests
+# start must see it as in a terminal.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
