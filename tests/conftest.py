@@ -17,10 +17,11 @@ __all__ = ["figure", "pytest_terminal_summary"]  # pytest finds fixtures and hoo
 settings.register_profile("memoria", deadline=None)
 settings.load_profile("memoria")
 
-# A shell without job control starts background jobs with Ctrl-C ignored, which is handed on: what the tests
-# start must see it as in a terminal.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A background job may have these ignored (`nohup`, a shell without job control), and hands that on: what the
+# tests start must see them as in a terminal.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,7 @@ def test_engines_that_do_not_load_the_passenger_are_started_one_by_one(box: Box)
 
 
 def test_an_engine_that_does_not_fit_waits_at_the_gate_and_says_why(box: Box) -> None:
-    box.configure()
+    box.configure(top="hold: {seconds: 0.1}")
     go = box.folder / "go"
     box.vllm.set_faults("embedding", import_until=str(go))
     daemon = box.start()
