@@ -18,7 +18,9 @@ import psutil
 import pytest
 import yaml
 
+from memoria.config.load import load
 from memoria.gpu import open_reader
+from memoria.supervisor.records import records_dir
 from memoria.text import GIB
 from tests.gpu.models import write_models
 from tests.integration.daemon import Box, RunningDaemon
@@ -110,14 +112,25 @@ class GpuBox(Box):
 
     def check(self) -> subprocess.CompletedProcess[str]:
         """`memoria check --json`, whatever it says."""
+        return self._say("check")
+
+    def plan(self) -> subprocess.CompletedProcess[str]:
+        return self._say("plan")
+
+    def _say(self, command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "memoria", "check", "--json"],
+            [sys.executable, "-m", "memoria", command, "--json"],
             cwd=self.folder,
             env=self.env({}),
             capture_output=True,
             text=True,
             check=False,
         )
+
+    def record(self, engine: str) -> dict[str, Any]:
+        """What memoria keeps of the engine's last start; raises `OSError` until there is something."""
+        folder = records_dir(load(self.file, self.env({})), self.env({}))
+        return dict(json.loads((folder / f"{engine}.json").read_text()))
 
     def ready(self, *arguments: str) -> RunningDaemon:
         """`memoria run`, with all engines ready."""

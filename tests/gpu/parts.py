@@ -22,6 +22,7 @@ from tests.integration.daemon import RunningDaemon
 
 CLOSE_BYTES = 256 * 2**20  # what may be missing when an engine's memory counts as given back
 STEPS = 6  # of a binary search
+PASSED = "passed the gate"  # of the journal
 
 
 def heavy(dry: bool) -> Load:
@@ -35,9 +36,7 @@ def memory(box: GpuBox) -> dict[str, Any]:
     box.want()
     free = [parsed(box.check())["devices"][0]["free_bytes"]]
     daemon = box.start()
-    first, *_ = FRACTIONS
-    wait(lambda: daemon.engine(first).state == "ready", "the first engine is ready")
-    free.append(_free(daemon.status()))
+    free.append(_free_between(daemon))
     wait(lambda: daemon.status().healthy, "all engines are ready")
     status = daemon.status()
     free.append(_free(status))
@@ -49,6 +48,25 @@ def memory(box: GpuBox) -> dict[str, Any]:
         "free": [*free, after["free_bytes"]],
         "engines": {engine.name: _engine(engine) for engine in status.engines},
     }
+
+
+def _free_between(daemon: RunningDaemon) -> int | None:
+    """What is free when the first engine is ready and the second holds nothing. In life the second passes the
+    gate at that very moment, so its core is stopped meanwhile."""
+    wait(lambda: bool(daemon.story(PASSED)), "an engine has passed the gate", every=0.01)
+    first = daemon.story(PASSED)[0][0]
+    (second,) = FRACTIONS.keys() - {first}
+    wait(lambda: bool(core_of(daemon.leader(second))), "the second engine's core is there", every=0.01)
+    core = core_of(daemon.leader(second))
+    os.kill(core, signal.SIGSTOP)
+    try:
+        wait(lambda: daemon.engine(first).state == "ready", "the first engine is ready")
+        status = daemon.status()
+    finally:
+        os.kill(core, signal.SIGCONT)
+    held = next(engine.used_bytes for engine in status.engines if engine.name == second)
+    assert not held, "the second engine was faster than the stop"
+    return _free(status)
 
 
 def _free(status: Status) -> int | None:
@@ -64,6 +82,28 @@ def _engine(engine: EngineStatus) -> dict[str, Any]:
         "kv_tokens": engine.kv_tokens,
         "start_seconds": engine.start_seconds,
     }
+
+
+def planned(box: GpuBox) -> dict[str, Any]:
+    """The plan, made before anything starts, and what each engine said of itself after its start."""
+    box.want()
+    before = parsed(box.plan())["devices"][0]["engines"]
+    daemon = box.ready()
+    names = [engine["name"] for engine in before]
+    wait(lambda: all(box.record(name) for name in names), "every start is on record")
+    daemon.stop()
+    return {engine["name"]: _beside(engine, box.record(engine["name"])) for engine in before}
+
+
+def _beside(plan: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+    """By term: both sizes, and by how much of the plan vLLM's differs; None for what vLLM did not say."""
+    assert not plan["learned"]
+    terms: dict[str, Any] = {"step_bytes": {"planned": plan["step_bytes"]}}  # vLLM says nothing of that
+    for term in ("weights_bytes", "graph_bytes", "kv_bytes", "kv_tokens"):
+        said, wanted = record[term], plan[term]
+        error = round(said / wanted - 1, 4) if said is not None and wanted else None
+        terms[term] = {"planned": wanted, "actual": said, "error": error}
+    return terms
 
 
 def race(box: GpuBox) -> dict[str, Any]:
@@ -103,7 +143,8 @@ def _largest(holds: Any, low: float, high: float) -> float:
 
 
 def kill(box: GpuBox, daemon: RunningDaemon, name: str, victim: str) -> dict[str, Any]:
-    """SIGKILL under load: when the memory is back and the engine ready, and what its neighbour felt."""
+    """SIGKILL with both engines loaded, until the killed one is ready again: when its memory is back, and
+    what its neighbour felt."""
     before = daemon.status()
     engine = daemon.engine(name)
     (other,) = (e for e in before.engines if e.name != name)
@@ -115,8 +156,9 @@ def kill(box: GpuBox, daemon: RunningDaemon, name: str, victim: str) -> dict[str
     def is_released() -> bool:
         return (daemon.status().devices[0].used_bytes or 0) <= kept
 
-    began = time.monotonic()
-    with _Loaded(daemon, other, heavy(box.dry)) as load:
+    load = heavy(box.dry)
+    with _Loaded(daemon, engine, load) as own, _Loaded(daemon, other, load) as neighbour:
+        began = time.monotonic()
         os.kill(leader if victim == "leader" else core, signal.SIGKILL)
         watch = threading.Thread(
             target=lambda: released.append(wait(is_released, "the memory is back", every=0.01))
@@ -125,46 +167,58 @@ def kill(box: GpuBox, daemon: RunningDaemon, name: str, victim: str) -> dict[str
         if victim == "leader":
             box.bury(core)
         wait(lambda: daemon.engine(name).state != "ready", "the end is seen", every=0.01)
-        ready = wait(lambda: daemon.engine(name).state == "ready", "the engine is back")
+        wait(lambda: daemon.engine(name).state == "ready", "the engine is back", every=0.01)
+        ready = time.monotonic() - began
         watch.join()
     return {
         "victim": f"{name} {victim}",
         "released_after": released[0],
         "ready_after": ready,
-        "whole": time.monotonic() - began,
         "restarts": daemon.engine(name).restarts - engine.restarts,
+        "own_failures": own.failures,
         "neighbour_pid_kept": daemon.engine(other.name).pid == other.pid,
-        "neighbour_failures": load.phase.failures,
+        "neighbour_failures": neighbour.failures,
+        "neighbour_answers": neighbour.answers,
     }
 
 
 class _Loaded:
-    """Loads one engine for as long as a phase is, in a thread; `phase` is there at the end."""
+    """Loads one engine, in a thread, phase after phase; the last one ends after the block. Entered when
+    requests are under way."""
 
     def __init__(self, daemon: RunningDaemon, engine: EngineStatus, load: Load) -> None:
-        self.phase: Phase
-        target = Engine(engine.name, engine.models[0])
-        pooling = engine.runner == "pooling"
+        self._daemon, self._engine, self._load = daemon, engine, load
+        self._over = threading.Event()
+        self._phases: list[Phase] = []
+        self._thread = threading.Thread(target=self._work)
 
-        def work() -> None:
-            self.phase = asyncio.run(
-                run_phase(
-                    "neighbour",
-                    Endpoint(daemon.status().url),
-                    load,
-                    embedding=target if pooling else None,
-                    generation=None if pooling else target,
-                )
-            )
+    @property
+    def failures(self) -> int:
+        return sum(phase.failures for phase in self._phases)
 
-        self._thread = threading.Thread(target=work)
+    @property
+    def answers(self) -> int:
+        """Texts embedded, or tokens made."""
+        kinds = ((phase.seconds, phase.embedding or phase.generation) for phase in self._phases)
+        return round(sum(seconds * kind.rate for seconds, kind in kinds if kind))
 
     def __enter__(self) -> _Loaded:
         self._thread.start()
+        name = self._engine.name
+        wait(lambda: self._daemon.engine(name).in_flight > 0, f"{name} is loaded", every=0.01)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._over.set()
         self._thread.join()
+
+    def _work(self) -> None:
+        target = Engine(self._engine.name, self._engine.models[0])
+        embedding, generation = (target, None) if self._engine.runner == "pooling" else (None, target)
+        endpoint = Endpoint(self._daemon.status().url)
+        while not self._over.is_set():
+            phase = run_phase("load", endpoint, self._load, embedding=embedding, generation=generation)
+            self._phases.append(asyncio.run(phase))
 
 
 def together(box: GpuBox, *, guard_ms: float | None = None) -> list[dict[str, Any]]:

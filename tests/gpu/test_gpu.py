@@ -18,7 +18,9 @@ def test_each_engine_stays_within_its_fraction_and_a_context(gpu_box: GpuBox, re
         assert engine["used"] is not None
         assert engine["outside_the_fraction"] <= 2**30
         assert engine["kv_tokens"] > 0
-    assert abs(found["free"][0] - found["free"][-1]) <= parts.CLOSE_BYTES
+    before, between, both, after = found["free"]
+    assert before > between > both
+    assert abs(before - after) <= parts.CLOSE_BYTES
 
 
 def test_started_one_by_one_no_engine_loses_kv_cache_to_the_other(gpu_box: GpuBox, report: Report) -> None:
@@ -26,6 +28,17 @@ def test_started_one_by_one_no_engine_loses_kv_cache_to_the_other(gpu_box: GpuBo
     for name, tokens in found["by_memoria"].items():
         by_hand = found["at_once_by_hand"][name].get("kv_tokens") or 0
         assert tokens >= by_hand * 0.98, "all at once was better"
+
+
+def test_what_was_planned_is_what_each_engine_says(gpu_box: GpuBox, report: Report) -> None:
+    found = report["planned"] = parts.planned(gpu_box)
+    assert set(found) == {"embedding", "generation"}
+    for terms in found.values():
+        for term in ("weights_bytes", "kv_tokens"):
+            assert terms[term]["planned"] > 0
+            assert terms[term]["actual"] > 0
+            # A stub says what it likes; beyond this memoria itself tells of it.
+            assert gpu_box.dry or abs(terms[term]["error"]) <= 0.05, (term, terms)
 
 
 def test_what_the_fit_check_accepts_vllm_starts_with(gpu_box: GpuBox, report: Report) -> None:
@@ -46,6 +59,7 @@ def test_a_killed_engine_gives_its_memory_back_and_its_neighbour_feels_nothing(
     for kill in kills:
         assert kill["neighbour_pid_kept"], kill
         assert kill["neighbour_failures"] == 0, kill
+        assert kill["neighbour_answers"] > 0, kill
         assert kill["restarts"] == 1, kill
     assert gpu_box.survivors() == []
 

@@ -16,12 +16,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_a_dry_run_ends_with_a_report() -> None:
-    ended = _run("each_engine_stays or fit_check", {box.DRY_RUN: "1"})
+    ended = _run("each_engine_stays or was_planned or fit_check", {box.DRY_RUN: "1"})
     assert ended.returncode == 0, ended.stdout
     begin, end = ended.stdout.index("\n{\n"), ended.stdout.rindex("\n}\n")
     report = json.loads(ended.stdout[begin : end + 2])
     assert report["dry_run"] is True
-    assert set(report) >= {"memory", "boundary", "gpu", "python"}
+    assert set(report) >= {"memory", "planned", "boundary", "gpu", "python"}
 
 
 @pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="there is a GPU: `pytest tests/gpu -m gpu` is it")
