@@ -124,9 +124,6 @@ class EngineActor(Machine):
     def standby_start_id(self) -> str | None:
         return self._spare.start_id
 
-    def standby_pids(self) -> list[int]:
-        return self._spare.pids()
-
     def last_log(self) -> list[str]:
         """The end of what the latest start wrote."""
         return self.log.tail(TAIL_LINES, self._current.log_from)

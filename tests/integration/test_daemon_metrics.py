@@ -101,7 +101,7 @@ def test_the_series_of_a_dead_engine_disappear_and_its_restart_has_a_cause(box: 
 
 
 def test_an_engine_that_hangs_holds_up_neither_metrics_nor_status(box: Box) -> None:
-    """Every answer comes while it hangs. That it is waited for once only: tests/unit/test_admin_patience.py."""
+    """Every answer comes while it hangs. That it is waited for once only: unit/test_admin_patience.py."""
     box.configure()
     daemon = box.start()
     daemon.until_ready()
