@@ -42,6 +42,16 @@ SERIES = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
+class Holdings:
+    """Bytes by engines' names, as far as they are known: what each holds of its device, and what its standby
+    holds of the host. `devices` by their UUIDs."""
+
+    devices: Mapping[str, Device]
+    held: Mapping[str, int]
+    standbys: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
     """Everything as it is at one moment. `expositions`: the metrics of every engine that answers, in
     Prometheus's text format, as it gave them."""
@@ -87,11 +97,11 @@ class Collector:
     async def look(self) -> Look:
         """Neither an engine nor a driver that hangs delays it by more than a second, and that only once."""
         names = tuple(self._supervisor.actors)
-        (devices, held), texts = await asyncio.gather(
-            self._memory(), asyncio.gather(*(self.exposition(name) for name in names))
+        holdings, texts = await asyncio.gather(
+            self._holdings(), asyncio.gather(*(self.exposition(name) for name in names))
         )
         expositions = {name: text for name, text in zip(names, texts, strict=True) if text is not None}
-        return Look(self._status(devices, held, expositions), expositions)
+        return Look(self._status(holdings, expositions), expositions)
 
     async def exposition(self, name: str) -> bytes | None:
         """What an engine's own `/metrics` answers; None where it does not serve, or does not answer."""
@@ -119,19 +129,21 @@ class Collector:
             answer.raise_for_status()
             return await answer.read()
 
-    async def _memory(self) -> tuple[dict[str, Device], dict[str, int]]:
-        """Devices by their UUIDs, and what engines hold of them by their names, as far as it is known."""
+    async def _holdings(self) -> Holdings:
         processes, found = await asyncio.gather(
             self._processes.answer(), asyncio.gather(*(self._device(uuid) for uuid in self._devices))
         )
         devices = {device.uuid: device for device in found if device is not None}
-        held = {}
+        held, standbys = {}, {}
         for snapshot in self._supervisor.snapshots():
             device = devices.get(self._supervisor.plan.device(snapshot.name).uuid)
             pids = (processes or {}).get(snapshot.start_id or "", set())
             if device is not None and (size := held_bytes(device, pids)) is not None:
                 held[snapshot.name] = size
-        return devices, held
+            standby = self._supervisor.actors[snapshot.name].standby_start_id
+            if standby is not None and processes is not None:
+                standbys[snapshot.name] = resident_bytes(processes.get(standby, set()))
+        return Holdings(devices, held, standbys)
 
     async def _device(self, uuid: str) -> Device | None:
         try:
@@ -143,9 +155,7 @@ class Collector:
             logger.warning("no figures of device %s: no answer", uuid)
         return device
 
-    def _status(
-        self, devices: dict[str, Device], held: dict[str, int], expositions: Mapping[str, bytes]
-    ) -> Status:
+    def _status(self, holdings: Holdings, expositions: Mapping[str, bytes]) -> Status:
         return Status(
             version=__version__,
             pid=os.getpid(),
@@ -153,11 +163,11 @@ class Collector:
             uptime=self.uptime,
             at=time.time(),
             devices=tuple(
-                self._device_status(planned.device, devices.get(planned.device.uuid))
+                self._device_status(planned.device, holdings.devices.get(planned.device.uuid))
                 for planned in self._supervisor.plan.devices
             ),
             engines=tuple(
-                self._engine(name, held, _gauges(expositions.get(name, b"")))
+                self._engine(name, holdings, _gauges(expositions.get(name, b"")))
                 for name in self._supervisor.actors
             ),
             guard=None if self._guarding is None else _guard(self._guarding),
@@ -183,7 +193,7 @@ class Collector:
         if snapshot.diagnosis is not None:
             self._last_exits[snapshot.name] = snapshot.diagnosis.cause
 
-    def _engine(self, name: str, held: dict[str, int], gauges: dict[str, float]) -> EngineStatus:
+    def _engine(self, name: str, holdings: Holdings, gauges: dict[str, float]) -> EngineStatus:
         supervisor = self._supervisor
         actor, config = supervisor.actors[name], supervisor.config.engine(name)
         snapshot, device, rate = actor.snapshot, supervisor.plan.device(name), self._rates.of(name)
@@ -207,7 +217,7 @@ class Collector:
             device=device.label,
             fraction=str(config.gpu_memory_utilization),
             budget_bytes=supervisor.plan.budget(name).requested_bytes,
-            used_bytes=held.get(name),
+            used_bytes=holdings.held.get(name),
             start_seconds=snapshot.start_seconds,
             kv_tokens=snapshot.figures.kv_tokens,
             planned_kv_tokens=None if record is None else record.planned_kv_tokens,
@@ -228,7 +238,7 @@ class Collector:
             total_p95=rate.total_p95,
             last_exit=self._last_exits.get(name),
             standby=snapshot.standby,
-            standby_bytes=None if snapshot.standby is None else resident_bytes(actor.standby_pids()),
+            standby_bytes=None if snapshot.standby is None else holdings.standbys.get(name),
         )
 
 

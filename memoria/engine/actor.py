@@ -120,8 +120,9 @@ class EngineActor(Machine):
         own = self._current.process.tree() if self._current.process is not None else []
         return own + self._spare.pids()
 
-    def standby_pids(self) -> list[int]:
-        return self._spare.pids()
+    @property
+    def standby_start_id(self) -> str | None:
+        return self._spare.start_id
 
     def last_log(self) -> list[str]:
         """The end of what the latest start wrote."""

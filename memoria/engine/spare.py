@@ -38,6 +38,10 @@ class Spare:
         self._keeper: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
 
+    @property
+    def start_id(self) -> str | None:
+        return self._start.id if self._start is not None else None
+
     def pids(self) -> list[int]:
         process = self._start.process if self._start is not None else None
         return process.tree() if process is not None else []

@@ -22,7 +22,7 @@ from memoria.plan.footprint.footprint import Footprint, measure
 from memoria.plan.footprint.kv_cache import Capacity, KvCache
 from memoria.plan.footprint.settings import Machine
 
-# A vLLM process on a CPU before its model: Python, torch and their libraries. Measured: 0.6 to 0.9 GiB.
+# A vLLM process on a CPU before its model: Python, torch and their libraries. An estimate.
 HOST_RUNTIME_BYTES = 800 * 2**20
 # Workspaces of cuBLAS and of attention kernels, counted by vLLM as not torch's. An estimate.
 GPU_WORKSPACE_BYTES = 128 * 2**20

@@ -9,9 +9,6 @@ from __future__ import annotations
 from tests.faults import rows_clients, rows_engines
 from tests.faults.row import Row
 
-__all__ = ["NOT_YET", "ROWS", "Row"]
-
-# What daemon and tests do not do yet: their tests are named where they are known, and need not be there.
-NOT_YET = frozenset({3, 17, 20, 21})
+__all__ = ["ROWS", "Row"]
 
 ROWS: tuple[Row, ...] = (*rows_engines.ROWS, *rows_clients.ROWS)

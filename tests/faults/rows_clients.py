@@ -57,7 +57,7 @@ ROWS = (
         (
             f"{DAEMON}crashes.py::test_a_request_to_an_engine_that_restarts_is_held_until_it_is_ready",
             f"{PROXY}front.py::test_an_embedding_is_held_and_asked_again_when_its_engine_dies",
-            f"{FAULTS}campaigns.py::test_embeddings_outlast_twenty_restarts",
+            f"{FAULTS}campaigns.py::test_embeddings_outlast_twenty_planned_restarts",
         ),
         none="failed embeddings",
     ),

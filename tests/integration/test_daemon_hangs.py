@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 
+from tests.faults.report import Figure
 from tests.integration.daemon import Box, RunningDaemon
 
 PROMPT = {"model": "writer", "prompt": "a", "max_tokens": 4}
@@ -21,17 +23,19 @@ def signal_core(daemon: RunningDaemon, number: signal.Signals) -> None:
     os.kill(daemon.core("generation"), number)
 
 
-def test_a_frozen_core_is_found_and_its_neighbour_is_left_alone(box: Box) -> None:
+def test_a_frozen_core_is_found_and_its_neighbour_is_left_alone(box: Box, figure: Figure) -> None:
     hangs_after(box, 1)
     daemon = box.start()
     daemon.until_ready()
     before, neighbour = daemon.leader("generation"), daemon.leader("embedding")
     daemon.forget()
     signal_core(daemon, signal.SIGSTOP)
+    began = time.monotonic()
     with ThreadPoolExecutor() as pool:
         asked = pool.submit(daemon.ask, "POST", "/v1/completions", PROMPT)
         assert daemon.told("generation", "suspect").startswith("no progress for ")
         assert daemon.told("generation", "stopping").startswith("hung: no progress")
+        figure(3, "frozen to found, patience 1 s", time.monotonic() - began, "s")
         daemon.told("generation", "ready")
         assert asked.result().status >= 500
     assert daemon.ask("POST", "/v1/completions", PROMPT).status == 200

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import time
 from collections.abc import Callable
 from urllib.request import Request, urlopen
 
@@ -101,7 +100,8 @@ def test_the_series_of_a_dead_engine_disappear_and_its_restart_has_a_cause(box: 
     until_scraped(daemon, lambda text: engines_of(text, TOKENS) == {"embedding", "generation"})
 
 
-def test_an_engine_that_hangs_holds_up_neither_metrics_nor_status_for_long(box: Box) -> None:
+def test_an_engine_that_hangs_holds_up_neither_metrics_nor_status(box: Box) -> None:
+    """Every answer comes while it hangs. That it is waited for once only: unit/test_admin_patience.py."""
     box.configure()
     daemon = box.start()
     daemon.until_ready()
@@ -110,11 +110,9 @@ def test_an_engine_that_hangs_holds_up_neither_metrics_nor_status_for_long(box: 
     try:
         until_scraped(daemon, lambda text: engines_of(text, TOKENS) == {"embedding"})
         assert value(scrape(daemon), 'memoria_engine_metrics_up{engine="generation"}') == 0
-        began = time.monotonic()
         for _ in range(10):
             scrape(daemon)
             assert daemon.engine("generation").running is None
-        assert time.monotonic() - began < 20  # each would wait for a second if it asked in vain again
     finally:
         os.kill(hanging, signal.SIGCONT)
     until_scraped(daemon, lambda text: engines_of(text, TOKENS) == {"embedding", "generation"})

@@ -101,14 +101,14 @@ def _living(gate: str) -> list[int]:
     return [pid for pid in marked("MEMORIA_GATE", gate) if psutil.pid_exists(pid)]
 
 
-def test_a_frozen_engine_core_is_found_and_its_standby_takes_over(tmp_path: Path) -> None:
+def test_a_frozen_engine_core_is_found_and_its_standby_takes_over(tmp_path: Path, figure: Figure) -> None:
     """`/health` stays 200 meanwhile: only the figures of its core tell, and a request that nobody answers."""
     daemon = RealDaemon(tmp_path, only="generation", timeouts={"hang": 3}, engine={"standby": True})
     try:
         daemon.wait_ready()
         daemon.wait(lambda: daemon.status()["generation"]["standby"] == "waiting", "a standby at the gate")
         held = daemon.status()["generation"]["standby_bytes"]
-        print(f"the standby holds {held / 2**30:.2f} GiB of the host's memory")
+        figure(3, "the standby's host memory, vLLM", held / 2**30, "GiB")
         leader = daemon.status()["generation"]["pid"]
         frozen = core_of(leader)
         frozen.suspend()
@@ -117,9 +117,9 @@ def test_a_frozen_engine_core_is_found_and_its_standby_takes_over(tmp_path: Path
             with pytest.raises(openai.APIError):
                 client.completions.create(model="tiny-generation", prompt="x", max_tokens=2)
             ended = time.monotonic()
-            print(f"found and ended after {ended - began:.1f} s, patience 3 s")
+            figure(3, "frozen to ended, patience 3 s, vLLM", ended - began, "s")
             daemon.wait_ready()
-            print(f"ready again {time.monotonic() - ended:.1f} s later, by its standby")
+            figure(3, "ready again by its standby, vLLM", time.monotonic() - ended, "s")
             answers_anyway(client, "generation")
         told = [record["message"] for record in daemon.journal()]
         assert any(message.startswith("generation: stopping: hung: no progress") for message in told)
