@@ -81,13 +81,12 @@ class Collector:
     def uptime(self) -> float:
         return time.monotonic() - self._began
 
-    async def status(self) -> Status:
-        """An engine that hangs does not delay it: nothing is known then of what it says of itself."""
-        return (await self.look(hurry=True)).status
+    async def status(self, *, hurry: bool = False) -> Status:
+        return (await self.look(hurry=hurry)).status
 
     async def look(self, *, hurry: bool = False) -> Look:
-        """Neither an engine nor a driver that hangs delays it by more than a second, and that only once; in a
-        `hurry` an engine does not at all."""
+        """Neither an engine nor a driver that hangs delays it by more than a second, and that only once. In a
+        `hurry` an engine does not at all: what it says of itself is not known then."""
         names = tuple(self._supervisor.actors)
         (devices, held), texts = await asyncio.gather(
             self._memory(), asyncio.gather(*(self.exposition(name, hurry=hurry) for name in names))
