@@ -95,7 +95,7 @@ class Page:
         shot = await self.call(
             "Page.captureScreenshot",
             format="webp",
-            quality=80,
+            quality=60,
             captureBeyondViewport=True,
             clip={"x": 0, "y": 0, "width": width, "height": height, "scale": 1},
         )
