@@ -18,6 +18,7 @@ from memoria.admin.metrics import Metrics
 from memoria.admin.rates import Rates
 from memoria.admin.request_log import RequestLog
 from memoria.admin.requests import Requests
+from memoria.admin.tracing import open_tracing
 from memoria.config.model import Config
 from memoria.engine.journal import Journal
 from memoria.engine.lifecycle import State
@@ -61,6 +62,7 @@ class Daemon:
         self.journal = Journal()
         install, plan = checked.complete()
         self._runtime = runtime
+        self._tracing = open_tracing(environ)
         self.supervisor = Supervisor(
             config,
             plan=plan,
@@ -157,6 +159,8 @@ class Daemon:
                 await asyncio.gather(serving, return_exceptions=True)
                 self._front.close()
                 self._requests.close()
+                if self._tracing is not None:
+                    await self._tracing.close()
                 for task in (stopping, beating, beside, handing):
                     task.cancel()
                 self._listeners.close()
@@ -177,6 +181,8 @@ class Daemon:
         self._rates.add(exchange)
         self._metrics.tally.add(exchange)
         self._requests.add(exchange)
+        if self._tracing is not None:
+            self._tracing.add(exchange)
 
     def _adopted(self, config: Config, guarding: Guarding | None) -> None:
         self.config = config

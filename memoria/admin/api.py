@@ -36,7 +36,7 @@ def admin_app(
     """Every scope must say in `asked_by` who asks."""
 
     async def status(_: Request) -> JSONResponse:
-        return JSONResponse((await collector.status()).to_json())
+        return JSONResponse((await collector.status(hurry=True)).to_json())
 
     async def description(_: Request) -> Response:
         return Response(DESCRIPTION.read_bytes(), media_type="application/json")

@@ -91,25 +91,26 @@ class Collector:
     def uptime(self) -> float:
         return time.monotonic() - self._began
 
-    async def status(self) -> Status:
-        return (await self.look()).status
+    async def status(self, *, hurry: bool = False) -> Status:
+        return (await self.look(hurry=hurry)).status
 
-    async def look(self) -> Look:
-        """Neither an engine nor a driver that hangs delays it by more than a second, and that only once."""
+    async def look(self, *, hurry: bool = False) -> Look:
+        """Neither an engine nor a driver that hangs delays it by more than a second, and that only once. In a
+        `hurry` an engine does not at all: what it says of itself is not known then."""
         names = tuple(self._supervisor.actors)
         holdings, texts = await asyncio.gather(
-            self._holdings(), asyncio.gather(*(self.exposition(name) for name in names))
+            self._holdings(), asyncio.gather(*(self.exposition(name, hurry=hurry) for name in names))
         )
         expositions = {name: text for name, text in zip(names, texts, strict=True) if text is not None}
         return Look(self._status(holdings, expositions), expositions)
 
-    async def exposition(self, name: str) -> bytes | None:
+    async def exposition(self, name: str, *, hurry: bool = False) -> bytes | None:
         """What an engine's own `/metrics` answers; None where it does not serve, or does not answer."""
         snapshot = self._supervisor.actors[name].snapshot
         if snapshot.address is None or snapshot.state not in (State.READY, State.SUSPECT, State.DRAINING):
             return None
         try:
-            return await self._engines[name].answer()
+            return await self._engines[name].answer(hurry=hurry)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             logger.debug("%s: no metrics: %r", name, error)
             return None
@@ -192,6 +193,9 @@ class Collector:
     def _remember(self, snapshot: EngineSnapshot) -> None:
         if snapshot.diagnosis is not None:
             self._last_exits[snapshot.name] = snapshot.diagnosis.cause
+        question = self._engines.get(snapshot.name)
+        if snapshot.state is State.READY and question is not None and not question.was_answered:
+            question.begin()  # so that it is known how long that takes before it may hang
 
     def _engine(self, name: str, holdings: Holdings, gauges: dict[str, float]) -> EngineStatus:
         supervisor = self._supervisor

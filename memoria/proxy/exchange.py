@@ -11,7 +11,8 @@ class Exchange(NamedTuple):  # a tuple, since it is made for every request and c
     """`engine` and `route` (the table's path) are None where the request was turned away before they were
     known. Times in seconds from the request's arrival; `first_byte_s` is None when the engine answered
     nothing. `complete`: the client was sent the whole of its answer. `key` is the name of the API key,
-    `client` the address. `tail`: what the engine's body ends with, 2 KiB at most."""
+    `client` the address. `tail`: what the engine's body ends with, 2 KiB at most.
+    `traceparent`: the client's header, where there is exactly one."""
 
     request_id: str
     engine: str | None
@@ -27,3 +28,4 @@ class Exchange(NamedTuple):  # a tuple, since it is made for every request and c
     client: str = ""
     request_bytes: int = 0
     tail: bytes = b""
+    traceparent: bytes | None = None

@@ -37,6 +37,7 @@ class RequestHead:
     http_1_0: bool
     keep_alive: bool
     expects_continue: bool
+    traceparent: bytes | None
 
     @property
     def is_plain(self) -> bool:
@@ -82,6 +83,7 @@ def read_head(
         refused = rejection.answer
     upgrade = b"upgrade" in nominated(values_of(headers, b"connection"))
     kinds = values_of(headers, b"content-type")
+    traces = values_of(headers, b"traceparent")
     start = b"%b %b HTTP/1.1\r\nhost: localhost\r\nx-request-id: " % (method, target)
     return RequestHead(
         method=method,
@@ -96,6 +98,7 @@ def read_head(
         http_1_0=http_version == "1.0",
         keep_alive=keep_alive and not upgrade and http_version != "1.0",
         expects_continue=b"100-continue" in [value.lower() for value in values_of(headers, b"expect")],
+        traceparent=traces[0] if len(traces) == 1 else None,
     )
 
 

@@ -392,6 +392,7 @@ class Transfer:
             self._client.peer,
             self.upload.size,
             reply.tail,
+            head.traceparent,
         )
 
 

@@ -205,6 +205,7 @@ class Tunnel:
             self._key,
             self._client.peer,
             self._received,
+            traceparent=self._head.traceparent,
         )
 
 

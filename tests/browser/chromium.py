@@ -89,8 +89,16 @@ class Page:
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         await self.call("Emulation.setEmulatedMedia", features=features)
 
-    async def screenshot(self, path: Path) -> None:
-        shot = await self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+    async def screenshot(self, path: Path, height: int) -> None:
+        """The page's upper `height` pixels, as WebP."""
+        width = await self.value("document.documentElement.clientWidth")
+        shot = await self.call(
+            "Page.captureScreenshot",
+            format="webp",
+            quality=60,
+            captureBeyondViewport=True,
+            clip={"x": 0, "y": 0, "width": width, "height": height, "scale": 1},
+        )
         path.write_bytes(base64.b64decode(shot["data"]))
 
     async def close(self) -> None:

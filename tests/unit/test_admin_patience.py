@@ -73,3 +73,31 @@ async def test_a_failure_is_raised_and_the_next_question_is_a_new_one() -> None:
         with pytest.raises(ConnectionError):
             await question.answer()
     assert len(calls) == 2
+
+
+async def test_who_is_in_a_hurry_waits_for_the_first_answer() -> None:
+    oracle = Oracle()
+    question = Question(oracle, patience=1000.0, hurry=0.0)
+    asking = asyncio.create_task(question.answer(hurry=True))
+    await asyncio.sleep(0)
+    assert not question.was_answered
+    oracle.may_answer.set()
+    assert await asking == 1
+    assert question.was_answered
+
+
+async def test_who_is_in_a_hurry_waits_no_longer_than_usual_for_the_next_one() -> None:
+    oracle = Oracle()
+    oracle.may_answer.set()
+    question = Question(oracle, patience=1000.0, hurry=0.01)
+    assert await question.answer() == 1
+    oracle.may_answer.clear()
+    assert await asyncio.wait_for(question.answer(hurry=True), 30) is None
+
+
+async def test_a_slow_answer_is_waited_for_as_long_the_next_time() -> None:
+    question = Question(Oracle(), patience=1.0, hurry=0.03)
+    for took, limit in ((0.001, 0.03), (0.1, 0.2), (30.0, 1.0)):
+        question._took = took
+        assert question._limit(hurry=True) == limit
+        assert question._limit(hurry=False) == 1.0

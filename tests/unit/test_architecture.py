@@ -70,6 +70,7 @@ HEAVY = (
     "aiohttp",
     "asyncio",
     "dotenv",
+    "opentelemetry",
     "pydantic",
     "pynvml",
     "rich",

@@ -55,7 +55,7 @@ def write_weights(folder: Path, config: Mapping[str, Any]) -> None:
 
 def loaded_bytes(folder: Path, *, pooling: bool) -> int:
     """Counted when everything is loaded, before the CPU's kernels pack it anew."""
-    loader = import_module("vllm.model_executor.model_loader.base_loader")
+    loader: Any = import_module("vllm.model_executor.model_loader.base_loader")
     pack, seen = loader.process_weights_after_loading, []
 
     def count(model: Any, *arguments: Any, **named: Any) -> Any:

@@ -1,0 +1,151 @@
+"""Spans of requests, sent to a collector of the test's own by OpenTelemetry's SDK."""
+
+from __future__ import annotations
+
+import http.client
+import queue
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+from tests.integration.daemon import PATIENCE, Box
+
+TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+PROMPT = b'{"model":"writer","prompt":"a secret","max_tokens":4}'
+SOON = {"OTEL_BSP_SCHEDULE_DELAY": "100"}  # milliseconds from a span's end until it is sent
+
+
+class Collector:
+    """Takes what is posted to `/v1/traces`."""
+
+    def __init__(self) -> None:
+        self.got: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        got = self.got
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                assert self.path == "/v1/traces"
+                got.put(self.rfile.read(int(self.headers["content-length"])))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def spans(self, route: str) -> Iterator[tuple[dict[str, Any], Span]]:
+        """As they come, with their resource's attributes; none but those of one route."""
+        while True:
+            message = ExportTraceServiceRequest.FromString(self.got.get(timeout=PATIENCE))
+            for group in message.resource_spans:
+                for span in (span for scope in group.scope_spans for span in scope.spans):
+                    if attributes(span).get("http.route") == route:
+                        yield attributes(group.resource), span
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+def attributes(of: Any) -> dict[str, Any]:
+    return {pair.key: getattr(pair.value, pair.value.WhichOneof("value")) for pair in of.attributes}
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    collector = Collector()
+    yield collector
+    collector.close()
+
+
+def complete(port: int, path: str = "/v1/completions", **headers: str) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    try:
+        connection.request("POST", path, PROMPT, {"content-type": "application/json", **headers})
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+    finally:
+        connection.close()
+
+
+def test_a_request_is_a_span_of_its_client_s_trace(box: Box, collector: Collector) -> None:
+    box.configure()
+    daemon = box.start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **SOON)
+    daemon.until_ready()
+    traced = {"traceparent": f"00-{TRACE}-{PARENT}-01", "x-request-id": "mine"}
+    assert complete(box.ports.main, **traced) == 200
+    assert complete(box.ports.main) == 200  # without a trace: it begins one
+    spans = collector.spans("/v1/completions")
+    resource, span = next(spans)
+    assert resource["service.name"] == "memoria"
+    assert span.name == "POST /v1/completions"
+    assert span.kind == Span.SPAN_KIND_SERVER
+    assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, PARENT)
+    told = attributes(span)
+    assert told["http.request.method"] == "POST"
+    assert told["http.response.status_code"] == 200
+    assert told["memoria.engine"] == "generation"
+    assert told["memoria.request_id"] == "mine"
+    assert told["gen_ai.usage.output_tokens"] == 4
+    assert (
+        0 < told["memoria.first_byte_seconds"] <= (span.end_time_unix_nano - span.start_time_unix_nano) / 1e9
+    )
+    assert "secret" not in str(span)
+    _, second = next(spans)
+    assert second.parent_span_id == b""
+    assert second.trace_id.hex() != TRACE
+    assert daemon.stop() == 0
+
+
+def test_an_error_is_one_and_the_last_spans_are_sent_at_the_end(box: Box, collector: Collector) -> None:
+    box.configure()
+    daemon = box.start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_BSP_SCHEDULE_DELAY="1000000")
+    daemon.until_ready()
+    daemon.ask("POST", "/v1/completions", {"model": "writer", "prompt": "a", "max_tokens": 4})
+    assert daemon.stop() == 0
+    _, span = next(collector.spans("/v1/completions"))
+    assert span.status.code == Status.STATUS_CODE_UNSET
+
+
+def test_a_collector_that_is_gone_holds_nothing_up(box: Box, collector: Collector) -> None:
+    collector.close()
+    box.configure()
+    daemon = box.start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **SOON)
+    daemon.until_ready()
+    assert complete(box.ports.main) == 200
+    assert daemon.stop() == 0
+
+
+def test_an_endpoint_without_the_sdk_is_told_before_anything_starts(box: Box, tmp_path: Path) -> None:
+    box.configure()
+    (tmp_path / "opentelemetry").mkdir()
+    (tmp_path / "opentelemetry/__init__.py").write_text("raise ImportError('not here')\n")
+    path = f"{tmp_path}:{Path(__file__).parents[2]}"
+    done = box.call("run", OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:4318", PYTHONPATH=path)
+    assert done.returncode == 69
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT is set, and OpenTelemetry is not installed" in done.stderr
+    assert "pip install 'memoria[otel]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_where_no_endpoint_is_set_nothing_of_it_is_loaded(box: Box, tmp_path: Path) -> None:
+    """Were it imported, the daemon would not start."""
+    box.configure()
+    (tmp_path / "opentelemetry").mkdir()
+    (tmp_path / "opentelemetry/__init__.py").write_text("raise SystemExit('imported')\n")
+    daemon = box.start(PYTHONPATH=f"{tmp_path}:{Path(__file__).parents[2]}")
+    daemon.until_ready()
+    assert complete(box.ports.main) == 200
+    assert daemon.stop() == 0
