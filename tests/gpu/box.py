@@ -65,9 +65,12 @@ class GpuBox(Box):
         write_models(folder / "models")
         self.extra: dict[str, str | None] = {}
         if self.dry:
+            self.let_load()
             for name, fraction in FRACTIONS.items():
                 size = int(fraction * 100) * GIB
-                self.vllm.set_faults(name, gpu_bytes=size, token_seconds=0.005)
+                self.vllm.set_faults(
+                    name, gpu_bytes=size, token_seconds=0.005, load_until=str(self._may_load)
+                )
 
     def want(self, wish: Wish | None = None) -> None:
         """Writes memoria.yaml."""
@@ -101,6 +104,17 @@ class GpuBox(Box):
         own = {"PYTHONPATH": str(Path(__file__).parents[2]), "MEMORIA_RUNTIME_DIR": str(self.runtime)}
         merged: dict[str, str | None] = {**os.environ, **own, **self.extra, **extra}
         return {name: value for name, value in merged.items() if value is not None}
+
+    @property
+    def _may_load(self) -> Path:
+        return self.folder / "may-load"
+
+    def hold_loads(self) -> None:
+        """A stub loads in no time; from now on, until `let_load`, it does not. A model takes its time."""
+        self._may_load.unlink(missing_ok=True)
+
+    def let_load(self) -> None:
+        self._may_load.touch()
 
     def bury(self, core: int) -> None:
         """A stub's leader gives its memory back; where that was killed, this does. A driver needs nobody."""

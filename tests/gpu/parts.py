@@ -35,8 +35,9 @@ def memory(box: GpuBox) -> dict[str, Any]:
     """NVML's view before, between and after the starts; what each engine asked for, and holds."""
     box.want()
     free = [parsed(box.check())["devices"][0]["free_bytes"]]
+    box.hold_loads()
     daemon = box.start()
-    free.append(_free_between(daemon))
+    free.append(_free_between(box, daemon))
     wait(lambda: daemon.status().healthy, "all engines are ready")
     status = daemon.status()
     free.append(_free(status))
@@ -50,7 +51,7 @@ def memory(box: GpuBox) -> dict[str, Any]:
     }
 
 
-def _free_between(daemon: RunningDaemon) -> int | None:
+def _free_between(box: GpuBox, daemon: RunningDaemon) -> int | None:
     """What is free when the first engine is ready and the second holds nothing. In life the second passes the
     gate at that very moment, so its core is stopped meanwhile."""
     wait(lambda: bool(daemon.story(PASSED)), "an engine has passed the gate", every=0.01)
@@ -59,6 +60,7 @@ def _free_between(daemon: RunningDaemon) -> int | None:
     wait(lambda: bool(core_of(daemon.leader(second))), "the second engine's core is there", every=0.01)
     core = core_of(daemon.leader(second))
     os.kill(core, signal.SIGSTOP)
+    box.let_load()
     try:
         wait(lambda: daemon.engine(first).state == "ready", "the first engine is ready")
         status = daemon.status()
