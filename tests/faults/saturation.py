@@ -24,8 +24,8 @@ PATIENCE_S = 5.0  # `timeouts.hang`
 HEALTH_TIMEOUT_S = 0.2
 HEALTH_S = 3.0  # so long takes a `/health`, which times out each time
 TOKEN_S = {"embedding": 2.0, "generation": 1.0}
-MOST = 16  # `max_num_seqs`
-CLIENTS = {"embeddings": 2 * MOST, "streams": 3 * MOST, "leavers": 4}
+MOST = 16  # `max_requests`: what is more waits in memoria
+CLIENTS = {"embeddings": 2 * MOST, "streams": 2 * MOST, "leavers": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def saturate(box: Box, seconds: float) -> Report:
     text = text.replace("timeouts: {", timeouts)
     for model in ("embedder", "writer"):
         old = f"model: ./models/{model}\n"
-        text = text.replace(old, f"{old}    max_num_seqs: {MOST}\n")
+        text = text.replace(old, f"{old}    max_requests: {MOST}\n")
     box.file.write_text(text)
     daemon = box.start()
     daemon.until_ready()
