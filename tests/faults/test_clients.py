@@ -114,7 +114,7 @@ async def test_many_readers_that_take_nothing_are_all_cut(
     before = psutil.Process().memory_info().rss
     engine = ScriptedEngine(script)
     async with Rig(tmp_path, patience=0.5, embedding=engine) as rig:
-        deaf = [await _deaf_client(rig.port, request(EMBEDDINGS, b"{}")) for _ in range(READERS)]
+        deaf = [await _deaf_client(rig, request(EMBEDDINGS, b"{}")) for _ in range(READERS)]
         ended = [await rig.ended.get() for _ in range(READERS)]
         grown = psutil.Process().memory_info().rss - before
         for client in deaf:
@@ -126,13 +126,13 @@ async def test_many_readers_that_take_nothing_are_all_cut(
     figure(30, "proxy and engine grew by", grown / MIB, "MiB")
 
 
-async def _deaf_client(port: int, data: bytes) -> Client:
+async def _deaf_client(rig: Rig, data: bytes) -> Client:
     """With as little room for what it does not read as the kernel allows."""
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
     raw.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", port))
-    client = Client(*await asyncio.open_connection(sock=raw))
+    await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", rig.port))
+    client = rig.add(Client(*await asyncio.open_connection(sock=raw)))
     client.writer.transport.pause_reading()  # type: ignore[attr-defined]
     await client.send(data)
     return client

@@ -345,7 +345,10 @@ class Rig:
             assert self.router.held == 0, "a lease was not given back"
 
     async def client(self) -> Client:
-        client = Client(*await asyncio.open_connection("127.0.0.1", self.port))
+        return self.add(Client(*await asyncio.open_connection("127.0.0.1", self.port)))
+
+    def add(self, client: Client) -> Client:
+        """It is reset at the end."""
         self._clients.append(client)
         return client
 

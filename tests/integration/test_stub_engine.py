@@ -89,14 +89,16 @@ async def test_memorias_passenger_rides_in_both_processes(start_stub: StartStub,
     at_gate = asyncio.Event()
 
     async def supervise(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        hello = json.loads(await reader.readline())
-        hellos.append(hello["hello"])
-        if hello["hello"] == "engine_core":
-            at_gate.set()
-            await let_through.wait()
-            writer.write(b'{"go": true}\n')
-        await reader.read()
-        writer.close()
+        try:
+            hello = json.loads(await reader.readline())
+            hellos.append(hello["hello"])
+            if hello["hello"] == "engine_core":
+                at_gate.set()
+                await let_through.wait()
+                writer.write(b'{"go": true}\n')
+            await reader.read()
+        finally:  # the loop may end first
+            writer.close()
 
     let_through = asyncio.Event()
     gate = await asyncio.start_unix_server(supervise, tmp_path / "gate")
