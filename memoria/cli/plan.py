@@ -18,7 +18,7 @@ from memoria.gpu import open_reader, read_devices
 from memoria.gpu.catalogue import named_device
 from memoria.plan.outcome import Learned, Outcomes
 from memoria.plan.plan import Plan, make_plan
-from memoria.plan.remedies import fit_problem
+from memoria.plan.remedies import device_problem, fit_problem
 from memoria.plan.wishes import Choice, settle, wish_problem
 from memoria.supervisor.outcomes import make_outcomes, read_models
 from memoria.supervisor.records import Records, fingerprint_now, records_dir
@@ -106,10 +106,12 @@ def plan_problems(config: Config, plan: Plan, outcomes: Outcomes) -> tuple[Probl
         fit_problem(config, device, outcomes.known[budget.engine])
         for device in plan.devices
         for budget in device.budgets
-        if budget.engine in outcomes.known
+        # A KV cache that is larger than the budget by itself is among the configuration's problems.
+        if budget.engine in outcomes.known and (budget.kv_cache_bytes or 0) <= budget.requested_bytes
     )
     wishes = (wish_problem(config, outcome) for outcome in outcomes.known.values())
-    return plan.config_problems + tuple(problem for problem in (*unfit, *wishes) if problem)
+    together = (device_problem(device, outcomes.known) for device in plan.devices)
+    return plan.config_problems + tuple(problem for problem in (*unfit, *together, *wishes) if problem)
 
 
 def as_data(plan: Plan, outcomes: Outcomes, problems: tuple[Problem, ...]) -> dict[str, Any]:

@@ -123,9 +123,11 @@ def _step_note(outcome: Outcome) -> str:
 def _kv_note(outcome: Outcome) -> str:
     if not outcome.kv_cache.groups:
         return "left over: an encoder keeps nothing of a request"
-    if not outcome.fits:
+    if not outcome.starts:
         return f"too small for one request of {grouped(outcome.max_model_len)} tokens"
     capacity = outcome.capacity
+    if not outcome.fits:
+        return f"{gib(outcome.taken_bytes - outcome.budget.requested_bytes)} GiB more than the budget holds"
     return (
         f"{grouped(capacity.tokens)} tokens: {capacity.concurrency:.1f} requests "
         f"of {grouped(outcome.max_model_len)}"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import ROUND_CEILING, Decimal
 
 from memoria.config.model import Config
 from memoria.errors import Problem
 from memoria.gpu.device import Device
-from memoria.plan.budgets import DevicePlan, requested_bytes
+from memoria.plan.budgets import DevicePlan, requested_bytes, spoken_name
 from memoria.plan.fractions import HUNDREDTH, largest_fraction
 from memoria.plan.outcome import Outcome, changed
 from memoria.text import aligned, fraction_text, gib, grouped
@@ -19,13 +19,30 @@ _STEPS = (256, 128, 64, 32, 16)
 
 
 def fit_problem(config: Config, plan: DevicePlan, outcome: Outcome) -> Problem | None:
-    """None where vLLM would start."""
+    """None where vLLM would start and stay within its budget."""
     if outcome.fits:
         return None
     name = outcome.engine.name
     mark = config.where("engines", name, "gpu_memory_utilization")
     rows = [(str(mark),)] if mark else [(name,)]
     return Problem(_what(outcome), aligned(rows), _hint(tuple(remedies(config, plan, outcome))))
+
+
+def device_problem(plan: DevicePlan, outcomes: Mapping[str, Outcome]) -> Problem | None:
+    """Engines whose KV caches, as given, carry them beyond their budgets and all together beyond the device."""
+    beyond = [outcomes[budget.engine] for budget in plan.budgets if budget.engine in outcomes]
+    excess = sum(outcome.taken_bytes - outcome.budget.requested_bytes for outcome in beyond)
+    taken = plan.needed_bytes + excess
+    if not excess or taken <= plan.device.usable_bytes:
+        return None
+    contexts = " with their CUDA contexts" if plan.context_bytes else ""
+    rows = [(outcome.engine.name, f"{gib(outcome.taken_bytes)} GiB") for outcome in beyond]
+    return Problem(
+        f"the engines will take {gib(taken)} GiB{contexts}, {spoken_name(plan.device)} has "
+        f"{gib(plan.device.usable_bytes)} GiB in all",
+        aligned(rows, right={1}),
+        f"lower kv_cache_memory_bytes by {gib(taken - plan.device.usable_bytes)} GiB in total",
+    )
 
 
 def remedies(config: Config, plan: DevicePlan, outcome: Outcome) -> Iterator[str]:
@@ -39,8 +56,10 @@ def _single(config: Config, plan: DevicePlan, outcome: Outcome) -> Iterator[str]
     device = plan.device
     if fraction := larger_fraction(config, plan, outcome):
         yield f"raise gpu_memory_utilization to {fraction_text(fraction)}"
+    if outcome.budget.kv_cache_bytes is not None:
+        yield from _other_cache(outcome)
     longest = outcome.footprint.kv_cache.longest(outcome.kv_bytes) if outcome.kv_bytes > 0 else 0
-    if SHORTEST_USEFUL <= longest < outcome.max_model_len:
+    if not outcome.starts and SHORTEST_USEFUL <= longest < outcome.max_model_len:
         yield f"set max_model_len to {longest} or less"
     wide = not device.is_host and outcome.footprint.settings.kv_bytes > 1
     if wide and changed(outcome, device, kv_cache_dtype="fp8").fits:
@@ -49,6 +68,17 @@ def _single(config: Config, plan: DevicePlan, outcome: Outcome) -> Iterator[str]
         yield f"set max_num_seqs to {seqs}"
     if tokens := _fewer_tokens(outcome, device):
         yield f"set max_num_batched_tokens to {tokens}"
+
+
+def _other_cache(outcome: Outcome) -> Iterator[str]:
+    """Another `kv_cache_memory_bytes`: what the budget leaves, or the least that vLLM starts with."""
+    room = outcome.budget.requested_bytes - outcome.terms.fixed_bytes
+    if max(1, outcome.kv_cache.least_bytes) > room:
+        return
+    if outcome.starts:
+        yield f"set kv_cache_memory_bytes to {room} or less"
+    else:
+        yield f"set kv_cache_memory_bytes to {outcome.kv_cache.least_bytes}"
 
 
 def _both(config: Config, plan: DevicePlan, outcome: Outcome) -> Iterator[str]:
@@ -72,7 +102,7 @@ def _room(config: Config, plan: DevicePlan, outcome: Outcome) -> Decimal:
 def larger_fraction(config: Config, plan: DevicePlan, outcome: Outcome) -> Decimal | None:
     """The smallest hundredth that holds the engine, where the limit and the device leave room for it."""
     needed = smallest_fraction(outcome.needed_bytes, plan.device)
-    if needed is None or outcome.budget.kv_cache_bytes is not None:
+    if needed is None or (outcome.budget.kv_cache_bytes is not None and not outcome.starts):
         return None
     return needed if outcome.budget.fraction < needed <= _room(config, plan, outcome) else None
 
@@ -102,6 +132,11 @@ def _what(outcome: Outcome) -> str:
         return (
             f"{name} needs {gib(outcome.terms.fixed_bytes)} GiB before its KV cache, "
             f"its budget is {budget} GiB"
+        )
+    if outcome.starts:
+        return (
+            f"{name} takes {gib(outcome.taken_bytes)} GiB: {gib(outcome.kv_bytes)} GiB of KV cache, as given, "
+            f"and {gib(outcome.terms.fixed_bytes)} GiB beside it; its budget is {budget} GiB"
         )
     return (
         f"{name} needs {gib(outcome.kv_cache.least_bytes)} GiB of KV cache for one request of "

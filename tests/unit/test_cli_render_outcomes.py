@@ -146,6 +146,37 @@ def test_what_does_not_fit_is_told_with_the_smallest_changes(
         assert hint in (problem.hint or "")
 
 
+def test_a_kv_cache_that_was_given_must_fit_beside_the_weights() -> None:
+    """vLLM takes it whatever the fraction is (`kv_cache_memory_bytes` in vllm/config/cache.py)."""
+    flags = {**DEFAULT_FLAGS["generation"], "kv_cache_memory_bytes": "12G"}
+    wanted = default_config({**DEFAULT_FLAGS, "generation": flags})
+    plan, outcomes = planned(wanted, "RTX 4090")
+    assert plan.config_problems == ()
+    alone, together = plan_problems(wanted, plan, outcomes)
+    outcome = outcomes.known["generation"]
+    assert outcome.taken_bytes == outcome.terms.fixed_bytes + 12 * GIB
+    assert alone.what.startswith("generation takes 1")
+    assert "12.0 GiB of KV cache, as given" in alone.what
+    assert "in all" in together.what
+    room = int(re.findall(r"kv_cache_memory_bytes to (\d+)", alone.hint or "")[0])
+    for size, problems in ((room, 0), (room + 1, 1)):
+        fitted = default_config(
+            {**DEFAULT_FLAGS, "generation": {**flags, "kv_cache_memory_bytes": str(size)}}
+        )
+        plan, outcomes = planned(fitted, "RTX 4090")
+        assert len(plan_problems(fitted, plan, outcomes)) == problems
+
+
+def test_a_kv_cache_that_was_given_too_small_is_raised_not_the_fraction() -> None:
+    flags = {**DEFAULT_FLAGS["generation"], "kv_cache_memory_bytes": "100M"}
+    wanted = default_config({**DEFAULT_FLAGS, "generation": flags})
+    plan, outcomes = planned(wanted, "H200")
+    (problem,) = plan_problems(wanted, plan, outcomes)
+    least = outcomes.known["generation"].kv_cache.least_bytes
+    assert f"set kv_cache_memory_bytes to {least}" in (problem.hint or "")
+    assert "gpu_memory_utilization" not in (problem.hint or "")
+
+
 def test_each_remedy_by_itself_makes_it_fit() -> None:
     wanted = default_config({**DEFAULT_FLAGS, "generation": {"max_num_seqs": 64}}, "0.30", "0.55")
     plan, outcomes = planned(wanted, "H200")
