@@ -18,7 +18,7 @@ from memoria.gpu import open_reader, read_devices
 from memoria.gpu.catalogue import named_device
 from memoria.plan.outcome import Learned, Outcomes
 from memoria.plan.plan import Plan, make_plan
-from memoria.plan.remedies import device_problem, fit_problem
+from memoria.plan.remedies import device_problem, fit_problems
 from memoria.plan.wishes import Choice, settle, wish_problem
 from memoria.supervisor.outcomes import make_outcomes, read_models
 from memoria.supervisor.records import Records, fingerprint_now, records_dir
@@ -103,11 +103,12 @@ def write_choices(config: Config, choices: tuple[Choice, ...]) -> None:
 def plan_problems(config: Config, plan: Plan, outcomes: Outcomes) -> tuple[Problem, ...]:
     """What stays wrong whoever else holds memory; that a plan is not for."""
     unfit = (
-        fit_problem(config, device, outcomes.known[budget.engine])
+        problem
         for device in plan.devices
         for budget in device.budgets
         # A KV cache that is larger than the budget by itself is among the configuration's problems.
         if budget.engine in outcomes.known and (budget.kv_cache_bytes or 0) <= budget.requested_bytes
+        for problem in fit_problems(config, device, outcomes.known[budget.engine])
     )
     wishes = (wish_problem(config, outcome) for outcome in outcomes.known.values())
     together = (device_problem(device, outcomes.known) for device in plan.devices)
@@ -160,6 +161,7 @@ def _engine_data(name: str, plan: Plan, outcomes: Outcomes) -> dict[str, Any]:
         "concurrency": round(capacity.concurrency, 4),
         "max_model_len": outcome.max_model_len,
         "fits": outcome.fits,
+        "caveats": list(outcome.footprint.caveats),
     }
 
 

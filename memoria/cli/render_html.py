@@ -63,6 +63,8 @@ def _device(plan: DevicePlan, outcomes: Outcomes) -> Iterator[str]:
         )
         yield f"<div class='bar'>{''.join(segments)}</div>"
         yield f"<p class='quiet'>{escape(outcome.files.name)}</p><table>{''.join(map(_row, terms))}</table>"
+        for caveat in outcome.footprint.caveats:
+            yield f"<p class='quiet'>{escape(caveat)}.</p>"
     if plan.unplanned_bytes > 0:
         yield f"<p class='quiet'>Unplanned: {gib(plan.unplanned_bytes)} GiB</p>"
 

@@ -86,6 +86,8 @@ def _device(plan: DevicePlan, outcomes: Outcomes, width: int, color: bool) -> It
             yield (
                 paint(line, RED, color) if term.name == "KV cache" and not outcome.fits else _cut(line, width)
             )
+        for caveat in outcome.footprint.caveats:
+            yield from _wrapped(caveat, width, color)
     if plan.unplanned_bytes > 0:
         contexts = f", contexts take about {gib(plan.context_bytes)} of it" if plan.context_bytes else ""
         yield paint(f"  unplanned  {gib(plan.unplanned_bytes)} GiB{contexts}", DIM, color)

@@ -100,11 +100,22 @@ def machine_of(device: Device) -> Machine:
     return Machine(device.usable_bytes, device.name, device.is_host)
 
 
+def footprint_of(engine: EngineConfig, files: ModelFiles, device: Device) -> Footprint:
+    """Raises `ValueError` where the model is of a kind that the planner does not know."""
+    return measure(
+        files,
+        engine.vllm_args,
+        machine_of(device),
+        pooling=engine.runner == "pooling",
+        environ=engine.env,
+    )
+
+
 def make_outcome(
     engine: EngineConfig, budget: Budget, files: ModelFiles, device: Device, learned: Learned | None = None
 ) -> Outcome:
     """Raises `ValueError` where the model is of a kind that the planner does not know."""
-    footprint = measure(files, engine.vllm_args, machine_of(device), pooling=engine.runner == "pooling")
+    footprint = footprint_of(engine, files, device)
     if learned is not None and budget.kv_cache_bytes is not None:
         # Beside a KV cache that was given something of the budget stays unused: it tells nothing of a step.
         learned = replace(learned, kv_bytes=None)

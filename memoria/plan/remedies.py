@@ -9,6 +9,7 @@ from memoria.config.model import Config
 from memoria.errors import Problem
 from memoria.gpu.device import Device
 from memoria.plan.budgets import DevicePlan, requested_bytes, spoken_name
+from memoria.plan.footprint.kv_dtype import is_wide
 from memoria.plan.fractions import HUNDREDTH, largest_fraction
 from memoria.plan.outcome import Outcome, changed
 from memoria.text import aligned, fraction_text, gib, grouped
@@ -18,18 +19,36 @@ SHORTEST_USEFUL = 256
 _STEPS = (256, 128, 64, 32, 16)
 
 
-def fit_problem(config: Config, plan: DevicePlan, outcome: Outcome) -> Problem | None:
+def fit_problems(config: Config, plan: DevicePlan, outcome: Outcome) -> Iterator[Problem]:
     """None where vLLM would start and stay within its budget."""
-    if outcome.fits:
+    if (problem := _length_problem(config, outcome)) is not None:
+        yield problem
+    if not outcome.fits:
+        ways = tuple(remedies(config, plan, outcome))
+        yield Problem(_what(outcome), _where(config, outcome, "gpu_memory_utilization"), _hint(ways))
+
+
+def _length_problem(config: Config, outcome: Outcome) -> Problem | None:
+    """vLLM refuses a length beyond the model's own (`_get_and_verify_max_len`, vllm/config/model.py)."""
+    longest = outcome.footprint.settings.longest
+    if longest is None or outcome.max_model_len <= longest:
         return None
-    name = outcome.engine.name
-    mark = config.where("engines", name, "gpu_memory_utilization")
-    rows = [(str(mark),)] if mark else [(name,)]
-    return Problem(_what(outcome), aligned(rows), _hint(tuple(remedies(config, plan, outcome))))
+    return Problem(
+        f"max_model_len of {outcome.engine.name} is {grouped(outcome.max_model_len)} tokens, its model was "
+        f"made for {grouped(longest)}",
+        _where(config, outcome, "max_model_len"),
+        f"set max_model_len to {longest} or less (`env: {{VLLM_ALLOW_LONG_MAX_MODEL_LEN: 1}}` makes vLLM "
+        "take it, with answers that may be nonsense)",
+    )
+
+
+def _where(config: Config, outcome: Outcome, key: str) -> tuple[str, ...]:
+    mark = config.where("engines", outcome.engine.name, key)
+    return (str(mark) if mark else outcome.engine.name,)
 
 
 def device_problem(plan: DevicePlan, outcomes: Mapping[str, Outcome]) -> Problem | None:
-    """Engines whose KV caches, as given, carry them beyond their budgets and all together beyond the device."""
+    """Engines whose KV caches, as given, carry them beyond their budgets, and together beyond the device."""
     beyond = [outcomes[budget.engine] for budget in plan.budgets if budget.engine in outcomes]
     excess = sum(outcome.taken_bytes - outcome.budget.requested_bytes for outcome in beyond)
     taken = plan.needed_bytes + excess
@@ -58,10 +77,10 @@ def _single(config: Config, plan: DevicePlan, outcome: Outcome) -> Iterator[str]
         yield f"raise gpu_memory_utilization to {fraction_text(fraction)}"
     if outcome.budget.kv_cache_bytes is not None:
         yield from _other_cache(outcome)
-    longest = outcome.footprint.kv_cache.longest(outcome.kv_bytes) if outcome.kv_bytes > 0 else 0
+    longest = _longest(outcome, outcome.kv_bytes)
     if not outcome.starts and SHORTEST_USEFUL <= longest < outcome.max_model_len:
         yield f"set max_model_len to {longest} or less"
-    wide = not device.is_host and outcome.footprint.settings.kv_bytes > 1
+    wide = not device.is_host and is_wide(outcome.footprint.settings.kv_dtype)
     if wide and changed(outcome, device, kv_cache_dtype="fp8").fits:
         yield "set kv_cache_dtype to fp8"
     if seqs := _fewer_sequences(outcome, device):
@@ -87,10 +106,18 @@ def _both(config: Config, plan: DevicePlan, outcome: Outcome) -> Iterator[str]:
     if fraction <= outcome.budget.fraction or outcome.budget.kv_cache_bytes is not None:
         return
     left = requested_bytes(plan.device.usable_bytes, fraction) - outcome.terms.fixed_bytes
-    longest = outcome.footprint.kv_cache.longest(left) if left > 0 else 0
+    longest = _longest(outcome, left)
     if longest >= SHORTEST_USEFUL:
         raised = f"raise gpu_memory_utilization to {fraction_text(fraction)}"
         yield f"{raised} and set max_model_len to {longest} or less"
+
+
+def _longest(outcome: Outcome, kv_bytes: int) -> int:
+    """The longest context that a cache of `kv_bytes` holds and the model takes; 0 for none."""
+    if kv_bytes <= 0:
+        return 0
+    held = outcome.footprint.kv_cache.longest(kv_bytes)
+    return min(held, outcome.footprint.settings.longest or held)
 
 
 def _room(config: Config, plan: DevicePlan, outcome: Outcome) -> Decimal:
@@ -135,8 +162,8 @@ def _what(outcome: Outcome) -> str:
         )
     if outcome.starts:
         return (
-            f"{name} takes {gib(outcome.taken_bytes)} GiB: {gib(outcome.kv_bytes)} GiB of KV cache, as given, "
-            f"and {gib(outcome.terms.fixed_bytes)} GiB beside it; its budget is {budget} GiB"
+            f"{name} takes {gib(outcome.taken_bytes)} GiB: {gib(outcome.kv_bytes)} GiB of KV cache, as "
+            f"given, and {gib(outcome.terms.fixed_bytes)} GiB beside it; its budget is {budget} GiB"
         )
     return (
         f"{name} needs {gib(outcome.kv_cache.least_bytes)} GiB of KV cache for one request of "

@@ -17,11 +17,10 @@ from memoria.config.model import Config, EngineConfig, Want
 from memoria.errors import Problem
 from memoria.gpu.device import Device
 from memoria.plan.budgets import CONTEXT_BYTES, MARGIN_BYTES, kv_cache_bytes
-from memoria.plan.footprint.footprint import measure
 from memoria.plan.footprint.kv_cache import KvCache
 from memoria.plan.footprint.layers import Demand
 from memoria.plan.fractions import HUNDREDTH, ROUNDING_BYTES
-from memoria.plan.outcome import Outcome, machine_of, make_terms
+from memoria.plan.outcome import Outcome, footprint_of, make_terms
 from memoria.plan.remedies import smallest_fraction
 from memoria.text import aligned, fraction_text, gib, grouped
 
@@ -85,7 +84,7 @@ def exact_fraction(total: int, size: int) -> Decimal:
 def wanted_bytes(engine: EngineConfig, files: ModelFiles, device: Device) -> int:
     """The smallest budget that grants the engine's wish, and with which vLLM starts. Raises `ValueError`
     where the model is of no known kind."""
-    footprint = measure(files, engine.vllm_args, machine_of(device), pooling=engine.runner == "pooling")
+    footprint = footprint_of(engine, files, device)
     fixed = make_terms(footprint, device).fixed_bytes
     given = kv_cache_bytes(engine.vllm_args)
     return fixed + (

@@ -132,7 +132,7 @@ def test_weights_that_are_not_there_are_said_to_be_estimated() -> None:
             {},
             4096,
         ),
-        (models.LLAMA_8B, {"tokenizer_length": 8192}, 8192),
+        (models.LLAMA_8B, {"tokenizer_length": 8192}, 131072),
         (models.BGE_BASE, {"encoder_length": 256}, 256),
         ({key: value for key, value in models.LLAMA_8B.items() if "position" not in key}, {}, 2048),
     ],
@@ -143,6 +143,42 @@ def test_the_context_is_as_long_as_vllm_makes_it(
 ) -> None:
     files: ModelFiles = model_files(config, **more)
     assert measure(files, {}, SMALL, pooling=False).settings.max_model_len == length
+
+
+def test_a_tokenizer_bounds_pooling_with_absolute_positions_alone() -> None:
+    """`get_and_verify_max_len`, vllm/config/model.py."""
+    for kind, length in (("absolute", 384), ("rotary", 512)):
+        files = model_files({**models.BGE_BASE, "position_embedding_type": kind}, tokenizer_length=384)
+        assert measure(files, {}, SMALL, pooling=True).settings.max_model_len == length
+
+
+@pytest.mark.parametrize(
+    ("config", "longest"),
+    [
+        (models.LLAMA_8B, 131072),
+        (
+            {
+                **models.PHI3_MINI,
+                "max_position_embeddings": 131072,
+                "original_max_position_embeddings": 4096,
+                "rope_scaling": {"type": "longrope"},
+            },
+            131072,
+        ),
+        ({key: value for key, value in models.LLAMA_8B.items() if "position" not in key}, None),
+    ],
+    ids=["plain", "longrope", "unsaid"],
+)
+def test_the_longest_context_is_what_vllm_accepts(config: dict[str, Any], longest: int | None) -> None:
+    assert of(config).settings.longest == longest
+    allowed = {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}
+    any_length = measure(model_files(config), {}, SMALL, pooling=False, environ=allowed)
+    assert any_length.settings.longest is None
+
+
+@pytest.mark.parametrize(("written", "length"), [("8192", 8192), ("8k", 8000), ("8K", 8192), ("1.5k", 1500)])
+def test_a_length_is_read_as_vllm_reads_it(written: str, length: int) -> None:
+    assert of(models.LLAMA_8B, max_model_len=written).settings.max_model_len == length
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from memoria.checkpoint.headers import read_header
-from tests.vllm.tiny_models import MODELS, write_model
+from tests.vllm.tiny_configs import MODELS
+from tests.vllm.tiny_models import write_model
 
 RECORDS = Path(__file__).parents[1] / "data" / "weights.json"
 _VLLM_ENV = {

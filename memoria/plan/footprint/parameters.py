@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from memoria.checkpoint.model_files import Tensor
 from memoria.plan.footprint.layers import ceil_div
-from memoria.plan.footprint.shape import ENCODERS, Shape
+from memoria.plan.footprint.model_types import ENCODERS
+from memoria.plan.footprint.shape import Shape
 
 _STORED = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _BIASED = frozenset({"qwen2", "qwen2_moe"})  # of queries, keys and values
