@@ -19,7 +19,9 @@ DTYPES = {
     "F32": "f32",
     "F8_E4M3": "fp8",
     "F8_E5M2": "fp8",
-    "I32": "int4 packed",
+    "I8": "int8",
+    "I32": "packed int",
+    "U8": "packed 4 bit",
 }
 # Of a budget's bar, in the order of its terms: weights, a step and graphs, the KV cache.
 CELLS = "▓▒█"
@@ -114,7 +116,10 @@ def _weights_note(outcome: Outcome) -> str:
     named = " + ".join(dict.fromkeys(DTYPES.get(name, name.lower()) for name, _ in weights.by_dtype[:3]))
     if outcome.terms.learned:
         return f"{named}, as loaded at an earlier start"
-    return named if weights.exact else f"{named}, from config.json: the weights are not here"
+    if weights.exact:
+        return named
+    source = "the index" if outcome.files.index_bytes else "config.json"
+    return f"{named}, from {source}: the weights are not here"
 
 
 def _step_note(outcome: Outcome) -> str:

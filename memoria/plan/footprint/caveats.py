@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from memoria.plan.footprint.model_types import is_verified
+from memoria.plan.footprint.quantization import REFUSED, unknown_method
+from memoria.plan.footprint.settings import Settings
 from memoria.plan.footprint.shape import Shape
 
 # Flags that move memory in ways that are not counted here, by what they bring.
@@ -27,10 +29,16 @@ _NOT_COUNTED = {
 _NEUTRAL = (None, False, 0, 1, "", "0", "1")
 
 
-def caveats(shape: Shape, args: Mapping[str, Any]) -> Iterator[str]:
+def caveats(shape: Shape, settings: Settings, args: Mapping[str, Any], *, has_weights: bool) -> Iterator[str]:
     """Each a sentence without a full stop."""
     if not is_verified(shape.model_type):
         yield f"counted as plain attention; not verified for `{shape.model_type or 'a model without a type'}`"
+    if shape.quantization == "bitsandbytes" or (
+        shape.quantization is None and settings.quantization in REFUSED
+    ):
+        yield REFUSED[settings.quantization or shape.quantization or ""]
+    if not has_weights and (method := unknown_method(shape.quantization_config)):
+        yield f"without its files a model quantised with `{method}` is counted as if it were not"
     for name, what in _NOT_COUNTED.items():
         value = args.get(name)
         if value is True or value not in _NEUTRAL:

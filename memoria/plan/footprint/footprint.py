@@ -16,7 +16,7 @@ from memoria.plan.footprint.model_types import UnknownModelError
 from memoria.plan.footprint.parameters import tensors_from_shape
 from memoria.plan.footprint.settings import Machine, Settings, read_settings
 from memoria.plan.footprint.shape import Shape, read_shape
-from memoria.plan.footprint.weights import Weights, weigh
+from memoria.plan.footprint.weights import Weights, scaled, weigh
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,8 @@ def measure(
         settings = read_settings(args, shape, machine, pooling=pooling, environ=environ)
         stored = files.tensors or tensors_from_shape(shape)
         weights = weigh(stored, shape, settings, pooling=pooling, exact=bool(files.tensors))
+        if not files.tensors and files.index_bytes:
+            weights = scaled(weights, stored, files.index_bytes)
         kv_cache = lay_out(
             kv_layers(shape, settings),
             Demand(settings.max_model_len, settings.in_flight),
@@ -75,4 +77,12 @@ def measure(
         raise UnknownModelError(f"config.json makes no sense here ({error})") from error
     if kv_cache.groups and kv_cache.block_bytes <= 0:
         raise UnknownModelError("by its config.json the model keeps nothing of a token")
-    return Footprint(shape, settings, weights, activation, graphs, kv_cache, tuple(caveats(shape, args)))
+    return Footprint(
+        shape,
+        settings,
+        weights,
+        activation,
+        graphs,
+        kv_cache,
+        tuple(caveats(shape, settings, args, has_weights=bool(files.tensors))),
+    )

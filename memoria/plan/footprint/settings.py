@@ -30,7 +30,8 @@ _BLACKWELL = ("B100", "B200", "B300")
 class Settings:
     """`longest` is the most that vLLM accepts for this model, in tokens, None where the model has no limit;
     `fits_length` is `max_model_len: auto`, where the length planned with is the model's own until the memory
-    is known. `kv_dtype` is resolved, never `auto`."""
+    is known. `kv_dtype` is resolved, never `auto`. `quantization` is what the flag says, or else the
+    checkpoint, with underscores."""
 
     max_model_len: int
     longest: int | None
@@ -105,7 +106,7 @@ def read_settings(
         async_scheduling=not machine.on_cpu and generated and args.get("async_scheduling") is not False,
         hybrid=_is_hybrid(args, shape, env),
         prefix_caching=_caches_prefixes(args, shape, pooling=pooling),
-        quantization=_text(args.get("quantization")) or shape.quantization,
+        quantization=_method(args.get("quantization")) or shape.quantization,
         on_cpu=machine.on_cpu,
     )
 
@@ -200,5 +201,6 @@ def _whole(value: Any, otherwise: int) -> int:
     return otherwise if found is None else max(1, found)
 
 
-def _text(value: Any) -> str | None:
-    return str(value) if value else None
+def _method(value: Any) -> str | None:
+    """In the spelling of `method_of`."""
+    return str(value).lower().replace("-", "_") if value else None

@@ -15,6 +15,7 @@ from memoria.checkpoint.model_files import ModelFiles
 from memoria.plan.footprint import model_types
 from memoria.plan.footprint.layer_kinds import LayerKind, layer_kinds, window
 from memoria.plan.footprint.model_types import DEFAULTS, MLA, UnknownModelError
+from memoria.plan.footprint.quantization import Scheme, method_of, read_scheme
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Shape:
     expert_intermediate: int
     quantization: str | None
     quantization_config: Mapping[str, Any]
+    scheme: Scheme | None
     stored_dtype: str | None
     positions: int | None
     original_positions: int | None
@@ -119,10 +121,9 @@ def read_shape(files: ModelFiles) -> Shape:
         or 0,
         experts_per_token=_first(config, ("num_experts_per_tok", "num_experts_per_token", "moe_topk")) or 0,
         expert_intermediate=_largest(config.get("moe_intermediate_size") or config.get("intermediate_size")),
-        quantization=str(quantization["quant_method"]).replace("_", "-")
-        if quantization.get("quant_method")
-        else None,
+        quantization=method_of(quantization),
         quantization_config=quantization,
+        scheme=read_scheme(quantization),
         stored_dtype=_optional_text(
             files.config.get("dtype")
             or files.config.get("torch_dtype")
