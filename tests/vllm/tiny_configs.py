@@ -298,12 +298,6 @@ MODELS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
         ),
         {},
     ),
-    "qwen3.5-linear": (
-        _model(
-            "Qwen3_5ForCausalLM", "qwen3_5_text", 4, head_dim=64, mamba_ssm_dtype="float32", **_GATED_DELTA
-        ),
-        {},
-    ),
     "nemotron-h": (
         _model(
             "NemotronHForCausalLM",

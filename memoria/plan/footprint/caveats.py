@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from memoria.checkpoint.model_files import ModelFiles
 from memoria.plan.footprint.model_types import is_verified
 from memoria.plan.footprint.quantization import REFUSED, unknown_method
 from memoria.plan.footprint.settings import Settings
@@ -29,7 +30,7 @@ _NOT_COUNTED = {
 _NEUTRAL = (None, False, 0, 1, "", "0", "1")
 
 
-def caveats(shape: Shape, settings: Settings, args: Mapping[str, Any], *, has_weights: bool) -> Iterator[str]:
+def caveats(files: ModelFiles, shape: Shape, settings: Settings, args: Mapping[str, Any]) -> Iterator[str]:
     """Each a sentence without a full stop."""
     if not is_verified(shape.model_type):
         yield f"counted as plain attention; not verified for `{shape.model_type or 'a model without a type'}`"
@@ -37,7 +38,9 @@ def caveats(shape: Shape, settings: Settings, args: Mapping[str, Any], *, has_we
         shape.quantization is None and settings.quantization in REFUSED
     ):
         yield REFUSED[settings.quantization or shape.quantization or ""]
-    if not has_weights and (method := unknown_method(shape.quantization_config)):
+    if files.missing:
+        yield f"weights file {' and '.join(files.missing[:3])} is missing: download the model again"
+    if not files.tensors and (method := unknown_method(shape.quantization_config)):
         yield f"without its files a model quantised with `{method}` is counted as if it were not"
     for name, what in _NOT_COUNTED.items():
         value = args.get(name)

@@ -84,5 +84,5 @@ def measure(
         activation,
         graphs,
         kv_cache,
-        tuple(caveats(shape, settings, args, has_weights=bool(files.tensors))),
+        tuple(caveats(files, shape, settings, args)),
     )

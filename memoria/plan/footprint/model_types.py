@@ -22,7 +22,8 @@ MEASURED = frozenset(
     {
         *("bert", "cohere2", "deepseek_v2", "falcon_h1", "gemma2", "gemma3_text", "gemma3n_text"),
         *("gemma4_text", "granitemoehybrid", "jamba", "lfm2", "llama", "llama4_text", "mamba", "mamba2"),
-        *("mistral", "mixtral", "modernbert", "phi3", "qwen2", "qwen3", "qwen3_5_text", "qwen3_next"),
+        *("mistral", "mixtral", "modernbert", "nemotron_h", "phi3", "qwen2", "qwen3"),
+        "qwen3_next",
     }
 )
 READ = frozenset(
@@ -31,9 +32,9 @@ READ = frozenset(
         *("ernie4_5", "ernie4_5_moe", "exaone", "exaone4", "falcon", "falcon_mamba", "gemma", "gemma3"),
         *("glm", "glm4", "glm4_moe", "glm4_moe_lite", "glm_moe_dsa", "gpt2", "gpt_bigcode", "gpt_neox"),
         *("gpt_oss", "granite", "granitemoe", "gte", "internlm2", "kimi_k2", "kimi_linear", "lfm2_moe"),
-        *("ministral", "mistral3", "mpnet", "nemotron", "nemotron_h", "new", "nomic_bert", "olmo", "olmo2"),
+        *("ministral", "mistral3", "mpnet", "nemotron", "new", "nomic_bert", "olmo", "olmo2"),
         *("olmo3", "olmoe", "opt", "phi", "phimoe", "qwen2_5_vl", "qwen2_5_vl_text", "qwen2_moe"),
-        *("qwen2_vl", "qwen2_vl_text", "qwen3_5_moe_text", "qwen3_moe", "qwen3_vl_moe_text"),
+        *("qwen2_vl", "qwen2_vl_text", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe", "qwen3_vl_moe_text"),
         *("qwen3_vl_text", "roberta", "seed_oss", "smollm3", "stablelm", "starcoder2", "xlm-roberta"),
     }
 )
