@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,8 +47,11 @@ def run_plan(
         config = replace(config, device="cuda")
     devices = _devices(config, gpu)
     files, unknown = read_models(config, os.environ, may_ask_hub=ask_hub)
-    chosen = settle(config, devices, files)
+    chosen = settle(config, devices, files, unknown)
     if chosen.problems:
+        if as_json:
+            _print_json({"ok": False, "devices": [], "problems": _problem_data(chosen.problems)})
+            return ExitCode.CONFIG
         raise ConfigError(chosen.problems)
     config = chosen.config
     if write:
@@ -60,15 +63,25 @@ def run_plan(
     if html is not None:
         _write_html(html, config, plan, outcomes, problems)
     if as_json:
-        sys.stdout.write(json.dumps(as_data(plan, outcomes, problems), indent=2) + "\n")
-        return ExitCode.CONFIG if problems else ExitCode.OK
+        _print_json(as_data(plan, outcomes, problems))
+        return ExitCode.CONFIG if problems else _code(outcomes)
     sys.stdout.write(render_outcomes(config, plan, outcomes, width, color, ok=not problems) + "\n")
-    if chosen.choices:
-        sys.stdout.write("\n" + "\n".join(render_choices(chosen.choices, written=write)) + "\n")
+    if shown := _shown(config, chosen.choices, write=write):
+        sys.stdout.write("\n" + "\n".join(render_choices(shown, written=write)) + "\n")
     sys.stdout.flush()
     if problems:
         raise ConfigError(problems)
-    return ExitCode.OK
+    return _code(outcomes)
+
+
+def _code(outcomes: Outcomes) -> ExitCode:
+    """An engine that could not be planned is no engine that fits."""
+    return ExitCode.UNAVAILABLE if outcomes.unknown else ExitCode.OK
+
+
+def _shown(config: Config, choices: tuple[Choice, ...], *, write: bool) -> tuple[Choice, ...]:
+    """What was chosen; once written, what was written: a size stays a size."""
+    return tuple(c for c in choices if not write or config.engine(c.engine).gpu_memory is None)
 
 
 def learned(config: Config, plan: Plan, environ: Mapping[str, str]) -> dict[str, Learned]:
@@ -117,7 +130,7 @@ def plan_problems(config: Config, plan: Plan, outcomes: Outcomes) -> tuple[Probl
 
 def as_data(plan: Plan, outcomes: Outcomes, problems: tuple[Problem, ...]) -> dict[str, Any]:
     return {
-        "ok": not problems,
+        "ok": not problems and not outcomes.unknown,
         "devices": [
             {
                 "name": device.device.name,
@@ -129,10 +142,18 @@ def as_data(plan: Plan, outcomes: Outcomes, problems: tuple[Problem, ...]) -> di
             }
             for device in plan.devices
         ],
-        "problems": [
-            {"what": problem.what, "where": list(problem.where), "hint": problem.hint} for problem in problems
-        ],
+        "problems": _problem_data(problems),
     }
+
+
+def _problem_data(problems: Iterable[Problem]) -> list[dict[str, Any]]:
+    return [
+        {"what": problem.what, "where": list(problem.where), "hint": problem.hint} for problem in problems
+    ]
+
+
+def _print_json(data: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(data, indent=2) + "\n")
 
 
 def _engine_data(name: str, plan: Plan, outcomes: Outcomes) -> dict[str, Any]:
@@ -143,7 +164,7 @@ def _engine_data(name: str, plan: Plan, outcomes: Outcomes) -> dict[str, Any]:
         "requested_bytes": budget.requested_bytes,
     }
     if name not in outcomes.known:
-        return data | {"unknown": str(outcomes.unknown[name].what)}
+        return data | {"unknown": outcomes.unknown[name].what, "hint": outcomes.unknown[name].hint}
     outcome = outcomes.known[name]
     capacity, terms = outcome.capacity, outcome.terms
     return data | {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
-from memoria.cli.render_outcomes import Term, terms_of
+from memoria.cli.render_outcomes import Term, terms_of, verdict
 from memoria.config.model import Config
 from memoria.errors import Problem
 from memoria.plan.budgets import DevicePlan
@@ -41,7 +41,9 @@ def render_html(config: Config, plan: Plan, outcomes: Outcomes, problems: tuple[
     ]
     for device in plan.devices:
         parts += _device(device, outcomes)
-    parts += [_problem(problem) for problem in problems] or ['<p class="ok">Every engine fits.</p>']
+    kind = "problem" if outcomes.unknown else "ok"
+    said = [_problem(problem) for problem in problems]
+    parts += said or [f"<p class='{kind}'>{escape(verdict(outcomes))}</p>"]
     return "\n".join([*parts, "</body></html>", ""])
 
 

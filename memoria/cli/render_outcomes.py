@@ -44,7 +44,7 @@ def render_outcomes(
     for device in plan.devices:
         lines += ["", *_device(device, outcomes, width, color)]
     if ok:
-        lines += ["", paint(_verdict(outcomes), GREEN, color)]
+        lines += ["", paint(verdict(outcomes), RED if outcomes.unknown else GREEN, color)]
     return "\n".join(lines)
 
 
@@ -141,10 +141,11 @@ def _kv_note(outcome: Outcome) -> str:
     )
 
 
-def _verdict(outcomes: Outcomes) -> str:
+def verdict(outcomes: Outcomes) -> str:
+    """Where nothing stands against the plan."""
     if not outcomes.unknown:
         return "ok: every engine fits"
-    return "ok: the fractions fit; what is not known was left out"
+    return f"not planned: {', '.join(outcomes.unknown)}; the fractions and all else fit"
 
 
 def _figure(size: int) -> str:

@@ -91,7 +91,11 @@ def test_a_model_that_is_not_here_is_shown_with_what_is_missing() -> None:
     text = render_outcomes(wanted, plan, outcomes, 80, False, ok=True)
     assert "model `x` is not in the local cache" in text
     assert "download it" in text
-    assert "ok: the fractions fit; what is not known was left out" in text
+    assert "not planned: generation; the fractions and all else fit" in text
+    page = render_html(wanted, plan, outcomes, ())
+    assert "not planned: generation" in page
+    assert "every engine fits" not in page
+    assert not as_data(plan, outcomes, ())["ok"]
 
 
 @pytest.mark.parametrize(
