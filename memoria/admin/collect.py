@@ -17,13 +17,14 @@ from memoria import __version__
 from memoria.admin.holdings import held_bytes, resident_bytes
 from memoria.admin.patience import Question
 from memoria.admin.rates import Rates, Speed
-from memoria.admin.status import DeviceStatus, EngineStatus, GuardStatus, OtherProcess, Status
+from memoria.admin.status import DeviceStatus, EngineStatus, GuardStatus, OtherProcess, PlannedTerm, Status
 from memoria.engine import probe
 from memoria.engine.lifecycle import State
 from memoria.engine.marker import values_of
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.errors import MemoriaError
 from memoria.gpu.device import Device
+from memoria.plan.records import Comparison
 from memoria.proxy.admission import Admission
 from memoria.proxy.guarding import Guarding
 from memoria.supervisor.memory import in_daemon_thread
@@ -225,6 +226,7 @@ class Collector:
             start_seconds=snapshot.start_seconds,
             kv_tokens=snapshot.figures.kv_tokens,
             planned_kv_tokens=None if record is None else record.planned_kv_tokens,
+            plan=() if record is None else tuple(map(_planned_term, record.comparisons)),
             concurrency=snapshot.figures.concurrency,
             max_model_len=snapshot.figures.max_model_len,
             kv_usage=gauges.get("kv_cache_usage_perc"),
@@ -261,6 +263,11 @@ def _gauges(exposition: bytes) -> dict[str, float]:
         before = gauges.get(name, 0.0)
         gauges[name] = max(before, value) if name == "kv_cache_usage_perc" else before + value
     return gauges
+
+
+def _planned_term(found: Comparison) -> PlannedTerm:
+    error = None if found.error is None else round(found.error, 4)
+    return PlannedTerm(found.term, found.planned, found.said, error, found.is_notable)
 
 
 def _guard(guarding: Guarding) -> GuardStatus:

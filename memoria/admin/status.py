@@ -12,6 +12,18 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedTerm:
+    """`kv_tokens`, `weights_bytes` or `graph_bytes`, as planned and as vLLM said it after the start. `error`:
+    0.02 where vLLM's is two in a hundred more; `notable`: more than the planner's estimates are wrong by."""
+
+    term: str
+    planned: int
+    said: int
+    error: float | None
+    notable: bool
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStatus:
     name: str
     state: str
@@ -51,6 +63,7 @@ class EngineStatus:
     last_exit: str | None
     standby: str | None
     standby_bytes: int | None
+    plan: tuple[PlannedTerm, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +136,13 @@ class Status:
                     for device in data["devices"]
                 ),
                 "engines": tuple(
-                    EngineStatus(**{**engine, "models": tuple(engine["models"])})
+                    EngineStatus(
+                        **{
+                            **engine,
+                            "models": tuple(engine["models"]),
+                            "plan": tuple(PlannedTerm(**term) for term in engine["plan"]),
+                        }
+                    )
                     for engine in data["engines"]
                 ),
                 "guard": guard and GuardStatus(**{**guard, "neighbours": tuple(guard["neighbours"])}),

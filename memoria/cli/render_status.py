@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from memoria.admin.status import EngineStatus, GuardStatus, Status
+from memoria.admin.status import EngineStatus, GuardStatus, PlannedTerm, Status
 from memoria.text import aligned, duration, gib, grouped
 
 HEADER = ("ENGINE", "STATE", "SINCE", "RESTARTS", "GPU GiB", "KV", "RUN/WAIT", "REQ/S", "TTFT p95")
 UNKNOWN = "-"
-BESIDE = 0.05
 COLORS = {"ready": "32", "failed": "31", "held": "31", "backoff": "33", "suspect": "33"}
 
 
@@ -34,15 +33,21 @@ def render_status(status: Status, *, width: int, color: bool) -> str:
 
 
 def _beside_the_plan(engine: EngineStatus) -> str | None:
-    """Told from five in a hundred on: the plan's estimates may be wrong by less."""
-    planned, said = engine.planned_kv_tokens, engine.kv_tokens
-    if not planned or not said or abs(said / planned - 1) <= BESIDE:
-        return None
-    more = "more" if said > planned else "fewer"
-    return (
-        f"{engine.name}: its KV cache holds {abs(said / planned - 1):.0%} {more} tokens than planned, "
-        f"{grouped(said)} instead of {grouped(planned)}; `memoria plan` knows by now"
-    )
+    """Every term that the plan was wrong about by more than its estimates may be."""
+    told = [_term(term) for term in engine.plan if term.notable]
+    return f"{engine.name}: {'; '.join(told)}; `memoria plan` knows by now" if told else None
+
+
+def _term(term: PlannedTerm) -> str:
+    in_tokens = term.term == "kv_tokens"
+    said, planned = ((grouped if in_tokens else gib)(size) for size in (term.said, term.planned))
+    by = "" if term.error is None else f"{abs(term.error):.0%} "
+    if in_tokens:
+        more = "more" if term.said > term.planned else "fewer"
+        return f"its KV cache holds {by}{more} tokens than planned, {said} instead of {planned}"
+    what = "weights" if term.term == "weights_bytes" else "CUDA graphs"
+    more = "more" if term.said > term.planned else "less"
+    return f"its {what} take {by}{more} than planned, {said} instead of {planned} GiB"
 
 
 def _row(engine: EngineStatus, now: float) -> tuple[str, ...]:

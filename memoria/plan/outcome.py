@@ -119,7 +119,12 @@ def make_outcome(
     if learned is not None and budget.kv_cache_bytes is not None:
         # Beside a KV cache that was given something of the budget stays unused: it tells nothing of a step.
         learned = replace(learned, kv_bytes=None)
-    terms = make_terms(footprint, device, learned)
+    return _outcome(engine, budget, footprint, files, make_terms(footprint, device, learned))
+
+
+def _outcome(
+    engine: EngineConfig, budget: Budget, footprint: Footprint, files: ModelFiles, terms: Terms
+) -> Outcome:
     kv_bytes = budget.kv_cache_bytes
     if kv_bytes is None:
         kv_bytes = budget.requested_bytes - terms.fixed_bytes
@@ -141,9 +146,23 @@ def make_terms(footprint: Footprint, device: Device, learned: Learned | None = N
 
 
 def changed(outcome: Outcome, device: Device, **args: Any) -> Outcome:
-    """The outcome with other flags, everything else as it is."""
+    """The outcome with other flags, none of which changes the weights; everything else as it is. What was
+    learnt of a step and of graphs is changed as the planner's estimates of them are."""
     engine = replace(outcome.engine, vllm_args={**outcome.engine.vllm_args, **args})
-    return make_outcome(engine, outcome.budget, outcome.files, device)
+    footprint = footprint_of(engine, outcome.files, device)
+    terms, before = make_terms(footprint, device), make_terms(outcome.footprint, device)
+    if outcome.terms.learned:
+        terms = Terms(
+            outcome.terms.weights_bytes,
+            _in_proportion(outcome.terms.step_bytes, terms.step_bytes, before.step_bytes),
+            _in_proportion(outcome.terms.graph_bytes, terms.graph_bytes, before.graph_bytes),
+            learned=True,
+        )
+    return _outcome(engine, outcome.budget, footprint, outcome.files, terms)
+
+
+def _in_proportion(said: int, planned: int, planned_before: int) -> int:
+    return said * planned // planned_before if planned_before else said
 
 
 def _fitted(footprint: Footprint, kv_bytes: int) -> KvCache:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -14,11 +15,38 @@ from memoria.plan.budgets import kv_cache_bytes
 from memoria.plan.footprint.kv_cache import KvCache
 from memoria.plan.outcome import Learned, Outcome
 
+# A term's error is told from this share of the plan on, and from this many bytes: estimates may be wrong by
+# less, those of graphs by much more.
+_NOTABLE = {"kv_tokens": 0.05, "weights_bytes": 0.05, "graph_bytes": 0.5}
+_NOTABLE_BYTES = 2**26
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One term as it was planned, and as vLLM said it: `kv_tokens`, `weights_bytes` or `graph_bytes`."""
+
+    term: str
+    planned: int
+    said: int
+
+    @property
+    def error(self) -> float | None:
+        """Of the plan: 0.02 where it is two in a hundred more than was planned; None where nothing was."""
+        return self.said / self.planned - 1 if self.planned else None
+
+    @property
+    def is_notable(self) -> bool:
+        in_bytes = self.term.endswith("_bytes")
+        if in_bytes and abs(self.said - self.planned) < _NOTABLE_BYTES:
+            return False
+        return self.error is None or abs(self.error) > _NOTABLE[self.term]
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """`planned_kv_tokens` is what the planner alone had expected; `kv_bytes` are whole blocks, so that the
-    same size given to vLLM makes the same cache. None where vLLM said nothing, or the layout is not known."""
+    """What vLLM said after a start, and what the planner alone had expected (`planned_`); `kv_bytes` are
+    whole blocks, so that the same size given to vLLM makes the same cache. None where vLLM said nothing, or
+    the layout is not known."""
 
     fingerprint: str
     requested_bytes: int
@@ -26,14 +54,22 @@ class Record:
     planned_kv_tokens: int | None = None
     kv_bytes: int | None = None
     weights_bytes: int | None = None
+    planned_weights_bytes: int | None = None
     graph_bytes: int | None = None
+    planned_graph_bytes: int | None = None
 
     @property
-    def error(self) -> float | None:
-        """Of the plan: 0.02 where vLLM has two in a hundred tokens more than was planned."""
-        if not self.kv_tokens or not self.planned_kv_tokens:
-            return None
-        return self.kv_tokens / self.planned_kv_tokens - 1
+    def comparisons(self) -> tuple[Comparison, ...]:
+        pairs = (
+            ("kv_tokens", self.planned_kv_tokens, self.kv_tokens),
+            ("weights_bytes", self.planned_weights_bytes, self.weights_bytes),
+            ("graph_bytes", self.planned_graph_bytes, self.graph_bytes),
+        )
+        return tuple(
+            Comparison(term, planned, said)
+            for term, planned, said in pairs
+            if planned is not None and said is not None
+        )
 
     @property
     def learned(self) -> Learned:
@@ -53,21 +89,34 @@ class Record:
         return cls(**data)
 
 
-def fingerprint(engine: EngineConfig, device: Device, vllm: str, model_identity: str) -> str:
-    """Different whenever anything is that moves memory: the model's files, vLLM, flags, environment, device,
-    fraction. A digest: what is in the environment may be secret."""
+def fingerprint(
+    engine: EngineConfig, device: Device, vllm: str, model_identity: str, environ: Mapping[str, str]
+) -> str:
+    """Different whenever anything is that moves memory: the model's files, vLLM and what it runs on, flags,
+    environment, device, fraction. `environ` is the daemon's. A digest: what is in there may be secret."""
     facts = [
         engine.model,
         model_identity,
         engine.runner,
         str(engine.gpu_memory_utilization.normalize()),
         sorted((name, str(value)) for name, value in engine.vllm_args.items()),
-        sorted(engine.env.items()),
+        sorted({**_inherited(environ), **engine.env}.items()),
         vllm,
         device.name,
         device.usable_bytes,
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+# Of what an engine inherits, these decide how vLLM and torch use memory; those that only say where things
+# are, or what is written down, do not.
+_INHERITED = re.compile(
+    r"(?:VLLM|PYTORCH|TORCH|NCCL|CUDA)_(?!CACHE|CONFIG_ROOT|LOGGING|NO_USAGE|API_KEY|VISIBLE)"
+)
+
+
+def _inherited(environ: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environ.items() if _INHERITED.match(name)}
 
 
 def block_bytes(cache: KvCache, tokens: int, said_length: int) -> int | None:
@@ -83,11 +132,6 @@ def block_bytes(cache: KvCache, tokens: int, said_length: int) -> int | None:
 def may_pin(engine: EngineConfig) -> bool:
     """Whether a learnt KV cache may be given to vLLM: asked for, and no size is in force already."""
     return engine.learn and kv_cache_bytes(engine.vllm_args) is None
-
-
-def is_worth_telling(record: Record) -> bool:
-    """More than five in a hundred beside the plan: more than its estimates should be wrong by."""
-    return record.error is not None and abs(record.error) > 0.05
 
 
 def planned_tokens(outcome: Outcome | None) -> int | None:

@@ -53,8 +53,8 @@ def settle(
     unknown: Mapping[str, Problem] | None = None,
 ) -> Settled:
     """What was learnt at earlier starts is left out: it would change the choice, and so what was learnt.
-    `devices` as for `make_plan`; `files` holds the models of the engines with wishes, by engine, and `unknown`
-    why others are not there."""
+    `devices` as for `make_plan`; `files` holds the models of the engines with wishes, by engine, and
+    `unknown` why others are not there."""
     choices: list[Choice] = []
     problems: list[Problem] = []
     on: dict[str, list[EngineConfig]] = {}

@@ -16,6 +16,8 @@ from memoria.plan.records import Record, fingerprint
 from memoria.supervisor.outcomes import choice_of
 from memoria.vllm_env.install import VllmInstall
 
+DRIVER = Path("/proc/driver/nvidia/version")
+
 logger = logging.getLogger(__name__)
 
 
@@ -68,10 +70,25 @@ def fingerprint_now(
     """None where something that decides it is not known: vLLM, or the model's files."""
     try:
         model_identity = identity(engine.model, {**environ, **engine.env}, choice_of(engine.vllm_args))
-        vllm = _vllm_identity(install)
+        software = " ".join((_vllm_identity(install), _torch(install), "" if device.is_host else _driver()))
     except OSError:
         return None
-    return None if model_identity is None else fingerprint(engine, device, vllm, model_identity)
+    return None if model_identity is None else fingerprint(engine, device, software, model_identity, environ)
+
+
+def _torch(install: VllmInstall) -> str:
+    """Its version, by the name that pip gives to its folder; nothing where that is not found."""
+    root = install.root
+    found = sorted(root.glob("lib/python*/site-packages/torch-*.dist-info")) if root else []
+    return found[0].name if found else ""
+
+
+def _driver() -> str:
+    """Of NVIDIA's kernel module; nothing where there is none."""
+    try:
+        return DRIVER.read_text(encoding="utf-8").partition("\n")[0]
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _vllm_identity(install: VllmInstall) -> str:

@@ -17,10 +17,10 @@ from memoria.gpu.device import Device
 from memoria.plan.budgets import Budget
 from memoria.plan.outcome import Outcome, make_outcome
 from memoria.plan.plan import Plan
-from memoria.plan.records import Record, block_bytes, is_worth_telling, may_pin, planned_tokens
+from memoria.plan.records import Comparison, Record, block_bytes, may_pin, planned_tokens
 from memoria.supervisor.outcomes import read_engine_model
 from memoria.supervisor.records import Records, fingerprint_now
-from memoria.text import GIB, grouped
+from memoria.text import GIB, gib, grouped
 from memoria.vllm_env.install import VllmInstall
 
 logger = logging.getLogger(__name__)
@@ -89,9 +89,8 @@ class Verifier:
         if record is None:
             return
         self._latest[name] = record
-        if is_worth_telling(record):
-            planned, said = grouped(record.planned_kv_tokens or 0), grouped(record.kv_tokens or 0)
-            self._journal.add(name, "beside the plan", f"KV cache of {said} tokens, {planned} were planned")
+        if beside := [in_words(found) for found in record.comparisons if found.is_notable]:
+            self._journal.add(name, "beside the plan", "; ".join(beside))
 
     def _record(
         self, figures: StartFigures, engine: EngineConfig, budget: Budget, device: Device
@@ -129,8 +128,19 @@ def make_record(fingerprint: str, figures: StartFigures, budget: Budget, outcome
         planned_kv_tokens=planned_tokens(outcome),
         kv_bytes=kv_bytes,
         weights_bytes=_bytes(figures.weights_gib),
+        planned_weights_bytes=None if outcome is None else outcome.terms.weights_bytes,
         graph_bytes=_bytes(figures.graphs_gib),
+        planned_graph_bytes=None if outcome is None else outcome.terms.graph_bytes,
     )
+
+
+def in_words(found: Comparison) -> str:
+    match found.term:
+        case "kv_tokens":
+            return f"KV cache of {grouped(found.said)} tokens, {grouped(found.planned)} were planned"
+        case "weights_bytes":
+            return f"weights of {gib(found.said)} GiB, {gib(found.planned)} were planned"
+    return f"CUDA graphs of {gib(found.said)} GiB, {gib(found.planned)} were planned"
 
 
 def _bytes(size: float | None) -> int | None:

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from memoria.admin.status import GuardStatus
+from memoria.admin.status import GuardStatus, PlannedTerm
 from memoria.cli.render_status import render_status
+from memoria.text import GIB
 from tests.unit.test_admin_status import STATUS
 
 GUARD = GuardStatus("generation", ("embedding", "reranker"), target=0.05, gap_p95=None, limit=None, lowered=0)
@@ -35,3 +36,17 @@ def test_the_guard_says_what_it_keeps_to_and_whom_it_holds_back(
 ) -> None:
     guard = replace(GUARD, gap_p95=gap_p95, limit=limit, lowered=lowered)
     assert last_line(guard) == f"guard: generation keeps to 50 ms between tokens{said}"
+
+
+def test_terms_that_the_plan_was_wrong_about_are_told() -> None:
+    plan = (
+        PlannedTerm("kv_tokens", 1000, 900, -0.1, True),
+        PlannedTerm("weights_bytes", GIB, GIB, 0.0, False),
+        PlannedTerm("graph_bytes", GIB, 3 * GIB, 2.0, True),
+    )
+    first, *others = STATUS.engines
+    status = replace(STATUS, engines=(replace(first, plan=plan), *others))
+    assert (
+        f"{first.name}: its KV cache holds 10% fewer tokens than planned, 900 instead of 1 000; its CUDA "
+        "graphs take 200% more than planned, 3.0 instead of 1.0 GiB; `memoria plan` knows by now"
+    ) in render_status(status, width=120, color=False)

@@ -33,7 +33,6 @@ class Scheme:
     scale_bits: int = 32
     zeros: bool = False
     block: tuple[int, int] | None = None
-    indexed: bool = False  # GPTQ: the group of each input, an int32
     experts_only: bool = False
     ignored: tuple[str, ...] = ()
 
@@ -50,8 +49,6 @@ class Scheme:
         if self.zeros:
             groups = ceil_div(inputs, self.group or inputs)
             yield Tensor(f"{name}.qzeros", "I32", (groups, ceil_div(outputs * self.bits, 32)))
-        if self.indexed:
-            yield Tensor(f"{name}.g_idx", "I32", (inputs,))
 
     def _scales(self, outputs: int, inputs: int) -> tuple[int, ...]:
         if self.block is not None:
@@ -128,7 +125,6 @@ def _gptq(config: Mapping[str, Any]) -> Scheme:
         group=_group(config.get("group_size") or 128),
         scale_bits=16,
         zeros=True,
-        indexed=True,
         ignored=(*(f"re:{part}" for part in skipped), *_listed(config, "modules_to_not_convert")),
     )
 

@@ -11,7 +11,7 @@ model that only pools, the pooler of a BERT that only embeds. The vocabulary is 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from memoria.checkpoint.model_files import FLOATS, Tensor
@@ -25,10 +25,13 @@ VOCABULARY_PADDING = 64
 _TEXT_STACK = r"(?:(?:model|language_model|text_model|thinker|transformer|llm)\.)*"
 _LAYER = re.compile(rf"{_TEXT_STACK}layers\.(\d{{1,4}})\.")
 _HEAD = re.compile(r"(?:^|\.)lm_head\.")
-_NOT_LOADED = re.compile(r"(?:^|\.)mtp\.|\.rotary_emb\.")
+# Prediction of more tokens, frequencies that are computed, the order of inputs that GPTQ may store; and of the
+# projections that vLLM fuses all shapes but one.
+_NOT_LOADED = re.compile(r"(?:^|\.)mtp\.|\.rotary_emb\.|\.g_idx$|\.(?:[kv]|up)_proj\.weight_shape$")
 _KEYS_OR_VALUES = re.compile(r"\.[kv]_(?:proj|norm)\.")
 _SCALE = re.compile(r"(?:scale|scale_inv|absmax|_scales|weight_scale_2|zero_point)$")
-_WEIGHT_SCALE = re.compile(r"\.weight_scale(?:_inv)?$")
+_WEIGHT_SCALE = re.compile(r"\.(?:weight_scale(?:_inv)?|scales)$")
+_PACKED = re.compile(r"\.(?:weight_packed|qweight)$")
 _VOCABULARY = re.compile(r"(?:embed_tokens|lm_head|word_embeddings|wte|embeddings\.tok_embeddings)\.weight$")
 _BERT_ROWS = re.compile(r"(?:^|\.)embeddings\.(?:position|token_type)_embeddings\.weight$")
 # Kept in float32 whatever the engine's dtype: a state's decay, the head that scores.
@@ -52,22 +55,37 @@ def weigh(
 ) -> Weights:
     # The scales of weights of a byte are float32, whatever they are stored in; those of packed weights have
     # the engine's dtype (compressed_tensors/schemes, fp8.py).
+    packed = frozenset(_PACKED.sub("", tensor.name) for tensor in tensors if _PACKED.search(tensor.name))
     byte_wide = frozenset(
         tensor.name.removesuffix(".weight") for tensor in tensors if tensor.dtype in _BYTE_WIDE
     )
     sums: dict[str, int] = {}
     for stored in tensors:
         if _is_loaded(stored, shape, pooling=pooling):
-            tensor = _wide_scale(stored) if _WEIGHT_SCALE.sub("", stored.name) in byte_wide else stored
+            tensor = _with_scale_dtype(stored, packed, byte_wide)
             size = _loaded_bytes(tensor, shape, settings)
             sums[tensor.dtype] = sums.get(tensor.dtype, 0) + size
+    if shape.quantization == "compressed_tensors":
+        sums["F32"] = sums.get("F32", 0) + _cache_scales(shape, settings)
     largest_first = sorted(sums.items(), key=lambda item: (-item[1], item[0]))
     return Weights(sum(sums.values()), tuple(largest_first), exact)
 
 
-def _wide_scale(tensor: Tensor) -> Tensor:
-    is_scale = tensor.dtype in FLOATS and _WEIGHT_SCALE.search(tensor.name)
-    return replace(tensor, dtype="F32") if is_scale else tensor
+def _with_scale_dtype(tensor: Tensor, packed: Collection[str], byte_wide: Collection[str]) -> Tensor:
+    match = _WEIGHT_SCALE.search(tensor.name)
+    if match is None or tensor.dtype not in FLOATS:
+        return tensor
+    layer = tensor.name[: match.start()]
+    if layer in byte_wide:
+        return replace(tensor, dtype="F32")
+    return replace(tensor, dtype="F16") if layer in packed else tensor
+
+
+def _cache_scales(shape: Shape, settings: Settings) -> int:
+    """Scales and zero points that compressed-tensors makes for every layer's cache
+    (`CompressedTensorsKVCacheMethod.create_weights`)."""
+    cached = sum(kind not in ("state", "none") for kind in shape.layers)
+    return cached * 3 * (4 + settings.dtype_bytes)
 
 
 def scaled(weights: Weights, tensors: Sequence[Tensor], index_bytes: int) -> Weights:
