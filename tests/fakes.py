@@ -7,11 +7,13 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 
 from memoria.engine.address import EngineAddress, UnixAddress
 from memoria.engine.command import EngineSpec
 from memoria.engine.liveness import Progress
+from memoria.engine.situation import Situation
 from memoria.errors import Problem
 from memoria.gpu.device import Device
 from memoria.supervisor.passengers import Boarding
@@ -145,6 +147,10 @@ class FakeSurroundings:
 
     def forget(self, start_id: str) -> None:
         self.forgotten.append(start_id)
+
+    @property
+    def situation(self) -> Situation:
+        return Situation(Decimal("0.5"), 24 * 2**30, max_num_seqs=256, max_num_batched_tokens=2048)
 
     def set_releasing(self, releasing: bool) -> None:
         self.releasing.append(releasing)

@@ -367,7 +367,7 @@ class EngineActor(Machine):
             return Event.REST
         if self._current.asked:
             return Event.REQUEUE
-        sentence = self._judge.sentence(self._current, self.last_log)
+        sentence = self._judge.sentence(self._current, self.last_log, self._around.situation, self.snapshot)
         self._current.trouble, self._delay = sentence.reason, sentence.delay
         self._publish(diagnosis=sentence.diagnosis)
         if sentence.event is Event.RETRY and sentence.first and self._spare.is_waiting:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from memoria.engine.exit_status import ExitStatus, signal_name
 from memoria.engine.failures import FAILURES, Kind, Retry
 from memoria.engine.log_line import text_of
+from memoria.engine.situation import Situation
 
 LONGEST_QUOTE = 300  # characters of an error that is not in the table
 _FOLLOWING = 6  # lines that may belong to an error's text
@@ -26,14 +27,17 @@ class Diagnosis:
     kind: Kind = "error"
 
 
-def diagnose(tail: Sequence[str], exit: ExitStatus) -> Diagnosis:  # noqa: A002
-    """The *first* error that the table explains, as later ones are mostly its echo in another process."""
+def diagnose(tail: Sequence[str], exit: ExitStatus, situation: Situation | None = None) -> Diagnosis:  # noqa: A002
+    """The *first* error that the table explains, as later ones are mostly its echo in another process.
+    `situation` gives the values to try."""
     texts = [text_of(line) for line in tail]
     errors = list(_errors(texts))
     if exit.signal != signal.SIGKILL:  # no error in Python ends so, whatever the log holds
         for error in errors:
-            if explained := _explain(error):
+            if explained := _explain(error, situation):
                 return explained
+    if situation is not None and situation.oom_kill and _was_killed(texts, errors, exit):
+        return _HOST_OUT_OF_MEMORY
     return (
         _by_signal(exit.signal)
         or _by_signal(_signal_of_a_child(texts))
@@ -53,10 +57,11 @@ def excerpt(tail: Sequence[str], lines: int) -> Sequence[str]:
     return tail[-lines:]
 
 
-def _explain(error: str) -> Diagnosis | None:
+def _explain(error: str, situation: Situation | None) -> Diagnosis | None:
     for failure in FAILURES:
         if match := failure.pattern.search(error):
-            return Diagnosis(failure.cause_for(match), failure.hint_for(match), failure.retry, failure.kind)
+            hint = failure.hint_for(match, situation)
+            return Diagnosis(failure.cause_for(match), hint, failure.retry, failure.kind)
     return None
 
 
@@ -118,6 +123,20 @@ _SIGNALS: dict[int, Diagnosis] = {
         "signal",
     ),
 }
+
+
+_HOST_OUT_OF_MEMORY = Diagnosis(
+    "the host's memory ran out, and the kernel killed one of its processes (oom_kill)",
+    "give the host or memoria's cgroup more memory (`MemoryMax=` of its unit, a container's limit), "
+    "or run fewer or smaller engines",
+    "yes",
+    "signal",
+)
+
+
+def _was_killed(texts: Sequence[str], errors: Sequence[str], exit: ExitStatus) -> bool:  # noqa: A002
+    """SIGKILL, of the leader or of a child, or an end without a word."""
+    return signal.SIGKILL in (exit.signal, _signal_of_a_child(texts)) or (exit.signal is None and not errors)
 
 
 def _signal_of_a_child(texts: Sequence[str]) -> int | None:

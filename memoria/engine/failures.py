@@ -14,26 +14,29 @@ from dataclasses import dataclass, replace
 from decimal import ROUND_FLOOR, Decimal
 from typing import Literal
 
+from memoria.engine.situation import Situation
+
 # "no": only a change of the configuration or the machine helps; "limited": may help a few times.
 Retry = Literal["yes", "no", "limited"]
 # What it has to do with. Beside the table's sections there are `signal` (killed, or crashed in native code),
 # `error` (not in the table), `silence` (no word in the log) and `memoria` (which ended the engine itself).
 Kind = Literal["memory", "device", "model", "start", "signal", "error", "silence", "memoria"]
 Match = re.Match[str]
+Hint = str | Callable[[re.Match[str], Situation | None], str]
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """`hint` names memoria's own key and, where vLLM tells it, the value to try."""
+    """`hint` names memoria's own key and, where vLLM or the engine's settings tell it, the value to try."""
 
     pattern: re.Pattern[str]
     cause: str
-    hint: str | Callable[[Match], str]
+    hint: Hint
     retry: Retry
     kind: Kind = "error"
 
-    def hint_for(self, match: Match) -> str:
-        return self.hint(match) if callable(self.hint) else fill(self.hint, match)
+    def hint_for(self, match: Match, situation: Situation | None = None) -> str:
+        return self.hint(match, situation) if callable(self.hint) else fill(self.hint, match)
 
     def cause_for(self, match: Match) -> str:
         return fill(self.cause, match)
@@ -43,17 +46,69 @@ def fill(template: str, match: Match) -> str:
     return template.format(match[0], *match.groups(default="?"))
 
 
-def _largest_fraction(match: Match) -> str:
+_LEAST_CACHE = 0.25  # GiB: a cache that is worth a start
+_LENGTH_STEP = 16  # tokens: a block
+_SMALLEST_HALVED = 2
+_PRUDENT = 0.9  # of what is free now
+
+
+def _largest_fraction(match: Match, _: Situation | None) -> str:
     free, total = Decimal(match[1]), Decimal(match[2])
     fits = (free / total).quantize(Decimal("0.01"), ROUND_FLOOR) if total else Decimal(0)
     return f"set gpu_memory_utilization to {fits} or less, or stop what holds the rest (see `memoria check`)"
+
+
+def _raise_fraction(situation: Situation | None, missing_gib: float | None) -> str:
+    fraction = situation.raised(missing_gib) if situation else None
+    return f"raise gpu_memory_utilization to {fraction}" if fraction else "raise gpu_memory_utilization"
+
+
+def _room_for_weights(_: Match, situation: Situation | None) -> str:
+    """vLLM has said how much was left: less than nothing."""
+    left = situation.kv_gib if situation else None
+    missing = None if left is None or left > 0 else _LEAST_CACHE - left
+    return f"{_raise_fraction(situation, missing)}, or choose a smaller or quantised model"
+
+
+def _room_for_a_token(_: Match, situation: Situation | None) -> str:
+    return f"{_raise_fraction(situation, None)}, or choose a smaller model"
+
+
+def _room_for_a_request(match: Match, situation: Situation | None) -> str:
+    """A cache grows with the length at most in proportion: what it holds is no shorter than that."""
+    length, needed, there = int(match[1]), float(match[2]), float(match[3])
+    shorter = int(length * there / needed) // _LENGTH_STEP * _LENGTH_STEP if needed > there > 0 else 0
+    lower = f"set max_model_len to {shorter}" if shorter else "lower max_model_len"
+    return f"{_raise_fraction(situation, needed - there)}, or {lower}"
+
+
+def _fewer_at_once(_: Match, situation: Situation | None) -> str:
+    ways = [
+        _halved("max_num_batched_tokens", situation.max_num_batched_tokens if situation else None),
+        _halved("max_num_seqs", situation.max_num_seqs if situation else None),
+    ]
+    return f"{' or '.join(ways)}, or use a quantised model"
+
+
+def _fewer_sequences(match: Match, _: Situation | None) -> str:
+    return f"{_halved('max_num_seqs', int(match[1]))}, or lower gpu_memory_utilization"
+
+
+def _halved(key: str, now: int | None) -> str:
+    return f"set {key} to {now // 2}" if now is not None and now >= _SMALLEST_HALVED else f"lower {key}"
+
+
+def _smaller_cache(match: Match, _: Situation | None) -> str:
+    free = int(float(match[1]) * _PRUDENT)
+    size = f" to {free}G" if free else ""
+    return f"lower kv_cache_memory_bytes{size}, or gpu_memory_utilization where it is not set, or free memory"
 
 
 _GIB = r"(-?\d{1,9}(?:\.\d{1,9})?)"
 _NAME = r"(\S{1,200}?)"
 
 
-def _row(pattern: str, cause: str, hint: str | Callable[[Match], str], retry: Retry) -> Failure:
+def _row(pattern: str, cause: str, hint: Hint, retry: Retry) -> Failure:
     return Failure(re.compile(pattern), cause, hint, retry)
 
 
@@ -75,14 +130,14 @@ _MEMORY = (
     _row(
         r"No available memory for the cache blocks|less than requested memory for kv \(-",
         "the fraction does not even hold the model's weights; nothing is left for the KV cache",
-        "raise gpu_memory_utilization, or choose a smaller or quantised model",
+        _room_for_weights,
         "no",
     ),
     _row(
         rf"Available memory on node .{{0,20}}?\({_GIB}/{_GIB} GiB\) on kv cache allocation is less than "
         rf"requested memory for kv \({_GIB}",
         "a KV cache of {3} GiB does not fit into the {1} GiB of the host's memory that are free",
-        "lower kv_cache_memory_bytes, or gpu_memory_utilization where it is not set, or free memory",
+        _smaller_cache,
         "yes",
     ),
     _row(
@@ -95,13 +150,13 @@ _MEMORY = (
     _row(
         rf"max seq len \((\d{{1,12}})\).{{0,40}}?{_GIB} GiB KV cache is needed.{{0,80}}?\({_GIB} GiB\)",
         "a request of {1} tokens needs {2} GiB of KV cache, and there are {3} GiB",
-        "raise gpu_memory_utilization, or lower max_model_len",
+        _room_for_a_request,
         "no",
     ),
     _row(
         r"Cannot auto-fit max_model_len",
         "the KV cache does not hold a single token",
-        "raise gpu_memory_utilization, or choose a smaller model",
+        _room_for_a_token,
         "no",
     ),
     _row(
@@ -113,19 +168,19 @@ _MEMORY = (
     _row(
         r"out of memory occurred when warming up \w{1,20} with (\d{1,9}) dummy requests",
         "GPU memory ran out while warming up with {1} requests at once",
-        "lower max_num_seqs below {1}, or lower gpu_memory_utilization",
+        _fewer_sequences,
         "limited",
     ),
     _row(
         rf"CUDA out of memory.{{0,20}}?Tried to allocate {_GIB} ([MG]iB)",
         "CUDA out of memory: {1} {2} more could not be had",
-        "lower max_num_batched_tokens or max_num_seqs, or use a quantised model",
+        _fewer_at_once,
         "limited",
     ),
     _row(
         r"CUDA out of memory|CUDA error: out of memory|not enough GPU memory",
         "CUDA out of memory",
-        "lower max_num_batched_tokens or max_num_seqs, or use a quantised model",
+        _fewer_at_once,
         "limited",
     ),
 )

@@ -10,6 +10,8 @@ from memoria.config.model import Restart
 from memoria.engine.diagnosis import Diagnosis, diagnose
 from memoria.engine.exit_status import ExitStatus
 from memoria.engine.lifecycle import Ending, Event, History, after_crash
+from memoria.engine.situation import Situation
+from memoria.engine.snapshot import EngineSnapshot
 from memoria.engine.start import Start
 
 
@@ -38,8 +40,11 @@ class Judge:
     def saw_ready(self) -> None:
         self._history = replace(self._history, unready_starts=0, ever_ready=True)
 
-    def sentence(self, start: Start, last_log: Callable[[], list[str]]) -> Sentence:
-        diagnosis = self._diagnose(start, last_log)
+    def sentence(
+        self, start: Start, last_log: Callable[[], list[str]], situation: Situation, snapshot: EngineSnapshot
+    ) -> Sentence:
+        found = replace(situation, kv_gib=snapshot.figures.kv_gib, oom_kill=start.saw_oom_kill())
+        diagnosis = self._diagnose(start, last_log, found)
         ready_for, ticket = start.seconds_of_ready, start.ticket
         spoiled = ready_for is None and ticket is not None and ticket.spoiled
         ending = Ending(ready_for, diagnosis.cause, diagnosis.retry, spoiled)
@@ -49,7 +54,7 @@ class Judge:
             return Sentence(Event.GIVE_UP, 0.0, verdict.reason, diagnosis, first)
         return Sentence(Event.RETRY, verdict.delay, verdict.reason, diagnosis, first)
 
-    def _diagnose(self, start: Start, last_log: Callable[[], list[str]]) -> Diagnosis:
+    def _diagnose(self, start: Start, last_log: Callable[[], list[str]], situation: Situation) -> Diagnosis:
         if start.trouble is not None:
             return Diagnosis(start.trouble, f"memoria logs {self._engine}", "yes", "memoria")
-        return diagnose(last_log(), start.exit or ExitStatus(code=None))
+        return diagnose(last_log(), start.exit or ExitStatus(code=None), situation)

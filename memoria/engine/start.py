@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from memoria.engine.address import EngineAddress
 from memoria.engine.exit_status import ExitStatus
 from memoria.engine.logfile import Follower
+from memoria.engine.oom_kills import oom_kills
 from memoria.engine.process import EngineProcess
 from memoria.engine.surroundings import Boarding, Ticket
 
@@ -17,7 +18,8 @@ class Start:
     """Written by the engine's actor alone. Times are monotonic seconds.
 
     `asked`: its end was asked for, so it is no crash. `trouble`: why memoria itself ended it.
-    `slipped_through`: its core went on before it was let through, so no passenger holds it.
+    `slipped_through`: its core went on before it was let through, so no passenger holds it. `oom_kills`: how
+    many there had been when it was made.
     """
 
     id: str | None = None
@@ -33,6 +35,7 @@ class Start:
     exit: ExitStatus | None = None
     let_through: bool = False
     slipped_through: asyncio.Event = field(default_factory=asyncio.Event)
+    oom_kills: int | None = field(default_factory=oom_kills)
     asked: bool = False
     trouble: str | None = None
 
@@ -43,6 +46,11 @@ class Start:
     @property
     def seconds_of_ready(self) -> float | None:
         return _between(self.ready_at, self.exited_at)
+
+    def saw_oom_kill(self) -> bool:
+        """Whether the kernel has killed a process of this cgroup since."""
+        now = oom_kills()
+        return self.oom_kills is not None and now is not None and now > self.oom_kills
 
 
 def _between(first: float | None, then: float | None) -> float | None:

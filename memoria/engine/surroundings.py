@@ -9,6 +9,7 @@ from typing import Protocol
 from memoria.engine.address import EngineAddress
 from memoria.engine.command import EngineSpec
 from memoria.engine.liveness import Progress
+from memoria.engine.situation import Situation
 from memoria.errors import Problem
 
 
@@ -38,6 +39,11 @@ class Surroundings(Protocol):
     @property
     def standby(self) -> bool:
         """Whether the engine is to have a spare."""
+        ...
+
+    @property
+    def situation(self) -> Situation:
+        """What the next start will have; what came of it is the actor's to add."""
         ...
 
     def spec(self, start_id: str) -> EngineSpec: ...

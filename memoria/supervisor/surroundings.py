@@ -12,10 +12,13 @@ from memoria.engine import probe
 from memoria.engine.address import EngineAddress
 from memoria.engine.command import EngineSpec, StartFacts, build_spec
 from memoria.engine.liveness import Progress
+from memoria.engine.situation import Situation
 from memoria.errors import MemoriaError, Problem
 from memoria.gpu.device import Device
 from memoria.plan.budgets import Budget
+from memoria.plan.footprint.settings import batch_defaults
 from memoria.plan.free_memory import check_start
+from memoria.plan.outcome import machine_of
 from memoria.supervisor.gate import GpuGate, Ticket
 from memoria.supervisor.memory import DeviceMemory
 from memoria.supervisor.passengers import Boarding, Passengers
@@ -45,6 +48,16 @@ class EngineSurroundings:
     @property
     def standby(self) -> bool:
         return self.engine.standby
+
+    @property
+    def situation(self) -> Situation:
+        seqs, tokens = batch_defaults(self.engine.vllm_args, machine_of(self.device))
+        return Situation(
+            self.engine.gpu_memory_utilization,
+            self.device.usable_bytes,
+            max_num_seqs=seqs,
+            max_num_batched_tokens=tokens,
+        )
 
     def spec(self, start_id: str) -> EngineSpec:
         facts = StartFacts(

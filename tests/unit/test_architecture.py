@@ -35,6 +35,7 @@ LAYERS = {
     "memoria.engine.log_line": 1,
     "memoria.engine.log_time": 1,
     "memoria.engine.phases": 1,
+    "memoria.engine.situation": 1,
     "memoria.engine.snapshot": 1,
     "memoria.vllm_env.install": 1,
     # one engine, and its vLLM

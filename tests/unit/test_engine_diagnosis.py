@@ -5,13 +5,18 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from memoria.engine.diagnosis import Diagnosis, diagnose
 from memoria.engine.exit_status import ExitStatus
+from memoria.engine.situation import Situation
 
+OOM_VALUES = "set max_num_batched_tokens to 4096 or set max_num_seqs to 128, or use a quantised model"
 LOGS = Path(__file__).parents[1] / "data" / "logs"
 FAILED = ExitStatus(code=1)
 
@@ -121,7 +126,7 @@ def test_vllms_own_logs_are_explained(name: str, cause: str, hint: str, retry: s
             "RuntimeError: CUDA out of memory occurred when warming up sampler with 1024 dummy requests. "
             "Please try",
             "warming up with 1024 requests",
-            "max_num_seqs below 1024",
+            "set max_num_seqs to 512",
             "limited",
         ),
         (
@@ -323,3 +328,72 @@ def test_a_hostile_log_does_not_hold_up_the_reader(line: str) -> None:
 )
 def test_an_exit_status_reads_as_a_phrase(status: ExitStatus, text: str) -> None:
     assert str(status) == text
+
+
+SITUATION = Situation(Decimal("0.60"), 24 * 2**30, max_num_seqs=256, max_num_batched_tokens=8192)
+NO_ROOM = "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`"
+TOO_LONG = (
+    "ValueError: To serve at least one request with the model's max seq len (262144), (36.0 GiB KV cache is "
+    "needed, which is larger than the available KV cache memory (4.5 GiB)."
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "situation", "hint"),
+    [
+        (NO_ROOM, {"kv_gib": -2.4}, "raise gpu_memory_utilization to 0.72, or choose"),
+        (NO_ROOM, {}, "raise gpu_memory_utilization to 0.65, or choose"),
+        (NO_ROOM, {"kv_gib": -12.0}, "raise gpu_memory_utilization, or choose"),
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.50 GiB.", {}, OOM_VALUES),
+        ("RuntimeError: CUDA error: out of memory", {}, OOM_VALUES),
+        (
+            "RuntimeError: CUDA out of memory occurred when warming up sampler with 1024 dummy requests.",
+            {},
+            "set max_num_seqs to 512, or lower gpu_memory_utilization",
+        ),
+        (TOO_LONG, {}, "raise gpu_memory_utilization, or set max_model_len to 32768"),
+        (
+            TOO_LONG.replace("36.0", "6.0"),
+            {},
+            "raise gpu_memory_utilization to 0.67, or set max_model_len to 196608",
+        ),
+        (
+            "ValueError: Cannot auto-fit max_model_len: not enough GPU memory available",
+            {},
+            "raise gpu_memory_utilization to 0.65, or choose a smaller model",
+        ),
+    ],
+)
+def test_the_value_to_try_is_said(line: str, situation: dict[str, Any], hint: str) -> None:
+    told = diagnose(["Traceback (most recent call last):", line], FAILED, replace(SITUATION, **situation))
+    assert told.hint.startswith(hint)
+
+
+def test_no_value_below_one_is_proposed() -> None:
+    told = diagnose(["RuntimeError: CUDA error: out of memory"], FAILED, replace(SITUATION, max_num_seqs=1))
+    assert "lower max_num_seqs" in told.hint
+
+
+@pytest.mark.parametrize(
+    ("tail", "ending"),
+    [
+        ([], ExitStatus(signal=signal.SIGKILL)),
+        (["EngineDeadError: EngineCore encountered an issue."], ExitStatus(code=0)),
+        (["ERROR Worker proc VllmWorker-0 died unexpectedly (exit code: -9), shutting down"], FAILED),
+    ],
+    ids=["leader", "core", "worker"],
+)
+def test_a_kill_for_want_of_memory_is_told_where_the_cgroup_counted_one(
+    tail: list[str], ending: ExitStatus
+) -> None:
+    killed = diagnose(tail, ending, replace(SITUATION, oom_kill=True))
+    assert killed.cause.startswith("the host's memory ran out")
+    assert killed.retry == "yes"
+    assert "oom_kill" not in diagnose(tail, ending, SITUATION).cause
+
+
+def test_an_error_in_the_log_counts_before_somebody_elses_kill() -> None:
+    told = diagnose([NO_ROOM], FAILED, replace(SITUATION, oom_kill=True))
+    assert "does not even hold" in told.cause
+    told = diagnose([], ExitStatus(signal=signal.SIGSEGV), replace(SITUATION, oom_kill=True))
+    assert "native code" in told.cause

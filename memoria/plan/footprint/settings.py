@@ -152,19 +152,21 @@ def _batches(
     args: Mapping[str, Any], machine: Machine, world: int, length: int, *, chunked: bool
 ) -> tuple[int, int]:
     """`max_num_seqs` and `max_num_batched_tokens`."""
-    seqs, tokens = _batch_defaults(machine, world)
-    if args.get("max_num_seqs") is not None:
-        seqs = _whole(args["max_num_seqs"], seqs)
-    if args.get("max_num_batched_tokens") is not None:
-        tokens = _whole(args["max_num_batched_tokens"], tokens)
-    else:
+    seqs, tokens = batch_defaults(args, machine, world)
+    if args.get("max_num_batched_tokens") is None:
         tokens = min(tokens if chunked else max(tokens, length), seqs * length)
     if args.get("max_num_seqs") is None:
         seqs = min(seqs, tokens)
     return seqs, tokens
 
 
-def _batch_defaults(machine: Machine, world: int) -> tuple[int, int]:
+def batch_defaults(args: Mapping[str, Any], machine: Machine, world: int = 1) -> tuple[int, int]:
+    """`max_num_seqs` and `max_num_batched_tokens`, where the machine alone decides what the flags do not."""
+    seqs, tokens = _machine_batches(machine, world)
+    return _whole(args.get("max_num_seqs"), seqs), _whole(args.get("max_num_batched_tokens"), tokens)
+
+
+def _machine_batches(machine: Machine, world: int) -> tuple[int, int]:
     gib = 2**30
     if machine.on_cpu:
         return 128 * world, 2048 * world

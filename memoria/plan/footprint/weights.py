@@ -25,8 +25,8 @@ VOCABULARY_PADDING = 64
 _TEXT_STACK = r"(?:(?:model|language_model|text_model|thinker|transformer|llm)\.)*"
 _LAYER = re.compile(rf"{_TEXT_STACK}layers\.(\d{{1,4}})\.")
 _HEAD = re.compile(r"(?:^|\.)lm_head\.")
-# Prediction of more tokens, frequencies that are computed, the order of inputs that GPTQ may store; and of the
-# projections that vLLM fuses all shapes but one.
+# Prediction of more tokens, frequencies that are computed, the order of inputs that GPTQ may store; and of
+# the projections that vLLM fuses all shapes but one.
 _NOT_LOADED = re.compile(r"(?:^|\.)mtp\.|\.rotary_emb\.|\.g_idx$|\.(?:[kv]|up)_proj\.weight_shape$")
 _KEYS_OR_VALUES = re.compile(r"\.[kv]_(?:proj|norm)\.")
 _SCALE = re.compile(r"(?:scale|scale_inv|absmax|_scales|weight_scale_2|zero_point)$")
