@@ -90,20 +90,28 @@ def sort_flags(engine: dict[str, Node], path: ConfigPath, report: Report) -> Non
     engine["args"] = sorted_args
 
 
-def _refuse(written: str, flag: str, here: ConfigPath, report: Report) -> bool:
+def refusal(flag: str) -> tuple[str, str] | None:
+    """Why a flag of vLLM, by its name with underscores, may not be given: what is wrong, and what to do."""
     name = flag.removeprefix("no_").partition(".")[0]
+    if name in _REMOVED_FLAGS:
+        return "vLLM no longer has the flag `{}`", _REMOVED_FLAGS[name]
+    if name.startswith("data_parallel"):
+        return "`{}` is not for `args`", _ONE_GPU
+    if refused := next((refused for refused in REFUSED_FLAGS if refused.startswith(name)), None):
+        return "`{}` is not for `args`", REFUSED_FLAGS[refused]
+    return None
+
+
+def _refuse(written: str, flag: str, here: ConfigPath, report: Report) -> bool:
     if not _FLAG.fullmatch(flag):
         report.error(
             f"`{written}` is not the name of a vLLM flag", here, hint="flags are named as in --max-num-seqs"
         )
-    elif name in _REMOVED_FLAGS:
-        report.error(f"vLLM no longer has the flag `{written}`", here, hint=_REMOVED_FLAGS[name])
-    elif name.startswith("data_parallel"):
-        report.error(f"`{written}` is not for `args`", here, hint=_ONE_GPU)
-    elif refused := next((refused for refused in REFUSED_FLAGS if refused.startswith(name)), None):
-        report.error(f"`{written}` is not for `args`", here, hint=REFUSED_FLAGS[refused])
-    else:
+        return True
+    if (found := refusal(flag)) is None:
         return False
+    what, hint = found
+    report.error(what.format(written), here, hint=hint)
     return True
 
 

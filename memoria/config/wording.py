@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from memoria.config.environment import looks_secret
+from memoria.config.flags import refusal
 from memoria.config.marks import Document, Node, Scalar
 from memoria.config.model import ConfigPath
 from memoria.config.report import Report
@@ -106,7 +107,8 @@ def _known_keys(path: ConfigPath) -> str:
     if meant := _meant(path):
         return f"did you mean `{meant}`?"
     if _section(path) is Engine:
-        return "any other flag of vLLM goes under `args`"
+        refused = refusal(path[-1].removeprefix("--").replace("-", "_"))
+        return refused[1] if refused else "any other flag of vLLM goes under `args`"
     return f"known here: {', '.join(_section(path).model_fields)}"
 
 

@@ -128,6 +128,9 @@ def test_an_unknown_key_is_told_what_is_known(folder: ConfigFolder, key: str, hi
 
 def test_an_unknown_flag_of_vllm_is_sent_to_args(folder: ConfigFolder) -> None:
     assert folder.engine_problem("speculative_config: x").hint == "any other flag of vLLM goes under `args`"
+    # no hint may lead into the next error
+    assert "one GPU" in (folder.engine_problem("tensor_parallel_size: 2").hint or "")
+    assert "runner: pooling" in (folder.engine_problem("task: embed").hint or "")
 
 
 @pytest.mark.parametrize(

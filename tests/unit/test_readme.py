@@ -58,8 +58,9 @@ def _planning() -> str:
             "KV cache",
             "tokens",
             "requests at once",
+            "context",
         ),
-        ("---",) * 9,
+        ("---",) * 10,
     ]
     for gpu in ("RTX 4090", "A100 40GB", "H200"):
         plan, outcomes = planned(default_config(), gpu)
@@ -73,6 +74,7 @@ def _planning() -> str:
                     *(f"{size / GIB:.2f}" for size in (*sizes, outcome.kv_bytes)),
                     grouped(capacity.tokens),
                     f"{capacity.concurrency:.1f} of {grouped(outcome.max_model_len)} tokens",
+                    f"{outcome.budget.context_bytes / GIB:.2f}",
                 )
             )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -1,8 +1,8 @@
 """What an engine needs for a moment: the peak of one step beside the weights, and CUDA graphs.
 
 These are the planner's estimates, not vLLM's: it measures both (`profile_run`, `profile_cudagraph_memory` in
-vllm/v1/worker/gpu_model_runner.py). The form is that of the largest tensors alive at once; the factors are to
-be corrected by what engines report after their start (`memoria.plan.learned`).
+vllm/v1/worker/gpu_model_runner.py). The form is that of the largest tensors alive at once; what
+engines report after their start takes their place in the next plan (`Learned`, memoria.plan.outcome).
 """
 
 from __future__ import annotations
