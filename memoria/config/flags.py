@@ -94,11 +94,11 @@ def refusal(flag: str) -> tuple[str, str] | None:
     """Why a flag of vLLM, by its name with underscores, may not be given: what is wrong, and what to do."""
     name = flag.removeprefix("no_").partition(".")[0]
     if name in _REMOVED_FLAGS:
-        return "vLLM no longer has the flag `{}`", _REMOVED_FLAGS[name]
+        return "vLLM no longer has the flag `{0}`", _REMOVED_FLAGS[name]
     if name.startswith("data_parallel"):
-        return "`{}` is not for `args`", _ONE_GPU
+        return "`{0}` is not for `args`", _ONE_GPU
     if refused := next((refused for refused in REFUSED_FLAGS if refused.startswith(name)), None):
-        return "`{}` is not for `args`", REFUSED_FLAGS[refused]
+        return "`{0}` is not for `args`", REFUSED_FLAGS[refused]
     return None
 
 
