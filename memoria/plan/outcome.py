@@ -128,7 +128,7 @@ def _outcome(
     kv_bytes = budget.kv_cache_bytes
     if kv_bytes is None:
         kv_bytes = budget.requested_bytes - terms.fixed_bytes
-    return Outcome(engine, budget, footprint, files, terms, kv_bytes, _fitted(footprint, kv_bytes))
+    return Outcome(engine, budget, footprint, files, terms, kv_bytes, fitted(footprint, kv_bytes))
 
 
 def make_terms(footprint: Footprint, device: Device, learned: Learned | None = None) -> Terms:
@@ -165,7 +165,7 @@ def _in_proportion(said: int, planned: int, planned_before: int) -> int:
     return said * planned // planned_before if planned_before else said
 
 
-def _fitted(footprint: Footprint, kv_bytes: int) -> KvCache:
+def fitted(footprint: Footprint, kv_bytes: int) -> KvCache:
     cache = footprint.kv_cache
     if not footprint.settings.fits_length or not cache.groups:
         return cache

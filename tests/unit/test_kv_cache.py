@@ -16,6 +16,7 @@ from memoria.plan.footprint.footprint import measure
 from memoria.plan.footprint.kv_cache import KvCache, lay_out
 from memoria.plan.footprint.layers import Attention, Demand, State
 from memoria.plan.footprint.settings import Machine
+from memoria.plan.outcome import fitted
 from memoria.text import GIB
 from tests.unit.checkpoints import model_files
 
@@ -32,11 +33,12 @@ def test_tokens_and_concurrency_are_those_that_vllm_logged(name: str) -> None:
     footprint = measure(files, record["flags"], CPU, pooling=record["pooling"])
     available = kv_cache_bytes(record["flags"])
     assert available is not None
-    capacity = footprint.kv_cache.capacity(available)
+    cache = fitted(footprint, available)
+    capacity = cache.capacity(available)
     assert capacity.tokens == record.get("tokens", 0)
     assert round(capacity.concurrency, 2) == record.get("concurrency", 0.0)
     if "max_model_len" in record:
-        assert footprint.settings.max_model_len == record["max_model_len"]
+        assert cache.demand.max_model_len == record["max_model_len"]
 
 
 def test_twelve_architectures_and_more_were_measured() -> None:

@@ -26,7 +26,6 @@ RECORDS = Path(__file__).parents[1] / "data" / "kv_cache.json"
 _KV = re.compile(
     r"KV cache size: ([\d,]+) tokens, Maximum concurrency for ([\d,]+) tokens per request: ([\d.]+)x"
 )
-_VERSION = re.compile(r"vLLM (?:API server )?version (\d[\w.+]*)")
 COMMON: Mapping[str, Any] = {"dtype": "float32", "enforce_eager": True, "kv_cache_memory_bytes": 64_000_000}
 
 
@@ -92,18 +91,15 @@ def started(python: str, folder: Path, own: Mapping[str, Any]) -> Iterator[subpr
 
 
 def logged(process: subprocess.Popen[str]) -> tuple[dict[str, Any], list[str]]:
-    """vLLM's version, and the KV cache that it logs until it listens: none for a model without one. The log
-    beside it."""
+    """The KV cache that vLLM logs until it listens; empty for a model without one. The log beside it."""
     log: list[str] = []
     said: dict[str, Any] = {}
     assert process.stdout is not None
     for line in process.stdout:
         log.append(line.rstrip())
-        if match := _VERSION.search(line):
-            said["vllm"] = match[1]
         if match := _KV.search(line):
             tokens, length, concurrency = (text.replace(",", "") for text in match.groups())
-            said |= {"tokens": int(tokens), "max_model_len": int(length), "concurrency": float(concurrency)}
+            said = {"tokens": int(tokens), "max_model_len": int(length), "concurrency": float(concurrency)}
         if "Application startup complete" in line:
             return said, log
     raise AssertionError("vLLM did not start:\n" + "\n".join(log[-60:]))
@@ -116,7 +112,14 @@ def _session_of(pid: int) -> list[str]:
     ).stdout.split()
 
 
+def version_of(python: str) -> str:
+    """Of the vLLM in PYTHON's environment."""
+    command = [python, "-c", "from vllm.version import __version__; print(__version__)"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
+
+
 def main(python: str, names: list[str]) -> int:
+    version = version_of(python)
     records = json.loads(RECORDS.read_text()) if RECORDS.exists() else {}
     failed = []
     with tempfile.TemporaryDirectory() as place:
@@ -130,7 +133,8 @@ def main(python: str, names: list[str]) -> int:
                     print(name, error, flush=True)
                     failed.append(name)
                     continue
-            records[name] = {"config": config, "flags": flags(own), "pooling": "runner" in own, **said}
+            record = {"config": config, "flags": flags(own), "pooling": "runner" in own, "vllm": version}
+            records[name] = {**record, **said}
             RECORDS.write_text(json.dumps(records, indent=1, sort_keys=True) + "\n")
             print(name, said, flush=True)
     if failed:
