@@ -56,6 +56,11 @@ def test_a_restart_takes_the_cache_that_the_first_start_measured(box: Box) -> No
     until(lambda: bool(records(box)))
     record = json.loads(records(box)[0].read_text())
     assert (record["kv_tokens"], record["kv_bytes"]) == (37_440, STUB_BYTES)
+    (second,) = (engine for engine in daemon.status().engines if engine.name == "second")
+    weights = next(term for term in second.plan if term.term == "weights_bytes")
+    assert weights.said == record["weights_bytes"] < weights.planned == record["planned_weights_bytes"]
+    assert weights.notable
+    assert "its weights take 92% less than planned, 1.2 instead of 15.0 GiB" in box.call("status").stdout
     restarted(daemon)
     given = arguments(daemon)
     assert given[given.index("--kv-cache-memory-bytes") + 1] == str(STUB_BYTES)
