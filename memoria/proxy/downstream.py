@@ -68,7 +68,7 @@ class Downstream(HttpToolsProtocol):
         self._in_head = False
         self._head_size = 0  # without what came in the read that began it
         self._between = True  # nothing of a request has come since the last one was answered
-        self._opening = b""  # the read that began it
+        self._opening = b""  # the read that began it, until its head is complete
         self._repeat: Repeat[_Known] | None = None
         self._left = 0  # bytes of a body that are not parsed but counted
         self._deaf = False  # what still comes is not read as HTTP
@@ -185,6 +185,8 @@ class Downstream(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        # Whatever becomes of this head: kept for another one's meaning, its bytes would carry that one's grant
+        opening, self._opening = self._opening, b""
         if self._deaf:
             return  # it came in one piece with what ended the conversation
         parser = self.parser
@@ -196,11 +198,8 @@ class Downstream(HttpToolsProtocol):
                 self._on_asgi_headers(verdict)
                 return
             head = read_head({}, *line, keep_alive=parser.should_keep_alive())
-        if self._opening:
-            if isinstance(verdict, Grant) and head.is_plain:
-                known = _Known(head, verdict, self.relay.rules_token)
-                self._repeat = Repeat.of(self._opening, known)
-            self._opening = b""
+        if opening and isinstance(verdict, Grant) and head.is_plain:
+            self._repeat = Repeat.of(opening, _Known(head, verdict, self.relay.rules_token))
         transfer: Transfer | Tunnel
         before = self.cycle
         if (

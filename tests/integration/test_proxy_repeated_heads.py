@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from memoria.proxy.access import AccessRules
+from memoria.proxy.keys import KeyRing
 from tests.integration.proxy_rig import Asked, Rig, ScriptedEngine, on_uvloop, request
 
 PATH = b"/v1/embeddings"
@@ -110,3 +112,25 @@ async def test_another_path_on_the_same_connection_is_another_request(tmp_path: 
         assert (await client.response()).status == 404
         await client.post(PATH, b"{}")
         assert (await client.response()).status == 200
+
+
+@on_uvloop
+async def test_a_head_of_memorias_own_is_not_known_as_an_engines(tmp_path: Path) -> None:
+    """Nor does it get the key that came with the engine's."""
+    key = b"sk-0123456789abcdef"
+    file = tmp_path / "keys"
+    file.write_text(f"ana: {key.decode()}\n")
+    file.chmod(0o600)
+    rules = AccessRules(hosts=frozenset((b"test",)), keys=KeyRing(file))
+    engine = ScriptedEngine()
+    async with Rig(tmp_path, rules=rules, embedding=engine) as rig:
+        client = await rig.client()
+        for own in (request(b"/health", b"{}"), request(b"/livez", b"{}")):
+            for _ in range(2):
+                await client.send(own)
+                assert (await client.response()).status == 404  # the rig has no such page
+                await client.post(PATH, b"{}", b"x-api-key: " + key)
+                assert (await client.response()).status == 200
+            await client.send(own)
+            assert (await client.response()).status == 404
+        assert len(engine.asked) == 4
