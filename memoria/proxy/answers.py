@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from memoria.proxy.headers import Header
 from memoria.proxy.router import Refusal
 
+RETRY_CUT = 10  # seconds; a start takes that long at least
 _SHOWN = 200  # characters of a client's own text that are repeated to it
 
 
@@ -125,6 +126,11 @@ def engine_unreachable(engine: str) -> Answer:
 def engine_lost(engine: str) -> Answer:
     message = f"The engine `{engine}` closed the connection before its response was complete"
     return Answer(502, message, "engine_lost")
+
+
+def engine_stopping(engine: str) -> Answer:
+    message = f"The engine `{engine}` is being stopped, its requests are cut"
+    return Answer(503, message, "engine_stopping", headers=((b"retry-after", b"%d" % RETRY_CUT),))
 
 
 def engine_garbled(engine: str) -> Answer:

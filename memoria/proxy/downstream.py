@@ -20,12 +20,14 @@ from memoria.proxy import answers, routes
 from memoria.proxy.access import ANYBODY, Grant
 from memoria.proxy.answers import Answer
 from memoria.proxy.headers import Header, new_request_id
+from memoria.proxy.presence import Presence
 from memoria.proxy.relay import Relay
 from memoria.proxy.repeat import Repeat
 from memoria.proxy.reply import Reply
 from memoria.proxy.request import RequestHead, read_head
 from memoria.proxy.transfer import Transfer
 from memoria.proxy.tunnel import Tunnel
+from memoria.proxy.watch import Standstill
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ class Downstream(HttpToolsProtocol):
     one that is being answered, if it is a transfer."""
 
     relay: ClassVar[Relay]
+    flow: Presence  # type: ignore[assignment]
     cycle: Transfer | Tunnel | RequestResponseCycle | None  # type: ignore[assignment]
     port = 0
     peer = ""
@@ -63,6 +66,7 @@ class Downstream(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = Presence(transport, self.relay.presence)
         self._transfer: Transfer | Tunnel | None = None
         self._tunnel: Tunnel | None = None  # all that still comes is its
         self._in_head = False
@@ -72,9 +76,9 @@ class Downstream(HttpToolsProtocol):
         self._repeat: Repeat[_Known] | None = None
         self._left = 0  # bytes of a body that are not parsed but counted
         self._deaf = False  # what still comes is not read as HTTP
+        self._held = False  # the next request waits until the client has taken the answer to the last
         self._answered = 0
-        self._seen: tuple[bool, int] | None = None
-        self._since = 0.0
+        self._still = Standstill()
         self.port = (self.server and self.server[1]) or 0
         self.peer = self.client[0] if self.client else ""
         self.relay.watch.add(self)
@@ -146,6 +150,7 @@ class Downstream(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.relay.watch.discard(self)
+        self.flow.forget()
         transfer, self._transfer = self._transfer, None
         if isinstance(self.cycle, Transfer | Tunnel):
             self.cycle = None
@@ -163,6 +168,9 @@ class Downstream(HttpToolsProtocol):
         super().resume_writing()
         if self._transfer is not None:
             self._transfer.resume()
+        elif self._held:
+            self._held = False
+            self._go_on()
 
     # httptools
 
@@ -208,7 +216,7 @@ class Downstream(HttpToolsProtocol):
             and isinstance(verdict, Grant)
             and not head.refused
         ):
-            if before is not None and not before.response_complete:
+            if self._held or (before is not None and not before.response_complete):
                 self._turn_away(answers.bad_framing("A WebSocket needs a connection of its own"))
                 return
             transfer = Tunnel(self.relay, self, head, verdict)
@@ -217,7 +225,7 @@ class Downstream(HttpToolsProtocol):
             if self._lengths:
                 transfer.declare(self._lengths)
         self.cycle = transfer
-        if before is None or before.response_complete:
+        if (before is None or before.response_complete) and not self._held:
             self._transfer = transfer
             transfer.start()
         else:
@@ -298,17 +306,23 @@ class Downstream(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    # memoria.proxy.watch.Watched
+    # memoria.proxy.relay.Connection
 
     def on_tick(self, now: float) -> None:
         if self._transfer is not None:
             self._transfer.on_tick(now)
         elif self.cycle is None or self.cycle.response_complete:
-            seen = (self._in_head, self._answered)
-            if seen != self._seen:
-                self._seen, self._since = seen, now
-            elif now - self._since >= (HEAD_S if self._in_head else self.timeout_keep_alive):
+            unsent = self.transport.get_write_buffer_size()
+            lasts = self._still.lasts(now, (self._in_head, self._answered, unsent))
+            if unsent:
+                if lasts >= self.relay.patience:
+                    self._reset()
+            elif lasts >= (HEAD_S if self._in_head else self.timeout_keep_alive):
                 self.transport.close()
+
+    def cut(self, engine: str) -> None:
+        if self._transfer is not None:
+            self._transfer.cut(engine)
 
     # The next request, or the end
 
@@ -317,6 +331,13 @@ class Downstream(HttpToolsProtocol):
         self._answered += 1
         if self.transport.is_closing():
             return
+        if self.blocked:
+            self._held = True
+            self.flow.pause_reading()
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
         if self.pipeline:
             self.loop.call_soon(self._start_next)  # not from here: many in a row would nest
         else:
@@ -326,6 +347,7 @@ class Downstream(HttpToolsProtocol):
         if self.transport.is_closing() or not self.pipeline:
             return
         cycle, app = self.pipeline.pop()
+        self.resume_reading()  # it may want the rest of its body
         if isinstance(cycle, Transfer | Tunnel):
             self._transfer = cycle
             cycle.start()

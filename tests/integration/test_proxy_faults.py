@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from memoria.config.model import Timeouts
+from memoria.config.model import Hold, Timeouts
 from memoria.engine.address import UnixAddress
+from memoria.proxy import transfer
 from memoria.proxy.router import Refusal
 from tests.integration.proxy_rig import Asked, Rig, ScriptedEngine, answer_ok, on_uvloop
 
@@ -88,7 +89,9 @@ async def test_a_client_that_leaves_while_it_uploads_aborts_its_request(tmp_path
     engine = ScriptedEngine(hang)
     async with Rig(tmp_path, generation=engine) as rig:
         client = await rig.client()
-        await client.send(b"POST /v1/completions HTTP/1.1\r\nhost: t\r\ncontent-length: 100\r\n\r\nsome")
+        await client.send(
+            b"POST /v1/completions HTTP/1.1\r\nhost: t\r\ncontent-length: 100000\r\n\r\n" + b"x" * 70_000
+        )
         asked = await engine.arrivals.get()
         client.reset()
         await asked.gone.wait()
@@ -106,12 +109,34 @@ async def test_a_client_that_leaves_before_its_body_reaches_no_engine(tmp_path: 
         assert engine.connections == 0
 
 
+@pytest.mark.parametrize("here", [0, 4, 60_000])
 @on_uvloop
-async def test_an_unfinished_upload_does_not_hold_up_others(tmp_path: Path) -> None:
-    async with Rig(tmp_path, generation=ScriptedEngine()) as rig:
+async def test_an_unfinished_upload_does_not_hold_up_others(tmp_path: Path, here: int) -> None:
+    async with Rig(tmp_path, max_requests=1, generation=ScriptedEngine()) as rig:
         slow = await rig.client()
-        await slow.send(b"POST /v1/completions HTTP/1.1\r\nhost: t\r\ncontent-length: 100\r\n\r\nsome")
+        await slow.send(
+            b"POST /v1/completions HTTP/1.1\r\nhost: t\r\ncontent-length: 100000\r\n\r\n" + b"x" * here
+        )
         assert [(await rig.post(CHAT)).status for _ in range(3)] == [200, 200, 200]
+        await slow.send(b"x" * (100_000 - here))
+        assert (await slow.response()).status == 200
+
+
+@on_uvloop
+async def test_a_large_upload_that_stalls_gives_its_place_to_those_who_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "GRACE_S", 0.1)
+    async with Rig(
+        tmp_path, max_requests=1, hold=Hold(), patience=2.0, generation=ScriptedEngine(hang, answer_ok)
+    ) as rig:
+        slow = await rig.client()
+        await slow.send(
+            b"POST /v1/completions HTTP/1.1\r\nhost: t\r\ncontent-length: 100000\r\n\r\n" + b"x" * 70_000
+        )
+        assert rig.admission.load("generation").waiting == 0
+        assert (await rig.post(CHAT)).status == 200
+        assert (await slow.response()).error["code"] == "upload_stalled"
 
 
 @on_uvloop
@@ -157,17 +182,13 @@ async def test_a_body_that_was_too_large_to_keep_is_not_asked_for_again(tmp_path
 
 
 @on_uvloop
-async def test_a_kept_connection_that_the_engine_gave_up_is_replaced_unseen(tmp_path: Path) -> None:
-    async def answer_then_close_on_the_next(asked: Asked) -> None:
-        await answer_ok(asked)
-        await asked.reader.readuntil(b"\r\n\r\n")  # the next request comes, and nobody is there
-        asked.writer.close()
-
-    engine = ScriptedEngine(answer_then_close_on_the_next, answer_ok)
+async def test_a_generation_that_its_engine_has_read_is_not_asked_for_twice(tmp_path: Path) -> None:
+    """Not on a connection that was kept, either, and however soon the engine hangs up."""
+    engine = ScriptedEngine(answer_ok, die_before_the_head, answer_ok)
     async with Rig(tmp_path, generation=engine) as rig:
-        assert [(await rig.post(CHAT)).status for _ in range(2)] == [200, 200]
-    assert engine.connections == 2
-    assert rig.exchanges[1].replays == 1
+        assert [(await rig.post(CHAT, b"%d" % n)).status for n in range(3)] == [200, 502, 200]
+    assert [asked.body for asked in engine.asked] == [b"0", b"1", b"2"]
+    assert engine.asked[0].connection == engine.asked[1].connection
 
 
 @on_uvloop
