@@ -193,7 +193,7 @@ class Downstream(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        # Whatever becomes of this head: kept for another one's meaning, its bytes would carry that one's grant
+        # Taken whatever becomes of this head: kept for the next one, its bytes would get that one's grant
         opening, self._opening = self._opening, b""
         if self._deaf:
             return  # it came in one piece with what ended the conversation
@@ -311,7 +311,7 @@ class Downstream(HttpToolsProtocol):
     def on_tick(self, now: float) -> None:
         if self._transfer is not None:
             self._transfer.on_tick(now)
-        elif self.cycle is None or self.cycle.response_complete:
+        elif self._held or self.cycle is None or self.cycle.response_complete:
             unsent = self.transport.get_write_buffer_size()
             lasts = self._still.lasts(now, (self._in_head, self._answered, unsent))
             if unsent:
