@@ -39,6 +39,17 @@ async def test_bodies_of_any_length_go_their_way(tmp_path: Path) -> None:
 
 
 @on_uvloop
+async def test_an_empty_body_is_declared_to_the_engine_every_time(tmp_path: Path) -> None:
+    engine = ScriptedEngine(echo)
+    async with Rig(tmp_path, embedding=engine) as rig:
+        client = await rig.client()
+        for _ in range(3):
+            await client.send(b"POST /v1/embeddings HTTP/1.1\r\nhost: t\r\ncontent-length: 0\r\n\r\n")
+            assert (await client.response()).status == 200
+    assert [asked.header(b"content-length") for asked in engine.asked] == [[b"0"]] * 3
+
+
+@on_uvloop
 async def test_a_body_that_comes_in_pieces_under_a_known_head(tmp_path: Path) -> None:
     async with Rig(tmp_path, embedding=ScriptedEngine(echo)) as rig:
         client = await rig.client()

@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from memoria.config.model import Filters, Hold, Timeouts
-from tests.integration.proxy_rig import Asked, Client, Rig, ScriptedEngine, answer_ok, on_uvloop, request
+from tests.integration.proxy_rig import (
+    Asked,
+    Client,
+    Rig,
+    ScriptedEngine,
+    answer_ok,
+    on_uvloop,
+    request,
+    until,
+)
 
 
 async def hang(asked: Asked) -> None:
@@ -177,8 +186,7 @@ async def test_who_never_takes_the_end_of_an_answer_is_cut(tmp_path: Path) -> No
     async with Rig(tmp_path, patience=0.3, embedding=ScriptedEngine(script)) as rig:
         client, _ = await narrow_client(rig)
         sending = asyncio.create_task(client.send(request(b"/v1/embeddings", b"{}") * 400))
-        while rig._server.server_state.connections:
-            await asyncio.sleep(0.05)
+        await until(lambda: not rig._server.server_state.connections)
         sending.cancel()
 
 
@@ -223,8 +231,7 @@ async def test_a_client_that_leaves_with_a_large_body_in_the_queue_is_noticed(
         await client.send(
             b"POST /v1/completions HTTP/1.1\r\nhost: t\r\ncontent-length: 1000000\r\n\r\n" + bytes(200_000)
         )
-        while not rig.admission.load("generation").waiting:
-            await asyncio.sleep(0.01)
+        await until(lambda: rig.admission.load("generation").waiting == 1)
         leave_by(client, how)
         assert (await rig.ended.get()).status == 499
         assert rig.admission.load("generation").waiting == 0
