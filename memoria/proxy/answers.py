@@ -92,8 +92,9 @@ def malformed() -> Answer:
     return bad_framing("The request is not valid HTTP/1.1")
 
 
-def head_too_large(limit: int) -> Answer:
-    return Answer(431, f"The request's head is larger than {limit} bytes", "head_too_large", close=True)
+def head_too_large(most: int, fields: int) -> Answer:
+    message = f"The request's head is larger than {most} bytes, or has more than {fields} fields"
+    return Answer(431, message, "head_too_large", close=True)
 
 
 def route_not_found(method: str, path: str) -> Answer:

@@ -86,6 +86,11 @@ class Transfer:
 
     # From the client
 
+    @property
+    def is_refused(self) -> bool:
+        """By its head, before its turn."""
+        return self._refused is not None
+
     def declare(self, lengths: Sequence[bytes]) -> None:
         """The values of the request's Content-Length headers."""
         if self._refused is None:

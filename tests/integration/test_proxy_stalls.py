@@ -243,10 +243,11 @@ async def test_bodies_that_must_be_whole_first_have_one_bound_together(
     tmp_path: Path, filtered: bool
 ) -> None:
     """`hold.bytes`; but one alone may be as large as bodies may be."""
-    engines = {"a": ScriptedEngine()} if filtered else {"a": ScriptedEngine(), "b": ScriptedEngine()}
-    filters = {"a": Filters(strip=("x",))} if filtered else None
+    hold = Hold(bytes=2**20)
+    alone = Rig(tmp_path, hold=hold, filters={"a": Filters(strip=("x",))}, a=ScriptedEngine())
+    two = Rig(tmp_path, hold=hold, a=ScriptedEngine(), b=ScriptedEngine())
     body = b'{"model":"a","x":"' + b"x" * (4 * 2**20) + b'"}'
-    async with Rig(tmp_path, hold=Hold(bytes=2**20), filters=filters, **engines) as rig:
+    async with alone if filtered else two as rig:
         first = await rig.client()
         await first.send(request(b"/v1/completions", body)[:-1])
         for _ in range(3):
