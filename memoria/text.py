@@ -55,3 +55,10 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 def grouped(number: int) -> str:
     """Digits in groups of three: `1 048 576`."""
     return f"{number:,}".replace(",", " ")
+
+
+def milliseconds(seconds: float) -> str:
+    """A short time with three digits, in its unit: `5.13 ms`, `131 ms`, `12.4 s`."""
+    if seconds >= 10:
+        return f"{seconds:.1f} s"
+    return f"{seconds * 1000:.0f} ms" if seconds >= 0.1 else f"{seconds * 1000:#.3g} ms"

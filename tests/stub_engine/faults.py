@@ -40,6 +40,7 @@ class Faults:
     health: int = 200
     health_seconds: float = 0.0
     token_seconds: float = 0.0
+    event_tokens: int = 1  # of a stream; vLLM merges what a slow reader has not taken yet
     vanish_after_tokens: int | None = None  # the API server, in the middle of an answer
     cut_body: bool = False  # half of each JSON answer, then the connection closes
 
