@@ -57,8 +57,8 @@ def grouped(number: int) -> str:
     return f"{number:,}".replace(",", " ")
 
 
-def milliseconds(seconds: float) -> str:
-    """A short time with three digits, in its unit: `5.13 ms`, `131 ms`, `12.4 s`."""
-    if seconds >= 10:
-        return f"{seconds:.1f} s"
+def short_time(seconds: float) -> str:
+    """A short time with three digits and its unit: `5.13 ms`, `131 ms`, `12.4 s`."""
+    if seconds >= 1:
+        return f"{seconds:.0f} s" if seconds >= 100 else f"{seconds:#.3g} s"
     return f"{seconds * 1000:.0f} ms" if seconds >= 0.1 else f"{seconds * 1000:#.3g} ms"

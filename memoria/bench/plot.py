@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from xml.sax.saxutils import escape
 
 from memoria.bench.figures import Generation, Phase, Times
-from memoria.text import milliseconds
+from memoria.text import short_time
 
 PANEL_WIDTH, PANEL_HEIGHT = 380, 190  # pixels, of one drawing
 LEFT, TOP = (30, 470), (84, 336)
@@ -29,7 +29,7 @@ def as_svg(phases: Sequence[Phase], title: str) -> str:
         *_legend(),
         *_bar_panel(LEFT[0], TOP[0], "texts embedded per second", texts, _number),
         *_bar_panel(LEFT[1], TOP[0], "tokens per second", tokens, _number),
-        *_bar_panel(LEFT[0], TOP[1], "time to the first token: p50, line to p99", firsts, milliseconds),
+        *_bar_panel(LEFT[0], TOP[1], "time to the first token: p50, line to p99", firsts, short_time),
         *_curve_panel(LEFT[1], TOP[1], "share of tokens that came within", curves),
     ]
     return (
@@ -96,9 +96,9 @@ def _curve_panel(left: int, top: int, title: str, curves: Sequence[tuple[Generat
             f'<polyline points="{points}" fill="none" stroke="{ALONE if alone else TOGETHER}" '
             f'stroke-width="2" stroke-dasharray="{dash}"/>'
         )
-    for quarter in range(5):
+    for quarter in range(1, 5):
         x = left + PANEL_WIDTH * quarter / 4
-        yield _words(x, bottom + 16, milliseconds(longest * quarter / 4), anchor="middle")
+        yield _words(x, bottom + 16, short_time(longest * quarter / 4), anchor="middle")
     for percent in (50, 99):
         y = bottom - PANEL_HEIGHT * percent / 100
         yield _path(f"M{left} {y:.1f}h{PANEL_WIDTH}", "#dddddd")

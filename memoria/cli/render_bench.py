@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from memoria.bench.clients import Load
 from memoria.bench.figures import Embedding, Generation, Phase, Times
 from memoria.logs import printable
-from memoria.text import aligned, milliseconds
+from memoria.text import aligned, short_time
 
 EMBEDDING = ("ENGINE", "LOADED", "TEXTS/S", "KEPT", "ANSWER p50", "p99")
 GENERATION = ("ENGINE", "LOADED", "TOKENS/S", "KEPT", "FIRST p50", "p99", "NEXT p50", "p99")
@@ -82,4 +82,4 @@ def _rate(value: float) -> str:
 
 
 def _times(times: Times | None) -> tuple[str, str]:
-    return (UNKNOWN, UNKNOWN) if times is None else (milliseconds(times.p50), milliseconds(times.p99))
+    return (UNKNOWN, UNKNOWN) if times is None else (short_time(times.p50), short_time(times.p99))
