@@ -75,10 +75,10 @@ def to_load(status: Status, names: Sequence[str] = ()) -> list[Engine]:
         )
     for engine in late:
         sys.stderr.write(f"{engine.name} is left out: it is {engine.state}\n")
-    return [_engine(engine) for engine in wanted if engine.state == "ready"]
+    return [target(engine) for engine in wanted if engine.state == "ready"]
 
 
-def _engine(engine: EngineStatus) -> Engine:
+def target(engine: EngineStatus) -> Engine:
     return Engine(engine.name, engine.models[0], "embedding" if engine.runner == "pooling" else "generation")
 
 

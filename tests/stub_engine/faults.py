@@ -28,6 +28,8 @@ class Faults:
         0  # taken from the NVML stub (NVML_STUB_FILE); given back when the leader sees its core end
     )
 
+    context_bytes: int | None = None  # takes its fraction of the GPU, and this beside it, or refuses to start
+
     fail_at: Step | None = None
     exit_code: int = 1  # negative: killed by that signal
     log: tuple[str, ...] = ("RuntimeError: the stub was told to fail",)  # written before
