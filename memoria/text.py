@@ -55,3 +55,10 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 def grouped(number: int) -> str:
     """Digits in groups of three: `1 048 576`."""
     return f"{number:,}".replace(",", " ")
+
+
+def short_time(seconds: float) -> str:
+    """A short time with three digits and its unit: `5.13 ms`, `131 ms`, `12.4 s`."""
+    if seconds >= 1:
+        return f"{seconds:.0f} s" if seconds >= 100 else f"{seconds:#.3g} s"
+    return f"{seconds * 1000:.0f} ms" if seconds >= 0.1 else f"{seconds * 1000:#.3g} ms"
