@@ -78,8 +78,8 @@ def settled(config: Config, devices: Mapping[int | str, Device], environ: Mappin
     The models' files are read only where a wish needs them."""
     if all(engine.gpu_memory_utilization for engine in config.engines):
         return config
-    files, _ = read_models(config, environ) if any(e.is_auto for e in config.engines) else ({}, {})
-    chosen = settle(config, devices, files)
+    files, unknown = read_models(config, environ) if any(e.is_auto for e in config.engines) else ({}, {})
+    chosen = settle(config, devices, files, unknown)
     if chosen.problems:
         raise ConfigError(chosen.problems)
     return chosen.config
