@@ -33,8 +33,7 @@ from memoria.engine.watch import watch
 from memoria.errors import MemoriaError, Problem
 
 WITHOUT_PROCESS = frozenset({State.STOPPED, State.QUEUED, State.BACKOFF, State.FAILED})
-# HELD too: no signal can end what is left, and a stop of the daemon must not wait for a driver.
-SETTLED = frozenset({State.STOPPED, State.FAILED, State.HELD})
+AT_REST = frozenset({State.STOPPED, State.FAILED})
 TAIL_LINES = 400  # read for a diagnosis
 STACKS = 0.5  # seconds in which a hanging engine core may write where its threads are
 LOOK_STARTING, LOOK_RUNNING = 0.1, 1.0  # seconds between two looks at the log
@@ -62,8 +61,9 @@ class EngineActor(Machine):
         self._timeouts, self._judge = timeouts, Judge(name, restart, jitter)
 
         self._watch: asyncio.Task[None] | None = None
-        self._settled = asyncio.Event()
+        self._settled, self._at_rest = asyncio.Event(), asyncio.Event()
         self._settled.set()
+        self._at_rest.set()
 
         self._wanted = False
         self._without_gate = False  # its vLLM does not load the passenger: it must queue before it is spawned
@@ -128,8 +128,14 @@ class EngineActor(Machine):
         """The end of what the latest start wrote."""
         return self.log.tail(TAIL_LINES, self._current.log_from)
 
-    async def settled(self) -> None:
+    async def at_rest(self) -> None:
         """Waits until the engine is stopped for good: no process, no memory."""
+        await self._at_rest.wait()
+        await self._spare.gone()
+
+    async def settled(self) -> None:
+        """Like `at_rest`, but for memory that is held: no signal can end what is left, and whoever stops the
+        daemon must not wait for a driver."""
         await self._settled.wait()
         await self._spare.gone()
 
@@ -168,12 +174,10 @@ class EngineActor(Machine):
         if state is State.READY:
             seconds = self._current.seconds_to_ready
             self._publish(phase=None, percent=None, diagnosis=None, start_seconds=seconds)
-        if state in (State.STOPPED, State.FAILED) or not self._wanted:
+        if state in AT_REST or not self._wanted:
             self._spare.discard()
-        if state in SETTLED:
-            self._settled.set()
-        else:
-            self._settled.clear()
+        _set(self._at_rest, state in AT_REST)
+        _set(self._settled, state in AT_REST or state is State.HELD)
 
     # ------------------------------------------------------------------ one coroutine per state
 
@@ -398,3 +402,10 @@ class EngineActor(Machine):
     def _publish(self, **changes: object) -> None:
         self.snapshot = replace(self.snapshot, **changes)  # type: ignore[arg-type]
         self._on_change(self.snapshot)
+
+
+def _set(event: asyncio.Event, on: bool) -> None:
+    if on:
+        event.set()
+    else:
+        event.clear()

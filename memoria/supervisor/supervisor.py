@@ -117,9 +117,10 @@ class Supervisor:
         return list(before.values())
 
     async def retire(self, actor: EngineActor) -> None:
-        """Drains and stops an engine that is no longer one of these."""
+        """Drains and stops an engine that is no longer one of these. As long as its memory is held, its device
+        is closed and its actor at work: nobody else would open it again."""
         actor.stop()
-        await actor.settled()
+        await actor.at_rest()
         if (task := self._tasks.pop(actor, None)) is not None:
             task.cancel()
 
