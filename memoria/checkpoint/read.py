@@ -13,6 +13,7 @@ from typing import Any
 
 from memoria.checkpoint.headers import HeaderError, read_header
 from memoria.checkpoint.model_files import ModelFiles, Tensor
+from memoria.config.paths import hub_cache
 from memoria.errors import Problem, UnavailableError
 
 INDEX = "model.safetensors.index.json"
@@ -44,9 +45,7 @@ def read_model(model: str, environ: Mapping[str, str], *, may_ask_hub: bool = Fa
 def cached_snapshot(model: str, environ: Mapping[str, str]) -> Path | None:
     """The folder of the revision `main` in the hub's cache, else the newest one with a config.json
     (https://huggingface.co/docs/huggingface_hub/guides/manage-cache)."""
-    home = environ.get("HF_HOME") or str(Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    hub = Path(environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
-    repository = hub / f"models--{model.replace('/', '--')}"
+    repository = hub_cache(environ) / f"models--{model.replace('/', '--')}"
     try:
         main = repository / "snapshots" / (repository / "refs" / "main").read_text().strip()
         if (main / "config.json").is_file():

@@ -10,7 +10,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from memoria.config.interpolate import InterpolationError, Variable, interpolate
+from memoria.config.interpolate import ENVIRONMENT, InterpolationError, Variable, interpolate
+from memoria.config.marks import Node, Scalar
 from memoria.config.report import Report
 from memoria.errors import Mark
 
@@ -23,11 +24,31 @@ def looks_secret(name: str) -> bool:
     return _SECRET.search(name) is not None
 
 
+# The hub's token, mirror and places, by the names that huggingface_hub itself reads.
+_OF_THE_HUB = re.compile(r"HF_\w+|HUGGING_FACE_HUB_TOKEN|HUGGINGFACE_HUB_CACHE")
+
+
+def pass_on_hub_variables(engine: dict[str, Node], variables: Mapping[str, Variable]) -> None:
+    """Puts those of `.env` into an engine's `env`, in place: vLLM must find them there, as Docker compose had
+    it. What the process environment or the engine itself says of them wins."""
+    env = engine.get("env")
+    if env is not None and not isinstance(env, dict):
+        return
+    given = {name for name, value in (env or {}).items() if value is not None}
+    passed: dict[str, Node] = {
+        name: Scalar(variable.value, variable.value, (variable,))
+        for name, variable in variables.items()
+        if variable.source != ENVIRONMENT and name not in given and _OF_THE_HUB.fullmatch(name)
+    }
+    if passed:
+        engine["env"] = (env or {}) | passed
+
+
 def read_variables(
     environ: Mapping[str, str], dotenv: Path, shown_as: str, report: Report
 ) -> dict[str, Variable]:
     """All variables by name. What is wrong with `dotenv` goes to `report`; it need not be there."""
-    environment = {name: Variable(name, value, "environment") for name, value in environ.items()}
+    environment = {name: Variable(name, value, ENVIRONMENT) for name, value in environ.items()}
     if not dotenv.is_file():
         return environment
     return _read_dotenv(dotenv, shown_as, environment, report) | environment

@@ -20,11 +20,12 @@ from dataclasses import dataclass
 _DOLLAR = re.compile(r"\$(?:(?P<dollar>\$)|(?P<name>[A-Za-z_][A-Za-z0-9_]*)|(?P<brace>\{))")
 _BRACED = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?:(?P<operator>:?[-?+])(?P<operand>.*))?", re.DOTALL)
 _MAX_NESTING = 20
+ENVIRONMENT = "environment"
 
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """`source` is a person's answer to "who says so?": `environment` or `.env:3`."""
+    """`source` is a person's answer to "who says so?": `ENVIRONMENT` or `.env:3`."""
 
     name: str
     value: str

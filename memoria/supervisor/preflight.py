@@ -11,7 +11,7 @@ from memoria.gpu import read_devices
 from memoria.gpu.device import Device, DeviceReader
 from memoria.plan.plan import Plan, limit_problems, make_plan
 from memoria.plan.wishes import settle
-from memoria.supervisor.models import model_problems
+from memoria.supervisor.models import look_for_models
 from memoria.supervisor.outcomes import read_models
 from memoria.supervisor.runtime import RuntimeDir
 from memoria.vllm_env.find import find
@@ -21,8 +21,9 @@ from memoria.vllm_env.install import VllmInstall
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """`config` has a fraction for every engine, chosen where the file leaves that to the plan. `plan` is None
-    where the device could not be read, `install` where there is no vLLM."""
+    """`config` has a fraction for every engine, chosen where the file leaves that to the plan, and its warnings
+    tell what could not be found out. `plan` is None where the device could not be read, `install` where there
+    is no vLLM."""
 
     config: Config
     install: VllmInstall | None
@@ -68,8 +69,10 @@ def preflight(config: Config, reader: DeviceReader | None, environ: Mapping[str,
         mark = config.where("vllm") if config.vllm != "auto" else None
         where = (f"{mark}  vllm",) if mark else ()
         errors.append(UnavailableError(replace(p, where=where + p.where) for p in error.problems))
-    if missing := model_problems(config, environ):
-        errors.append(ConfigError(missing))
+    looked = look_for_models(config, environ)
+    if looked.problems:
+        errors.append(ConfigError(looked.problems))
+    config = replace(config, warnings=config.warnings + looked.unknown)
     return Preflight(config, install, plan, driver, tuple(errors))
 
 

@@ -305,3 +305,13 @@ def test_nothing_found_tells_where_was_searched(tmp_path: Path, monkeypatch: pyt
         find(None, {}, tmp_path)
     (problem,) = caught.value.problems
     assert problem.where == ("memoria.yaml  not there", "etc/memoria.yaml  not there")
+
+
+def test_the_hubs_variables_in_dotenv_reach_every_engine(folder: ConfigFolder) -> None:
+    folder.dotenv.write_text("HF_TOKEN=of-dotenv\nHF_HOME=/models\nHUGGING_FACE_HUB_TOKEN=x\nOTHER=y\n")
+    config = folder.load(
+        f"engines:\n  a: {{{ENGINE}}}\n  b: {{{ENGINE}, served_model_name: b, env: {{HF_TOKEN: own}}}}\n",
+        {**NO_VARIABLES, "HF_HOME": "/of/the/environment"},
+    )
+    assert config.engine("a").env == {"HF_TOKEN": "of-dotenv", "HUGGING_FACE_HUB_TOKEN": "x"}
+    assert config.engine("b").env == {"HF_TOKEN": "own", "HUGGING_FACE_HUB_TOKEN": "x"}
