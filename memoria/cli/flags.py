@@ -23,6 +23,7 @@ class Globals:
 
     config: Path | None = None
     json: bool = False
+    verbose: bool = False
     color: bool | None = None  # None: if the output is a terminal
 
     @property
@@ -51,12 +52,20 @@ def _remember(ctx: click.Context, parameter: click.Parameter, value: Any) -> Non
 
 def with_globals(command: F) -> F:
     for option in (
+        click.option(
+            "-v",
+            "--verbose",
+            is_flag=True,
+            expose_value=False,
+            callback=_remember,
+            help="Tracebacks of errors; the engines' logs, inline (run, demo).",
+        ),
         click.option("--no-color", is_flag=True, expose_value=False, callback=_remember, help="Plain text."),
         click.option("--json", is_flag=True, expose_value=False, callback=_remember, help="For programs."),
         click.option(
             "-c",
             "--config",
-            type=click.Path(path_type=Path),
+            type=click.Path(path_type=Path, readable=False),  # the loader says it better
             expose_value=False,
             callback=_remember,
             help="Configuration file (else MEMORIA_CONFIG, ./memoria.yaml, /etc/memoria/memoria.yaml).",

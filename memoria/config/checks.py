@@ -131,7 +131,7 @@ def _check_model(
     try:
         found = place.exists()
     except OSError:
-        found = False
+        found = True  # for all we know; the preflight says why it cannot be looked at
     if not found:
         report.error(
             f"no model at `{model}`",

@@ -6,9 +6,11 @@ in values that do not stand in single quotes. A blank value counts as unset. The
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from stat import S_ISREG
 
 from memoria.config.interpolate import ENVIRONMENT, InterpolationError, Variable, interpolate
 from memoria.config.marks import Node, Scalar
@@ -17,6 +19,9 @@ from memoria.errors import Mark
 
 _SINGLE_QUOTED = re.compile(r"[^=]*=\s*'")
 _SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)(_|$)", re.IGNORECASE)
+
+
+SAVE_AS_UTF8 = "save it as UTF-8; `iconv -f latin1 -t utf-8` makes it so"
 
 
 def looks_secret(name: str) -> bool:
@@ -49,26 +54,31 @@ def read_variables(
 ) -> dict[str, Variable]:
     """All variables by name. What is wrong with `dotenv` goes to `report`; it need not be there."""
     environment = {name: Variable(name, value, ENVIRONMENT) for name, value in environ.items()}
-    if not dotenv.is_file():
+    try:
+        if not S_ISREG(dotenv.stat().st_mode):
+            return environment
+        text = dotenv.read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, NotADirectoryError):
         return environment
-    return _read_dotenv(dotenv, shown_as, environment, report) | environment
+    except OSError as error:
+        reason = (error.strerror or "").lower()
+        hint = "let memoria's user read it, or move it away: it need not be there"
+        report.error(f"cannot read {shown_as}: {reason}", at=Mark(shown_as, 1), hint=hint)
+        return environment
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        report.error(f"{shown_as} is not UTF-8 text", at=Mark(shown_as, line), hint=SAVE_AS_UTF8)
+        return environment
+    return _parse_dotenv(text, shown_as, environment, report) | environment
 
 
-def _read_dotenv(
-    path: Path, shown_as: str, environment: Mapping[str, Variable], report: Report
+def _parse_dotenv(
+    text: str, shown_as: str, environment: Mapping[str, Variable], report: Report
 ) -> dict[str, Variable]:
     from dotenv.parser import parse_stream  # noqa: PLC0415 (40 ms, and not every configuration has a .env)
 
-    try:
-        with path.open(encoding="utf-8-sig") as stream:
-            bindings = list(parse_stream(stream))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = (error.strerror or "").lower() if isinstance(error, OSError) else "it is not UTF-8 text"
-        report.error(f"cannot read {shown_as}: {reason}", at=Mark(shown_as, 1))
-        return {}
-
     variables: dict[str, Variable] = {}
-    for binding in bindings:
+    for binding in parse_stream(io.StringIO(text)):
         text = binding.original.string
         blank_lines = text[: len(text) - len(text.lstrip())].count("\n")
         mark = Mark(shown_as, binding.original.line + blank_lines)

@@ -21,9 +21,8 @@ from memoria.vllm_env.install import VllmInstall
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """`config` has a fraction for every engine, chosen where the file leaves that to the plan, and its warnings
-    tell what could not be found out. `plan` is None where the device could not be read, `install` where there
-    is no vLLM."""
+    """`config` has a fraction for every engine, chosen where the file leaves that to the plan, and warns of
+    what nobody knows. `plan` is None where the device could not be read, `install` where there is no vLLM."""
 
     config: Config
     install: VllmInstall | None

@@ -33,11 +33,22 @@ def find(setting: str, data_home: Path, device: DeviceKind, *, own: Path | None 
 
     "auto" is memoria's own environment (`own`, the running interpreter's) if it has a vLLM for `device`, else
     the one that `memoria setup` made or verified last. A name without a slash is looked up on PATH.
-    Raises UnavailableError where there is none.
+    Raises UnavailableError where there is none, or where it may not be looked for.
     """
+    try:
+        return _find(setting, data_home, device, own or Path(sys.prefix))
+    except OSError as error:
+        raise UnavailableError(
+            f"vllm: {error.filename}: {error.strerror}",
+            hint="let memoria's user read it"
+            + ("; where `memoria setup` puts vLLM is MEMORIA_HOME" if setting == "auto" else ""),
+        ) from error
+
+
+def _find(setting: str, data_home: Path, device: DeviceKind, own: Path) -> VllmInstall:
     if setting != "auto":
         return _at(setting)
-    here = _in_environment(own or Path(sys.prefix))
+    here = _in_environment(own)
     if here and here.variant == device:
         return here
     made = list_made(data_home, device)
@@ -51,8 +62,12 @@ def find(setting: str, data_home: Path, device: DeviceKind, *, own: Path | None 
 
 
 def list_made(data_home: Path, variant: Variant) -> list[VllmInstall]:
-    """The complete environments that `memoria setup` made, the last verified first."""
-    manifests = {root: read_manifest(root) for root in data_home.glob(f"vllm-*-{variant}")}
+    """The complete environments that `memoria setup` made, the last verified first. Raises `OSError`."""
+    try:
+        roots = [root for root in data_home.iterdir() if root.match(f"vllm-*-{variant}")]
+    except (FileNotFoundError, NotADirectoryError):
+        roots = []
+    manifests = {root: read_manifest(root) for root in roots}
     complete = {root: manifest.verified_at for root, manifest in manifests.items() if manifest}
     newest_first = sorted(complete, key=lambda root: complete[root], reverse=True)
     return [install for root in newest_first if (install := _in_environment(root))]
@@ -66,8 +81,10 @@ def _at(setting: str) -> VllmInstall:
         )
     path = Path(found).expanduser().absolute()
     hint = "name an executable `vllm`, a Python or a virtual environment, or use `vllm: auto`"
-    if not path.exists():
-        raise UnavailableError(f"vllm: {path} does not exist", hint=hint)
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UnavailableError(f"vllm: {path} does not exist", hint=hint) from None
     if not path.is_dir() and not os.access(path, os.X_OK):
         raise UnavailableError(f"vllm: {path} is not executable", hint=hint)
     if path.is_dir() or _PYTHON.fullmatch(path.name):

@@ -6,14 +6,16 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from tests.faults.report import Figure
 from tests.integration.daemon import Box
 from tests.stub_nvml import StubProcess
+from tests.unprivileged import UNPRIVILEGED
 
 
 def refused(box: Box, *arguments: str, **env: str | None) -> tuple[int, str]:
@@ -197,3 +199,66 @@ def test_a_wrong_command_line_is_a_usage_error(box: Box, arguments: list[str]) -
     done = box.call(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert "--help" in done.stderr
+
+
+@pytest.fixture
+def closed(box: Box) -> Iterator[Path]:
+    """A folder that memoria's user may not enter."""
+    box.configure()
+    box.launcher = UNPRIVILEGED
+    folder = box.folder / "closed"
+    folder.mkdir()
+    yield folder
+    folder.chmod(0o755)
+
+
+def test_a_home_that_may_not_be_entered(box: Box, closed: Path) -> None:
+    box.file.write_text(box.file.read_text().replace("./vllm", "auto"))
+    closed.chmod(0)
+    code, message = refused(box, MEMORIA_HOME=str(closed / "home"))
+    assert code == 69
+    assert message.startswith(f"error: vllm: {closed}/home: Permission denied\nhint: ")
+
+
+def test_a_vllm_in_a_folder_that_may_not_be_entered(box: Box, closed: Path) -> None:
+    box.file.write_text(box.file.read_text().replace("./vllm", "./closed/vllm"))
+    closed.chmod(0)
+    code, message = refused(box)
+    assert code == 69
+    assert f"error: vllm: {closed}/vllm: Permission denied\n  memoria.yaml:2:1  vllm\n" in message
+
+
+def test_a_model_in_a_folder_that_may_not_be_entered(box: Box, closed: Path) -> None:
+    box.file.write_text(box.file.read_text().replace("./models/writer", "./closed/writer"))
+    closed.chmod(0)
+    code, message = refused(box)
+    assert code == 78
+    assert message.startswith(f"error: model cannot be read: {closed}/writer: Permission denied\n")
+
+
+def test_a_cache_of_the_hub_that_may_not_be_entered(box: Box, closed: Path) -> None:
+    box.file.write_text(box.file.read_text().replace("./models/writer", "org/writer"))
+    closed.chmod(0)
+    code, message = refused(box, HF_HOME=str(closed))
+    assert code == 78
+    assert message.startswith(f"error: model cannot be read: {closed}/hub/models--org--writer/snapshots: ")
+
+
+def test_a_dotenv_and_a_file_that_may_not_be_read(box: Box, closed: Path) -> None:
+    (box.folder / ".env").touch(mode=0)
+    code, message = refused(box)
+    assert code == 78
+    assert message.startswith("error: cannot read .env: permission denied\n  .env:1\nhint: ")
+    box.file.chmod(0)
+    for arguments, env in (([], {}), (["-c", "memoria.yaml"], {}), ([], {"MEMORIA_CONFIG": "memoria.yaml"})):
+        code, message = refused(box, *arguments, **env)
+        assert code == 78
+        assert message.startswith("error: cannot read memoria.yaml: Permission denied\nhint: ")
+
+
+def test_a_working_folder_that_may_not_be_searched_names_the_places(box: Box, closed: Path) -> None:
+    """Its own folder is where memoria stands, though it may not look around there."""
+    box.launcher = (*UNPRIVILEGED, "bash", "-c", 'cd closed && chmod 0 . && exec "$@"', "-")
+    code, message = refused(box)
+    assert code == 78
+    assert "memoria.yaml  permission denied\n" in message
