@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from memoria.errors import ConfigError
+
 if TYPE_CHECKING:
     from memoria.config.model import Config
 
@@ -39,9 +41,16 @@ class Globals:
         return shutil.get_terminal_size((80, 24)).columns
 
     def load(self) -> Config:
-        from memoria.config.load import find, load
+        """For a command that starts or plans engines. Raises `ConfigError` with every problem there is."""
+        from memoria.config.load import WrongValuesError, find, load
 
-        return load(find(self.config, os.environ, Path.cwd()), os.environ)
+        try:
+            return load(find(self.config, os.environ, Path.cwd()), os.environ)
+        except WrongValuesError as error:
+            from memoria.plan.plan import limit_problems
+
+            problems = (*error.problems, *limit_problems(error.usable))
+            raise ConfigError(problems) from error
 
 
 def _remember(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:

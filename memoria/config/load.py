@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -33,7 +33,7 @@ from memoria.config.model import (
 )
 from memoria.config.report import Report
 from memoria.config.schema import VLLM_KEYS, Engine, File
-from memoria.config.wording import report_findings
+from memoria.config.wording import report_findings, without_wrong
 from memoria.errors import ConfigError, Problem
 
 SYSTEM_FILE = Path("/etc/memoria/memoria.yaml")
@@ -46,6 +46,15 @@ class Loaded:
     config: Config
     file: File
     document: Document
+
+
+class WrongValuesError(ConfigError):
+    """`usable` is the configuration without its wrong values, for what else there is to say of it: engines,
+    their devices and the fractions that are right are as written."""
+
+    def __init__(self, problems: Iterable[Problem], usable: Config) -> None:
+        super().__init__(problems)
+        self.usable = usable
 
 
 def find(flag: Path | None, environ: Mapping[str, str], cwd: Path) -> Path:
@@ -110,9 +119,17 @@ def read(path: Path, environ: Mapping[str, str]) -> Loaded:
     try:
         file = File.model_validate(document.data)
     except ValidationError as error:
-        report_findings(error, document, report)
+        wrong = report_findings(error, document, report)
         check_memory(document, report)
-        report.raise_errors()
+        usable = without_wrong(document, error)
+        if usable is not None:
+            check_front(usable, report, wrong)
+        try:
+            report.raise_errors()
+        except ConfigError as found:
+            if usable is None or wrong & {"gpu", "gpu_limit", "device", "[key]"}:
+                raise
+            raise WrongValuesError(found.problems, _build(usable, path, environ, report)) from error
         raise
     check_memory(document, report)
     check_front(file, report)

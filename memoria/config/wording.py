@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pydantic import ValidationError
 
@@ -28,6 +28,7 @@ _MUST_BE = {
     "model": "a mapping (`key: value` lines)",
     "list": "a list",
 }
+_PLACEHOLDER = "a model"
 _ENGINE_NAME = "begin with a letter or digit, go on with a-z, 0-9, _ and -, 31 characters at most"
 _BOUNDS = {
     "greater_than": ("gt", "more than"),
@@ -36,7 +37,8 @@ _BOUNDS = {
 }
 
 
-def report_findings(error: ValidationError, document: Document, report: Report) -> None:
+def report_findings(error: ValidationError, document: Document, report: Report) -> frozenset[str]:
+    """Returns the names of all keys whose values are not to be relied on."""
     findings = [(tuple(map(str, finding["loc"])), finding) for finding in error.errors(include_url=False)]
     misspelt = {
         (*path[:-1], _meant(path)) for path, finding in findings if finding["type"] == "extra_forbidden"
@@ -53,6 +55,46 @@ def report_findings(error: ValidationError, document: Document, report: Report) 
             key = path[-2] if path[-1].isdigit() and path[:-1] != ("engines",) else path[-1]
             instead = "" if _is_of_parts(finding) else _instead_of(document.get(*path), path)
             report.error(f"`{key}` {_sentence(finding)}{instead}", path, hint=_hint(key, finding))
+    wrong = {path for path, _ in findings} | {(name,) for *_, name in misspelt if name}
+    return frozenset(key for path in wrong for key in path)
+
+
+def without_wrong(document: Document, error: ValidationError) -> File | None:
+    """The file as it would be without the values that are wrong; None where nothing is left of it."""
+    data = {key: _copied(value) for key, value in document.data.items()}
+    for finding in error.errors(include_url=False, include_context=False, include_input=False):
+        path = tuple(map(str, finding["loc"]))
+        if finding["type"] == "missing" and path[:1] == ("engines",):
+            _parent(data, path)[path[-1]] = Scalar(_PLACEHOLDER, _PLACEHOLDER)
+        else:
+            _drop(data, path)
+    try:
+        return File.model_validate(data)
+    except ValidationError:
+        return None
+
+
+def _copied(node: Node) -> Node:
+    return {key: _copied(value) for key, value in node.items()} if isinstance(node, dict) else node
+
+
+def _parent(data: dict[str, Node], path: ConfigPath) -> dict[str, Node]:
+    for key in path[:-1]:
+        if data.get(key) is None:  # a blank mapping
+            data[key] = {}
+        data = cast("dict[str, Node]", data[key])
+    return data
+
+
+def _drop(data: dict[str, Node], path: ConfigPath) -> None:
+    """The innermost key on the way that is there: of a list with a wrong item, all of it."""
+    within: dict[str, Node] = data
+    for key in path:
+        node = within.get(key)
+        if not isinstance(node, dict) or key == path[-1]:
+            within.pop(key, None)
+            return
+        within = node
 
 
 def _sentence(finding: ErrorDetails) -> str:

@@ -55,8 +55,7 @@ def preflight(config: Config, reader: DeviceReader | None, environ: Mapping[str,
             if problems := limit_problems(config):
                 raise ConfigError(problems)
         else:
-            driver = reader.driver()
-            devices = read_devices(reader, (engine.gpu for engine in config.engines))
+            driver, devices = _read(reader, config)
             config = settled(config, devices, environ)
             plan = make_plan(config, devices, RuntimeDir(config.runtime_dir).own_pids())
             plan.raise_for_problems()
@@ -73,6 +72,17 @@ def preflight(config: Config, reader: DeviceReader | None, environ: Mapping[str,
         errors.append(ConfigError(looked.problems))
     config = replace(config, warnings=config.warnings + looked.unknown)
     return Preflight(config, install, plan, driver, tuple(errors))
+
+
+def _read(reader: DeviceReader, config: Config) -> tuple[str, dict[int | str, Device]]:
+    """Raises `UnavailableError`; or `ConfigError`, with that in it, where the fractions are wrong on any
+    device."""
+    try:
+        return reader.driver(), read_devices(reader, (engine.gpu for engine in config.engines))
+    except UnavailableError as error:
+        if wrong := limit_problems(config):
+            raise ConfigError((*wrong, *error.problems)) from error
+        raise
 
 
 def settled(config: Config, devices: Mapping[int | str, Device], environ: Mapping[str, str]) -> Config:

@@ -74,6 +74,21 @@ def test_two_wrong_values_are_told_at_once(box: Box) -> None:
     assert message.count("error: ") == 2
 
 
+def test_fractions_over_the_limit_are_told_beside_a_wrong_value_and_without_a_gpu(box: Box) -> None:
+    box.configure()
+    text = box.file.read_text().replace("0.30", "0.45")
+    box.file.write_text(text)
+    code, message = refused(box, LD_LIBRARY_PATH=None)
+    assert code == 78
+    assert message.startswith("error: fractions add up to 1.05, the limit is 0.95\n")
+    assert "error: no NVIDIA driver" in message
+    box.file.write_text(text.replace("runner: pooling", "runner: embed"))
+    code, message = refused(box)
+    assert code == 78
+    assert message.startswith("error: `runner` must be")
+    assert "error: fractions add up to 1.05, the limit is 0.95\n" in message
+
+
 def test_one_port_for_two_engines(box: Box) -> None:
     box.configure()
     text = box.file.read_text()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from memoria.config.load import find, load
+from memoria.config.load import WrongValuesError, find, load
 from memoria.config.model import Address
 from memoria.errors import ConfigError, ExitCode
 from tests.unit.config_files import ENGINE, NO_VARIABLES, ConfigFolder, folder
@@ -315,3 +315,35 @@ def test_the_hubs_variables_in_dotenv_reach_every_engine(folder: ConfigFolder) -
     )
     assert config.engine("a").env == {"HF_TOKEN": "of-dotenv", "HUGGING_FACE_HUB_TOKEN": "x"}
     assert config.engine("b").env == {"HF_TOKEN": "own", "HUGGING_FACE_HUB_TOKEN": "x"}
+
+
+def test_beside_a_wrong_value_all_else_is_told_that_does_not_depend_on_it(folder: ConfigFolder) -> None:
+    text = (
+        "listen: 0.0.0.0:8200\nguard: {protect: b}\n"
+        f"engines:\n  a: {{{ENGINE}, port: high}}\n  b: {{gpu_memory_utilization: 0.5, sed: 7}}\n"
+    )
+    with pytest.raises(WrongValuesError) as caught:
+        folder.load(text)
+    assert [problem.what.partition(",")[0] for problem in caught.value.problems] == [
+        "0.0.0.0:8200 can be reached from other machines",
+        "`guard` needs both its keys",
+        "`port` must be a whole number",
+        "`model` is missing",
+        "unknown key `sed`",
+    ]
+    assert [str(engine.gpu_memory_utilization) for engine in caught.value.usable.engines] == ["0.5", "0.5"]
+
+
+@pytest.mark.parametrize("wrong", ["keys: {}", "key: ./keys", "open_to_network: perhaps"])
+def test_what_a_wrong_value_may_have_said_is_not_missed(folder: ConfigFolder, wrong: str) -> None:
+    (problem,) = folder.problems(f"listen: 0.0.0.0:8200\n{wrong}\nengines:\n  a: {{{ENGINE}}}\n")
+    assert "other machines" not in problem.what
+
+
+@pytest.mark.parametrize("wrong", ["gpu: first", "gpu_limit: all", "device: tpu"])
+def test_where_the_devices_are_not_known_the_fractions_cannot_be_judged(
+    folder: ConfigFolder, wrong: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        folder.load(f"{wrong}\nengines:\n  a: {{{ENGINE}}}\n")
+    assert not isinstance(caught.value, WrongValuesError)
