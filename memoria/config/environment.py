@@ -14,13 +14,14 @@ from stat import S_ISREG
 
 from memoria.config.interpolate import ENVIRONMENT, InterpolationError, Variable, interpolate
 from memoria.config.marks import Node, Scalar
+from memoria.config.model import ConfigPath
 from memoria.config.report import Report
 from memoria.errors import Mark
 
 _SINGLE_QUOTED = re.compile(r"[^=]*=\s*'")
 _SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)(_|$)", re.IGNORECASE)
-
-
+# The hub's token, mirror and places, by the names that huggingface_hub itself reads.
+_OF_THE_HUB = re.compile(r"HF_\w+|HUGGING_FACE_HUB_TOKEN|HUGGINGFACE_HUB_CACHE")
 SAVE_AS_UTF8 = "save it as UTF-8; `iconv -f latin1 -t utf-8` makes it so"
 
 
@@ -29,24 +30,32 @@ def looks_secret(name: str) -> bool:
     return _SECRET.search(name) is not None
 
 
-# The hub's token, mirror and places, by the names that huggingface_hub itself reads.
-_OF_THE_HUB = re.compile(r"HF_\w+|HUGGING_FACE_HUB_TOKEN|HUGGINGFACE_HUB_CACHE")
-
-
-def pass_on_hub_variables(engine: dict[str, Node], variables: Mapping[str, Variable]) -> None:
+def pass_on_hub_variables(
+    engine: dict[str, Node], path: ConfigPath, variables: Mapping[str, Variable], report: Report
+) -> None:
     """Puts those of `.env` into an engine's `env`, in place: vLLM must find them there, as Docker compose had
     it. What the process environment or the engine itself says of them wins."""
-    env = engine.get("env")
-    if env is not None and not isinstance(env, dict):
-        return
-    given = {name for name, value in (env or {}).items() if value is not None}
-    passed: dict[str, Node] = {
-        name: Scalar(variable.value, variable.value, (variable,))
-        for name, variable in variables.items()
-        if variable.source != ENVIRONMENT and name not in given and _OF_THE_HUB.fullmatch(name)
-    }
-    if passed:
-        engine["env"] = (env or {}) | passed
+    for name, variable in variables.items():
+        if variable.source != ENVIRONMENT and _OF_THE_HUB.fullmatch(name):
+            _fill_in(engine, path, ("env", name), variable, report)
+
+
+def fill_in_log(data: dict[str, Node], variables: Mapping[str, Variable], report: Report) -> None:
+    """LOG_LEVEL and LOG_FORMAT are the defaults of their keys, in place."""
+    for key in ("level", "format"):
+        variable = variables.get(f"LOG_{key.upper()}")
+        if variable is not None and variable.value.strip():
+            _fill_in(data, (), ("log", key), variable, report)
+
+
+def _fill_in(
+    node: dict[str, Node], path: ConfigPath, key: tuple[str, str], variable: Variable, report: Report
+) -> None:
+    """Only where the section is one, and has no such value."""
+    section = {} if node.get(key[0]) is None else node[key[0]]
+    if isinstance(section, dict) and section.get(key[1]) is None:
+        node[key[0]] = section | {key[1]: Scalar(variable.value, variable.value, (variable,))}
+        report.variables[(*path, *key)] = (variable,)
 
 
 def read_variables(

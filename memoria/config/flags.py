@@ -86,7 +86,7 @@ def sort_flags(engine: dict[str, Node], path: ConfigPath, report: Report) -> Non
             report.error(f"`{flag}` is given twice", here, also=(home,))
             continue
         target[flag] = value
-        report.marks[home] = report.marks[here]
+        report.move(here, home)
     engine["args"] = sorted_args
 
 

@@ -31,6 +31,10 @@ class Variable:
     value: str
     source: str
 
+    def __str__(self) -> str:
+        """Without its value, which may be a secret."""
+        return f"{self.name} in {'the environment' if self.source == ENVIRONMENT else self.source}"
+
 
 class InterpolationError(ValueError):
     def __init__(self, message: str, hint: str | None = None) -> None:

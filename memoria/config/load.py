@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from memoria.config import paths
 from memoria.config.checks import check_engines, check_front, check_memory
-from memoria.config.environment import SAVE_AS_UTF8, pass_on_hub_variables, read_variables
+from memoria.config.environment import SAVE_AS_UTF8, fill_in_log, pass_on_hub_variables, read_variables
 from memoria.config.flags import check_variables, read_pooler, sort_flags
 from memoria.config.marks import Document, parse
 from memoria.config.model import (
@@ -107,7 +107,8 @@ def read(path: Path, environ: Mapping[str, str]) -> Loaded:
             sort_flags(engine, ("engines", name), report)
             check_variables(engine, ("engines", name), report)
             read_pooler(engine, ("engines", name), report)
-            pass_on_hub_variables(engine, variables)
+            pass_on_hub_variables(engine, ("engines", name), variables, report)
+    fill_in_log(document.data, variables, report)
     check_engines(document, path.absolute().parent, environ, report)
     runtime_dir, _ = paths.runtime_dir(_text(document, "runtime_dir"), path, environ)
     if len(os.fsencode(runtime_dir)) > paths.SOCKET_PATH_MAX - paths.SOCKET_NAME_MAX - 1:

@@ -50,6 +50,7 @@ class Scalar(str):
 class Document:
     data: dict[str, Node]
     marks: Mapping[ConfigPath, Mark]
+    variables: Mapping[ConfigPath, tuple[Variable, ...]]
 
     def get(self, *path: str) -> Node:
         node: Node = self.data
@@ -72,7 +73,7 @@ def parse(text: str, file: str, variables: Mapping[str, Variable], report: Repor
     except (yaml.YAMLError, ValueError) as error:
         raise _syntax_error(error, text, file) from error
     if root is None:
-        return Document({}, report.marks)
+        return Document({}, report.marks, report.variables)
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(
             Problem(
@@ -82,7 +83,7 @@ def parse(text: str, file: str, variables: Mapping[str, Variable], report: Repor
             )
         )
     data = _Reader(file, variables, report).mapping(root, ())
-    return Document(data, report.marks)
+    return Document(data, report.marks, report.variables)
 
 
 class _Reader:
@@ -158,6 +159,8 @@ class _Reader:
         except InterpolationError as error:
             self._report.error(str(error), path, hint=error.hint)
             return None
+        if filled.variables:
+            self._report.variables[path] = filled.variables
         for name in filled.unset:
             self._report.warning(
                 f"the variable {name} is not set", path, hint=f"write ${{{name}:-}} if it may be"

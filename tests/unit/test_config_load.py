@@ -347,3 +347,29 @@ def test_where_the_devices_are_not_known_the_fractions_cannot_be_judged(
     with pytest.raises(ConfigError) as caught:
         folder.load(f"{wrong}\nengines:\n  a: {{{ENGINE}}}\n")
     assert not isinstance(caught.value, WrongValuesError)
+
+
+def test_the_environment_is_the_default_of_the_log(folder: ConfigFolder) -> None:
+    folder.dotenv.write_text("LOG_LEVEL=debug\nLOG_FORMAT=\n")
+    written = folder.load(
+        f"log: {{format: text, level: }}\nengines:\n  a: {{{ENGINE}}}\n",
+        {**NO_VARIABLES, "LOG_FORMAT": "json"},
+    )
+    assert (written.logging.format, written.logging.level) == ("text", "DEBUG")
+    unwritten = folder.load(f"engines:\n  a: {{{ENGINE}}}\n", {**NO_VARIABLES, "LOG_FORMAT": "json"})
+    assert (unwritten.logging.format, unwritten.logging.level) == ("json", "DEBUG")
+
+
+def test_a_wrong_value_is_traced_to_the_variable_that_it_comes_from(folder: ConfigFolder) -> None:
+    folder.dotenv.write_text("# tuned\nIDLE=-3\nSEQS=many\n")
+    problems = folder.problems(
+        "timeouts: {idle: '${IDLE}', health: '${HEALTH:-5}'}\n"
+        f"engines:\n  a: {{{ENGINE}, args: {{max-num-seqs: '${{SEQS}}'}}}}\n",
+        {**NO_VARIABLES, "HEALTH": "0", "LOG_LEVEL": "loud"},
+    )
+    assert [problem.where for problem in problems] == [
+        ("memoria.yaml:1  log.level", "from LOG_LEVEL in the environment"),
+        ("memoria.yaml:1:12  timeouts.idle", "from IDLE in .env:2"),
+        ("memoria.yaml:1:29  timeouts.health", "from HEALTH in the environment"),
+        ("memoria.yaml:3:60  a.max_num_seqs", "from SEQS in .env:3"),
+    ]
