@@ -92,7 +92,7 @@ def _parse_dotenv(
         blank_lines = text[: len(text) - len(text.lstrip())].count("\n")
         mark = Mark(shown_as, binding.original.line + blank_lines)
         if binding.error:
-            report.error("this line is not `NAME=value`", at=mark)
+            report.error("this line is not `NAME=value`", at=mark, hint="comments begin with #")
         if binding.key is None:
             continue
         value = binding.value or ""

@@ -37,7 +37,7 @@ class Variable:
 
 
 class InterpolationError(ValueError):
-    def __init__(self, message: str, hint: str | None = None) -> None:
+    def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
         self.hint = hint
 
@@ -58,7 +58,7 @@ def interpolate(text: str, variables: Mapping[str, Variable]) -> Interpolated:
 
 def _interpolate(text: str, variables: Mapping[str, Variable], nesting: int) -> Interpolated:
     if nesting > _MAX_NESTING:
-        raise InterpolationError("`${...}` is nested too deeply")
+        raise InterpolationError("`${...}` is nested too deeply", "write the innermost default alone")
     parts: list[Interpolated] = []
     position = 0
     while match := _DOLLAR.search(text, position):

@@ -35,13 +35,13 @@ class Report:
         *,
         at: Mark | None = None,
         also: tuple[ConfigPath, ...] = (),
-        hint: str | None = None,
+        hint: str,
     ) -> None:
         """`also` are other keys to show; `at` is a place that is no key of the file."""
         mark = at or nearest_mark(self.marks, path)
         self._errors.append((mark, self._problem(what, path, mark, also, hint)))
 
-    def warning(self, what: str, path: ConfigPath, *, hint: str | None = None) -> None:
+    def warning(self, what: str, path: ConfigPath, *, hint: str) -> None:
         self._warnings.append(self._problem(what, path, nearest_mark(self.marks, path), (), hint))
 
     @property
@@ -54,7 +54,7 @@ class Report:
             raise ConfigError(problem for _, problem in sorted(self._errors, key=_place))
 
     def _problem(
-        self, what: str, path: ConfigPath, mark: Mark | None, also: tuple[ConfigPath, ...], hint: str | None
+        self, what: str, path: ConfigPath, mark: Mark | None, also: tuple[ConfigPath, ...], hint: str
     ) -> Problem:
         places = [(mark, path), *((nearest_mark(self.marks, other), other) for other in also)]
         where = []

@@ -373,3 +373,34 @@ def test_a_wrong_value_is_traced_to_the_variable_that_it_comes_from(folder: Conf
         ("memoria.yaml:1:29  timeouts.health", "from HEALTH in the environment"),
         ("memoria.yaml:3:60  a.max_num_seqs", "from SEQS in .env:3"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "hint"),
+    [
+        ("port: high", "a port of its own, answered by memoria for this engine alone"),
+        ("runner: embed", "embedding, reranking and classifying is `pooling`, writing text is `generate`"),
+        ("want: 5", "its keys: context, concurrency, tokens, weight"),
+        ("env: {A: [1]}", "environment variables for this engine alone"),
+    ],
+)
+def test_a_wrong_value_is_told_with_what_the_key_means(folder: ConfigFolder, keys: str, hint: str) -> None:
+    assert folder.engine_problem(keys).hint == hint
+
+
+def test_the_meaning_of_a_key_ends_with_its_default(folder: ConfigFolder) -> None:
+    text = f"engines:\n  a: {{{ENGINE}}}\n"
+    assert (folder.problem(f"device: tpu\n{text}").hint or "").endswith(" (if left out: cuda)")
+    assert (folder.problem(f"timeouts: {{idle: 0}}\n{text}").hint or "").endswith(" (if left out: 120)")
+
+
+@pytest.mark.parametrize("fraction", ["0", "-0.3", "1.5"])
+def test_a_fraction_that_is_none_is_explained(folder: ConfigFolder, fraction: str) -> None:
+    text = f"engines:\n  a: {{model: org/name, gpu_memory_utilization: {fraction}}}\n"
+    assert folder.problem(text).hint == "it is a share of the whole: 30 % is 0.30"
+
+
+def test_an_engine_that_is_there_twice_is_told_what_to_do(folder: ConfigFolder) -> None:
+    problem = folder.problem(f"engines:\n  a: {{{ENGINE}}}\n  a: {{{ENGINE}}}\n")
+    assert problem.where == ("memoria.yaml:3:3  a", "memoria.yaml:2:3  a")
+    assert problem.hint == "remove one of them, or give it another name"
