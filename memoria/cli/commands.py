@@ -90,10 +90,9 @@ def plan(globals_: Globals, gpu: str | None, hub: bool, html: Path | None, write
 
 @cli.command()
 @with_globals
-@click.option("-v", "--verbose", is_flag=True, help="Engine logs inline; tracebacks.")
 @click.option("--take-over", is_flag=True, help="Replace the daemon that runs: no connection is refused.")
 @pass_globals
-def run(globals_: Globals, verbose: bool, take_over: bool) -> int:
+def run(globals_: Globals, take_over: bool) -> int:
     """Run the daemon in the foreground: all engines, and the proxy. Ctrl-C drains, a second one kills.
 
     \b
@@ -101,15 +100,14 @@ def run(globals_: Globals, verbose: bool, take_over: bool) -> int:
     """
     from memoria.cli.run import run_daemon
 
-    return run_daemon(globals_.load(), verbose=verbose, color=globals_.colored, take_over=take_over)
+    return run_daemon(globals_.load(), verbose=globals_.verbose, color=globals_.colored, take_over=take_over)
 
 
 @cli.command()
 @with_globals
 @click.option("--names", metavar="ENGINE=MODEL,...", help="Serve them under other model names.")
-@click.option("-v", "--verbose", is_flag=True, help="Engine logs inline; tracebacks.")
 @pass_globals
-def demo(globals_: Globals, names: str | None, verbose: bool) -> int:
+def demo(globals_: Globals, names: str | None) -> int:
     """Run two tiny real models: no GPU, no download of weights. Their text is noise.
 
     \b
@@ -117,7 +115,7 @@ def demo(globals_: Globals, names: str | None, verbose: bool) -> int:
     """
     from memoria.cli.demo import run_demo
 
-    return run_demo(names, verbose=verbose, color=globals_.colored)
+    return run_demo(names, verbose=globals_.verbose, color=globals_.colored)
 
 
 @cli.command()

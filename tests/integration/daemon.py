@@ -117,7 +117,7 @@ class Box:
     def call(self, *arguments: str, **env: str | None) -> subprocess.CompletedProcess[str]:
         """`memoria ARGUMENTS`, to its end."""
         return subprocess.run(
-            [sys.executable, "-m", "memoria", *arguments],
+            [*self.launcher, sys.executable, "-m", "memoria", *arguments],
             cwd=self.folder,
             env=self.env(env),
             stdin=subprocess.DEVNULL,
