@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.faults.inside import change_stub
-from tests.faults.traffic import Result, Traffic, Verdict
+from tests.faults.traffic import Traffic
+from tests.faults.verdict import Result, Verdict
 from tests.integration.daemon import Box
 from tests.stub_nvml import build_library
 

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.faults.inside import Footprint, footprint, observed
-from tests.faults.traffic import Result, Traffic, Verdict, percentile
+from tests.faults.traffic import Traffic, percentile
+from tests.faults.verdict import FAILED, Result, Verdict
 from tests.integration.daemon import Box, RunningDaemon, until
 from tests.stub_engine.process import alive
 from tests.stub_nvml import build_library
@@ -29,7 +30,6 @@ from tests.stub_nvml import build_library
 CLIENTS = {"embeddings": 4, "streams": 6, "leavers": 3, "slow_readers": 2}
 BETWEEN_KILLS_S = (2.0, 6.0)
 WARM_UP_S = 5.0  # of traffic before the start is measured: caches fill, connections are opened
-FAILED = (Verdict.REFUSED, Verdict.CUT)
 
 # What the daemon may hold more at the end than at the start, both without a request in flight.
 MORE_MEMORY = 32 << 20  # bytes

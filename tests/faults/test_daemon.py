@@ -14,7 +14,8 @@ import pytest
 from memoria.text import GIB
 from tests.faults.inside import change_stub
 from tests.faults.report import Figure
-from tests.faults.traffic import Traffic, Verdict, percentile
+from tests.faults.traffic import Traffic, percentile
+from tests.faults.verdict import Verdict
 from tests.integration.daemon import Box, RunningDaemon, until
 from tests.integration.notify_socket import NotifySocket
 from tests.stub_nvml import StubError, StubGpu
@@ -73,7 +74,7 @@ def _p99(daemon: RunningDaemon) -> float:
         for _ in range(2):
             assert [engine.state for engine in daemon.status().engines] == ["ready", "ready"]
         until(lambda: traffic.count(Verdict.WHOLE, kind="embeddings") >= 300)
-    assert traffic.causes(Verdict.REFUSED, Verdict.CUT, Verdict.WRONG) == {}
+    assert traffic.failures() == {}
     return percentile(traffic.seconds("embeddings"), 0.99) * 1000
 
 
@@ -127,6 +128,6 @@ def test_a_log_that_takes_no_byte_more_stops_nothing(box: Box) -> None:
 
 
 def _nothing_lost(daemon: RunningDaemon, traffic: Traffic) -> None:
-    assert traffic.causes(Verdict.REFUSED, Verdict.CUT, Verdict.WRONG) == {}
+    assert traffic.failures() == {}
     assert [engine.restarts for engine in daemon.status().engines] == [0, 0]
     assert daemon.stop() == 0

@@ -6,7 +6,7 @@ import pytest
 
 from tests.faults.report import Figure
 from tests.faults.saturation import MOST, saturate
-from tests.faults.traffic import Verdict
+from tests.faults.verdict import Verdict
 from tests.integration.daemon import Box
 
 SECONDS = 60.0

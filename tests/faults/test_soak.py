@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tests.faults.report import Figure
-from tests.faults.soak import FAILED, soak
+from tests.faults.soak import soak
+from tests.faults.verdict import FAILED
 from tests.integration.daemon import Box
 
 SECONDS = 120.0
