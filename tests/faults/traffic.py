@@ -5,7 +5,7 @@
     assert traffic.failures() == {}
 
 They run in a thread of their own, so that a test can kill processes meanwhile. What an answer must hold is
-known of a stub engine to the letter; `Traffic(port, expected=OfVllm(), ...)` is for a real one.
+known of a stub engine to the letter; `Traffic(port, OfVllm(), ...)` is for a real one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import random
 import threading
 import time
@@ -75,7 +76,7 @@ class OfVllm:
 
     def is_vector_of(self, text: str, vector: list[float]) -> bool:
         first = self._vectors.setdefault(text, vector)
-        return sum(map(mul, first, vector)) > self.CLOSE
+        return math.fsum(map(mul, first, vector)) > self.CLOSE
 
     def is_begin_of(self, text: str, said: list[str]) -> bool:
         return True
@@ -214,7 +215,7 @@ KINDS: dict[str, Callable[[Connection, Expected], Awaitable[Judged]]] = {
 class Traffic:
     """So many clients of each kind ask without a pause, from `with` on to its end."""
 
-    def __init__(self, port: int, *, expected: Expected | None = None, **clients: int) -> None:
+    def __init__(self, port: int, expected: Expected | None = None, /, **clients: int) -> None:
         self._port, self._clients = port, clients
         self._expected = expected or OfStub()
         self._ending = threading.Event()

@@ -64,11 +64,9 @@ def _load(log: Log, model: str, max_model_len: int, faults: Faults) -> None:
 
 def _make_tokens(pipe: Connection) -> None:
     """Requests are ("generate", key, chunks, tokens, seconds for each) and ("abort", key); each chunk of the
-    prompt goes back as (key, False), each token as (key, True). Raises EOFError or OSError when the API server
-    is gone."""
-    due: list[
-        tuple[float, int, int, int, float]
-    ] = []  # when, key, chunks left, tokens left, seconds for each
+    prompt goes back as (key, False), each token as (key, True). Raises EOFError or OSError when the API
+    server is gone."""
+    due: list[tuple[float, int, int, int, float]] = []  # when, key, chunks and tokens left, seconds for each
     while True:
         if pipe.poll(max(0.0, due[0][0] - time.monotonic()) if due else None):
             match pipe.recv():
