@@ -1,8 +1,9 @@
-"""Doors that a client does not have: to what only the daemon itself can count, its asyncio tasks, and to the
-stub engines' own sockets.
+"""Doors that a client does not have: to what only the daemon itself can count, its asyncio tasks, to its
+event loop, and to the stub engines' own sockets.
 
 `observed(folder)` is a PYTHONPATH with a sitecustomize.py that makes any Python process write the number of
-its tasks to `tasks-PID` in the folder when SIGUSR1 comes; `tasks_of` asks and waits for the answer.
+its tasks to `tasks-PID` in the folder when SIGUSR1 comes; `tasks_of` asks and waits for the answer. On
+SIGUSR2 the main thread, and with it the event loop, never comes back from a call; all other threads go on.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import psutil
 from tests.integration.daemon import PATIENCE, ROOT, RunningDaemon, until
 
 SITECUSTOMIZE = """\
-import asyncio, os, signal
+import asyncio, os, signal, time
 
 def tell(number, frame):
     try:
@@ -32,7 +33,12 @@ def tell(number, frame):
         file.write(str(count))
     os.replace(draft + ".new", draft)
 
+def block(number, frame):
+    while True:
+        time.sleep(1)
+
 signal.signal(signal.SIGUSR1, tell)
+signal.signal(signal.SIGUSR2, block)
 """
 
 

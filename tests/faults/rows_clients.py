@@ -78,6 +78,7 @@ ROWS = (
         (
             f"{PROXY}stalls.py::test_a_reader_that_takes_nothing_stops_its_engine_and_is_cut",
             f"{FAULTS}clients.py::test_many_readers_that_take_nothing_are_all_cut",
+            f"{FAULTS}crowd.py::test_a_crowd_that_stalls_is_cut_in_time",
             f"{FAULTS}crowd.py::test_a_crowd_that_stalls_costs_others_nothing",
         ),
         starred=True,
@@ -88,6 +89,7 @@ ROWS = (
         "closed after 10 s",
         (
             f"{FAULTS}clients.py::test_heads_that_never_end_are_closed_and_others_answered",
+            f"{FAULTS}crowd.py::test_a_crowd_that_stalls_is_cut_in_time",
             f"{FAULTS}crowd.py::test_a_crowd_that_stalls_costs_others_nothing",
         ),
         starred=True,

@@ -137,6 +137,7 @@ ROWS = (
         "clean",
         (
             f"{DAEMON}stop.py::test_a_stop_during_a_start_leaves_nothing",
+            f"{DAEMON}stop.py::test_an_engine_that_is_stopped_while_it_starts_leaves_nothing",
             f"{FAULTS}campaigns.py::test_a_stop_under_load_lets_everything_finish",
         ),
         none="leaks",
@@ -200,6 +201,7 @@ ROWS = (
         "proxy unaffected",
         (
             f"{FAULTS}daemon.py::test_a_driver_that_hangs_or_fails_does_not_touch_the_proxy",
+            f"{FAULTS}daemon.py::test_an_engine_that_dies_while_the_driver_hangs_waits_for_it",
             f"{UNIT}supervisor_memory.py::test_a_driver_that_hangs_is_told_and_not_asked_a_second_time",
         ),
         none="failures",
@@ -211,6 +213,7 @@ ROWS = (
         (
             f"{DAEMON}reload.py::test_what_is_wrong_changes_nothing_and_is_told",
             f"{DAEMON}reload.py::test_a_taken_port_changes_nothing",
+            f"{FAULTS}reloads.py::test_reloads_that_are_refused_drop_nothing",
         ),
         none="drops",
     ),
@@ -221,6 +224,7 @@ ROWS = (
         (
             f"{DAEMON}reload.py::test_only_the_changed_engine_restarts",
             f"{DAEMON}reload.py::test_requests_across_a_reload_are_held",
+            f"{FAULTS}reloads.py::test_reloads_that_restart_an_engine_fail_nothing",
         ),
         none="failures",
     ),
