@@ -96,6 +96,7 @@ ROWS = (
         (
             f"{UNIT}engine_lifecycle.py::test_a_long_time_of_ready_begins_the_delays_anew",
             f"{UNIT}engine_lifecycle.py::test_a_time_of_ready_gives_all_attempts_back",
+            f"{UNIT}engine_actor.py::test_an_hour_of_ready_makes_the_next_delay_the_first_again",
         ),
         none="delays longer than the first",
     ),

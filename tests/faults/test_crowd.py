@@ -38,7 +38,7 @@ def daemon(box: Box) -> RunningDaemon:
 
 
 def test_a_crowd_that_stalls_costs_others_nothing(daemon: RunningDaemon, figure: Figure) -> None:
-    """With the crowd and without it by turns, as a machine's mood changes; rounds without it show how much."""
+    """With the crowd and without it by turns: what rounds without it differ by is the machine's doing."""
     process = psutil.Process(daemon.pid)
     _measure(daemon)  # warm
     memory = most = process.memory_info().rss
