@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-import memoria.engine.actor as engine_actor
 from memoria.config.model import Restart
 from memoria.engine.lifecycle import State
 from memoria.engine.phases import Phase
@@ -120,18 +117,14 @@ async def test_a_crashed_engine_comes_back(bench: Bench) -> None:
     assert len(set(bench.around.starts)) == 2
 
 
-async def test_an_hour_of_ready_makes_the_next_delay_the_first_again(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By the actor's own clock, which the test puts forward."""
+async def test_an_hour_of_ready_makes_the_next_delay_the_first_again(bench: Bench) -> None:
+    """What the actor took down as the moment of ready is put back by that time."""
     bench.policy = Restart(initial=0.05, cap=10.0, attempts=3, reset=600.0)
-    ahead = 0.0
-    clock = SimpleNamespace(time=time.time, monotonic=lambda: time.monotonic() + ahead)
-    monkeypatch.setattr(engine_actor, "time", clock)
     actor = await bench.ready()
     delays = []
     for ready_for in (0.0, 0.0, 0.0, 599.0, 3600.0, 0.0):
-        ahead += ready_for
+        assert actor._current.ready_at is not None
+        actor._current.ready_at -= ready_for
         kill(actor)
         await bench.until(S.BACKOFF)
         assert actor.snapshot.retry_at is not None
