@@ -36,6 +36,7 @@ ROWS = (
             f"{PROXY}faults.py::test_the_error_event_stands_alone_after_half_an_event",
             f"{FAULTS}engines.py::test_a_stream_of_an_engine_that_vanishes_ends_with_an_error",
             f"{FAULTS}campaigns.py::test_a_hundred_killed_processes_cost_the_neighbour_nothing",
+            f"{FAULTS}campaigns.py::test_ten_killed_processes_of_a_real_engine_cost_the_neighbour_nothing",
         ),
         none="silent truncations",
         starred=True,

@@ -13,6 +13,7 @@ ROWS = (
             f"{DAEMON}crashes.py::test_a_killed_leader_takes_its_core_along_and_is_started_again",
             f"{REAL}survival.py::test_a_killed_process_brings_its_engine_back_and_leaves_the_neighbour_alone",
             f"{FAULTS}campaigns.py::test_a_hundred_killed_processes_cost_the_neighbour_nothing",
+            f"{FAULTS}campaigns.py::test_ten_killed_processes_of_a_real_engine_cost_the_neighbour_nothing",
         ),
         none="survivors",
         starred=True,
@@ -46,6 +47,7 @@ ROWS = (
         "no restart",
         (
             f"{FAULTS}saturation.py::test_saturated_engines_are_not_taken_for_hung",
+            f"{FAULTS}saturation.py::test_saturated_real_engines_are_not_taken_for_hung",
             f"{DAEMON}hangs.py::test_a_core_that_goes_on_in_time_is_not_restarted",
             f"{DAEMON}hangs.py::test_a_slow_answer_that_makes_tokens_is_no_hang",
             f"{DAEMON}hangs.py::test_a_long_prefill_that_fills_the_cache_is_no_hang",

@@ -18,7 +18,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from operator import mul
@@ -63,16 +63,20 @@ class OfStub:
 
 class OfVllm:
     """A few texts again and again: each has the vector that it had at first, but for what a batch of another
-    size does to its last digits. A model's words are its own, so only their number is judged."""
+    size does to its last digits. A model's words are its own, so only their number is judged. `words`: in the
+    longest text."""
 
-    TEXTS = tuple(" ".join(["word"] * number) for number in range(1, 9))
+    TEXTS = 8
     CLOSE = 0.99  # cosine of two vectors of length one
 
-    def __init__(self) -> None:
+    def __init__(self, words: int = TEXTS) -> None:
+        self._texts = [
+            " ".join(["word"] * (words * number // self.TEXTS)) for number in range(1, self.TEXTS + 1)
+        ]
         self._vectors: dict[str, list[float]] = {}
 
     def text(self) -> str:
-        return random.choice(self.TEXTS)
+        return random.choice(self._texts)
 
     def is_vector_of(self, text: str, vector: list[float]) -> bool:
         first = self._vectors.setdefault(text, vector)
@@ -231,9 +235,12 @@ class Traffic:
     ) -> None:
         self.end()
 
+    def stop_asking(self) -> None:
+        self._ending.set()
+
     def end(self) -> None:
         """What is asked already is answered first."""
-        self._ending.set()
+        self.stop_asking()
         self._thread.join()
 
     def count(self, *verdicts: Verdict, kind: str | None = None) -> int:
@@ -282,3 +289,15 @@ class Traffic:
 
 def percentile(ordered: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+def told(results: Sequence[Result]) -> list[str]:
+    """For a report: how many of each verdict, and the failures by cause."""
+    counts = Counter(result.verdict for result in results)
+    causes = Counter(
+        f"{r.kind}: {r.verdict}, {r.cause}" for r in results if r.verdict in (*FAILED, Verdict.WRONG)
+    )
+    return [
+        f"requests    {len(results)}: {', '.join(f'{counts[verdict]} {verdict}' for verdict in Verdict)}",
+        *(f"  {count:6} {cause}" for cause, count in sorted(causes.items())),
+    ]
