@@ -25,7 +25,8 @@ ROWS = (
         (
             f"{DAEMON}stop.py::test_no_engine_outlives_a_killed_daemon_and_the_next_start_is_clean",
             f"{DAEMON}stop.py::test_no_engine_outlives_a_daemon_that_is_killed_while_they_start",
-            f"{REAL}survival.py::test_nothing_is_left_after_the_daemon_was_killed",
+            f"{REAL}survival.py::test_nothing_is_left_after_the_daemon_was_killed_while_they_start",
+            f"{REAL}survival.py::test_nothing_is_left_after_the_daemon_was_killed_at_work",
             f"{FAULTS}campaigns.py::test_fifty_killed_daemons_leave_nothing",
         ),
         none="survivors",
@@ -37,7 +38,8 @@ ROWS = (
         "suspect, then restart",
         (
             f"{DAEMON}hangs.py::test_a_frozen_core_is_found_and_its_neighbour_is_left_alone",
-            f"{REAL}survival.py::test_a_frozen_engine_core_is_found_and_its_standby_takes_over",
+            f"{REAL}survival.py::test_a_frozen_engine_core_is_found_and_followed",
+            f"{REAL}survival.py::test_a_frozen_engine_core_is_found_at_default_settings",
         ),
         starred=True,
     ),

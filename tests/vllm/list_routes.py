@@ -1,7 +1,8 @@
 """Run by vLLM's own interpreter: prints what its application would route, as JSON, in its most generous form.
 
 All tasks, its development mode (VLLM_SERVER_DEV_MODE=1, set by the caller), its docs in both forms: more than
-any engine has, so that whatever an engine could be made to serve is asked for.
+any engine has, so that whatever an engine could be made to serve is asked for. What a configuration of its own
+brings (a profiler, pooling models) is not among them; a running engine's /openapi.json tells of that.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ def tasks(of: Any) -> list[str]:
 
 def main() -> None:
     parser = make_arg_parser(FlexibleArgumentParser())
-    found = set()
-    for flags in ([], ["--enable-offline-docs"]):
+    found: set[tuple[str, str]] = set()
+    for flags in ([], ["--enable-offline-docs"], ["--enable-fault-tolerance"]):
         app = build_app(parser.parse_args(flags), tuple(tasks(SupportedTask)))
         for route in app.routes:
+            # a mount and a WebSocket route have no methods, and are named by what they are
             for method in getattr(route, "methods", None) or [type(route).__name__]:
                 found.add((method, route.path))
     json.dump(sorted(found), sys.stdout)
