@@ -35,7 +35,7 @@ ROWS = (
             f"{PROXY}faults.py::test_an_engine_that_dies_in_mid_stream_leaves_an_error_event_and_no_end",
             f"{PROXY}faults.py::test_the_error_event_stands_alone_after_half_an_event",
             f"{FAULTS}engines.py::test_a_stream_of_an_engine_that_vanishes_ends_with_an_error",
-            f"{REAL}survival.py::test_a_stream_of_a_killed_engine_ends_with_an_error",
+            f"{REAL}survival.py::test_a_stream_of_a_killed_engine_ends_in_an_error",
             f"{FAULTS}campaigns.py::test_a_hundred_killed_processes_cost_the_neighbour_nothing",
             f"{FAULTS}campaigns.py::test_ten_killed_processes_of_a_real_engine_cost_the_neighbour_nothing",
         ),

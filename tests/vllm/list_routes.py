@@ -1,8 +1,8 @@
 """Run by vLLM's own interpreter: prints what its application would route, as JSON, in its most generous form.
 
-All tasks, its development mode (VLLM_SERVER_DEV_MODE=1, set by the caller), its docs in both forms: more than
-any engine has, so that whatever an engine could be made to serve is asked for. What a configuration of its own
-brings (a profiler, pooling models) is not among them; a running engine's /openapi.json tells of that.
+All tasks, its development mode (VLLM_SERVER_DEV_MODE=1, set by the caller), its docs in both forms: more
+than any engine has, so that whatever one could be made to serve is asked for. What a configuration of its
+own brings (a profiler, pooling models) is not among them; a running engine's /openapi.json tells of that.
 """
 
 from __future__ import annotations

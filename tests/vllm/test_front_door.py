@@ -25,7 +25,7 @@ ANSWERED_BY_MEMORIA = {"/health", "/metrics", "/v1/models"}
 
 @pytest.fixture(scope="module")
 def vllms_own() -> list[tuple[str, str]]:
-    """Every route that vLLM's application can have, with its development mode and its docs: method and path."""
+    """Method and path of all that vLLM's application can have, with its development mode and its docs."""
     root = find("auto", data_home(os.environ), "cpu").root
     assert root is not None
     told = subprocess.run(
@@ -45,8 +45,8 @@ def vllms_own() -> list[tuple[str, str]]:
 def test_every_route_of_vllm_that_is_not_in_the_table_is_denied(
     daemon: RealDaemon, vllms_own: list[tuple[str, str]], figure: Figure, name: str
 ) -> None:
-    """What the running engine tells of itself, and what any could be made to serve; on the main port and on the
-    engine's own. The engine itself counts what reached it."""
+    """What the running engine tells of itself, and what any could be made to serve; on the main port and on
+    the engine's own. The engine itself counts what reached it."""
     documented = json.loads(ask_engine(daemon, name, "/openapi.json"))["paths"]
     routes = {(method.upper(), path) for path, methods in documented.items() for method in methods}
     asked = 0
@@ -104,7 +104,7 @@ def ask_plainly(port: int, method: str, path: str) -> tuple[int, bytes]:
 
 
 def requests_seen(daemon: RealDaemon, name: str) -> dict[str, float]:
-    """By handler, as the engine's own instrumentation counts; what memoria and this test ask it is left out."""
+    """By handler, as the engine counts them; what memoria and this test ask it is left out."""
     metrics = ask_engine(daemon, name, "/metrics").decode()
     found = re.findall(r'^http_requests_total\{handler="([^"]*)"[^}]*\} ([\d.e+]+)$', metrics, re.M)
     assert found
