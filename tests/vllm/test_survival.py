@@ -99,7 +99,7 @@ def test_engines_are_spawned_together_and_pass_the_gate_in_the_files_order(daemo
 def test_a_stream_of_a_killed_engine_ends_in_an_error(
     daemon: RealDaemon, figure: Figure, victim: str
 ) -> None:
-    """Of a dead core vLLM tells in its own way, an event and then `[DONE]`; of a dead leader memoria tells."""
+    """Of a dead core vLLM tells in its own way, an event and then `[DONE]`; memoria of a dead leader."""
     daemon.wait_ready()
     leader = daemon.status()["generation"]["pid"]
     pid = leader if victim == "leader" else core_of(leader).pid
