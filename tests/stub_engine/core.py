@@ -67,19 +67,22 @@ def _load(log: Log, model: str, max_model_len: int, fraction: float | None, faul
 
 
 def _make_tokens(pipe: Connection) -> None:
-    """Requests are ("generate", key, tokens, seconds between them) and ("abort", key); each token goes back
-    as its key. Raises EOFError or OSError when the API server is gone."""
-    due: list[tuple[float, int, int, float]] = []  # when, key, tokens left, seconds between them
+    """Requests are ("generate", key, chunks, tokens, seconds for each) and ("abort", key); each chunk of the
+    prompt goes back as (key, False), each token as (key, True). Raises EOFError or OSError when the API
+    server is gone."""
+    due: list[tuple[float, int, int, int, float]] = []  # when, key, chunks and tokens left, seconds for each
     while True:
         if pipe.poll(max(0.0, due[0][0] - time.monotonic()) if due else None):
             match pipe.recv():
-                case ("generate", key, tokens, seconds):
-                    heapq.heappush(due, (time.monotonic() + seconds, key, tokens, seconds))
+                case ("generate", key, chunks, tokens, seconds):
+                    heapq.heappush(due, (time.monotonic() + seconds, key, chunks, tokens, seconds))
                 case ("abort", aborted):
                     due = [job for job in due if job[1] != aborted]
                     heapq.heapify(due)
         elif due:
-            when, key, left, seconds = heapq.heappop(due)
-            pipe.send(key)
-            if left > 1:
-                heapq.heappush(due, (when + seconds, key, left - 1, seconds))
+            when, key, chunks, left, seconds = heapq.heappop(due)
+            pipe.send((key, not chunks))
+            if chunks:
+                heapq.heappush(due, (when + seconds, key, chunks - 1, left, seconds))
+            elif left > 1:
+                heapq.heappush(due, (when + seconds, key, 0, left - 1, seconds))

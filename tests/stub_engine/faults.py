@@ -41,8 +41,10 @@ class Faults:
 
     health: int = 200
     health_seconds: float = 0.0
+    metrics_seconds: float = 0.0
     token_seconds: float = 0.0
     event_tokens: int = 1  # of a stream; vLLM merges what a slow reader has not taken yet
+    prefill_chunks: int = 0  # before a first token: each takes as long as one, and fills the KV cache
     vanish_after_tokens: int | None = None  # the API server, in the middle of an answer
     cut_body: bool = False  # half of each JSON answer, then the connection closes
 

@@ -49,9 +49,10 @@ class Routes:
             case "/version":
                 return Response.of_json({"version": "0.32.0"})
             case "/metrics":
+                await asyncio.sleep(self.faults.metrics_seconds)
                 core = self.core
                 text = answers.metrics(
-                    self.names[0], core.requests_running, core.requests_in_cache, core.tokens_made
+                    self.names[0], core.requests_running, core.blocks_in_cache, core.tokens_made
                 )
                 return Response(body=text, content_type="text/plain; version=0.0.4; charset=utf-8")
             case _:
@@ -84,7 +85,7 @@ class Routes:
     async def _embed(self, model: str, body: dict[str, Any]) -> Response:
         given = body["input"]
         one = not isinstance(given, list) or (bool(given) and isinstance(given[0], int))
-        async for _ in self.core.generate(1, self.faults.token_seconds):
+        async for _ in self._tokens(1):
             pass
         inputs = [given] if one else given
         answer = answers.embeddings(model, inputs, body.get("encoding_format", "float"))
@@ -134,7 +135,7 @@ class Routes:
         yield answers.DONE
 
     async def _tokens(self, count: int) -> AsyncGenerator[int, None]:
-        async for number in self.core.generate(count, self.faults.token_seconds):
+        async for number in self.core.generate(count, self.faults.token_seconds, self.faults.prefill_chunks):
             if number == self.faults.vanish_after_tokens:
                 os._exit(1)
             yield number
