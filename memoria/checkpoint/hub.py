@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from memoria.checkpoint.model_files import BITS, Choice, ModelFiles, Tensor
-from memoria.checkpoint.read import SENTENCE, TOKENIZER, encoder_length, hub_cache, tokenizer_length
+from memoria.checkpoint.read import SENTENCE, TOKENIZER, encoder_length, tokenizer_length
+from memoria.config.paths import hub_cache
 from memoria.errors import Problem, UnavailableError
 
 

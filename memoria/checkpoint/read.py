@@ -14,6 +14,7 @@ from typing import Any
 
 from memoria.checkpoint.headers import HeaderError, read_header
 from memoria.checkpoint.model_files import Choice, ModelFiles, Tensor
+from memoria.config.paths import hub_cache
 from memoria.errors import Problem, UnavailableError
 
 INDEX = "model.safetensors.index.json"
@@ -56,11 +57,6 @@ def find_folder(model: str, environ: Mapping[str, str], choice: Choice = _ANY) -
     if model.startswith("/"):
         return Path(model)
     return cached_snapshot(model, hub_cache(environ), choice.revision) or _in_download_dir(model, choice)
-
-
-def hub_cache(environ: Mapping[str, str]) -> Path:
-    home = environ.get("HF_HOME") or str(Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    return Path(environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
 
 
 def cached_snapshot(model: str, cache: Path, revision: str | None = None) -> Path | None:
