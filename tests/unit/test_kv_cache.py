@@ -41,6 +41,10 @@ def test_tokens_and_concurrency_are_those_that_vllm_logged(name: str) -> None:
         assert cache.demand.max_model_len == record["max_model_len"]
 
 
+def test_every_record_names_the_vllm_that_said_it() -> None:
+    assert {record["vllm"] for record in RECORDS.values()} == {"0.32.0"}
+
+
 def test_twelve_architectures_and_more_were_measured() -> None:
     assert len({record["config"]["architectures"][0] for record in RECORDS.values()}) >= 12
 

@@ -180,6 +180,8 @@ def test_the_table_names_what_was_measured_and_nothing_else() -> None:
         ("olmo3", {"sliding_window": 4096}, 4, "sssf"),
         ("kimi_linear", {"linear_attn_config": {"kda_layers": [1, 2, 3]}}, 4, "mmmf"),
         ("mistral", {"sliding_window": None}, 2, "ff"),
+        ("qwen2_moe", {"sliding_window": 8, "use_sliding_window": True}, 2, "ff"),
+        ("qwen3_moe", {"sliding_window": 8, "use_sliding_window": True}, 2, "ss"),
         ("nemotron_h", {"hybrid_override_pattern": "M-*E"}, 0, "m.f."),
     ],
 )

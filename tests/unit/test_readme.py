@@ -87,8 +87,8 @@ def _measured() -> str:
     architectures = {record["config"]["architectures"][0] for record in caches.values()}
     quantised = sum("quantization_config" in record["config"] for record in weights.values())
     return (
-        f"Real vLLM 0.32 was started with {len(caches)} tiny models of {len(architectures)} architectures on a CPU: "
-        "tokens and concurrency\nare the logged ones to the digit. "
+        f"Real vLLM 0.32 was started with {len(caches)} tiny models of {len(architectures)} architectures "
+        "on a CPU: tokens and concurrency\nare the logged ones to the digit. "
         f"Of {len(weights)} models, {quantised} of them quantised, the weights are exact to the byte."
     )
 

@@ -26,3 +26,7 @@ def test_weights_are_planned_to_the_byte(name: str) -> None:
     footprint = measure(files, {}, Machine(24 * GIB, "2 CPUs", on_cpu=True), pooling=record["pooling"])
     assert footprint.weights.exact
     assert footprint.weights.total_bytes == record["loaded_bytes"]
+
+
+def test_every_record_names_the_vllm_that_said_it() -> None:
+    assert {record["vllm"] for record in RECORDS.values()} == {"0.32.0"}

@@ -41,6 +41,7 @@ _OTHER: Mapping[str, Mapping[str, Any]] = {
     "gemma3-hybrid": {"torch_dtype": "bfloat16"},
     "qwen3-embedding": {"torch_dtype": "bfloat16"},
     "deepseek-mla": {"torch_dtype": "bfloat16", "tie_word_embeddings": False},
+    "jamba-mamba1": {"tie_word_embeddings": False},
     "qwen3-next": {"tie_word_embeddings": False},
 }
 

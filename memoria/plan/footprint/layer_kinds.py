@@ -128,7 +128,9 @@ _PATTERNS: Mapping[str, _Rule] = {
     "gemma3n_text": lambda config, number: (number + 1) % 5 != 0,
     "gemma4_text": lambda config, number: (number + 1) % 6 != 0,
     "olmo3": lambda config, number: (number + 1) % 4 != 0,
-    "qwen2_moe": lambda config, number: number % 2 == 0 and number < int(config.get("max_window_layers", 28)),
+    # Their attention takes no window of a layer's own, only one that all layers have.
+    "qwen2_moe": lambda config, number: False,
+    "qwen3_moe": lambda config, number: True,
     "smollm3": lambda config, number: False,
 }
 

@@ -20,19 +20,30 @@ class UnknownModelError(ValueError):
 # it. Any other type is counted as plain attention, and the plan says so.
 MEASURED = frozenset(
     {
-        *("bert", "cohere2", "deepseek_v2", "falcon_h1", "gemma2", "gemma3_text", "gemma3n_text"),
-        *("gemma4_text", "granitemoehybrid", "jamba", "lfm2", "llama", "llama4_text", "mamba", "mamba2"),
+        *("bert", "cohere2", "deepseek_v2", "exaone4", "falcon_h1", "gemma2", "gemma3_text"),
+        *(
+            "gemma3n_text",
+            "gemma4_text",
+            "gpt_oss",
+            "granitemoehybrid",
+            "jamba",
+            "lfm2",
+            "llama",
+            "llama4_text",
+            "mamba",
+            "mamba2",
+        ),
         *("mistral", "mixtral", "modernbert", "nemotron_h", "phi3", "qwen2", "qwen3"),
         "qwen3_next",
     }
 )
 READ = frozenset(
     {
-        *("apertus", "arcee", "bloom", "camembert", "cohere", "deepseek_v3", "deepseek_v32", "distilbert"),
-        *("ernie4_5", "ernie4_5_moe", "exaone", "exaone4", "falcon", "falcon_mamba", "gemma", "gemma3"),
+        *("apertus", "arcee", "bloom", "cohere", "deepseek_v3", "deepseek_v32"),
+        *("ernie4_5", "ernie4_5_moe", "exaone", "falcon", "falcon_mamba", "gemma", "gemma3"),
         *("glm", "glm4", "glm4_moe", "glm4_moe_lite", "glm_moe_dsa", "gpt2", "gpt_bigcode", "gpt_neox"),
-        *("gpt_oss", "granite", "granitemoe", "gte", "internlm2", "kimi_k2", "kimi_linear", "lfm2_moe"),
-        *("ministral", "mistral3", "mpnet", "nemotron", "new", "nomic_bert", "olmo", "olmo2"),
+        *("granite", "granitemoe", "gte", "internlm2", "kimi_k2", "kimi_linear", "lfm2_moe"),
+        *("ministral", "mistral3", "nemotron", "new", "nomic_bert", "olmo", "olmo2"),
         *("olmo3", "olmoe", "opt", "phi", "phimoe", "qwen2_5_vl", "qwen2_5_vl_text", "qwen2_moe"),
         *("qwen2_vl", "qwen2_vl_text", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe", "qwen3_vl_moe_text"),
         *("qwen3_vl_text", "roberta", "seed_oss", "smollm3", "stablelm", "starcoder2", "xlm-roberta"),
@@ -79,6 +90,13 @@ MLA = frozenset(
         *("kimi_linear", "pangu_ultra_moe"),
     }
 )
+# vLLM gives these an output head of their own, whatever the file says.
+_OWN_HEAD = frozenset(
+    {
+        *("deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe", "glm4_moe_lite", "glm_moe_dsa"),
+        *("gpt_oss", "jamba", "kimi_k2", "nemotron_h", "olmoe", "qwen3_next"),
+    }
+)
 # The output head is the embedding where the file does not say.
 _TIED = frozenset(
     {
@@ -109,6 +127,7 @@ _LLAMA4 |= {"num_local_experts": 16, "num_experts_per_tok": 1}
 _MAMBA = {"state_size": 16, "conv_kernel": 4, "expand": 2}
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "cohere2": {"sliding_window": 4096},
+    "falcon": {"multi_query": True},
     "falcon_mamba": _MAMBA,
     "gemma": {"head_dim": 256},
     "gemma2": {"head_dim": 256, "sliding_window": 4096},
@@ -116,6 +135,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "gemma3_text": _GEMMA3,
     "gemma3n_text": _GEMMA3N,
     "gemma4_text": _GEMMA4,
+    "gpt_bigcode": {"multi_query": True},
     "gpt_oss": {"head_dim": 64, "num_key_value_heads": 8, "sliding_window": 128},
     "lfm2": {"num_key_value_heads": 8, "conv_L_cache": 3},
     "lfm2_moe": {"num_key_value_heads": 8, "conv_L_cache": 3},
@@ -165,6 +185,9 @@ def is_bidirectional(model_type: str, whole: Mapping[str, Any], text: Mapping[st
     return model_type in ENCODERS or bool(named & _BIDIRECTIONAL) or embeds or jina or declared
 
 
-def is_tied(model_type: str) -> bool:
-    """What transformers takes where the file does not say."""
-    return model_type.startswith("gemma") or model_type in _TIED
+def is_tied(model_type: str, said: bool | None) -> bool:
+    """Whether the output head is the embedding; `said` is what the file says, if it does. Else it is as
+    transformers has it."""
+    if model_type in _OWN_HEAD:
+        return False
+    return said if said is not None else model_type.startswith("gemma") or model_type in _TIED

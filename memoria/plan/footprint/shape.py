@@ -134,19 +134,20 @@ def read_shape(files: ModelFiles) -> Shape:
         original_positions=_optional(config.get("original_max_position_embeddings")),
         rope_type=str(rope.get("rope_type") or rope.get("type") or ""),
         rope_factor=float(rope.get("factor") or 1.0),
-        tied=bool(
-            config.get(
-                "tie_word_embeddings",
-                config.get(
-                    "tie_embedding",  # LFM2's old name
-                    files.config.get("tie_word_embeddings", model_types.is_tied(model_type)),
-                ),
-            )
-        ),
+        tied=model_types.is_tied(model_type, _says_tied(config, files.config)),
         encoder_only=encoder_only,
         tokenizer_length=files.tokenizer_length,
         encoder_length=files.encoder_length,
     )
+
+
+def _says_tied(text: Mapping[str, Any], whole: Mapping[str, Any]) -> bool | None:
+    """`tie_embedding` is LFM2's old name."""
+    for config in (text, whole):
+        for key in ("tie_word_embeddings", "tie_embedding"):
+            if config.get(key) is not None:
+                return bool(config[key])
+    return None
 
 
 def _kv_heads(config: Mapping[str, Any], heads: int) -> int:

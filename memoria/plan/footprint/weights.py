@@ -32,7 +32,9 @@ _KEYS_OR_VALUES = re.compile(r"\.[kv]_(?:proj|norm)\.")
 _SCALE = re.compile(r"(?:scale|scale_inv|absmax|_scales|weight_scale_2|zero_point)$")
 _WEIGHT_SCALE = re.compile(r"\.(?:weight_scale(?:_inv)?|scales)$")
 _PACKED = re.compile(r"\.(?:weight_packed|qweight)$")
-_VOCABULARY = re.compile(r"(?:embed_tokens|lm_head|word_embeddings|wte|embeddings\.tok_embeddings)\.weight$")
+_VOCABULARY = re.compile(
+    r"(?:embed_tokens(?:_per_layer)?|lm_head|word_embeddings|wte|embeddings\.tok_embeddings)\.weight$"
+)
 _BERT_ROWS = re.compile(r"(?:^|\.)embeddings\.(?:position|token_type)_embeddings\.weight$")
 # Kept in float32 whatever the engine's dtype: a state's decay, the head that scores.
 _FULL_PRECISION = re.compile(r"(?:\.A_log|^score\.weight)$")
@@ -138,7 +140,7 @@ def _elements(tensor: Tensor, shape: Shape) -> int:
 
 def _is_padded(tensor: Tensor, shape: Shape) -> bool:
     if _VOCABULARY.search(tensor.name):
-        return tensor.shape[0] == shape.vocabulary
+        return tensor.shape[0] in (shape.vocabulary, shape.config.get("vocab_size_per_layer_input"))
     return shape.encoder_only and bool(_BERT_ROWS.search(tensor.name))
 
 
