@@ -123,7 +123,8 @@ MODELS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
             norm_topk_prob=False,
             routed_scaling_factor=1.0,
         ),
-        {},
+        # With AMX vLLM takes another backend, which knows no float32.
+        {"dtype": "float16", "attention_backend": "CPU_MLA"},
     ),
     "granite-mamba2": (
         _model(

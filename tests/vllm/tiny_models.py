@@ -9,13 +9,15 @@ choose some. Exits with 1 where a model does not start.
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +69,8 @@ def started(python: str, folder: Path, own: Mapping[str, Any]) -> Iterator[subpr
         *arguments,
     ]
     process = subprocess.Popen(
-        ["setsid", "-w", *command],
+        command,
+        start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -82,9 +85,9 @@ def started(python: str, folder: Path, own: Mapping[str, Any]) -> Iterator[subpr
     try:
         yield process
     finally:
-        for child in _session_of(process.pid):
-            subprocess.run(["kill", "-9", "--", f"-{child}"], check=False, stderr=subprocess.DEVNULL)
-        process.kill()
+        # Its engine core outlives it otherwise, and keeps its memory.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         if process.stdout is not None:
             process.stdout.close()
@@ -105,13 +108,6 @@ def logged(process: subprocess.Popen[str]) -> tuple[dict[str, Any], list[str]]:
     raise AssertionError("vLLM did not start:\n" + "\n".join(log[-60:]))
 
 
-def _session_of(pid: int) -> list[str]:
-    """The process group that `setsid` made for its child."""
-    return subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False
-    ).stdout.split()
-
-
 def version_of(python: str) -> str:
     """Of the vLLM in PYTHON's environment."""
     command = [python, "-c", "from vllm.version import __version__; print(__version__)"]
@@ -119,6 +115,7 @@ def version_of(python: str) -> str:
 
 
 def main(python: str, names: list[str]) -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no engine is left behind
     version = version_of(python)
     records = json.loads(RECORDS.read_text()) if RECORDS.exists() else {}
     failed = []
