@@ -211,7 +211,10 @@ def test_what_the_system_refuses_is_told(pypi: Path, tmp_path: Path) -> None:
     ("errors", "told"),
     [
         ((), "NVIDIA Stub found: the CUDA build"),
-        ((StubError("nvmlInitWithFlags", 9),), "no GPU found (the NVIDIA driver is not loaded): the CPU build"),
+        (
+            (StubError("nvmlInitWithFlags", 9),),
+            "no GPU found (the NVIDIA driver is not loaded): the CPU build",
+        ),
         ((StubError("nvmlDeviceGetMemoryInfo_v2", 15),), "or say which build it is to be: --cuda, or --cpu"),
     ],
 )
