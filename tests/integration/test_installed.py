@@ -14,7 +14,7 @@ import pytest
 from memoria import __version__
 from tests.integration.daemon import ROOT, Box, until
 
-SOURCE = ("memoria", "systemd", "configs", "pyproject.toml", "README.md", "LICENSE")
+SOURCE = ("memoria", "systemd", "pyproject.toml", "README.md", "LICENSE")
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +64,11 @@ def test_it_brings_the_demo_with_its_models(box: Box, installed: Path) -> None:
     for engine in ("embedding", "generation"):
         model = demo.parent / told[f"{engine}.model"]["value"]
         assert {"config.json", "tokenizer.json"} <= {path.name for path in model.iterdir()}
+
+
+def test_it_brings_the_schema_for_editors(box: Box) -> None:
+    shipped = (ROOT / "configs" / "memoria.schema.json").read_text(encoding="utf-8")
+    assert box.call("config", "--schema", PYTHONPATH=None).stdout == shipped
 
 
 def test_it_brings_the_unit(box: Box) -> None:
