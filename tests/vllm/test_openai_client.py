@@ -114,9 +114,10 @@ def test_a_chat_is_answered_plain_and_streamed(client: openai.OpenAI) -> None:
 
 def chat(client: openai.OpenAI, **asked: Any) -> ChatCompletion:
     said: ChatCompletionUserMessageParam = {"role": "user", "content": "hello"}
-    return client.chat.completions.create(
+    answer: ChatCompletion = client.chat.completions.create(
         model=WRITER, messages=[said], extra_body={"ignore_eos": True}, **asked
     )
+    return answer
 
 
 def test_a_chat_gives_several_choices(client: openai.OpenAI) -> None:
