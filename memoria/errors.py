@@ -4,6 +4,7 @@ MemoriaError                    exit code
 |-- UsageError                   2  a value on the command line is wrong
 |-- ConfigError                 78  the configuration is wrong
 |-- UnavailableError            69  GPU, vLLM or a port is not there
+|   `-- NoGpuError              69  no driver, or one that sees no GPU
 |-- MemoryHeldError             75  others hold the memory; later it may work
 `-- NotRunningError              3  no daemon answers
 
@@ -80,6 +81,10 @@ class ConfigError(MemoriaError):
 
 class UnavailableError(MemoriaError):
     exit_code = ExitCode.UNAVAILABLE
+
+
+class NoGpuError(UnavailableError):
+    pass
 
 
 class MemoryHeldError(MemoriaError):

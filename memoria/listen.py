@@ -86,6 +86,17 @@ class Change:
     closed: dict[Address, list[socket.socket]]
 
 
+def taken(config: Config) -> list[Problem]:
+    """What `Listeners` would not get. Nothing is kept, and nobody can connect meanwhile."""
+    problems = []
+    for address, key in _wanted(config).items():
+        try:
+            close(_bind(address, accept=False))
+        except OSError as error:
+            problems.append(_problem(config, address, key, error))
+    return problems
+
+
 def _wanted(config: Config) -> dict[Address, ConfigPath]:
     own = {
         Address(config.listen.host, engine.port): ("engines", engine.name, "port")
@@ -164,15 +175,15 @@ def close(sockets: Iterable[socket.socket]) -> None:
         listener.close()
 
 
-def _bind(address: Address, *, share: bool = False) -> list[socket.socket]:
-    """Listens on all that a name stands for. A family that this host does not have is left out (`localhost`
-    names ::1 also where IPv6 is off), as long as there is another."""
+def _bind(address: Address, *, share: bool = False, accept: bool = True) -> list[socket.socket]:
+    """Listens on all that a name stands for, or (`accept` False) only binds. A family that this host does not
+    have is left out (`localhost` names ::1 also where IPv6 is off), as long as there is another."""
     bound: list[socket.socket] = []
     missing: OSError | None = None
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     for family, kind, protocol, _, where in found:
         try:
-            bound.append(_listener(socket.socket(family, kind, protocol), where, share=share))
+            bound.append(_listener(socket.socket(family, kind, protocol), where, share=share, accept=accept))
         except OSError as error:
             if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 close(bound)
@@ -183,7 +194,7 @@ def _bind(address: Address, *, share: bool = False) -> list[socket.socket]:
     return bound
 
 
-def _listener(listener: socket.socket, where: tuple[Any, ...], *, share: bool) -> socket.socket:
+def _listener(listener: socket.socket, where: tuple[Any, ...], *, share: bool, accept: bool) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         _prepare(listener)
@@ -191,7 +202,8 @@ def _listener(listener: socket.socket, where: tuple[Any, ...], *, share: bool) -
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         _share([listener], share)
         listener.bind(where)
-        listener.listen(BACKLOG)  # looks for others on the port once more
+        if accept:
+            listener.listen(BACKLOG)  # looks for others on the port once more
         _share([listener], False)
     except OSError:
         listener.close()

@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from memoria.cli.preflight import look
+from memoria.cli.preflight import look, look_at_places
 from memoria.cli.render_plan import render_plan, render_problems
 from memoria.config.load import shown
 from memoria.config.model import Config
@@ -19,6 +19,8 @@ from memoria.supervisor.preflight import Preflight
 def run_check(config: Config, *, no_gpu: bool, as_json: bool, width: int, color: bool) -> int:
     """Prints the plan on standard output, then raises everything that stands against it."""
     checked = look(config, None if no_gpu else open_reader(config.device))
+    if not no_gpu:
+        checked = look_at_places(checked.config, checked)
     config = checked.config
     if as_json:
         sys.stdout.write(json.dumps(_as_json(config, checked), indent=2) + "\n")

@@ -120,15 +120,18 @@ def demo(globals_: Globals, names: str | None) -> int:
 
 @cli.command()
 @with_globals
+@click.option("--schema", is_flag=True, help="Print the file's JSON schema, for editors.")
 @pass_globals
-def config(globals_: Globals) -> int:
+def config(globals_: Globals, schema: bool) -> int:
     """Show the effective values, each with its source.
 
     \b
     Example:  VLLM_GEN_GPU_MEMORY=0.5 memoria config
     """
-    from memoria.cli.config import show_config
+    from memoria.cli.config import show_config, show_schema
 
+    if schema:
+        return show_schema()
     return show_config(globals_.config, as_json=globals_.json, width=globals_.width)
 
 

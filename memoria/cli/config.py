@@ -23,3 +23,11 @@ def show_config(flag: Path | None, *, as_json: bool, width: int) -> int:
     for line in aligned([(setting.key, str(setting.value), setting.source) for setting in settings]):
         sys.stdout.write(line + "\n")
     return ExitCode.OK
+
+
+def show_schema() -> int:
+    """What configs/memoria.schema.json holds, for those who have no source tree."""
+    from memoria.config.schema import json_schema
+
+    sys.stdout.write(json.dumps(json_schema(), indent=2) + "\n")
+    return ExitCode.OK

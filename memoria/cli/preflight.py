@@ -6,9 +6,28 @@ import os
 from dataclasses import replace
 
 from memoria.config.model import Config
-from memoria.errors import ConfigError
+from memoria.engine.logfile import LogFile
+from memoria.errors import ConfigError, UnavailableError
 from memoria.gpu.device import DeviceReader
 from memoria.supervisor.preflight import Preflight, preflight
+from memoria.supervisor.runtime import RuntimeDir
+
+
+def look_at_places(config: Config, checked: Preflight) -> Preflight:
+    """Adds what else `run` would find out: ports that are taken, logs that cannot be written. While this
+    configuration's own daemon runs, the ports are its own."""
+    problems = [
+        problem
+        for engine in config.engines
+        if (problem := LogFile.of(config.logging, engine.name).problem()) is not None
+    ]
+    if not RuntimeDir(config.runtime_dir).is_held():
+        from memoria.listen import taken
+
+        problems += taken(config)
+    if not problems:
+        return checked
+    return replace(checked, errors=(*checked.errors, UnavailableError(problems)))
 
 
 def look(config: Config, reader: DeviceReader | None) -> Preflight:

@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
-from memoria.config.model import Config
+from memoria.config.model import Config, DeviceKind
 from memoria.errors import Problem
 from memoria.plan.budgets import DevicePlan
 from memoria.plan.plan import Plan
@@ -51,7 +51,7 @@ def _facts(config: Config, plan: Plan, install: VllmInstall | None, width: int, 
             f"{count} engines" if count > 1 else "1 engine",
         ),
         *((d.device.label, d.device.name, _capacity(d)) for d in plan.devices),
-        ("vllm", *_vllm(install)),
+        ("vllm", *_vllm(install, config.device)),
     ]
     # The middle column is as wide as a GPU's name needs: a long path must not push the figures away.
     middle = max(len(row[1]) for row in rows if row[0] != "config")
@@ -67,9 +67,9 @@ def _capacity(plan: DevicePlan) -> str:
     return f"{gib(device.usable_bytes)} GiB total, {gib(device.free_bytes)} free"
 
 
-def _vllm(install: VllmInstall | None) -> tuple[str, str]:
+def _vllm(install: VllmInstall | None, device: DeviceKind) -> tuple[str, str]:
     if install is None:
-        return "not found", "make one with `memoria setup`"
+        return "not found", f"make one with `memoria setup{' --cpu' if device == 'cpu' else ''}`"
     return install.version or "version unknown", shown(install.root or Path(install.command[0]))
 
 

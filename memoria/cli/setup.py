@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
+from dataclasses import replace
 from typing import cast
 
-from memoria.errors import ExitCode, MemoriaError
+from memoria.errors import ExitCode, NoGpuError, UnavailableError, UsageError
 from memoria.gpu import open_reader
 from memoria.vllm_env.home import data_home
 from memoria.vllm_env.install import Variant
 from memoria.vllm_env.pip import PipStep
 from memoria.vllm_env.setup import setup
 
+_VERSION = re.compile(r"\d+(\.\w+)*([+-][\w.]+)?", re.ASCII)
+
 
 def run_setup(variant: str | None, version: str | None, *, color: bool) -> int:
+    if version is not None and not _VERSION.fullmatch(version):
+        raise UsageError(f"`{version}` is no version of vLLM", hint="write `--vllm 0.33.0`, say")
     chosen = cast("Variant", variant) if variant else _variant_here()
     make_environment(chosen, version, color=color)
     sys.stdout.write(f"next: memoria {'run' if chosen == 'cuda' else 'demo'}\n")
@@ -32,13 +38,16 @@ def make_environment(variant: Variant, version: str | None, *, color: bool) -> N
 
 
 def _variant_here() -> Variant:
-    """The CUDA build where NVML finds a GPU, the CPU build elsewhere."""
-    reader = open_reader("cuda")
+    """The CUDA build where NVML finds a GPU, the CPU build where there is none. A GPU that is there and
+    cannot be read is no reason for either: raises `UnavailableError`."""
     try:
-        gpu = reader.snapshot(0)
-    except MemoriaError as error:
+        gpu = open_reader("cuda").snapshot(0)
+    except NoGpuError as error:
         sys.stdout.write(f"no GPU found ({error.problems[0].what}): the CPU build\n")
         return "cpu"
+    except UnavailableError as error:
+        hint = f"{error.problems[0].hint}; or say which build it is to be: --cuda, or --cpu"
+        raise UnavailableError(replace(error.problems[0], hint=hint)) from error
     sys.stdout.write(f"{gpu.name} found: the CUDA build\n")
     return "cuda"
 

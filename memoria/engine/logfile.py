@@ -19,6 +19,7 @@ from memoria.errors import Problem, UnavailableError
 logger = logging.getLogger(__name__)
 
 LONGEST_LINE = 4096  # bytes; the rest of a longer line is dropped
+_ELSEWHERE = "choose another directory with `log: {dir: ...}`, or fix its permissions"
 READ_AT_ONCE = 1 << 20  # bytes; a flood beyond it is skipped, only its end matters
 
 
@@ -45,9 +46,26 @@ class LogFile:
             raise UnavailableError(
                 Problem(
                     f"cannot write the log file {self.path}: {error.strerror}",
-                    hint="choose another directory with `log: {dir: ...}`, or fix its permissions",
+                    hint=_ELSEWHERE,
                 )
             ) from None
+
+    def try_out(self) -> None:
+        """Raises `UnavailableError` where `open` would, and where what was written cannot be read."""
+        os.close(self.open())
+        if problem := self.problem():
+            raise UnavailableError(problem)
+
+    def problem(self) -> Problem | None:
+        """What will keep an engine from writing it, or memoria from reading it; makes nothing."""
+        folder = next(place for place in self.path.parents if os.access(place, os.F_OK))
+        if os.path.lexists(self.path):
+            verb = "write" if not os.access(self.path, os.W_OK) else "read"
+            fine = self.path.is_file() and os.access(self.path, os.R_OK | os.W_OK)
+        else:
+            verb = "write"
+            fine = folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+        return None if fine else Problem(f"cannot {verb} the log file {self.path}", hint=_ELSEWHERE)
 
     def size(self) -> int:
         try:

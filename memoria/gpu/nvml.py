@@ -10,7 +10,7 @@ from typing import Any
 
 import pynvml
 
-from memoria.errors import Problem, UnavailableError
+from memoria.errors import NoGpuError, Problem, UnavailableError
 from memoria.gpu.device import Device, DeviceProcess
 from memoria.gpu.process import describe
 from memoria.text import aligned
@@ -25,8 +25,6 @@ MISMATCH_HINT = "the driver was updated while it was loaded: reboot the machine"
 PERMISSION_HINT = "let this user open /dev/nvidiactl and /dev/nvidia*; in a systemd unit see DeviceAllow="
 
 HINTS = {
-    nvml.NVML_ERROR_LIBRARY_NOT_FOUND: NO_GPU_HINT,
-    nvml.NVML_ERROR_DRIVER_NOT_LOADED: NO_GPU_HINT,
     nvml.NVML_ERROR_GPU_IS_LOST: LOST_HINT,
     nvml.NVML_ERROR_RESET_REQUIRED: LOST_HINT,
     nvml.NVML_ERROR_UNKNOWN: LOST_HINT,
@@ -100,11 +98,10 @@ class NvmlReader:
 def _unavailable(error: Any, purpose: str) -> UnavailableError:
     code: int = error.value
     if code == nvml.NVML_ERROR_LIBRARY_NOT_FOUND:
-        what = "no NVIDIA driver: libnvidia-ml.so.1 is not there"
-    elif code == nvml.NVML_ERROR_DRIVER_NOT_LOADED:
-        what = "the NVIDIA driver is not loaded"
-    else:
-        what = f"NVML could not {purpose}: {error}"
+        return NoGpuError("no NVIDIA driver: libnvidia-ml.so.1 is not there", hint=NO_GPU_HINT)
+    if code == nvml.NVML_ERROR_DRIVER_NOT_LOADED:
+        return NoGpuError("the NVIDIA driver is not loaded", hint=NO_GPU_HINT)
+    what = f"NVML could not {purpose}: {error}"
     return UnavailableError(what, hint=HINTS.get(code, "see what `nvidia-smi` says"))
 
 
@@ -138,7 +135,7 @@ def _gpus() -> Iterator[tuple[int, Any, str, str]]:
 def _no_such_gpu(what: str) -> UnavailableError:
     rows = [(f"gpu {index}", name, uuid) for index, _, uuid, name in _gpus()]
     if not rows:
-        return UnavailableError(f"{what}: the driver sees none", hint=NO_GPU_HINT)
+        return NoGpuError(f"{what}: the driver sees none", hint=NO_GPU_HINT)
     return UnavailableError(Problem(what, aligned(rows), "set `gpu` to one of these indexes or UUIDs"))
 
 

@@ -10,9 +10,7 @@ from memoria.errors import ConfigError, MemoriaError, UnavailableError
 from memoria.gpu import read_devices
 from memoria.gpu.device import Device, DeviceReader
 from memoria.plan.plan import Plan, limit_problems, make_plan
-from memoria.plan.wishes import settle
 from memoria.supervisor.models import look_for_models
-from memoria.supervisor.outcomes import read_models
 from memoria.supervisor.runtime import RuntimeDir
 from memoria.vllm_env.find import find
 from memoria.vllm_env.home import data_home
@@ -90,6 +88,10 @@ def settled(config: Config, devices: Mapping[int | str, Device], environ: Mappin
     The models' files are read only where a wish needs them."""
     if all(engine.gpu_memory_utilization for engine in config.engines):
         return config
+    # Half of the planner, and a seventh of what `memoria check` takes where no fraction is left to it.
+    from memoria.plan.wishes import settle  # noqa: PLC0415
+    from memoria.supervisor.outcomes import read_models  # noqa: PLC0415
+
     files, unknown = read_models(config, environ) if any(e.is_auto for e in config.engines) else ({}, {})
     chosen = settle(config, devices, files, unknown)
     if chosen.problems:

@@ -73,6 +73,17 @@ class RuntimeDir:
     def engines(self) -> Path:
         return self.path / "engines"
 
+    def is_held(self) -> bool:
+        """Whether a daemon runs here."""
+        try:
+            with (self.path / "lock").open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
     def own_pids(self) -> list[int]:
         """The processes of engines whose daemon lives, or lived, here."""
         return marked("MEMORIA_GATE", str(self.gate_socket))

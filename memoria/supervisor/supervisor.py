@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -131,9 +130,9 @@ class Supervisor:
         self._tasks[actor] = asyncio.create_task(actor.run(), name=actor.name)
 
     def try_logs(self) -> None:
-        """Raises `UnavailableError` if an engine's log cannot be written."""
+        """Raises `UnavailableError` if an engine's log cannot be written, or not be read."""
         for actor in self.actors.values():
-            os.close(actor.log.open())
+            actor.log.try_out()
 
     async def open(self) -> None:
         """Starts every engine, in the file's order."""

@@ -76,6 +76,7 @@ def run_pip(python: Path, arguments: Sequence[str], on_step: Callable[[PipStep],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        close_fds=False,  # it holds setup's lock as long as it writes, whatever becomes of memoria
         text=True,
         errors="replace",
         env=environ | {"PIP_PROGRESS_BAR": "off", "PIP_NO_COLOR": "1", "PYTHONUNBUFFERED": "1"},
@@ -98,13 +99,13 @@ def _explain(tail: Sequence[str]) -> Problem:
     last = [line[:300] for line in tail if line.startswith("ERROR:")] or [line[:300] for line in tail if line]
     text = "\n".join(tail)
     if "No space left on device" in text:
-        hint = "make room on the disk (pip also unpacks in TMPDIR), then run `memoria setup` again"
+        hint = "make room on the disk (pip also unpacks in TMPDIR), then run the same command again"
     elif _NETWORK.search(text):
-        hint = "check the network and pip's own settings (`pip config list`), then run `memoria setup` again"
+        hint = "check the network and pip's own settings (`pip config list`), then run the same command again"
     elif "No matching distribution found" in text:
         hint = (
             "check the version and that pip's indexes (`pip config list`) have this package for this Python"
         )
     else:
-        hint = "run `memoria setup` again; what it downloaded is cached"
+        hint = "run the same command again; what it downloaded is cached"
     return Problem("pip could not install vLLM", tuple(last[-5:]), hint)

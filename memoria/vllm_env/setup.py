@@ -53,6 +53,17 @@ def setup(
     """
     version = version or PINNED[variant]
     root = environment_dir(data_home, version, variant)
+    try:
+        return _setup(root, version, variant, reporter)
+    except OSError as error:
+        raise UnavailableError(
+            f"{error.filename or root}: {error.strerror or error}",
+            hint="make room, or let this user write there, or set MEMORIA_HOME to another folder",
+        ) from error
+
+
+def _setup(root: Path, version: str, variant: Variant, reporter: Reporter) -> VllmInstall:
+    data_home = root.parent
     python = root / "bin" / "python"
     with _only_one(data_home):
         if read_manifest(root):
@@ -109,6 +120,7 @@ def _finish(root: Path, version: str, variant: Variant) -> VllmInstall:
 def _make_venv(base: Path, root: Path) -> None:
     made = subprocess.run(
         [str(base), "-I", "-m", "venv", str(root)],
+        close_fds=False,  # as pip
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -149,7 +161,8 @@ def _check_room(folder: Path, variant: Variant) -> None:
 
 @contextmanager
 def _only_one(data_home: Path) -> Iterator[None]:
-    """Holds the lock of `data_home`; the kernel lets it go however this process ends."""
+    """Holds the lock of `data_home`. The kernel lets it go when this process has ended, however it did, and
+    with it the pip that it may have left at work: that inherits the lock."""
     path = data_home / "setup.lock"
     try:
         data_home.mkdir(parents=True, exist_ok=True)
@@ -165,8 +178,10 @@ def _only_one(data_home: Path) -> Iterator[None]:
             lock.seek(0)
             holder = lock.read().strip() or "unknown"
             raise UnavailableError(
-                f"another `memoria setup` is at work (pid {holder})", hint="wait until it is done"
+                f"another `memoria setup` is at work (pid {holder}, or a pip that it left)",
+                hint="wait until it is done",
             ) from None
+        os.set_inheritable(lock.fileno(), True)
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()

@@ -28,7 +28,7 @@ def verify(python: Path) -> None:
             Problem(
                 "vLLM is installed but does not load",
                 tuple(said.splitlines()[-5:]),
-                "run `memoria setup` again",
+                "run `memoria setup` again, with the same flags",
             )
         )
 

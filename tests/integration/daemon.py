@@ -79,6 +79,7 @@ class Box:
         self.nvml = NvmlStub(folder, nvml_library)
         self.runtime = Path(tempfile.mkdtemp(prefix="memoria-")) / "run"  # a socket's path must be short
         self.ports = Ports(*free_ports(3))
+        self.command: tuple[str, ...] = (sys.executable, "-m", "memoria")
         self.launcher: tuple[str, ...] = ()  # the command that is given the daemon's own, as `nice` is
         self._daemons: list[RunningDaemon] = []
         for model in ("embedder", "writer", "second"):
@@ -117,7 +118,7 @@ class Box:
     def call(self, *arguments: str, **env: str | None) -> subprocess.CompletedProcess[str]:
         """`memoria ARGUMENTS`, to its end."""
         return subprocess.run(
-            [*self.launcher, sys.executable, "-m", "memoria", *arguments],
+            [*self.launcher, *self.command, *arguments],
             cwd=self.folder,
             env=self.env(env),
             stdin=subprocess.DEVNULL,
@@ -150,7 +151,7 @@ class RunningDaemon:
     def __init__(self, box: Box, arguments: Sequence[str], env: dict[str, str]) -> None:
         self.box = box
         self._process = subprocess.Popen(
-            [*box.launcher, sys.executable, "-m", "memoria", "run", *arguments],
+            [*box.launcher, *box.command, "run", *arguments],
             cwd=box.folder,
             env=env,
             stdin=subprocess.DEVNULL,

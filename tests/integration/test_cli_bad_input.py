@@ -127,6 +127,18 @@ def test_a_port_in_use_names_its_holder(box: Box, figure: Figure, which: str) ->
     assert ("listen" if which == "main" else "  generation.port") in message
 
 
+def test_check_finds_a_port_in_use_unless_its_own_daemon_has_it(box: Box) -> None:
+    box.configure()
+    with closing(socket.create_server(("127.0.0.1", box.ports.main))):
+        done = box.call("check")
+    assert done.returncode == 69
+    assert f"port {box.ports.main} is in use" in done.stderr
+    assert "ready to run" not in done.stdout
+    assert not (box.folder / "logs").exists()
+    box.start().until_listening()
+    assert box.call("check").returncode == 0
+
+
 def test_a_vllm_that_is_not_there(box: Box) -> None:
     box.configure()
     box.vllm.executable.unlink()
@@ -176,6 +188,21 @@ def test_a_log_that_cannot_be_written(box: Box, spoil: Callable[[Box], None]) ->
     assert code == 69
     assert message.startswith("error: cannot write the log file ")
     assert "log: {dir: ...}" in message
+    check = box.call("check")
+    assert check.returncode == 69
+    assert check.stderr.startswith("error: cannot write the log file ")
+    assert "ready to run" not in check.stdout
+
+
+def test_a_log_that_cannot_be_read(box: Box) -> None:
+    box.configure()
+    box.launcher = UNPRIVILEGED
+    (box.folder / "logs").mkdir()
+    (box.folder / "logs/embedding.log").touch(mode=0o200)
+    code, message = refused(box)
+    assert code == 69
+    assert message.startswith("error: cannot read the log file ")
+    assert box.call("check").returncode == 69
 
 
 def test_a_runtime_folder_that_cannot_be_made(box: Box) -> None:

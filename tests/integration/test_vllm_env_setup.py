@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
+import subprocess
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +18,8 @@ from memoria.vllm_env.find import find
 from memoria.vllm_env.pip import PipStep
 from memoria.vllm_env.release import PINNED
 from memoria.vllm_env.setup import setup
+from tests.integration.daemon import Box, until
+from tests.stub_nvml import StubError, StubGpu
 
 VLLM = {
     "vllm/__init__.py": "",
@@ -145,7 +150,7 @@ def test_two_setups_at_once_are_refused(tmp_path: Path) -> None:
         lock.write("4121")
         lock.flush()
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UnavailableError, match=r"another `memoria setup` is at work \(pid 4121\)"):
+        with pytest.raises(UnavailableError, match=r"another `memoria setup` is at work \(pid 4121,"):
             setup("cpu", tmp_path, Steps())
 
 
@@ -164,3 +169,68 @@ def test_a_home_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="Not a directory") as caught:
         setup("cpu", tmp_path / "file" / "home", Steps())
     assert "MEMORIA_HOME" in (caught.value.problems[0].hint or "")
+
+
+LEFT_ALONE = """
+import sys
+from pathlib import Path
+from memoria.vllm_env.pip import run_pip
+from memoria.vllm_env.setup import _only_one
+with _only_one(Path(sys.argv[1])):
+    run_pip(Path(sys.argv[2]), ["install"], lambda _: None)
+"""
+
+
+def test_a_pip_that_a_killed_setup_left_keeps_the_next_one_from_its_folder(tmp_path: Path) -> None:
+    at_work = tmp_path / "at-work"
+    pip = tmp_path / "python"
+    pip.write_text(f"#!/bin/sh\necho $$ >{at_work}.new && mv {at_work}.new {at_work} && exec sleep 600\n")
+    pip.chmod(0o755)
+    killed = subprocess.Popen([sys.executable, "-c", LEFT_ALONE, str(tmp_path), str(pip)])
+    until(at_work.exists)
+    killed.kill()
+    killed.wait()
+    left = int(at_work.read_text())
+    try:
+        with pytest.raises(UnavailableError, match=rf"pid {killed.pid}, or a pip that it left\)"):
+            setup("cpu", tmp_path, Steps())
+    finally:
+        os.kill(left, signal.SIGKILL)
+
+
+def test_what_the_system_refuses_is_told(pypi: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / f"vllm-{PINNED['cpu']}-cpu").symlink_to(tmp_path)  # what rmtree will not take
+    with pytest.raises(UnavailableError, match="symbolic link") as caught:
+        setup("cpu", home, Steps())
+    assert "MEMORIA_HOME" in (caught.value.problems[0].hint or "")
+
+
+@pytest.mark.parametrize(
+    ("errors", "told"),
+    [
+        ((), "NVIDIA Stub found: the CUDA build"),
+        (
+            (StubError("nvmlInitWithFlags", 9),),
+            "no GPU found (the NVIDIA driver is not loaded): the CPU build",
+        ),
+        ((StubError("nvmlDeviceGetMemoryInfo_v2", 15),), "or say which build it is to be: --cuda, or --cpu"),
+    ],
+)
+def test_the_build_is_chosen_by_the_gpu_and_not_by_an_error(
+    box: Box, errors: tuple[StubError, ...], told: str
+) -> None:
+    """A file in the home's place ends each before anything is made."""
+    box.nvml.set(gpus=[StubGpu(total=100 << 30)], errors=errors)
+    (box.folder / "home").touch()
+    done = box.call("setup")
+    assert done.returncode == 69
+    assert told in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("version", ["latest", "../../elsewhere", ""])
+def test_what_is_no_version_is_a_usage_error(box: Box, version: str) -> None:
+    done = box.call("setup", "--cpu", "--vllm", version)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: `{version}` is no version of vLLM\nhint: write `--vllm 0.33.0`, say\n"

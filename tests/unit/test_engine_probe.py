@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
+from aioresponses import aioresponses
 
 from memoria.config.model import Runner
 from memoria.engine import probe
@@ -115,3 +117,23 @@ async def test_an_engine_that_does_not_listen_yet_is_waited_for(tmp_path: Path) 
 def test_an_address_gives_its_base_url() -> None:
     assert probe.base_url(UnixAddress("/run/engine.sock")) == "http://engine"
     assert probe.base_url(TcpAddress("127.0.0.1", 8100)) == "http://127.0.0.1:8100"
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        aiohttp.ClientPayloadError("cut off in its body"),
+        aiohttp.ServerDisconnectedError(),
+        aiohttp.ClientOSError(104, "Connection reset by peer"),
+        TimeoutError(),
+    ],
+    ids=lambda failure: type(failure).__name__,
+)
+async def test_whatever_goes_wrong_on_the_way_is_no_answer_and_raises_nothing(failure: Exception) -> None:
+    """What a server cannot be made to do at will, aiohttp's answers are replaced by."""
+    address = TcpAddress("127.0.0.1", 8100)
+    with aioresponses() as replaced:
+        replaced.post(f"{address}/v1/completions", exception=failure)
+        replaced.get(f"{address}/metrics", exception=failure)
+        assert not await probe.answers(address, "generate", "a-model")
+        assert await probe.progress(address, timeout=1) is None

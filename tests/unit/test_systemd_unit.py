@@ -1,7 +1,8 @@
-"""systemd/memoria.service: systemd accepts it, and it agrees with what memoria itself does."""
+"""systemd/: systemd accepts its units, and they agree with what memoria itself does."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from memoria.config.model import Timeouts
 from memoria.errors import ExitCode
 
 UNIT = Path(__file__).parents[2] / "systemd" / "memoria.service"
+SOCKET = UNIT.with_suffix(".socket")
 
 # What this unit takes from systemd.unit(5), .service(5), .exec(5), .kill(5) and .resource-control(5).
 # Asked only where there is no systemd to ask.
@@ -58,29 +60,40 @@ def _value(key: str) -> str:
     return value
 
 
-def _complaints(folder: Path) -> str:
-    """What is wrong with the unit: systemd's word on it; where there is no systemd, the keys not known."""
+def _complaints(folder: Path, more: str = "") -> str:
+    """What is wrong with the units, the socket's with `more` lines: systemd's word on them; where there is no
+    systemd, the service's keys that are not known."""
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
+        assert "CI" not in os.environ, "there is no systemd to ask"
         return "\n".join(f"[{section}] {key}" for section, key, _ in _lines() if key not in KNOWN[section])
     installed = UNIT.read_text(encoding="utf-8").replace(
         "/opt/memoria/bin/memoria", shutil.which("true") or ""
     )
-    copy = folder / UNIT.name
-    copy.write_text(installed, encoding="utf-8")
-    verified = subprocess.run([analyze, "verify", str(copy)], capture_output=True, text=True, check=False)
+    service, listener = folder / UNIT.name, folder / SOCKET.name
+    service.write_text(installed, encoding="utf-8")
+    listener.write_text(SOCKET.read_text(encoding="utf-8") + more, encoding="utf-8")
+    verified = subprocess.run(
+        [analyze, "verify", str(service), str(listener)], capture_output=True, text=True, check=False
+    )
     # Units of this machine that ours refers to may have faults of their own.
-    return "\n".join(line for line in verified.stderr.splitlines() if UNIT.name in line)
+    return "\n".join(line for line in verified.stderr.splitlines() if UNIT.stem in line)
 
 
-def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     assert _complaints(tmp_path) == ""
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd to ask")
+def test_systemd_would_tell_of_a_mistake_in_the_socket(tmp_path: Path) -> None:
+    assert "Backlogg" in _complaints(tmp_path, "[Socket]\nBacklogg=1\n")
 
 
 def test_every_key_of_the_unit_is_known_where_there_is_no_systemd_to_ask(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CI", raising=False)
     assert _complaints(tmp_path) == ""
 
 

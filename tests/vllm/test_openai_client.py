@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import struct
+from typing import Any
 
 import openai
 import pytest
-from openai.types.chat import ChatCompletionUserMessageParam
+from openai.types.chat import ChatCompletion, ChatCompletionUserMessageParam
 
 from tests.vllm.daemon import RealDaemon
 
@@ -109,6 +110,45 @@ def test_a_chat_is_answered_plain_and_streamed(client: openai.OpenAI) -> None:
     )
     text = "".join(chunk.choices[0].delta.content or "" for chunk in streamed)
     assert text == plain.choices[0].message.content
+
+
+def chat(client: openai.OpenAI, **asked: Any) -> ChatCompletion:
+    said: ChatCompletionUserMessageParam = {"role": "user", "content": "hello"}
+    answer: ChatCompletion = client.chat.completions.create(
+        model=WRITER, messages=[said], extra_body={"ignore_eos": True}, **asked
+    )
+    return answer
+
+
+def test_a_chat_gives_several_choices(client: openai.OpenAI) -> None:
+    answer = chat(client, n=3, max_tokens=4, temperature=1.0)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 12
+
+
+def test_a_stop_text_ends_a_chat(client: openai.OpenAI) -> None:
+    whole = chat(client, max_tokens=20, temperature=0).choices[0].message.content or ""
+    stop = whole[5:7]
+    choice = chat(client, max_tokens=20, temperature=0, stop=[stop]).choices[0]
+    assert choice.finish_reason == "stop"
+    assert choice.message.content == whole[: whole.index(stop)]
+
+
+def test_a_chat_has_logprobs_for_every_token(client: openai.OpenAI) -> None:
+    logprobs = chat(client, max_tokens=3, logprobs=True, top_logprobs=2).choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.content is not None
+    assert [len(token.top_logprobs) for token in logprobs.content] == [2, 2, 2]
+    assert all(token.logprob <= 0 for token in logprobs.content)
+
+
+def test_a_seed_makes_a_chat_repeatable(client: openai.OpenAI) -> None:
+    texts = [
+        chat(client, max_tokens=10, temperature=1.0, seed=seed).choices[0].message.content
+        for seed in (7, 7, 8)
+    ]
+    assert texts[0] == texts[1] != texts[2]
 
 
 def test_an_unknown_model_is_a_404_in_openais_shape(client: openai.OpenAI) -> None:
