@@ -61,6 +61,10 @@ class StubBox(GpuBox):
     def env(self, extra: dict[str, str | None]) -> dict[str, str]:
         return Box.env(self, self.extra | extra)
 
+    @property
+    def uuid(self) -> str | None:
+        return None
+
     def used_bytes(self) -> int:
         rows = [line.split("\t") for line in Path(self._facts).read_text().splitlines()]
         return next(int(row[5]) for row in rows if row[0] == "gpu")
