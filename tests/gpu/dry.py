@@ -75,8 +75,8 @@ class StubBox(GpuBox):
 
     def bury(self, cores: Collection[int]) -> None:
         """A stub's leader gives its core's memory back; where that was killed, this does."""
+        wait(lambda: not any(map(psutil.pid_exists, cores)), "the cores have ended", every=0.01)
         for core in cores:
-            wait(lambda core=core: not psutil.pid_exists(core), "the core has ended", every=0.01)  # type: ignore[misc]
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("NVML_STUB_FILE", self._facts)
                 give_memory_back(core)

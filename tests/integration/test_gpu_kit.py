@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.gpu import by_hand, report
 from tests.gpu.box import GpuBox, Wish, core_of
 from tests.gpu.conftest import DRY_RUN
 from tests.gpu.dry import CONTEXT_BYTES, StubBox
+from tests.integration.daemon import until
 
 ROOT = Path(__file__).parents[2]
 FACTS: dict[str, Any] = {"machine": {"gpu": "NVIDIA H200", "driver": "580"}, "versions": {"vllm": "0.26.0"}}
@@ -53,10 +55,13 @@ def test_a_dry_run_measures_every_part() -> None:
 
 def test_the_results_say_how_to_run_every_part_just_once() -> None:
     text = (report.RESULTS / "README.md").read_text()
-    expressions = re.findall(r"pytest tests/gpu -m gpu -k '([^']+)'", text)
-    found = [_collected("-k", expression) for expression in expressions]
-    assert len(_collected()) == 8
-    assert sorted(name for names in found for name in names) == sorted(_collected())
+    chosen = re.findall(r"pytest tests/gpu -m gpu -k '([^']+)'", text)
+    words = [word for expression in chosen for word in expression.split(" or ")]
+    tests = re.findall(r"^def (test_\w+)", (ROOT / "tests/gpu/test_gpu.py").read_text(), re.M)
+    assert len(tests) == 8
+    assert {test: [word for word in words if word in test] for test in tests} == {
+        test: [test.split("_")[1]] for test in tests
+    }
 
 
 @pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="there is a GPU: `pytest tests/gpu -m gpu` is it")
@@ -146,29 +151,28 @@ def test_ctrl_c_keeps_what_was_measured_and_leaves_nothing_running(tmp_path: Pat
         text=True,
     )
     assert running.stdout is not None
-    assert running.stdout.read(1) == "."  # the first test has passed, the second begins
+    assert running.stdout.read(1) == "."  # the first test has passed
+    until(lambda: any("MEMORIA_START" in marks for marks in _below(tmp_path)))
     running.send_signal(signal.SIGINT)
     out, _ = running.communicate(timeout=60)
     assert running.returncode == pytest.ExitCode.INTERRUPTED
     assert set(_report(out)["parts"]) == {"race"}
-    assert [p.pid for p in psutil.process_iter() if str(tmp_path) in _about(p)] == []
+    assert _below(tmp_path) == []
 
 
-def _about(process: psutil.Process) -> str:
-    try:
-        return f"{process.cwd()} {process.environ()}"
-    except psutil.Error:
-        return ""
+def _below(folder: Path) -> list[str]:
+    """The environments of the processes that work in there, engines among them."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.cwd().startswith(str(folder)):
+                found.append(str(process.environ()))
+    return found
 
 
 def _report(output: str) -> dict[str, Any]:
     begin, end = output.index("\n{\n"), output.rindex("\n}\n")
     return dict(json.loads(output[begin : end + 2]))
-
-
-def _collected(*arguments: str) -> list[str]:
-    done = _run({}, "--collect-only", *arguments)
-    return [line for line in done.stdout.splitlines() if "::" in line]
 
 
 def _command(*arguments: str) -> list[str]:
