@@ -1,6 +1,7 @@
 """What only a GPU can show. One command: `pytest tests/gpu -m gpu`, after `memoria setup`.
 
-It prints one JSON report, which is also written to `results/`. Without a GPU every test is skipped.
-`MEMORIA_GPU_DRY_RUN=1` runs all of it against stub engines and a stub driver: that shows that the kit works;
-its figures mean nothing, and nothing is written.
+Without a GPU every test is skipped. The report is printed and kept in `results/`, whose README says how to
+measure, part by part. `MEMORIA_GPU_DRY_RUN=stub` runs all of it against stub engines and a stub driver,
+`=cpu` half of it against vLLM's CPU build: that shows that the kit works; its figures mean nothing, and
+nothing is kept.
 """

@@ -123,6 +123,11 @@ class GpuBox(Box):
         folder = records_dir(load(self.file, self.env({})), self.env({}))
         return dict(json.loads((folder / f"{engine}.json").read_text()))
 
+    @property
+    def uuid(self) -> str | None:
+        """The GPU's, to start an engine on it by hand."""
+        return self._reader.snapshot(0).uuid
+
     def used_bytes(self) -> int:
         """Of the device, now, whoever holds it."""
         return self._reader.snapshot(0).used_bytes

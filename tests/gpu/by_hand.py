@@ -97,6 +97,7 @@ def _spawn(box: GpuBox, name: str) -> _Running:
         supervisor_pid=os.getpid(),
         plugin_dir=None,
         environ=environ,
+        device_uuid=box.uuid,
     )
     spec = build_spec(config, config.engine(name), install, facts)
     Path(f"{box.runtime.parent}/hand-{name}.sock").unlink(missing_ok=True)

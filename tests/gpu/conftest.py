@@ -60,7 +60,7 @@ def gpu() -> None:
 def _machine() -> dict[str, Any]:
     vllm = os.environ.get("MEMORIA_GPU_VLLM", "auto")
     if kind() == "":
-        return {"machine": reports.machine(), "versions": reports.versions(vllm)}
+        return {"machine": reports.machine(), "versions": reports.versions(vllm, "cuda")}
     machine = {"gpu": kind()}
     return {
         "dry_run": kind(),

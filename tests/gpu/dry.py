@@ -61,6 +61,10 @@ class StubBox(GpuBox):
     def env(self, extra: dict[str, str | None]) -> dict[str, str]:
         return Box.env(self, self.extra | extra)
 
+    @property
+    def uuid(self) -> str | None:
+        return None
+
     def used_bytes(self) -> int:
         rows = [line.split("\t") for line in Path(self._facts).read_text().splitlines()]
         return next(int(row[5]) for row in rows if row[0] == "gpu")
@@ -71,8 +75,8 @@ class StubBox(GpuBox):
 
     def bury(self, cores: Collection[int]) -> None:
         """A stub's leader gives its core's memory back; where that was killed, this does."""
+        wait(lambda: not any(map(psutil.pid_exists, cores)), "the cores have ended", every=0.01)
         for core in cores:
-            wait(lambda core=core: not psutil.pid_exists(core), "the core has ended", every=0.01)  # type: ignore[misc]
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("NVML_STUB_FILE", self._facts)
                 give_memory_back(core)

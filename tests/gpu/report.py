@@ -18,13 +18,14 @@ from typing import Any
 import psutil
 
 from memoria import __version__
+from memoria.config.model import DeviceKind
 from memoria.errors import MemoriaError
 from memoria.gpu import open_reader
 from memoria.vllm_env.find import find
 from memoria.vllm_env.home import data_home
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("vllm", "torch", "triton", "flashinfer-python", "transformers")
+PACKAGES = ("torch", "triton", "flashinfer-python", "transformers")
 
 _ASK = """
 import importlib.metadata, json, sys
@@ -54,7 +55,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def versions(vllm: str, device: Any = "cuda") -> dict[str, Any]:
+def versions(vllm: str, device: DeviceKind) -> dict[str, Any]:
     """memoria's, and those of vLLM's environment; `vllm` as in memoria.yaml. torch's holds CUDA's."""
     try:
         install = find(vllm, data_home(os.environ), device)
@@ -63,7 +64,7 @@ def versions(vllm: str, device: Any = "cuda") -> dict[str, Any]:
     if install.root is None:
         return {"memoria": __version__, "vllm": _output(install.command[0], "--version")}
     told = _output(str(install.root / "bin" / "python"), "-c", _ASK, *PACKAGES)
-    return {"memoria": __version__, **json.loads(told)}
+    return {"memoria": __version__, "vllm": install.version, **json.loads(told)}
 
 
 def _output(*command: str) -> str:

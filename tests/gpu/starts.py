@@ -20,7 +20,9 @@ def first_start(box: GpuBox) -> dict[str, Any]:
     """One start of both engines, for several parts of the report: NVML's view before, between and after
     (`memory`), the plan beside what vLLM said (`planned`), and each engine's KV cache (`kv_tokens`)."""
     box.want()
-    before = box.check()["devices"][0]["free_bytes"]
+    checked = box.check()
+    assert checked["ok"], checked["problems"]
+    before = checked["devices"][0]["free_bytes"]
     planned = box.plan()["devices"][0]["engines"]
     box.hold_loads()
     daemon = box.start()

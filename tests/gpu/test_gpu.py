@@ -66,9 +66,7 @@ def test_boundary_vllm_starts_with_what_the_check_accepts_and_refuses_soon_after
     assert 0 <= found["difference"] <= GIB, found
 
 
-def test_kill_an_engine_gives_its_memory_back_and_its_neighbour_feels_nothing(
-    gpu_box: GpuBox, report: Report
-) -> None:
+def test_kill_an_engine_comes_back_and_its_neighbour_feels_nothing(gpu_box: GpuBox, report: Report) -> None:
     gpu_box.want()
     daemon = gpu_box.ready()
     kills = report["kill"] = []
