@@ -19,6 +19,7 @@ TABS = "[...document.querySelectorAll('#log-tabs [role=tab]')].map((tab) => tab.
 MODELS = "[...document.querySelectorAll('#try-model option')].map((option) => option.value).join()"
 STALE = "document.body.classList.contains('stale')"
 AT_MOST = 1.0  # seconds from a kill to the page that shows it
+STREAMS = 2  # events and a log
 TRIES = 3  # on a machine that is busy with something else
 
 
@@ -97,10 +98,10 @@ async def test_a_connection_that_falls_silent_is_given_up_for_another(daemon: Ru
 
 async def test_a_tab_that_nobody_sees_holds_no_stream(page: Page, daemon: RunningDaemon) -> None:
     await page.until(f"{text_of('log')}.includes('startup complete')")
-    assert connections(daemon) >= 2
+    before = connections(daemon)
     await set_hidden(page, hidden=True)
     deadline = time.monotonic() + PATIENCE
-    while connections(daemon) > 0:
+    while connections(daemon) > before - STREAMS:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.1)
     await set_hidden(page, hidden=False)
@@ -119,6 +120,6 @@ async def set_hidden(page: Page, *, hidden: bool) -> None:
 
 
 def connections(daemon: RunningDaemon) -> int:
-    """Of the daemon's main port. One that is idle is closed by the daemon after some seconds."""
+    """With the daemon's main port; the browser keeps one for the next request, too."""
     found = psutil.Process(daemon.pid).net_connections(kind="tcp")
     return sum(one.status == "ESTABLISHED" and one.laddr[1] == daemon.box.ports.main for one in found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 
 class Wire:
@@ -29,12 +29,15 @@ class Wire:
     async def _pass_on(
         self, source: asyncio.StreamReader, target: asyncio.StreamWriter, silences: int
     ) -> None:
-        with suppress(OSError):
+        try:
             while piece := await source.read(65536):
                 if silences == self._silences:
                     target.write(piece)
                     await target.drain()
-        target.close()
+        except OSError:
+            pass
+        finally:
+            target.close()
 
     async def close(self) -> None:
         for task in self._tasks:

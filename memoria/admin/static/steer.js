@@ -31,7 +31,9 @@ export function makeSteering(name, steer) {
       steer(name, wish);
     });
     no.addEventListener("click", back);
-    confirm.onkeydown = (event) => event.key === "Escape" && back();
+    confirm.onkeydown = (event) => {
+      if (event.key === "Escape") back();
+    };
     confirm.setAttribute("aria-label", question);
     confirm.replaceChildren(make("span", question), yes, no, make("span", about, { class: "quiet" }));
     wishes.hidden = true;
