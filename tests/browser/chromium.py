@@ -72,7 +72,7 @@ class Page:
         await self.value(f"document.querySelector({json.dumps(selector)}).click()")
 
     async def press(self, key: str) -> None:
-        codes = {"Tab": 9, "Enter": 13, "ArrowRight": 39}
+        codes = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowRight": 39}
         event = {"key": key, "code": key, "windowsVirtualKeyCode": codes[key]}
         text = {"text": "\r"} if key == "Enter" else {}
         await self.call("Input.dispatchKeyEvent", type="keyDown", **event, **text)

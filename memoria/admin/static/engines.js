@@ -1,88 +1,87 @@
 // One card for each engine: its state, its figures, and what can be done with it.
 
-import { UNKNOWN, count, duration, gib, make, milliseconds, percent, rate } from "./format.js";
+import { Keyed, byId, make, setText } from "./dom.js";
+import { UNKNOWN, count, duration, gibOf, known, milliseconds, percent, rate } from "./format.js";
+import { drawLine, makeLine, series } from "./history.js";
+import { makeSteering, updateSteering } from "./steer.js";
 
-const FIVE_MINUTES = 300;
-const cards = new Map();
-const history = new Map(); // engine -> [[at, requests per second], ...]
+// The large figures, each with its last five minutes. A pooling engine generates nothing.
+const LARGE = [
+  { figure: "requests_per_second", label: "requests/s", write: rate, about: "of the last minute" },
+  { figure: "tokens_per_second", label: "tokens/s", write: rate, about: "generated", runner: "generate" },
+  { figure: "ttft_p95", label: "TTFT p95", write: milliseconds, about: "time to the answer's first byte, of the last minute" },
+];
+const SMALL = [
+  ["in the engine", (e) => (known(e.running) ? `${count(e.running)} running, ${count(e.waiting)} waiting` : UNKNOWN)],
+  ["queued in memoria", (e) => count(e.held)],
+  ["TTFT p50", (e) => milliseconds(e.ttft_p50)],
+  ["whole answer p50 / p95", (e) => `${milliseconds(e.total_p50)} / ${milliseconds(e.total_p95)}`],
+  ["memory", (e) => gibOf(e.used_bytes, e.budget_bytes)],
+  ["restarts", (e) => count(e.restarts)],
+];
+let context = null; // of the status that is being drawn
+let cards = null;
 
-export function drawEngines(place, status, actions) {
-  for (const engine of status.engines) {
-    if (!cards.has(engine.name)) {
-      cards.set(engine.name, build(engine, actions));
-      place.append(cards.get(engine.name).element);
-    }
-    remember(engine, status.at);
-    update(cards.get(engine.name), engine, status.at, actions.allowed());
+export function drawEngines(status, colors, actions) {
+  context = { now: status.at, colors, actions };
+  cards ??= new Keyed(byId("engines"), build, update);
+  cards.draw(status.engines, (engine) => `${engine.name} ${engine.runner}`);
+}
+
+function build(engine) {
+  const { actions, colors } = context;
+  const part = { phase: make("span"), since: make("span", "", { class: "quiet" }) };
+  part.state = make("p", "", { class: "state" }, make("i", "", { "aria-hidden": "true" }), part.phase, part.since);
+  part.models = make("p", "", { class: "models quiet" });
+  part.why = make("p", "", { class: "why" });
+  part.hint = make("p", "", { class: "why quiet" });
+  part.large = LARGE.filter(({ runner }) => !runner || runner === engine.runner).map(buildLarge);
+  part.kv = buildMeter();
+  part.small = SMALL.map(([label, write]) => ({ write, value: make("dd"), label: make("dt", label) }));
+  part.steering = makeSteering(engine.name, actions.steer);
+  const swatch = make("b", "", { class: `swatch ${colors.get(engine.name)}`, "aria-hidden": "true" });
+  part.element = make("article", "", { id: `engine-${engine.name}`, "aria-label": engine.name },
+    make("header", "", {}, make("h3", "", {}, swatch, engine.name), part.state), part.models, part.why, part.hint,
+    make("div", "", { class: "large" }, ...part.large.map(({ element }) => element)), part.kv.element,
+    make("dl", "", {}, ...part.small.map(({ label, value }) => make("div", "", {}, label, value))), part.steering.element);
+  return part;
+}
+
+function buildLarge({ figure, label, write, about }) {
+  const [value, scale, line] = [make("strong"), make("span"), makeLine(label)];
+  const head = make("div", "", { class: "between" }, make("span", label, { class: "quiet" }), value);
+  const foot = make("div", "", { class: "between axis", "aria-hidden": "true" }, make("span", "5 min"), scale);
+  return { figure, write, value, scale, line, element: make("div", "", { title: about }, head, line.element, foot) };
+}
+
+function buildMeter() {
+  const part = { text: make("span"), fill: make("i") };
+  const head = make("div", "", { class: "between" }, make("span", "KV cache", { class: "quiet" }), part.text);
+  part.element = make("div", "", { class: "meter" }, head, make("div", "", { class: "track" }, part.fill));
+  return part;
+}
+
+function update(part, engine) {
+  const { now, actions } = context;
+  const progress = known(engine.percent) ? ` ${engine.percent} %` : "";
+  setText(part.phase, engine.phase && engine.state === "starting" ? `${engine.state}: ${engine.phase}${progress}` : engine.state);
+  setText(part.since, duration(now - engine.since));
+  part.state.className = `state ${engine.state}`;
+  setText(part.models, engine.models.join(", "));
+  const retry = known(engine.retry_at) ? `; retry in ${duration(engine.retry_at - now)}` : "";
+  const last = engine.last_exit ? `last exit: ${engine.last_exit}` : "";
+  setText(part.why, engine.detail ? engine.detail + retry : last);
+  part.why.classList.toggle("quiet", !engine.detail);
+  setText(part.hint, (engine.detail && engine.hint) || "");
+  for (const large of part.large) {
+    setText(large.value, large.write(engine[large.figure]));
+    const highest = drawLine(large.line, series(engine.name, large.figure), now, large.write);
+    setText(large.scale, highest === null ? "" : `max ${large.write(highest)}`);
   }
-}
-
-function build(engine, actions) {
-  const parts = { state: make("span"), why: make("p", "", { class: "why quiet" }), figures: make("dl") };
-  parts.kv = make("i");
-  parts.path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-  parts.spark = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  parts.spark.setAttribute("class", "spark");
-  parts.spark.setAttribute("viewBox", `0 0 ${FIVE_MINUTES} 30`);
-  parts.spark.setAttribute("preserveAspectRatio", "none");
-  parts.spark.setAttribute("role", "img");
-  parts.spark.append(parts.path);
-  parts.buttons = ["start", "stop", "restart"].map((wish) => {
-    const button = make("button", wish, { type: "button", "aria-label": `${wish} ${engine.name}` });
-    button.addEventListener("click", () => actions.steer(engine.name, wish));
-    return button;
-  });
-  const title = make("header", "", {}, make("h3", engine.name), parts.state);
-  const models = make("div", engine.models.join(", "), { class: "quiet why" });
-  const kv = make("div", "", { class: "kv" }, parts.kv);
-  const bar = make("div", "", { class: "bar" }, ...parts.buttons);
-  parts.element = make("article", "", { id: `engine-${engine.name}`, "aria-label": engine.name },
-    title, models, parts.why, parts.figures, kv, parts.spark,
-    make("div", "requests/s, five minutes", { class: "quiet small" }), bar);
-  return parts;
-}
-
-function update(parts, engine, now, allowed) {
-  const progress = engine.percent === null ? "" : ` ${engine.percent} %`;
-  const phase = engine.phase && engine.state === "starting" ? `: ${engine.phase}${progress}` : "";
-  parts.state.textContent = `${engine.state}${phase} ${duration(now - engine.since)}`;
-  parts.state.className = `state ${engine.state}`;
-  const retry = engine.retry_at === null ? "" : `; retry in ${duration(engine.retry_at - now)}`;
-  const why = engine.detail ? [engine.detail + retry, engine.hint].filter(Boolean).join("; ") : "";
-  parts.why.textContent = why || (engine.last_exit ? `last exit: ${engine.last_exit}` : "");
-  const busy = engine.running === null ? UNKNOWN : `${engine.running} / ${engine.waiting}`;
-  const rows = [
-    ["memory", `${gib(engine.used_bytes).replace(" GiB", "")} of ${gib(engine.budget_bytes)}`],
-    ["KV cache", percent(engine.kv_usage)],
-    ["running / waiting", busy],
-    ["requests/s", rate(engine.requests_per_second)],
-    ["tokens/s", rate(engine.tokens_per_second)],
-    ["restarts", count(engine.restarts)],
-    ["TTFT p50 / p95", `${milliseconds(engine.ttft_p50)} / ${milliseconds(engine.ttft_p95)}`],
-    ["total p50 / p95", `${milliseconds(engine.total_p50)} / ${milliseconds(engine.total_p95)}`],
-    ["held here", count(engine.held)],
-  ];
-  parts.figures.replaceChildren(...rows.map(([name, value]) => make("div", "", {}, make("dt", name), make("dd", value))));
-  parts.kv.style.width = `${100 * (engine.kv_usage ?? 0)}%`;
-  drawSpark(parts, engine.name, now);
-  const [start, stop, restart] = parts.buttons;
-  const rests = ["stopped", "failed"].includes(engine.state);
-  start.disabled = !allowed || !(rests || engine.state === "backoff");
-  stop.disabled = !allowed || engine.state === "stopped";
-  restart.disabled = !allowed || engine.state === "stopped";
-  for (const button of parts.buttons) button.title = allowed ? "" : "an admin's key is needed";
-}
-
-function remember(engine, at) {
-  const seen = history.get(engine.name) ?? [];
-  seen.push([at, engine.requests_per_second ?? 0]);
-  history.set(engine.name, seen.filter(([then]) => at - then <= FIVE_MINUTES));
-}
-
-function drawSpark(parts, name, now) {
-  const seen = history.get(name);
-  const highest = Math.max(1, ...seen.map(([, value]) => value));
-  const points = seen.map(([at, value]) => `${(FIVE_MINUTES - (now - at)).toFixed(1)},${(28 - (26 * value) / highest).toFixed(1)}`);
-  parts.path.setAttribute("d", `M${points.join("L")}`);
-  parts.spark.setAttribute("aria-label", `requests per second in five minutes, at most ${rate(highest)}`);
+  const tokens = known(engine.kv_tokens) ? ` of ${count(engine.kv_tokens)} tokens` : "";
+  setText(part.kv.text, percent(engine.kv_usage) + tokens);
+  part.kv.element.classList.toggle("unknown", !known(engine.kv_usage));
+  part.kv.fill.style.width = known(engine.kv_usage) ? `${100 * engine.kv_usage}%` : "0";
+  for (const { write, value } of part.small) setText(value, write(engine));
+  updateSteering(part.steering, engine, actions.allowed);
 }

@@ -1,16 +1,25 @@
 // How figures are written: as in the `memoria` command. What is not known is a dash, never 0.
 
 export const UNKNOWN = "–";
-const known = (value) => value !== null && value !== undefined;
+export const known = (value) => value !== null && value !== undefined;
 
-export const gib = (bytes) => (known(bytes) ? `${(bytes / 2 ** 30).toFixed(1)} GiB` : UNKNOWN);
+const bare = (bytes) => (bytes / 2 ** 30).toFixed(1);
+const grouped = (value) => String(value).replace(/\B(?=(\d{3})+$)/g, "\u202f"); // a narrow space
+
+export const gib = (bytes) => (known(bytes) ? `${bare(bytes)} GiB` : UNKNOWN);
+export const gibOf = (bytes, whole) => `${known(bytes) ? bare(bytes) : UNKNOWN} of ${gib(whole)}`;
 export const percent = (share) => (known(share) ? `${Math.round(share * 100)} %` : UNKNOWN);
-export const rate = (value) => (known(value) ? value.toFixed(1) : UNKNOWN);
-export const count = (value) => (known(value) ? String(value) : UNKNOWN);
+export const count = (value) => (known(value) ? grouped(value) : UNKNOWN);
+
+export function rate(value) {
+  if (!known(value)) return UNKNOWN;
+  return value < 100 ? value.toFixed(1) : grouped(Math.round(value));
+}
 
 export function milliseconds(seconds) {
   if (!known(seconds)) return UNKNOWN;
-  return seconds < 10 ? `${Math.round(seconds * 1000)} ms` : `${seconds.toFixed(1)} s`;
+  if (seconds < 0.01) return `${(seconds * 1000).toFixed(1)} ms`;
+  return seconds < 10 ? `${grouped(Math.round(seconds * 1000))} ms` : `${seconds.toFixed(1)} s`;
 }
 
 export function duration(seconds) {
@@ -24,12 +33,3 @@ export function duration(seconds) {
 }
 
 export const clock = (at) => new Date(at * 1000).toLocaleTimeString([], { hour12: false });
-
-// An element with text and attributes; texts are never read as HTML.
-export function make(name, text = "", attributes = {}, ...children) {
-  const element = document.createElement(name);
-  if (text !== "") element.textContent = text;
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  element.append(...children);
-  return element;
-}

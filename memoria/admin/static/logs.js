@@ -1,28 +1,33 @@
-// The engines' logs, live: one tab each, a filter, and the end kept in sight.
+// The engines' logs, live: one tab each, a filter, and the end kept in sight until somebody scrolls up.
 
+import { may, whyNot } from "./access.js";
+import { byId, make } from "./dom.js";
 import { ask, lines, pause } from "./memoria.js";
-import { make } from "./format.js";
 
 const KEPT = 2000;
-const place = document.getElementById("log");
-const tabs = document.getElementById("log-tabs");
-const filter = document.getElementById("log-filter");
-const follow = document.getElementById("log-follow");
+const [place, tabs, filter, follow] = ["log", "log-tabs", "log-filter", "log-follow"].map(byId);
+let names = [];
 let shown = null;
 let seen = [];
+let isNew = 0; // how many of the seen are not drawn yet
+let outer = null; // ends with the connection to memoria
 let reading = new AbortController();
 
-export function offerLogs(names) {
-  if (tabs.childElementCount === names.length) return;
+export function offerLogs(engines) {
+  if (engines.join("\n") === names.join("\n")) return;
+  names = engines;
   tabs.replaceChildren(...names.map((name) => {
     const tab = make("button", name, { type: "button", role: "tab", "aria-controls": "log" });
     tab.addEventListener("click", () => show(name));
     return tab;
   }));
-  show(names[0]);
+  show(names.includes(shown) ? shown : names[0]);
 }
 
-export const reopenLog = () => shown !== null && show(shown);
+export function openLog(signal) {
+  outer = signal;
+  if (shown !== null) show(shown);
+}
 
 function show(name) {
   shown = name;
@@ -33,54 +38,79 @@ function show(name) {
   }
   reading.abort();
   reading = new AbortController();
-  read(name, reading.signal);
+  if (may("logs")) read(name, AbortSignal.any([reading.signal, outer]));
+  else begin(whyNot("logs", "logs are shown"));
 }
 
 async function read(name, signal) {
   while (!signal.aborted) {
+    begin();
     try {
-      seen = [];
-      draw();
       for await (const line of lines(await ask(`admin/logs/${name}?lines=200&follow=true`, { signal }))) {
+        if (signal.aborted) return;
         seen.push(line);
-        if (seen.length > KEPT) seen = seen.slice(-KEPT);
+        isNew += 1;
         schedule();
       }
     } catch (error) {
-      if (signal.aborted) return;
-      if (error.status) {
-        place.textContent = error.message;
-        return;
-      }
+      if (error.status && !signal.aborted) return begin(error.message);
     }
-    await pause(2);
+    await pause(2, signal);
   }
 }
 
-let scheduled = false;
+// Anew; or with a word on why there is nothing, which stays.
+function begin(problem = "") {
+  seen = [];
+  isNew = 0;
+  place.classList.toggle("quiet", problem !== "");
+  place.replaceChildren(problem);
+}
+
+let isScheduled = false;
 function schedule() {
-  if (scheduled) return;
-  scheduled = true;
+  if (isScheduled) return;
+  isScheduled = true;
   requestAnimationFrame(() => {
-    scheduled = false;
-    draw();
+    isScheduled = false;
+    drawNew();
   });
 }
 
-function draw() {
+// Lines are added, never drawn again: what is selected stays so.
+function drawNew() {
   const wanted = filter.value.toLowerCase();
-  place.textContent = seen.filter((line) => line.toLowerCase().includes(wanted)).join("\n");
+  const added = seen.slice(seen.length - isNew).filter((line) => line.toLowerCase().includes(wanted));
+  place.append(...added.map(drawn));
+  isNew = 0;
+  seen = seen.slice(-KEPT);
+  while (place.childElementCount > KEPT) place.firstElementChild.remove();
+  toEnd();
+}
+
+function drawn(line) {
+  const level = /\b(?:ERROR|CRITICAL|FATAL)\b/.test(line) ? "bad" : /\bWARNING\b/.test(line) ? "warn" : "";
+  return make("span", `${line}\n`, level ? { class: level } : {});
+}
+
+function toEnd() {
   if (follow.checked) place.scrollTop = place.scrollHeight;
 }
 
-filter.addEventListener("input", draw);
-window.addEventListener("resize", draw);
-follow.addEventListener("change", draw);
+filter.addEventListener("input", () => {
+  if (seen.length === 0) return;
+  place.replaceChildren();
+  isNew = seen.length;
+  drawNew();
+});
+window.addEventListener("resize", toEnd);
+follow.addEventListener("change", toEnd);
+place.addEventListener("scroll", () => {
+  follow.checked = place.scrollTop + place.clientHeight >= place.scrollHeight - 4;
+});
 tabs.addEventListener("keydown", (event) => {
   const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
   if (!step) return;
-  const all = [...tabs.children];
-  const next = all[(all.findIndex((tab) => tab.textContent === shown) + step + all.length) % all.length];
-  show(next.textContent);
-  next.focus();
+  show(names[(names.indexOf(shown) + step + names.length) % names.length]);
+  tabs.children[names.indexOf(shown)].focus();
 });

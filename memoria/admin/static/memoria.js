@@ -5,14 +5,13 @@ export const key = {
   set: (value) => (value ? sessionStorage.setItem("key", value) : sessionStorage.removeItem("key")),
 };
 
-// Throws an Error with memoria's own words.
+// Throws an Error with memoria's own words, and with a `status` where memoria answered.
 export async function ask(path, options = {}) {
   const headers = { ...options.headers, ...(key.get() ? { authorization: `Bearer ${key.get()}` } : {}) };
   const answer = await fetch(path, { ...options, headers, cache: "no-store" });
   if (answer.ok) return answer;
-  const error = new Error(await answer.json().then((body) => body.error.message, () => `HTTP ${answer.status}`));
-  error.status = answer.status;
-  throw error;
+  const message = await answer.json().then((body) => body.error.message, () => `HTTP ${answer.status}`);
+  throw Object.assign(new Error(message), { status: answer.status });
 }
 
 export async function* lines(answer) {
@@ -27,7 +26,7 @@ export async function* lines(answer) {
   }
 }
 
-// Server-sent events, by fetch: an EventSource cannot send a key.
+// Server-sent events as kind and data, by fetch: an EventSource cannot send a key.
 export async function* events(answer) {
   let kind = "message";
   for await (const line of lines(answer)) {
@@ -37,4 +36,11 @@ export async function* events(answer) {
   }
 }
 
-export const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+// Ends early where the signal says so.
+export const pause = (seconds, signal) => new Promise((resolve) => {
+  const timer = setTimeout(resolve, seconds * 1000);
+  signal?.addEventListener("abort", () => {
+    clearTimeout(timer);
+    resolve();
+  }, { once: true });
+});

@@ -1,99 +1,95 @@
-// A small playground: a completion, streamed, or an embedding; and the same as a curl command.
+// A small playground: a completion, streamed, or what a pooling engine makes of a text; and the same as curl.
 
-import { ask, events } from "./memoria.js";
-import { make } from "./format.js";
+import { routesOf, showStream } from "./answers.js";
+import { byId, make, setText } from "./dom.js";
+import { ask, key } from "./memoria.js";
 
-const ROUTES = {
-  generate: ["/v1/completions", "/v1/chat/completions"],
-  pooling: ["/v1/embeddings"],
-};
-const field = (name) => document.getElementById(`try-${name}`);
-let runners = new Map();
+const field = (name) => byId(`try-${name}`);
+const note = (text) => setText(field("note"), text);
+let models = new Map(); // name -> its routes
+let offered = "";
 let sending = null;
 
 export function offerModels(engines) {
-  const found = new Map(engines.flatMap((engine) => engine.models.map((model) => [model, engine.runner])));
-  if (found.size === runners.size) return;
-  runners = found;
-  field("model").replaceChildren(...[...found.keys()].map((model) => make("option", model, { value: model })));
+  models = new Map(engines.flatMap((engine) => engine.models.map((model) => [model, routesOf(engine)])));
+  const now = JSON.stringify([...models].map(([model, routes]) => [model, routes.map(({ path }) => path)]));
+  if (now === offered) return;
+  offered = now;
+  options(field("model"), [...models.keys()]);
   offerRoutes();
 }
 
 function offerRoutes() {
-  const routes = ROUTES[runners.get(field("model").value)] ?? [];
-  field("route").replaceChildren(...routes.map((route) => make("option", route, { value: route })));
-  field("tokens").disabled = routes === ROUTES.pooling;
+  options(field("route"), (models.get(field("model").value) ?? []).map(({ path }) => path));
+  offerFields();
 }
 
-function request() {
-  const [model, route, text] = ["model", "route", "text"].map((name) => field(name).value);
-  const max_tokens = Number(field("tokens").value) || 64;
-  if (route === "/v1/embeddings") return [route, { model, input: text }];
-  if (route === "/v1/completions") return [route, { model, prompt: text, max_tokens, stream: true }];
-  return [route, { model, messages: [{ role: "user", content: text }], max_tokens, stream: true }];
+function offerFields() {
+  const { stream = false, query = false } = route() ?? {};
+  field("tokens").disabled = !stream;
+  setText(field("label"), query ? "Text: a query, then a document on each line" : "Text");
+}
+
+// What was chosen stays chosen where it is still there.
+function options(select, values) {
+  const before = select.value;
+  select.replaceChildren(...values.map((value) => make("option", value, { value })));
+  if (values.includes(before)) select.value = before;
+}
+
+const route = () => models.get(field("model").value)?.find(({ path }) => path === field("route").value);
+
+function body() {
+  const text = field("text").value;
+  return { model: field("model").value, ...route().body(text, Number(field("tokens").value) || 64) };
 }
 
 async function send() {
-  const [route, body] = request();
-  const answerPlace = field("answer");
-  answerPlace.textContent = "";
+  const { path, stream, show } = route();
   const began = performance.now();
   const passed = () => `${Math.round(performance.now() - began)} ms`;
+  field("answer").replaceChildren();
   sending = new AbortController();
-  field("send").disabled = true;
-  field("stop").disabled = false;
+  busy(true);
   note("sent");
   try {
-    const headers = { "content-type": "application/json" };
-    const answer = await ask(route.slice(1), { method: "POST", headers, body: JSON.stringify(body), signal: sending.signal });
-    if (body.stream) await stream(answer, answerPlace, passed);
-    else embedding(await answer.json(), answerPlace, passed);
+    const request = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body()) };
+    const answer = await ask(path.slice(1), { ...request, signal: sending.signal });
+    if (stream) {
+      note(await showStream(answer, field("answer"), passed));
+    } else {
+      const [text, what] = show(await answer.json());
+      field("answer").textContent = text;
+      note(`${what} in ${passed()}`);
+    }
   } catch (error) {
     note(sending.signal.aborted ? `stopped after ${passed()}` : error.message);
   } finally {
-    field("send").disabled = false;
-    field("stop").disabled = true;
+    busy(false);
   }
 }
 
-async function stream(answer, place, passed) {
-  let first = null;
-  let pieces = 0;
-  for await (const [, data] of events(answer)) {
-    if (data === "[DONE]") break;
-    const event = JSON.parse(data);
-    if (event.error) throw new Error(event.error.message);
-    first ??= passed();
-    pieces += 1;
-    const choice = event.choices[0];
-    place.textContent += choice?.text ?? choice?.delta?.content ?? "";
-  }
-  note(`done in ${passed()}, the first of ${pieces} pieces after ${first ?? passed()}`);
-}
-
-function embedding(body, place, passed) {
-  const vector = body.data[0].embedding;
-  place.textContent = `[${vector.slice(0, 8).map((number) => number.toFixed(4)).join(", ")}${vector.length > 8 ? ", …" : ""}]`;
-  note(`${vector.length} dimensions in ${passed()}`);
+function busy(is) {
+  field("send").disabled = is;
+  field("stop").disabled = !is;
 }
 
 function curl() {
-  const [route, body] = request();
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-  const open = "-H \"Authorization: Bearer $KEY\" ";
-  const key = sessionStorage.getItem("key") ? open : "";
-  return `curl ${body.stream ? "-N " : ""}${key}${quoted(new URL(route.slice(1), location.href).href)} --json ${quoted(JSON.stringify(body))}`;
+  const { path, stream } = route();
+  const options = `${stream ? "-N " : ""}${key.get() ? "-H \"Authorization: Bearer $KEY\" " : ""}`;
+  return `curl ${options}${quoted(new URL(path.slice(1), location.href).href)} --json ${quoted(JSON.stringify(body()))}`;
 }
 
-const note = (text) => { field("note").textContent = text; };
-
 field("model").addEventListener("change", offerRoutes);
-document.getElementById("try").addEventListener("submit", (event) => {
+field("route").addEventListener("change", offerFields);
+byId("try").addEventListener("submit", (event) => {
   event.preventDefault();
-  send();
+  if (route()) send();
 });
 field("stop").addEventListener("click", () => sending?.abort());
 field("curl").addEventListener("click", async () => {
+  if (!route()) return;
   field("answer").textContent = curl(); // to copy by hand where there is no clipboard, as without https
   note("");
   await navigator.clipboard?.writeText(field("answer").textContent).then(() => note("copied"), () => {});

@@ -1,0 +1,44 @@
+// The requests that were answered last, newest first.
+
+import { may, whyNot } from "./access.js";
+import { byId, make, setText } from "./dom.js";
+import { UNKNOWN, clock, count, known, milliseconds } from "./format.js";
+import { ask, pause } from "./memoria.js";
+
+const KEPT = 100;
+const EVERY = 1; // seconds
+
+// Until the signal ends it.
+export async function watchRequests(signal) {
+  let last = 0;
+  byId("requests").replaceChildren();
+  say(may("logs") ? "none yet" : whyNot("logs", "requests are shown"));
+  while (may("logs") && !signal.aborted) {
+    try {
+      const { requests } = await (await ask(`admin/requests?limit=${KEPT}&after=${last}`, { signal })).json();
+      if (requests.length > 0) say("");
+      byId("requests").prepend(...requests.map(row).reverse());
+      while (byId("requests").childElementCount > KEPT) byId("requests").lastElementChild.remove();
+      last = requests.at(-1)?.number ?? last;
+    } catch (error) {
+      if (error.status) return say(error.message);
+    }
+    await pause(EVERY, signal);
+  }
+}
+
+function say(text) {
+  setText(byId("requests-none"), text);
+  byId("requests-none").hidden = text === "";
+  byId("requests").parentElement.hidden = text !== "";
+}
+
+function row(request) {
+  const tokens = known(request.prompt_tokens) ? `${count(request.prompt_tokens)} → ${count(request.completion_tokens)}` : UNKNOWN;
+  const marks = (request.aborted ? " aborted" : "") + (request.replays ? " replayed" : "");
+  const isBad = request.status >= 400 || request.aborted;
+  const cells = [request.engine ?? UNKNOWN, (request.route ?? UNKNOWN) + marks, milliseconds(request.first_byte_s),
+    milliseconds(request.duration_s), tokens, request.key ?? UNKNOWN];
+  return make("tr", "", {}, make("td", clock(request.at)), make("td", String(request.status), isBad ? { class: "bad" } : {}),
+    ...cells.map((text) => make("td", text)));
+}

@@ -1,0 +1,82 @@
+"""What a person does on the page, and what they look for there."""
+
+from __future__ import annotations
+
+import json
+import time
+from importlib.resources import files
+from pathlib import Path
+
+from tests.browser.chromium import Page
+
+ADMIN, API = "a" * 32, "k" * 32
+STATES = "[...document.querySelectorAll('article .state')].map((state) => state.classList[1])"
+READY = f"{STATES}.join() === 'ready,ready'"
+STEERABLE = "!document.querySelector('#engine-embedding .steering').hidden"
+
+
+def write_keys(file: Path, **keys: str) -> None:
+    file.write_text("".join(f"{name}: {key}\n" for name, key in keys.items()))
+    file.chmod(0o600)
+
+
+def text_of(element: str) -> str:
+    """JavaScript for the text of the element with this id."""
+    return f"document.getElementById('{element}').textContent"
+
+
+async def use_key(page: Page, key: str) -> None:
+    await page.value(f"document.getElementById('key').value = '{key}'")
+    await page.click("#key-form [type=submit]")
+
+
+async def choose(page: Page, field: str, value: str) -> None:
+    """In a select element, as a person would."""
+    element = f"document.getElementById('{field}')"
+    await page.value(f"({element}.value = {json.dumps(value)}, {element}.dispatchEvent(new Event('change')))")
+
+
+async def steer(page: Page, wish: str, engine: str) -> None:
+    """Presses the button, and says yes when asked once more."""
+    await page.click(f"button[aria-label='{wish} {engine}']")
+    await page.click(f"button[aria-label='confirm: {wish} {engine}']")
+
+
+async def note_changes(page: Page, engine: str) -> None:
+    """From now on `window.changes` holds the states that the engine was shown in, each with its Unix time."""
+    state = f"document.querySelector('#engine-{engine} .state')"
+    await page.value(
+        "(window.changes = [], new MutationObserver(() => window.changes.push("
+        f"[(performance.timeOrigin + performance.now()) / 1000, {state}.classList[1]]))"
+        f".observe({state}, {{attributes: true}}), 0)"
+    )
+
+
+async def seconds_until_seen(page: Page, since: float) -> float:
+    """From `since` (Unix time) until the page first showed the engine in a state that is not `ready`."""
+    fallen = "window.changes.find(([, state]) => state !== 'ready')"
+    await page.until(fallen)
+    at: float = (await page.value(fallen))[0]
+    assert since <= at <= time.time()
+    return at - since
+
+
+async def grave_problems(page: Page) -> list[tuple[str, str]]:
+    """What axe-core finds: rule and element."""
+    axe = files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+    await page.value(axe + ";0")
+    found = await page.value("axe.run().then((report) => report.violations)")
+    grave = [one for one in found if one["impact"] in ("serious", "critical")]
+    return [(one["id"], node["html"]) for one in grave for node in one["nodes"]]
+
+
+async def reached_by_tab(page: Page, times: int = 60) -> set[str]:
+    """Ids, or labels, of what has had the focus."""
+    await page.value("document.activeElement.blur()")
+    reached = set()
+    for _ in range(times):
+        await page.press("Tab")
+        reached.add(
+            await page.value("document.activeElement.id || document.activeElement.getAttribute('aria-label')")
+        )
+    return {name for name in reached if name}
