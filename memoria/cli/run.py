@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from memoria import logs
 from memoria.cli.preflight import look
 from memoria.config.model import Config
+from memoria.engine.descriptors import raise_limit
 from memoria.errors import ExitCode
 from memoria.gpu import open_reader
 from memoria.gpu.device import DeviceReader
@@ -32,6 +33,7 @@ def run_daemon(config: Config, *, verbose: bool, color: bool, take_over: bool = 
             logger.warning("%s", "; ".join((warning.what, *warning.where)))
         else:
             sys.stderr.write(str(warning).replace("error:", "warning:", 1) + "\n")
+    raise_limit()
     reader = open_reader(config.device)
     given, patience = from_systemd(os.environ), 0.0
     if take_over:
