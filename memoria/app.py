@@ -103,6 +103,7 @@ class Daemon:
             app=self._app,
             guarding=guarding,
             on_done=self._on_done,
+            answered=self._metrics.tally.answered,
         )
         self._listeners = listen.Listeners(config, given)
         self._admin = listen.bind_admin(runtime.admin_socket)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from memoria.engine.address import EngineAddress, UnixAddress
 from memoria.engine.census import Census
@@ -122,6 +123,8 @@ class FakeSurroundings:
     boarding: Boarding = field(default_factory=Boarding)
     moves: bool = True  # whether its engine core makes tokens
     tokens: int = 0
+    figures: Progress | Literal["tokens"] | None = "tokens"  # what it says instead
+    asked: int = 0
     answering: asyncio.Event = field(default_factory=asyncio.Event)  # whether it answers memoria's requests
 
     def __post_init__(self) -> None:
@@ -188,8 +191,9 @@ class FakeSurroundings:
     async def progress(self, address: EngineAddress) -> Progress | None:
         if self.moves:
             self.tokens += 1
-        return (("tokens", str(self.tokens)),)
+        return self.figures if self.figures != "tokens" else (("tokens", str(self.tokens)),)
 
     async def answers(self, address: EngineAddress) -> bool:
         await self.answering.wait()
+        self.asked += 1
         return True

@@ -26,6 +26,7 @@ from memoria.proxy.reply import Reply
 from memoria.proxy.request import RequestHead, read_head
 from memoria.proxy.transfer import Transfer
 from memoria.proxy.tunnel import Tunnel
+from memoria.proxy.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 
@@ -310,6 +311,11 @@ class Downstream(HttpToolsProtocol):
                 self._seen, self._since = seen, now
             elif now - self._since >= (HEAD_S if self._in_head else self.timeout_keep_alive):
                 self.transport.close()
+
+    # memoria.proxy.flow.Connection
+
+    def awaited(self, engine: str) -> Upstream | None:
+        return self._transfer.awaited(engine) if isinstance(self._transfer, Transfer) else None
 
     # The next request, or the end
 

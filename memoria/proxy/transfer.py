@@ -65,11 +65,7 @@ class Transfer:
     _written_at = 0.0
 
     def __init__(
-        self,
-        relay: Relay,
-        client: Client,
-        head: RequestHead,
-        verdict: Grant | Answer = ANYBODY,
+        self, relay: Relay, client: Client, head: RequestHead, verdict: Grant | Answer = ANYBODY
     ) -> None:
         """`verdict`: whether the client may ask, or what it is told instead."""
         self._began = time.monotonic()
@@ -205,6 +201,10 @@ class Transfer:
             failure, limit = Failure.UPLOAD_STALLED, relay.patience
         if now - self._since >= limit:
             self._fail(failure)
+
+    def awaited(self, engine: str) -> Upstream | None:
+        awaits = self._passage.engine == engine and self.upload.complete and not self._client.blocked
+        return self._upstream if awaits else None
 
     # To the engine
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 from typing import Protocol
+
+from memoria.proxy.upstream import Upstream
 
 
 class Watched(Protocol):
     def on_tick(self, now: float) -> None:
         """`now` is `time.monotonic()`."""
+
+    def awaited(self, engine: str) -> Upstream | None:
+        """See `flow.py`."""
 
 
 class Watch:
@@ -20,6 +26,10 @@ class Watch:
         self.interval = interval  # a change counts from the next tick on
         self._watched: set[Watched] = set()
         self._timer: asyncio.TimerHandle | None = None
+
+    def __iter__(self) -> Iterator[Watched]:
+        """What is watched now; it may be added and discarded meanwhile."""
+        return iter(tuple(self._watched))
 
     def add(self, watched: Watched) -> None:
         self._watched.add(watched)

@@ -254,9 +254,9 @@ async def test_a_start_that_failed_before_its_neighbours_end_was_seen_is_spoiled
     failed = Engine(gate, "failed")
     await passed(failed.arrive())
     gate.set_releasing("failed", True)  # its own memory is on its way back; it is not judged yet
-    assert not failed.ticket.spoiled
+    spoiled = [failed.ticket.spoiled]
     gate.set_releasing("neighbour", True)
-    assert failed.ticket.spoiled
+    assert [*spoiled, failed.ticket.spoiled] == [False, True]
     failed.ticket.leave()
 
 
