@@ -6,16 +6,8 @@ Nothing is counted while bytes pass. What was read on each connection is there a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
 
-from memoria.proxy.upstream import Upstream
-
-
-class Connection(Protocol):
-    """A client's."""
-
-    def awaited(self, engine: str) -> Upstream | None:
-        """The connection on which this engine's next byte is awaited, by a client that takes it."""
+from memoria.proxy.relay import Answering, Connection
 
 
 class Flows:
@@ -24,19 +16,20 @@ class Flows:
 
     def __init__(self, connections: Iterable[Connection], answered: Callable[[str], int]) -> None:
         self._connections, self._answered = connections, answered
-        self._reads: dict[str, Mapping[Connection, int]] = {}
+        self._reads: dict[str, Mapping[Answering, int]] = {}
         self._ended: dict[str, int] = {}
         self._heard: dict[str, int] = {}
 
     def of(self, engine: str) -> tuple[int, int]:
         """How many requests wait for the engine, and a number that is another one whenever something has come
-        from it since the last time. A tunnel does not count: nobody knows whose turn it is in there."""
-        awaited = ((connection, connection.awaited(engine)) for connection in self._connections)
-        reads = {connection: upstream.reads for connection, upstream in awaited if upstream is not None}
+        from it since the last time."""
+        answering = [c.transfer for c in self._connections if c.transfer is not None]
+        awaited = ((transfer, transfer.awaited(engine)) for transfer in answering)
+        reads = {transfer: upstream.reads for transfer, upstream in awaited if upstream is not None}
         ended = self._answered(engine)
         before = self._reads.get(engine, {})
         moved = ended != self._ended.get(engine, 0) or any(
-            count and count != before.get(connection) for connection, count in reads.items()
+            count and count != before.get(transfer) for transfer, count in reads.items()
         )
         self._reads[engine], self._ended[engine] = reads, ended
         self._heard[engine] = self._heard.get(engine, 0) + moved

@@ -79,6 +79,7 @@ class EngineSurroundings:
     def forget(self, start_id: str) -> None:
         self.passengers.forget(start_id)
         self.runtime.state.ended(start_id)
+        (self.runtime.engines / f"{start_id}.sock").unlink(missing_ok=True)  # one that was killed leaves it
 
     def set_releasing(self, start_id: str, releasing: bool) -> None:
         self.gate.set_releasing(self.engine.name, releasing, start=start_id)

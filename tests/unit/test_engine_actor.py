@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from memoria.config.model import Restart
 from memoria.engine.lifecycle import State
 from memoria.engine.phases import Phase
 from memoria.errors import Problem
@@ -114,6 +115,22 @@ async def test_a_crashed_engine_comes_back(bench: Bench) -> None:
     assert actor.snapshot.restarts == 1
     assert actor.snapshot.diagnosis is None
     assert len(set(bench.around.starts)) == 2
+
+
+async def test_an_hour_of_ready_makes_the_next_delay_the_first_again(bench: Bench) -> None:
+    """What the actor took down as the moment of ready is put back by that time."""
+    bench.policy = Restart(initial=0.05, cap=10.0, attempts=3, reset=600.0)
+    actor = await bench.ready()
+    delays = []
+    for ready_for in (0.0, 0.0, 0.0, 599.0, 3600.0, 0.0):
+        assert actor._current.ready_at is not None
+        actor._current.ready_at -= ready_for
+        kill(actor)
+        await bench.until(S.BACKOFF)
+        assert actor.snapshot.retry_at is not None
+        delays.append(round(actor.snapshot.retry_at - actor.snapshot.since, 6))
+        await bench.until(S.READY)
+    assert delays == [0.05, 0.1, 0.2, 0.4, 0.05, 0.1]
 
 
 async def test_a_crash_before_ready_is_diagnosed_and_after_some_attempts_final(bench: Bench) -> None:

@@ -8,11 +8,16 @@ from memoria.proxy.upstream import Upstream
 
 
 class Client:
-    """A connection whose request waits for `engine`, or not."""
+    """A connection and the request on it, which waits for `engine`, or not."""
 
     def __init__(self, engine: str = "engine") -> None:
         self.engine, self.takes = engine, True
         self.upstream = Upstream(UnixAddress("/nowhere"), [])
+        self.transfer = self
+
+    def on_tick(self, now: float) -> None: ...
+
+    def cut(self, engine: str) -> None: ...
 
     def awaited(self, engine: str) -> Upstream | None:
         return self.upstream if self.takes and engine == self.engine else None
