@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,14 @@ class Change:
     opened: dict[Address, list[socket.socket]]
     closed: dict[Address, list[socket.socket]]
 
+    @property
+    def new(self) -> list[socket.socket]:
+        return [listener for bound in self.opened.values() for listener in bound]
+
+    @property
+    def old(self) -> list[socket.socket]:
+        return [listener for bound in self.closed.values() for listener in bound]
+
 
 def _wanted(config: Config) -> dict[Address, ConfigPath]:
     own = {
@@ -154,9 +162,9 @@ def bind_admin(path: Path) -> socket.socket:
     return listener
 
 
-def spread(listeners: Iterable[socket.socket]) -> list[socket.socket]:
-    """The same sockets, `ACCEPTS` descriptors of each."""
-    return [listener.dup() for listener in listeners for _ in range(ACCEPTS)]
+def spread(listener: socket.socket) -> Iterator[socket.socket]:
+    """The same socket, `ACCEPTS` descriptors of it; each is the taker's to close. Raises `OSError`."""
+    return (listener.dup() for _ in range(ACCEPTS))
 
 
 def close(sockets: Iterable[socket.socket]) -> None:

@@ -157,6 +157,10 @@ class FakeSurroundings:
     def set_releasing(self, start_id: str, releasing: bool) -> None:
         self.releasing.append(releasing)
 
+    @property
+    def is_calm(self) -> bool:
+        return self.alone.is_set()
+
     async def until_alone(self, on_wait: Callable[[str], None]) -> None:
         if not self.alone.is_set():
             on_wait("neighbour")

@@ -64,6 +64,11 @@ class Surroundings(Protocol):
         """While true of any start nobody passes the device's gate, and whoever is behind it is spoiled."""
         ...
 
+    @property
+    def is_calm(self) -> bool:
+        """No other engine is behind the device's gate, and no other's memory is on its way back."""
+        ...
+
     async def until_alone(self, on_wait: Callable[[str], None]) -> None:
         """Until no neighbour is behind the gate that would see the engine's memory go. `on_wait` is told who
         is."""

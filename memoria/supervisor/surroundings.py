@@ -84,6 +84,10 @@ class EngineSurroundings:
     def set_releasing(self, start_id: str, releasing: bool) -> None:
         self.gate.set_releasing(self.engine.name, releasing, start=start_id)
 
+    @property
+    def is_calm(self) -> bool:
+        return self.gate.is_calm(self.engine.name)
+
     async def until_alone(self, on_wait: Callable[[str], None]) -> None:
         await self.gate.until_alone(self.engine.name, on_wait)
 
