@@ -14,7 +14,7 @@ from memoria.engine.address import EngineAddress, UnixAddress
 from memoria.engine.census import Census
 from memoria.engine.command import EngineSpec
 from memoria.engine.liveness import Progress
-from memoria.errors import Problem
+from memoria.errors import Problem, UnavailableError
 from memoria.gpu.device import Device
 from memoria.supervisor.passengers import Boarding
 
@@ -114,6 +114,7 @@ class FakeSurroundings:
     released: asyncio.Event = field(default_factory=asyncio.Event)
     alone: asyncio.Event = field(default_factory=asyncio.Event)  # no neighbour is behind the gate
     held_problems: list[Problem] = field(default_factory=list)
+    taken: Problem | None = None  # why it has no place to listen
     census: Census = field(default_factory=Census)
     tickets: list[FakeTicket] = field(default_factory=list)
     starts: list[str] = field(default_factory=list)
@@ -147,6 +148,10 @@ class FakeSurroundings:
         if self.passenger:
             self.boarding.at_gate.set()
         return self.boarding
+
+    async def check_address(self) -> None:
+        if self.taken is not None:
+            raise UnavailableError(self.taken)
 
     def spawned(self, start_id: str, pid: int) -> None:
         self.pids.append(pid)

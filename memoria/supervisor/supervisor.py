@@ -219,10 +219,12 @@ class Supervisor:
             ) from None
 
     def _changed(self, snapshot: EngineSnapshot) -> None:
-        if snapshot.name in self.actors:  # else it is being retired
-            self.verifier.changed(snapshot, self.config.engine(snapshot.name), self.plan)
-        for listener in self._listeners:
+        for listener in (self._verify, *self._listeners):
             try:
                 listener(snapshot)
             except Exception:  # a screen's bug must not stop an engine's task
                 logger.exception("a listener failed")
+
+    def _verify(self, snapshot: EngineSnapshot) -> None:
+        if snapshot.name in self.actors:  # else it is being retired
+            self.verifier.changed(snapshot, self.config.engine(snapshot.name), self.plan)
