@@ -16,6 +16,7 @@ from memoria.config.model import Restart, Timeouts
 from memoria.engine.journal import Journal
 from memoria.engine.lifecycle import WITHOUT_PROCESS, Event, State
 from memoria.engine.logfile import LogFile
+from memoria.engine.shared_memory import remove
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.engine.start import Start
 from memoria.engine.states import EngineStates
@@ -96,6 +97,11 @@ class EngineActor(EngineStates):
         """What a person wants: to run, or to rest."""
         return self._wanted
 
+    @property
+    def may_go(self) -> bool:
+        """Whether it could be restarted now: nobody would see its memory go, and it could come back."""
+        return self.state in WITHOUT_PROCESS or (self._around.is_calm and self._next_around.is_calm)
+
     def pids(self) -> set[int]:
         """The processes of its tree and of its standby's, as the latest look at /proc has seen them."""
         starts = (self._current.id, self._spare.start_id)
@@ -166,6 +172,7 @@ class EngineActor(EngineStates):
         if self._current.id is not None:
             self._around.set_releasing(self._current.id, False)
             self._around.forget(self._current.id)
+        remove(self._current.segments)
         self._current, self._vigil = Start(), None
         self._publish(phase=None, percent=None, pid=None, start_id=None, address=None)
 

@@ -34,6 +34,7 @@ class Start:
     ready_at: float | None = None
     exited_at: float | None = None
     exit: ExitStatus | None = None
+    segments: frozenset[str] = frozenset()  # of shared memory, that its processes had when it was ready
     let_through: bool = False
     slipped_through: asyncio.Event = field(default_factory=asyncio.Event)
     oom_kills: int | None = field(default_factory=oom_kills)
