@@ -75,7 +75,8 @@ def test_a_secret_stays_where_it_belongs(keyed: Box, collector: Collector, figur
         done = keyed.call(*command, **secrets)
         assert done.returncode == 0, (command, done.stderr)
         said[f"memoria {' '.join(command)}"] = [done.stdout, done.stderr]
-    said["metrics"] = [daemon.ask("GET", "/metrics").text]
+    metrics = f"GET /metrics HTTP/1.1\r\nhost: localhost\r\nx-api-key: {CANARIES['CLIENT_KEY']}\r\n\r\n"
+    said["metrics"] = [_raw(keyed, metrics.encode())]
     said["admin"] = [_admin(keyed, path) for path in ADMIN]
     assert daemon.stop() == 0
     said["daemon"] = [*daemon.out.lines, *daemon.err.lines]
