@@ -75,8 +75,8 @@ def test_a_secret_stays_where_it_belongs(keyed: Box, collector: Collector, figur
         done = keyed.call(*command, **secrets)
         assert done.returncode == 0, (command, done.stderr)
         said[f"memoria {' '.join(command)}"] = [done.stdout, done.stderr]
-    metrics = f"GET /metrics HTTP/1.1\r\nhost: localhost\r\nx-api-key: {CANARIES['CLIENT_KEY']}\r\n\r\n"
-    said["metrics"] = [_raw(keyed, metrics.encode())]
+    head = f"GET /metrics HTTP/1.1\r\nhost: localhost\r\nx-api-key: {CANARIES['CLIENT_KEY']}"
+    said["metrics"] = [_raw(keyed, f"{head}\r\nconnection: close\r\n\r\n".encode())]
     said["admin"] = [_admin(keyed, path) for path in ADMIN]
     assert daemon.stop() == 0
     said["daemon"] = [*daemon.out.lines, *daemon.err.lines]
@@ -124,18 +124,24 @@ def _ask_in_vain(box: Box) -> list[str]:
     for authorization in (f"Bearer {key}", f"Bearer {key}x", f"Basic {key}", key, f"Bearer {admin}"):
         for path in ("/v1/completions", "/v1/embeddings", "/v1/nothing", "/health", "/v1/models", "/admin/x"):
             for content in (body, broken):
-                head = (
-                    f"POST {path}?q={query} HTTP/1.1\r\nhost: localhost\r\nauthorization: {authorization}\r\n"
+                lines = (
+                    f"POST {path}?q={query} HTTP/1.1",
+                    "host: localhost",
+                    "connection: close",
+                    f"authorization: {authorization}",
+                    f"content-length: {len(content)}",
                 )
-                answers.append(_raw(box, f"{head}content-length: {len(content)}\r\n\r\n{content}".encode()))
+                answers.append(_raw(box, "\r\n".join((*lines, "", content)).encode()))
         answers.append(_raw(box, f"GET /v1 x HTTP/1.1\r\nx-api-key: {key}\r\n\r\n".encode()))
     return answers
 
 
-def _raw(box: Box, request: bytes) -> str:
+def _raw(box: Box, request: bytes, *, leave: bool = False) -> str:
+    """What comes until memoria closes; `leave`: the request may be half of one, and no more will come."""
     with socket.create_connection(("127.0.0.1", box.ports.main), timeout=PATIENCE) as client:
         client.sendall(request)
-        client.shutdown(socket.SHUT_WR)
+        if leave:
+            client.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: client.recv(1 << 16), b"")).decode("latin-1")
 
 
@@ -147,7 +153,7 @@ def test_what_a_client_writes_cannot_forge_a_line_of_the_log(box: Box, form: str
     daemon.until_ready()
     for text in HOSTILE:
         for request in _requests_with(text):
-            _raw(box, request)
+            _raw(box, request, leave=True)
     with Streaming(box.ports.main, {"prompt": "a", "max_tokens": 2}) as stream:
         stream.rest()  # the engine vanishes, and the log tells the request's id
     _until_told(daemon, form)
