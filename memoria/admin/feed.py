@@ -14,6 +14,7 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
 from memoria.admin.collect import Collector
+from memoria.admin.history import History
 from memoria.admin.replies import flag, number, wrong
 from memoria.admin.status import Status
 from memoria.engine.journal import Entry, Journal
@@ -49,9 +50,11 @@ class Bell:
 class Feed:
     """`bell` rings with every change, and for the last time when `close` ends all streams."""
 
-    def __init__(self, supervisor: Supervisor, journal: Journal, collector: Collector) -> None:
+    def __init__(
+        self, supervisor: Supervisor, journal: Journal, collector: Collector, history: History
+    ) -> None:
         self.journal, self.bell, self.is_open = journal, Bell(), True
-        self._collector = collector
+        self._collector, self._history = collector, history
         self._lock = asyncio.Lock()
         self._latest: tuple[float, Status] | None = None
         journal.listen(lambda _: self.bell.ring())
@@ -80,14 +83,19 @@ class Feed:
             if self.journal.last == after and not await self.bell.rung(HEARTBEAT):
                 yield ": still here\n\n"
 
-    async def all(self, after: int) -> AsyncIterator[str]:
-        """Entries, and a status whenever something has changed, every `EVERY` seconds at least."""
+    async def all(self, after: int, *, history: bool = False) -> AsyncIterator[str]:
+        """Entries, and a status whenever something has changed, every `EVERY` seconds at least; with
+        `history` also the samples of the last minutes, then each that is added."""
+        sampled = 0
         while True:
             for entry in self.journal.after(after):
                 after = entry.number
                 yield _journal_event(entry)
             began = time.monotonic()
             yield _event("status", (await self.status(began)).to_json())
+            if history and (samples := self._history.after(sampled)):
+                sampled = samples[-1].number
+                yield _event("history", {"samples": [sample.to_json() for sample in samples]})
             if not self.is_open:
                 return
             await asyncio.sleep(AT_MOST_EVERY)
@@ -98,7 +106,8 @@ class Feed:
 def routes(feed: Feed) -> list[Route]:
     async def events(request: Request) -> StreamingResponse:
         after = number(request, "after", _last_seen(request), most=MOST)
-        stream = feed.all(after) if flag(request, "status", default=True) else feed.entries(after)
+        status, history = flag(request, "status", default=True), flag(request, "history")
+        stream = feed.all(after, history=history) if status else feed.entries(after)
         return StreamingResponse(stream, media_type="text/event-stream", headers=STREAM_HEADERS)
 
     return [Route("/events", events, methods=["GET"])]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from pydantic import ValidationError
 
 from memoria.config import paths
 from memoria.config.checks import check_engines, check_front, check_memory
-from memoria.config.environment import read_variables
+from memoria.config.environment import SAVE_AS_UTF8, fill_in_log, pass_on_hub_variables, read_variables
 from memoria.config.flags import check_variables, read_pooler, sort_flags
 from memoria.config.marks import Document, parse
 from memoria.config.model import (
@@ -32,7 +33,7 @@ from memoria.config.model import (
 )
 from memoria.config.report import Report
 from memoria.config.schema import VLLM_KEYS, Engine, File
-from memoria.config.wording import report_findings
+from memoria.config.wording import report_findings, without_wrong
 from memoria.errors import ConfigError, Problem
 
 SYSTEM_FILE = Path("/etc/memoria/memoria.yaml")
@@ -47,6 +48,15 @@ class Loaded:
     document: Document
 
 
+class WrongValuesError(ConfigError):
+    """`usable` is the configuration without its wrong values, for what else there is to say of it: engines,
+    their devices and the fractions that are right are as written."""
+
+    def __init__(self, problems: Iterable[Problem], usable: Config) -> None:
+        super().__init__(problems)
+        self.usable = usable
+
+
 def find(flag: Path | None, environ: Mapping[str, str], cwd: Path) -> Path:
     """The file to use: `flag`, MEMORIA_CONFIG, `cwd`/memoria.yaml, /etc/memoria/memoria.yaml.
 
@@ -55,17 +65,29 @@ def find(flag: Path | None, environ: Mapping[str, str], cwd: Path) -> Path:
         return cwd / flag
     if named := environ.get("MEMORIA_CONFIG"):
         return cwd / named
-    candidates = (cwd / "memoria.yaml", SYSTEM_FILE)
-    for candidate in candidates:
-        if candidate.is_file():
+    absent = {}
+    for candidate in (cwd / "memoria.yaml", SYSTEM_FILE):
+        reason = _absence(candidate)
+        if reason is None:
             return candidate
+        absent[candidate] = reason
     raise ConfigError(
         Problem(
             "no configuration file",
-            tuple(f"{shown(candidate)}  not there" for candidate in candidates),
+            tuple(f"{shown(candidate)}  {reason}" for candidate, reason in absent.items()),
             "name one with --config or MEMORIA_CONFIG; `memoria demo` needs none",
         )
     )
+
+
+def _absence(path: Path) -> str | None:
+    """Why there is no file at `path`; None where there is one."""
+    try:
+        return None if S_ISREG(path.stat().st_mode) else "not a file"
+    except (FileNotFoundError, NotADirectoryError):
+        return "not there"
+    except OSError as error:
+        return (error.strerror or "not readable").lower()
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Config:
@@ -85,6 +107,8 @@ def read(path: Path, environ: Mapping[str, str]) -> Loaded:
             sort_flags(engine, ("engines", name), report)
             check_variables(engine, ("engines", name), report)
             read_pooler(engine, ("engines", name), report)
+            pass_on_hub_variables(engine, ("engines", name), variables, report)
+    fill_in_log(document.data, variables, report)
     check_engines(document, path.absolute().parent, environ, report)
     runtime_dir, _ = paths.runtime_dir(_text(document, "runtime_dir"), path, environ)
     if len(os.fsencode(runtime_dir)) > paths.SOCKET_PATH_MAX - paths.SOCKET_NAME_MAX - 1:
@@ -96,9 +120,17 @@ def read(path: Path, environ: Mapping[str, str]) -> Loaded:
     try:
         file = File.model_validate(document.data)
     except ValidationError as error:
-        report_findings(error, document, report)
+        wrong = report_findings(error, document, report)
         check_memory(document, report)
-        report.raise_errors()
+        usable = without_wrong(document, error)
+        if usable is not None:
+            check_front(usable, report, wrong)
+        try:
+            report.raise_errors()
+        except ConfigError as found:
+            if usable is None or wrong & {"gpu", "gpu_limit", "device", "[key]"}:
+                raise
+            raise WrongValuesError(found.problems, _build(usable, path, environ, report)) from error
         raise
     check_memory(document, report)
     check_front(file, report)
@@ -124,10 +156,11 @@ def _read_text(path: Path) -> str:
         raise ConfigError(Problem(f"{name} is a folder", hint=hint)) from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise ConfigError(Problem("this is not UTF-8 text", (f"{name}:{line}",))) from error
+        raise ConfigError(Problem("this is not UTF-8 text", (f"{name}:{line}",), SAVE_AS_UTF8)) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(Problem(f"cannot read {name}: {reason}")) from error
+        hint = "let memoria's user read it, or name another with --config or MEMORIA_CONFIG"
+        raise ConfigError(Problem(f"cannot read {name}: {reason}", hint=hint)) from error
 
 
 def _text(document: Document, *path: str) -> str | None:

@@ -68,7 +68,7 @@ ROWS = (
         "keep-alive race",
         "none visible",
         (
-            f"{PROXY}faults.py::test_a_kept_connection_that_the_engine_gave_up_is_replaced_unseen",
+            f"{PROXY}races.py",
             f"{FAULTS}clients.py::test_connections_that_engines_close_at_any_moment_cost_no_request",
         ),
         none="502s",

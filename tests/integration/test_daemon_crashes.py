@@ -191,10 +191,10 @@ def test_a_failing_engine_shows_its_log_and_what_to_do_on_the_plain_screen(box: 
     error = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has"
     box.vllm.set_faults("generation", fail_at="loading", log=(error,))
     daemon = box.start(LOG_FORMAT="text")
-    daemon.out.wait(lambda line: line.startswith("generation failed"))
+    daemon.out.wait(lambda line: line.startswith("generation  failed"))
     daemon.out.wait(lambda line: error in line)
     assert daemon.stop() == 0
-    assert daemon.out.lines[0] == f"memoria    proxy on http://127.0.0.1:{box.ports.main}"
-    assert any(line.startswith("generation backoff   CUDA out of memory") for line in daemon.out.lines)
+    assert daemon.out.lines[0] == f"memoria     proxy on http://127.0.0.1:{box.ports.main}"
+    assert any(line.startswith("generation  backoff   CUDA out of memory") for line in daemon.out.lines)
     assert any(line.startswith("hint: ") for line in daemon.out.lines)
-    assert any(line.startswith("embedding  ready") for line in daemon.out.lines)
+    assert any(line.startswith("embedding   ready") for line in daemon.out.lines)

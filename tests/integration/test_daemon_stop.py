@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import time
@@ -66,6 +67,10 @@ def test_streams_longer_than_the_drain_are_cut(box: Box) -> None:
         stream.event()
         daemon.signal(signal.SIGTERM)
         assert daemon.told("generation", "drain timed out") == "requests cut: 1"
+        last = stream.rest()[
+            -1
+        ]  # memoria's, not the engine's, which would end the stream as if it were whole
+        assert json.loads(last)["error"]["code"] == "engine_stopping"
         assert daemon.exit_code() == 0
     assert box.survivors() == []
 

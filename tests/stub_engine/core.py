@@ -11,20 +11,22 @@ import signal
 import time
 from multiprocessing.connection import Connection
 
-from tests.stub_engine.device import take_memory
+from tests.stub_engine.device import claim, take_memory
 from tests.stub_engine.events import record
 from tests.stub_engine.faults import Faults, wait_for
 from tests.stub_engine.log import Log
 from tests.stub_engine.plugins import load_general_plugins
 
 
-def run_engine_core(pipe: Connection, model: str, max_model_len: int, faults: Faults) -> None:
+def run_engine_core(
+    pipe: Connection, model: str, max_model_len: int, fraction: float | None, faults: Faults
+) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     record("core spawned")
     load_general_plugins(faults)
     record("through the gate")
-    _load(Log("EngineCore", faults), model, max_model_len, faults)
+    _load(Log("EngineCore", faults), model, max_model_len, fraction, faults)
     record("loaded")
     try:
         pipe.send("ready")
@@ -34,11 +36,13 @@ def run_engine_core(pipe: Connection, model: str, max_model_len: int, faults: Fa
             signal.pause()
 
 
-def _load(log: Log, model: str, max_model_len: int, faults: Faults) -> None:
+def _load(log: Log, model: str, max_model_len: int, fraction: float | None, faults: Faults) -> None:
     log.reach("engine")
     log.info(f"Initializing a V1 LLM engine (v0.32.0) with config: model='{model}'", place="core.py:133")
     if faults.gpu_bytes:
         take_memory(os.getpid(), faults.gpu_bytes)
+    if faults.context_bytes is not None:
+        claim(os.getpid(), 0.92 if fraction is None else fraction, faults.context_bytes)
     log.reach("loading")
     log.info(f"Starting to load model {model}...", place="gpu_model_runner.py:5040")
     wait_for(faults.load_until)

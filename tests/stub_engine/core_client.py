@@ -21,11 +21,11 @@ class EngineDeadError(Exception):
 
 
 class CoreClient:
-    def __init__(self, model: str, max_model_len: int, faults: Faults) -> None:
+    def __init__(self, model: str, max_model_len: int, fraction: float | None, faults: Faults) -> None:
         context = get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
-            target=run_engine_core, args=(theirs, model, max_model_len, faults), name="EngineCore"
+            target=run_engine_core, args=(theirs, model, max_model_len, fraction, faults), name="EngineCore"
         )
         self._process.start()
         theirs.close()

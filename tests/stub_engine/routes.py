@@ -102,19 +102,30 @@ class Routes:
         )
         if body.get("stream"):
             options = body.get("stream_options") or {}
-            stream = self._stream(ask, include_usage=options.get("include_usage", False))
+            stream = self._stream(
+                ask,
+                include_usage=options.get("include_usage", False),
+                continuous=options.get("continuous_usage_stats", False),
+            )
             return Response(content_type="text/event-stream; charset=utf-8", stream=stream)
         text = "".join([answers.word(ask.prompt, number) async for number in self._tokens(ask.tokens)])
         texts = [text] * body.get("n", 1)
         answer = answers.whole(ask.request_id, model, ask.prompt, texts, ask.tokens, chat=chat)
         return Response.of_json(answer, cut=self.faults.cut_body)
 
-    async def _stream(self, ask: _Ask, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
+    async def _stream(
+        self, ask: _Ask, *, include_usage: bool, continuous: bool
+    ) -> AsyncGenerator[bytes, None]:
+        text = ""
         try:
             async for number in self._tokens(ask.tokens):
-                text = answers.word(ask.prompt, number)
+                text += answers.word(ask.prompt, number)
                 last = number == ask.tokens - 1
-                yield answers.chunk(ask.request_id, ask.model, 0, text, last=last, chat=ask.chat)
+                if (number + 1) % self.faults.event_tokens and not last:
+                    continue
+                usage = answers.usage(ask.prompt, number + 1) if include_usage and continuous else None
+                yield answers.chunk(ask.request_id, ask.model, 0, text, last=last, chat=ask.chat, usage=usage)
+                text = ""
         except EngineDeadError as dead:
             yield answers.event(answers.error(str(dead), "InternalServerError", 500))
         else:
