@@ -28,6 +28,7 @@ ROWS = (
             f"{REAL}survival.py::test_nothing_is_left_after_the_daemon_was_killed_while_they_start",
             f"{REAL}survival.py::test_nothing_is_left_after_the_daemon_was_killed_at_work",
             f"{FAULTS}campaigns.py::test_fifty_killed_daemons_leave_nothing",
+            f"{FAULTS}under_systemd.py::test_a_daemon_that_fails_is_started_again_and_nothing_of_it_is_left",
         ),
         none="survivors",
         starred=True,
@@ -118,6 +119,7 @@ ROWS = (
         (
             f"{DAEMON}crashes.py::test_a_process_that_left_its_group_dies_with_its_engine",
             f"{UNIT}engine_process.py::test_a_child_that_left_the_session_is_found_by_its_marker_and_killed",
+            f"{FAULTS}under_systemd.py::test_its_control_group_holds_every_process_of_every_engine",
         ),
         none="survivors",
     ),
@@ -164,6 +166,7 @@ ROWS = (
         (
             f"{DAEMON}systemd.py::test_systemd_hears_of_readiness_progress_life_and_the_end",
             f"{FAULTS}daemon.py::test_a_blocked_daemon_misses_its_watchdog_and_is_replaced",
+            f"{FAULTS}under_systemd.py::test_a_daemon_that_fails_is_started_again_and_nothing_of_it_is_left",
         ),
         none="survivors",
     ),
