@@ -40,9 +40,7 @@ def _manager() -> tuple[str, ...] | None:
     if not (Path("/run/systemd/system").is_dir() and shutil.which("systemd-run")):
         return None
     flags = ("--system",) if os.getuid() == 0 else ("--user",)
-    asked = subprocess.run(
-        ["systemctl", *flags, "is-system-running"], capture_output=True, text=True, check=False
-    )
+    asked = _run("systemctl", *flags, "is-system-running")
     return flags if asked.stdout.strip() in ("running", "degraded") else None
 
 
