@@ -106,6 +106,7 @@ class Daemon:
             app=self._app,
             guarding=guarding,
             on_done=self._on_done,
+            answered=self._metrics.tally.answered,
         )
         self._listeners = listen.Listeners(config, given)
         self._admin = listen.bind_admin(runtime.admin_socket)
@@ -153,6 +154,8 @@ class Daemon:
                 await self.supervisor.open()
                 self._notifier.ready()
                 await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if not self._stops:
+                    self.journal.add("memoria", "the HTTP server has ended by itself", level=logging.ERROR)
             finally:
                 self._notifier.stopping()
                 self._reloader.cancel()
@@ -170,6 +173,8 @@ class Daemon:
                 self._listeners.close()
                 self._admin.close()
                 self._handover.close()
+            if not self._stops:  # a service manager starts what has failed again
+                raise serving.exception() or RuntimeError("the HTTP server has ended by itself")
 
     def stop(self) -> None:
         """The first call drains, the second kills."""
@@ -200,7 +205,8 @@ class Daemon:
         self.journal.add("memoria", "handed over", "another daemon takes over")
         for listener in self._listeners.sockets:
             self._server.ignore(listener)
-        self.stop()
+        if not self._stops:  # a third daemon that asks while this one drains is no reason to hurry
+            self.stop()
 
     def _hang_up(self) -> None:
         """SIGHUP: a person asks for a reload, or the terminal that memoria was started in has closed."""

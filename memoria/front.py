@@ -16,6 +16,7 @@ from memoria.proxy.access import access_rules
 from memoria.proxy.admission import Admission
 from memoria.proxy.downstream import protocol_for
 from memoria.proxy.exchange import Exchange
+from memoria.proxy.flow import Flows
 from memoria.proxy.guarding import Guarding
 from memoria.proxy.keys import Keys
 from memoria.proxy.pool import Pool
@@ -38,6 +39,7 @@ class Front:
         app: OwnApp,
         guarding: Guarding | None,
         on_done: Callable[[Exchange], None],
+        answered: Callable[[str], int],
     ) -> None:
         self._keys, self._guarding = keys, guarding
         self._admission, self._app = admission, app
@@ -51,6 +53,7 @@ class Front:
             timeouts=config.timeouts,
             on_done=on_done,
         )
+        supervisor.watch_flow(Flows(self._relay.watch, answered).of)
         self._tell_relay(config)
         self.protocol: type[HttpToolsProtocol] = protocol_for(self._relay)
 

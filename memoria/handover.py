@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 FIRST = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
 MOST = 250  # descriptors in one message: SCM_MAX_FD is 253 (unix(7))
 PATIENCE = 10.0  # seconds
+AGAIN = 0.2  # seconds until the next one is listened to after a failure
 
 
 def from_systemd(environ: Mapping[str, str]) -> list[socket.socket]:
@@ -73,12 +74,13 @@ class Handover:
         """Until it is cancelled."""
         loop = asyncio.get_running_loop()
         while True:
-            connection, _ = await loop.sock_accept(self._listener)
-            with connection:
-                try:
+            try:
+                connection, _ = await loop.sock_accept(self._listener)
+                with connection:
                     await self._hand_over(connection)
-                except (OSError, TimeoutError) as error:
-                    logger.warning("the sockets were not handed over: %r", error)
+            except OSError as error:  # for want of a descriptor, say
+                logger.warning("the sockets were not handed over: %r", error)
+                await asyncio.sleep(AGAIN)
 
     def close(self) -> None:
         self._listener.close()

@@ -6,15 +6,15 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from memoria.config.model import Address, Config, ConfigPath
 from memoria.config.report import key_name
+from memoria.engine.port import holders, problem_of, taken
 from memoria.errors import Problem, UnavailableError
-from memoria.gpu.process import describe
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ class Listeners:
         """`given` listen already, on some of the addresses; what the configuration does not have is closed.
         Raises `UnavailableError` with every address that cannot be had, leaving none behind."""
         wanted, self._bound = _wanted(config), dict[Address, list[socket.socket]]()
+        self._engines_own = _engines_own(config)
         for listener in given:
             address = _address_of(listener, wanted)
             if address is None:
@@ -44,7 +45,8 @@ class Listeners:
                 _prepare(listener)
                 self._bound.setdefault(address, []).append(listener)
         try:
-            self._bound |= _bind_all(config, {a: key for a, key in wanted.items() if a not in self._bound})
+            missing = {a: key for a, key in wanted.items() if a not in self._bound}
+            self._bound |= _bind_all(config, missing, tried=self._engines_own)
         except UnavailableError:
             self.close()
             raise
@@ -62,14 +64,18 @@ class Listeners:
         gone = [address for address in self._bound if address not in wanted]
         ports = {address.port for address in missing} & {address.port for address in gone}
         sharing = [listener for address in gone if address.port in ports for listener in self._bound[address]]
+        engines_own, ours = _engines_own(config), {address.port for address in self._bound}
+        ours |= self._engines_own.keys()  # what memoria holds, or an engine of it, becomes free in time
+        tried = {port: key for port, key in engines_own.items() if port not in ours}
         _share(sharing, True)
         try:
-            opened = _bind_all(config, missing, shared=ports)
+            opened = _bind_all(config, missing, shared=ports, tried=tried)
         finally:
             _share(sharing, False)
-        return Change(opened, {address: self._bound[address] for address in gone})
+        return Change(opened, {address: self._bound[address] for address in gone}, engines_own)
 
     def adopt(self, change: Change) -> None:
+        self._engines_own = change.engines_own
         self._bound |= change.opened
         for address in change.closed:
             close(self._bound.pop(address))
@@ -80,10 +86,20 @@ class Listeners:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Sockets by address: those that listen already, and those that are to be closed."""
+    """Sockets by address: those that listen already, and those that are to be closed. `engines_own` are the
+    ports that vLLM itself listens on."""
 
     opened: dict[Address, list[socket.socket]]
     closed: dict[Address, list[socket.socket]]
+    engines_own: dict[int, ConfigPath]
+
+    @property
+    def new(self) -> list[socket.socket]:
+        return [listener for bound in self.opened.values() for listener in bound]
+
+    @property
+    def old(self) -> list[socket.socket]:
+        return [listener for bound in self.closed.values() for listener in bound]
 
 
 def _wanted(config: Config) -> dict[Address, ConfigPath]:
@@ -93,6 +109,15 @@ def _wanted(config: Config) -> dict[Address, ConfigPath]:
         if engine.port is not None and engine.transport == "uds"
     }
     return {config.listen: ("listen",), **own}
+
+
+def _engines_own(config: Config) -> dict[int, ConfigPath]:
+    """The ports that vLLM listens on itself."""
+    return {
+        engine.port: ("engines", engine.name, "port")
+        for engine in config.engines
+        if engine.port is not None and engine.transport == "tcp"
+    }
 
 
 def _address_of(listener: socket.socket, wanted: Iterable[Address]) -> Address | None:
@@ -112,9 +137,14 @@ def _prepare(listener: socket.socket) -> None:
 
 
 def _bind_all(
-    config: Config, wanted: Mapping[Address, ConfigPath], *, shared: Collection[int] = ()
+    config: Config,
+    wanted: Mapping[Address, ConfigPath],
+    *,
+    shared: Collection[int] = (),
+    tried: Mapping[int, ConfigPath],
 ) -> dict[Address, list[socket.socket]]:
-    """`shared` ports are listened on by an earlier socket of ours, too."""
+    """`shared` ports are listened on by an earlier socket of ours, too. Those that are to be `tried` must
+    only be free."""
     bound: dict[Address, list[socket.socket]] = {}
     problems: list[Problem] = []
     for address, key in wanted.items():
@@ -122,6 +152,9 @@ def _bind_all(
             bound[address] = _bind(address, share=address.port in shared)
         except OSError as error:
             problems.append(_problem(config, address, key, error))
+    for port, key in tried.items():
+        if (problem := problem_of(port)) is not None:
+            problems.append(replace(problem, where=(*_mark(config, key), *problem.where)))
     if problems:
         for listeners in bound.values():
             close(listeners)
@@ -154,9 +187,9 @@ def bind_admin(path: Path) -> socket.socket:
     return listener
 
 
-def spread(listeners: Iterable[socket.socket]) -> list[socket.socket]:
-    """The same sockets, `ACCEPTS` descriptors of each."""
-    return [listener.dup() for listener in listeners for _ in range(ACCEPTS)]
+def spread(listener: socket.socket) -> Iterator[socket.socket]:
+    """The same socket, `ACCEPTS` descriptors of it; each is the taker's to close. Raises `OSError`."""
+    return (listener.dup() for _ in range(ACCEPTS))
 
 
 def close(sockets: Iterable[socket.socket]) -> None:
@@ -199,14 +232,15 @@ def _listener(listener: socket.socket, where: tuple[Any, ...], *, share: bool) -
     return listener
 
 
-def _problem(config: Config, address: Address, key: ConfigPath, error: OSError) -> Problem:
+def _mark(config: Config, key: ConfigPath) -> list[str]:
     mark = config.where(*key)
-    where = [f"{mark}  {key_name(key)}"] if mark else []
+    return [f"{mark}  {key_name(key)}"] if mark else []
+
+
+def _problem(config: Config, address: Address, key: ConfigPath, error: OSError) -> Problem:
+    where = _mark(config, key)
     if error.errno == errno.EADDRINUSE:
-        where += _holders(address.port)
-        return Problem(
-            f"port {address.port} is in use", tuple(where), "stop that process, or choose another port"
-        )
+        return taken(address.port, [*where, *holders(address.port)])
     if error.errno == errno.EACCES:
         hint = "ports below 1024 need CAP_NET_BIND_SERVICE"
     elif isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
@@ -214,19 +248,3 @@ def _problem(config: Config, address: Address, key: ConfigPath, error: OSError) 
     else:
         hint = "choose another address or port"
     return Problem(f"cannot listen on {address}: {error.strerror or error}", tuple(where), hint)
-
-
-def _holders(port: int) -> list[str]:
-    """Who listens on a port, as far as this user may see."""
-    import psutil  # noqa: PLC0415 - only needed to explain a failure
-
-    found = []
-    for connection in psutil.net_connections("tcp"):
-        if connection.status != psutil.CONN_LISTEN or not connection.laddr or connection.laddr.port != port:
-            continue
-        if connection.pid is None:
-            found.append("held by a process of another user")
-            continue
-        user, command = describe(connection.pid)
-        found.append(f"pid {connection.pid}  {user or '-'}  {command or '-'}")
-    return sorted(set(found))

@@ -8,9 +8,10 @@ one after another afterwards.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from logging import ERROR, WARNING
 from typing import Any
 
 from memoria.config.changes import Changes, compare
@@ -23,7 +24,7 @@ from memoria.engine.lifecycle import State
 from memoria.errors import ConfigError, MemoriaError, Problem, UnavailableError
 from memoria.front import Front
 from memoria.gpu.device import DeviceReader
-from memoria.listen import Listeners
+from memoria.listen import Change, Listeners, close
 from memoria.proxy.admission import Admission
 from memoria.proxy.guarding import Guarding
 from memoria.proxy.keys import Keys
@@ -33,6 +34,9 @@ from memoria.supervisor.preflight import Preflight, preflight
 from memoria.supervisor.roll import Roll, order
 from memoria.supervisor.supervisor import Supervisor
 
+logger = logging.getLogger(__name__)
+
+REFUSED = "reload refused, nothing has changed"
 PATIENCE = 60.0  # seconds for reading the GPU and looking for the models
 
 
@@ -83,6 +87,7 @@ class Reloader:
         self._reader, self._environ, self._journal = reader, environ, journal
         self._on_adopted = on_adopted
         self._roll = Roll(supervisor)
+        self._closing = False
         self._one_at_a_time = asyncio.Lock()
 
     async def reload(self, *, dry_run: bool = False) -> Reloaded:
@@ -96,16 +101,25 @@ class Reloader:
                 if not dry_run:
                     for problem in error.problems:
                         told = "; ".join((problem.what, *problem.where))
-                        self._journal.add("memoria", "reload refused, nothing has changed", told)
+                        self._journal.add("memoria", REFUSED, told, level=WARNING)
+                raise
+            except Exception as error:
+                self._journal.add("memoria", "reload failed, a bug in memoria", repr(error), level=ERROR)
                 raise
         return Reloaded(checked.changes, self._given_up(), checked.config.warnings, applied=not dry_run)
 
     async def on_signal(self) -> None:
         """SIGHUP: there is nobody to raise to; the journal tells."""
-        with contextlib.suppress(MemoriaError):
+        try:
             await self.reload()
+        except MemoriaError:
+            pass
+        except Exception:
+            logger.exception("a reload failed")
 
     def cancel(self) -> None:
+        """memoria stops: what is under way is not finished."""
+        self._closing = True
         self._roll.cancel()
 
     async def _check(self) -> _Checked:
@@ -126,29 +140,47 @@ class Reloader:
         return _Checked(settled, compare(self._config, settled), checked, keys)
 
     async def _adopt(self, checked: _Checked) -> None:
+        """Raises `UnavailableError` when the new addresses cannot be had; then nothing has changed."""
         config, changes = checked.config, checked.changes
         install, plan = checked.preflight.complete()
-        change = self._listeners.open_new(config)
-        restarts = order([*(r.engine for r in changes.restarts)], self._supervisor.plan, plan)
-        restarts += [name for name in self._given_up() if name not in restarts]
-        retired = self._supervisor.adopt(config, plan, install)
-        self._router.adopt(config)
         guarding = Guarding(config, config.guard, self._admission) if config.guard else None
+        change = await self._open(config)
+        restarts = order([*(r.engine for r in changes.restarts)], self._supervisor.plan, plan)
+        retired = self._supervisor.adopt(config, plan, install)
+        restarts += [name for name in self._given_up() if name not in restarts]
+        self._router.adopt(config)
         self._front.adopt(config, checked.keys, guarding)
         self._server.set_drain(config.timeouts.drain)
         self._config = config
         self._on_adopted(config, guarding)
-        for opened in change.opened.values():
-            for listener in opened:
-                await self._server.accept(listener)
-        for closed in change.closed.values():
-            for listener in closed:
-                self._server.ignore(listener)
+        for listener in change.old:
+            self._server.ignore(listener)
         self._listeners.adopt(change)
+        for listener in change.new:
+            await self._server.accept(listener)
         self._journal.add("memoria", "reloaded", _told(changes) or "nothing has changed")
         self._roll.begin(retired, restarts, changes.added)
 
+    async def _open(self, config: Config) -> Change:
+        """Listens on what is new, but answers nobody there yet. Raises `UnavailableError`, and then
+        leaves nothing."""
+        change, trouble = self._listeners.open_new(config), None
+        try:
+            for listener in change.new:
+                await self._server.open(listener)
+        except OSError as error:
+            trouble = f"cannot listen on the new addresses: {error.strerror}"
+        if self._closing:  # meanwhile
+            trouble = "memoria is stopping"
+        if trouble is not None:
+            for listener in change.new:
+                self._server.ignore(listener)
+            close(change.new)
+            raise UnavailableError(trouble)
+        return change
+
     def _given_up(self) -> tuple[str, ...]:
+        """Of the engines that are in the configuration."""
         return tuple(s.name for s in self._supervisor.snapshots() if s.state is State.FAILED)
 
 

@@ -45,21 +45,29 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=[])
         for listener in self._listeners:
+            await self.open(listener)
             await self.accept(listener)
 
-    async def accept(self, listener: socket.socket) -> None:
-        """Serves the connections of one more listening socket."""
+    async def open(self, listener: socket.socket) -> None:
+        """Gets ready to serve the connections of one more listening socket. Raises `OSError`; `ignore` then
+        gives back what there is."""
         accepting = self._accepting[listener] = []
-        for descriptor in spread([listener]):
+        for descriptor in spread(listener):
             server = await asyncio.get_running_loop().create_server(
                 lambda: self.config.http_protocol_class(  # type: ignore[call-arg]
                     config=self.config, server_state=self.server_state, app_state=self.lifespan.state
                 ),
                 sock=descriptor,
                 backlog=self.config.backlog,
+                start_serving=False,
             )
             accepting.append(server)
-        self.servers += accepting
+            self.servers.append(server)
+
+    async def accept(self, listener: socket.socket) -> None:
+        """From now on connections are accepted there."""
+        for server in self._accepting[listener]:
+            await server.start_serving()
 
     def ignore(self, listener: socket.socket) -> None:
         """Accepts no more connections there; those that are open stay."""

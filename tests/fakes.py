@@ -8,12 +8,13 @@ import threading
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from memoria.engine.address import EngineAddress, UnixAddress
 from memoria.engine.census import Census
 from memoria.engine.command import EngineSpec
 from memoria.engine.liveness import Progress
-from memoria.errors import Problem
+from memoria.errors import Problem, UnavailableError
 from memoria.gpu.device import Device
 from memoria.supervisor.passengers import Boarding
 
@@ -113,6 +114,7 @@ class FakeSurroundings:
     released: asyncio.Event = field(default_factory=asyncio.Event)
     alone: asyncio.Event = field(default_factory=asyncio.Event)  # no neighbour is behind the gate
     held_problems: list[Problem] = field(default_factory=list)
+    taken: Problem | None = None  # why it has no place to listen
     census: Census = field(default_factory=Census)
     tickets: list[FakeTicket] = field(default_factory=list)
     starts: list[str] = field(default_factory=list)
@@ -122,6 +124,8 @@ class FakeSurroundings:
     boarding: Boarding = field(default_factory=Boarding)
     moves: bool = True  # whether its engine core makes tokens
     tokens: int = 0
+    figures: Progress | Literal["tokens"] | None = "tokens"  # what it says instead
+    asked: int = 0
     answering: asyncio.Event = field(default_factory=asyncio.Event)  # whether it answers memoria's requests
 
     def __post_init__(self) -> None:
@@ -145,6 +149,10 @@ class FakeSurroundings:
             self.boarding.at_gate.set()
         return self.boarding
 
+    async def check_address(self) -> None:
+        if self.taken is not None:
+            raise UnavailableError(self.taken)
+
     def spawned(self, start_id: str, pid: int) -> None:
         self.pids.append(pid)
 
@@ -153,6 +161,10 @@ class FakeSurroundings:
 
     def set_releasing(self, start_id: str, releasing: bool) -> None:
         self.releasing.append(releasing)
+
+    @property
+    def is_calm(self) -> bool:
+        return self.alone.is_set()
 
     async def until_alone(self, on_wait: Callable[[str], None]) -> None:
         if not self.alone.is_set():
@@ -188,8 +200,9 @@ class FakeSurroundings:
     async def progress(self, address: EngineAddress) -> Progress | None:
         if self.moves:
             self.tokens += 1
-        return (("tokens", str(self.tokens)),)
+        return self.figures if self.figures != "tokens" else (("tokens", str(self.tokens)),)
 
     async def answers(self, address: EngineAddress) -> bool:
         await self.answering.wait()
+        self.asked += 1
         return True

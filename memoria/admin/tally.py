@@ -64,6 +64,14 @@ class Tally:
             line.aborted += 1
         line.replays += exchange.replays
 
+    def answered(self, engine: str) -> int:
+        """How many requests an engine has answered to the end."""
+        return sum(
+            line.requests - line.aborted - line.refused
+            for (name, _, _), line in self._lines.items()
+            if name == engine
+        )
+
     def families(self) -> tuple[Family, ...]:
         requests = [
             ({"engine": engine or "", "route": route or "", "code": str(code)}, line.requests)

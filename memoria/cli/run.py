@@ -14,6 +14,7 @@ from memoria import logs
 from memoria.cli.preflight import look
 from memoria.cli.render_plan import render_problems
 from memoria.config.model import Config
+from memoria.engine.descriptors import raise_limit
 from memoria.errors import ExitCode, Problem
 from memoria.gpu import open_reader
 from memoria.gpu.device import DeviceReader
@@ -29,6 +30,7 @@ def run_daemon(config: Config, *, verbose: bool, color: bool, take_over: bool = 
     """Returns when the daemon was asked to stop and everything has ended. Raises `MemoriaError` before
     anything was spawned."""
     logs.configure("DEBUG" if verbose else config.logging.level, config.logging.format)
+    raise_limit()
     reader = open_reader(config.device)
     given, patience = from_systemd(os.environ), 0.0
     if take_over:

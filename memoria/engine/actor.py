@@ -96,6 +96,11 @@ class EngineActor(EngineStates):
         """What a person wants: to run, or to rest."""
         return self._wanted
 
+    @property
+    def may_go(self) -> bool:
+        """Whether it could be restarted now: nobody would see its memory go, and it could come back."""
+        return self.state in WITHOUT_PROCESS or (self._around.is_calm and self._next_around.is_calm)
+
     def pids(self) -> set[int]:
         """The processes of its tree and of its standby's, as the latest look at /proc has seen them."""
         starts = (self._current.id, self._spare.start_id)

@@ -16,6 +16,7 @@ from memoria.engine.surroundings import Surroundings
 async def launch(start: Start, around: Surroundings, log: LogFile) -> None:
     """Spawns the engine's process and fills in `start`. Raises `MemoriaError` or `OSError`."""
     await asyncio.to_thread(log.rotate_if_large)
+    await around.check_address()
     # from here to the end nothing waits: whoever is cancelled has spawned nothing
     start.id = uuid.uuid4().hex[:12]
     start.boarding = around.expect(start.id)

@@ -1,9 +1,11 @@
 """Whether a ready engine still makes progress: the policy of a hang, pure.
 
 `/health` says nothing of it: vLLM's API server answers 200 while its engine core stands still. What counts is
-work and movement. Seconds with a request in flight add up while none of the core's own figures moves, and
-`patience` of them is a hang. A long prefill is none: its chunks fill the KV cache. Time without a request
-neither counts nor excuses, so clients that give up and come back do not hide a core that stands.
+work and movement. Seconds in which a request waits for the engine add up while nothing comes from it and none
+of the core's own figures moves, and `patience` of them is a hang. A long prefill is none: its chunks fill the
+KV cache. (Where vLLM's figures are switched off nobody sees that, so there it is asked something first.) Time
+without a request neither counts nor excuses, so clients that give up and come back do not hide a core that
+stands.
 """
 
 from __future__ import annotations
@@ -32,11 +34,13 @@ def progress_of(exposition: str) -> Progress:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """`at`: monotonic seconds. `progress` None: the engine did not answer."""
+    """`at`: monotonic seconds. `waiting`: requests that wait for the engine. `progress` None: it did not
+    answer. `heard` is another number whenever something has come from it."""
 
     at: float
-    in_flight: int
+    waiting: int
     progress: Progress | None
+    heard: int = 0
 
 
 class Liveness:
@@ -61,19 +65,25 @@ class Liveness:
     def silent(self) -> bool:
         return self.silent_for >= self.patience
 
+    @property
+    def blind(self) -> bool:
+        """It tells nothing of what it does."""
+        return self._before is not None and self._before.progress == ()
+
     def see(self, sample: Sample) -> bool:
-        """Whether the engine moved since the sample before. Without figures there is nothing to judge by, and
-        it is believed."""
+        """Whether the engine moved since the sample before."""
         before, self._before = self._before, sample
-        if sample.in_flight:
+        if sample.waiting:
             self._idle_since = None
         elif self._idle_since is None:
             self._idle_since = sample.at
-        moved = sample.progress is not None and (not sample.progress or sample.progress != self._progress)
-        if moved:
+        works = bool(sample.progress) and sample.progress != self._progress
+        if works:
             self._progress = sample.progress
+        moved = works or (before is not None and sample.heard != before.heard)
+        if moved:
             self.silent_for = 0.0
-        elif before is not None and before.in_flight:
+        elif before is not None and before.waiting:
             self.silent_for += sample.at - before.at
         return moved
 
@@ -84,7 +94,9 @@ class Liveness:
             self._idle_since = self._before.at
 
     def wants_canary(self) -> bool:
-        """Nobody has asked for so long that nobody would know."""
+        """Nobody has asked for so long that nobody would know, or nobody can see what it does."""
+        if self.silent and self.blind:
+            return True
         if self._idle_since is None or self._before is None:
             return False
         return self._before.at - self._idle_since >= IDLE_PATIENCES * self.patience

@@ -58,8 +58,8 @@ def kill_marked(variable: str, value: str) -> list[int]:
 
 
 def kill_one(pid: int, variable: str, value: str) -> None:
-    """The descriptor pins the process: between the look at its mark and the signal its id cannot change
-    hands. Raises `OSError` when there is no descriptor left."""
+    """A descriptor means one process for ever: if the id changes hands, before the look or after it, the
+    signal meets nobody. Raises `OSError` when there is no descriptor left."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from memoria.engine.aside import in_daemon_thread
 from memoria.engine.census import Census
+from memoria.engine.descriptors import restore_limit
 from memoria.engine.exit_status import ExitStatus
 from memoria.engine.marker import START, kill_one
 
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
-def _die_with_parent() -> Callable[[], None]:
+def _prepare_child() -> Callable[[], None]:
     """For the child, between fork and exec: SIGKILL when the forking *thread* ends (prctl(2)), which must
     therefore be the main one. libc is loaded before the fork, so that the child only makes system calls."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -38,6 +39,7 @@ def _die_with_parent() -> Callable[[], None]:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:  # it died before the call above
             os._exit(1)
+        restore_limit()
 
     return prepare
 
@@ -78,7 +80,7 @@ class EngineProcess:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            preexec_fn=_die_with_parent(),  # noqa: PLW1509 - only system calls, see there
+            preexec_fn=_prepare_child(),  # noqa: PLW1509 - only system calls, see there
         )
         try:
             pidfd = os.pidfd_open(popen.pid)

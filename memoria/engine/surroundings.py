@@ -51,7 +51,11 @@ class Surroundings(Protocol):
     def ticket(self) -> Ticket: ...
 
     def expect(self, start_id: str) -> Boarding:
-        """Before a start is spawned. Raises `UnavailableError` where it has no place to listen."""
+        """Before a start is spawned."""
+        ...
+
+    async def check_address(self) -> None:
+        """Raises `UnavailableError` when somebody else listens where the engine is to."""
         ...
 
     def spawned(self, start_id: str, pid: int) -> None: ...
@@ -62,6 +66,11 @@ class Surroundings(Protocol):
 
     def set_releasing(self, start_id: str, releasing: bool) -> None:
         """While true of any start nobody passes the device's gate, and whoever is behind it is spoiled."""
+        ...
+
+    @property
+    def is_calm(self) -> bool:
+        """No other engine is behind the device's gate, and no other's memory is on its way back."""
         ...
 
     async def until_alone(self, on_wait: Callable[[str], None]) -> None:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+
+# How many requests wait for the engine and for nobody else; and a number that is another one whenever
+# something has come from the engine.
+Flow = tuple[int, int]
 
 
 class Traffic:
-    """Counts requests in flight; whoever drains the engine awaits `idle`."""
+    """Counts requests in flight; whoever drains the engine awaits `idle`. `flow` is told by whoever relays
+    the requests; without that all of them count as waiting."""
 
     def __init__(self) -> None:
+        self.flow: Callable[[], Flow] = lambda: (self.in_flight, 0)
         self.in_flight = 0
         self.total = 0
         self._idle = asyncio.Event()

@@ -45,9 +45,10 @@ class Vigil:
                 self._alarm.clear()
                 return self._alarmed_by
             await self._look()
-            if self._liveness.silent:
+            if self._liveness.silent and not self._liveness.blind:
                 return f"no progress for {self._liveness.silent_for:.0f} s"
-            if self._liveness.wants_canary() and not await self._answers_canary():
+            asked = self._liveness.wants_canary()
+            if asked and not await self._answers_canary() and not await self._look():
                 return "it did not answer a request of memoria's own"
 
     async def is_hung(self) -> bool:
@@ -62,9 +63,9 @@ class Vigil:
             return not await self._look()
 
     async def _look(self) -> bool:
-        in_flight = self._traffic.in_flight
+        waiting, heard = self._traffic.flow()
         progress = await self._around.progress(self._address)
-        return self._liveness.see(Sample(time.monotonic(), in_flight, progress))
+        return self._liveness.see(Sample(time.monotonic(), waiting, progress, heard))
 
     async def _alarmed(self, timeout: float) -> bool:
         with contextlib.suppress(TimeoutError):

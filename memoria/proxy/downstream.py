@@ -335,9 +335,9 @@ class Downstream(HttpToolsProtocol):
             elif lasts >= (HEAD_S if self._in_head else self.timeout_keep_alive):
                 self.transport.close()
 
-    def cut(self, engine: str) -> None:
-        if self._transfer is not None:
-            self._transfer.cut(engine)
+    @property
+    def transfer(self) -> Transfer | Tunnel | None:
+        return self._transfer
 
     # The next request, or the end
 

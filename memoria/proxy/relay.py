@@ -21,7 +21,7 @@ from memoria.proxy.request import RequestHead
 from memoria.proxy.router import Router
 from memoria.proxy.routes import Route
 from memoria.proxy.upload import Upload
-from memoria.proxy.upstream import Sink
+from memoria.proxy.upstream import Sink, Upstream
 from memoria.proxy.watch import Watch
 
 
@@ -59,13 +59,24 @@ class Protected:
         return watched
 
 
+class Answering(Protocol):
+    """A request that is being answered."""
+
+    def cut(self, engine: str) -> None:
+        """Ends it, if it is this engine that answers."""
+
+    def awaited(self, engine: str) -> Upstream | None:
+        """The connection on which this engine's next byte is awaited, by a client that takes it."""
+
+
 class Connection(Protocol):
     """A client's, as the relay sees it."""
 
     def on_tick(self, now: float) -> None: ...
 
-    def cut(self, engine: str) -> None:
-        """Ends what this engine is answering."""
+    @property
+    def transfer(self) -> Answering | None:
+        """What is being answered there."""
 
 
 class Relay:
@@ -164,7 +175,8 @@ class Relay:
         """Ends every request that this engine is answering: with the reason, and so that a begun response is
         not taken for a whole one. An engine that is told to stop would end its streams as if they were."""
         for connection in self.watch:
-            connection.cut(engine)
+            if connection.transfer is not None:
+                connection.transfer.cut(engine)
 
     def filters_of(self, route: Route, engine: str) -> Filters | None:
         """What is to be changed in this body; then all of it is needed first."""

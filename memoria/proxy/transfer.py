@@ -62,11 +62,7 @@ class Transfer:
     _still: Standstill | None = None  # most are over before the first tick
 
     def __init__(
-        self,
-        relay: Relay,
-        client: Client,
-        head: RequestHead,
-        verdict: Grant | Answer = ANYBODY,
+        self, relay: Relay, client: Client, head: RequestHead, verdict: Grant | Answer = ANYBODY
     ) -> None:
         """`verdict`: whether the client may ask, or what it is told instead."""
         self._began = time.monotonic()
@@ -201,6 +197,10 @@ class Transfer:
                 limit = min(limit, GRACE_S)
         if lasts >= limit:
             self._fail(failure)
+
+    def awaited(self, engine: str) -> Upstream | None:
+        awaits = self._passage.engine == engine and self.upload.complete and not self._client.blocked
+        return self._upstream if awaits else None
 
     def cut(self, engine: str) -> None:
         """If it is this engine that answers, it does so no longer."""

@@ -101,6 +101,9 @@ class Tunnel:
         if self._passage.engine == engine and self._passage.place is not None:
             self._fail(Failure.CUT)
 
+    def awaited(self, engine: str) -> None:
+        """Nobody knows whose turn it is to speak."""
+
     # memoria.proxy.passage.Waiter
 
     def on_place(self) -> None:

@@ -65,10 +65,10 @@ class GpuGate:
     def __repr__(self) -> str:
         return f"<GpuGate {self._device} inside={self._inside} releasing={sorted(self._releasing)}>"
 
-    @property
-    def is_free(self) -> bool:
-        """Nobody is inside, and nobody's memory is on its way back."""
-        return self._inside is None and not self._releasing
+    def is_calm(self, engine: str) -> bool:
+        """No other engine is inside, and no other's memory is on its way back."""
+        inside = None if self._inside is None else self._inside.engine
+        return inside in (None, engine) and all(releasing == engine for releasing, _ in self._releasing)
 
     def ticket(self, engine: str) -> Ticket:
         self._numbers += 1

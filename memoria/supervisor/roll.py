@@ -34,7 +34,7 @@ class Roll:
         self._pending: list[str] = []
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._leaving: dict[asyncio.Task[None], EngineActor] = {}
         supervisor.listen(lambda _: self._changed.set())
 
     def begin(self, retired: Sequence[EngineActor], restarts: Sequence[str], added: Sequence[str]) -> None:
@@ -43,8 +43,8 @@ class Roll:
             self._task.cancel()
         for actor in retired:  # goes on even if another reload takes the place of this one
             task = asyncio.create_task(self._supervisor.retire(actor), name=f"{actor.name} leaves")
-            self._leaving.add(task)
-            task.add_done_callback(self._leaving.discard)
+            self._leaving[task] = actor
+            task.add_done_callback(self._leaving.pop)
         late = [name for name in self._pending if name not in restarts and name in self._supervisor.actors]
         self._pending = [*restarts, *late]
         self._task = asyncio.create_task(self._run(added), name="reload")
@@ -57,13 +57,31 @@ class Roll:
         """The memory of those that go is given back first; those that come wait for theirs at the gate."""
         for name in added:
             self._supervisor.actors[name].start()
-        if self._leaving:
-            await asyncio.wait(self._leaving)
-        while self._pending:
-            actor = self._supervisor.actors[self._pending.pop(0)]
-            if actor.wanted:  # what a person has stopped stays stopped
-                actor.restart()
-                await self._until_over(actor)
+        for actor in tuple(self._leaving.values()):
+            await actor.settled()  # what is held may stay so for ever: the others need not wait for it
+        while (following := await self._next()) is not None:
+            if following.state is not State.HELD:  # else its next start has the new settings
+                following.restart()
+                await self._until_over(following)
+
+    async def _next(self) -> EngineActor | None:
+        """The first one that may go away now: not into a closed gate, and not while a neighbour measures."""
+        told: set[str] = set()
+        while True:
+            self._changed.clear()
+            actors = self._supervisor.actors
+            # what a person has stopped stays stopped
+            self._pending = [name for name in self._pending if name in actors and actors[name].wanted]
+            if not self._pending:
+                return None
+            for name in self._pending:
+                if actors[name].may_go:
+                    self._pending.remove(name)
+                    return actors[name]
+            for name in set(self._pending) - told:
+                told.add(name)
+                self._supervisor.journal.add(name, "restart waits", "memory moves on its device")
+            await self._changed.wait()
 
     async def _until_over(self, actor: EngineActor) -> None:
         left = False  # the state that it was restarted from

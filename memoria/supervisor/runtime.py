@@ -73,6 +73,10 @@ class RuntimeDir:
     def engines(self) -> Path:
         return self.path / "engines"
 
+    def socket_of(self, start_id: str) -> Path:
+        """Where one start of an engine listens."""
+        return self.engines / f"{start_id}.sock"
+
     def own_pids(self) -> list[int]:
         """The processes of engines whose daemon lives, or lived, here."""
         return marked("MEMORIA_GATE", str(self.gate_socket))
@@ -149,6 +153,8 @@ class RuntimeDir:
         deadline = time.monotonic() + KILL_PATIENCE
         while self.own_pids() and time.monotonic() < deadline:
             time.sleep(0.05)
+        if left := self.own_pids():
+            logger.error("left by a daemon that was killed, and no signal ends them: pids %s", left)
         self.engines.mkdir(exist_ok=True, mode=0o700)
         for left in self._sockets():
             left.unlink(missing_ok=True)

@@ -107,7 +107,8 @@ def started(pid: int, proc: Path = PROC) -> int | None:
 
 
 def _kill(pid: int, since: int | None, proc: Path) -> bool:
-    """The descriptor pins the process: between the last look and the signal its id cannot change hands."""
+    """A descriptor means one process for ever: if the id changes hands, before the look or after it, the
+    signal meets nobody. (A group has only a number; it is named right after the look.)"""
     try:
         descriptor = os.pidfd_open(pid)
     except OSError:

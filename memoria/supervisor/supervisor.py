@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from memoria.config.model import Config, EngineConfig
@@ -16,6 +17,7 @@ from memoria.engine.journal import Journal
 from memoria.engine.lifecycle import State
 from memoria.engine.logfile import LogFile
 from memoria.engine.snapshot import EngineSnapshot
+from memoria.engine.traffic import Flow
 from memoria.errors import UnavailableError
 from memoria.gpu.device import DeviceReader
 from memoria.plan.plan import Plan
@@ -57,6 +59,7 @@ class Supervisor:
         self._gates: dict[str, GpuGate] = {}
         self._listeners: list[Callable[[EngineSnapshot], None]] = []
         self._tasks: dict[EngineActor, asyncio.Task[None]] = {}
+        self._flow_of: Callable[[str], Flow] | None = None
         self._closing = False
         self._open_devices()
         self.actors = {engine.name: self._actor(engine) for engine in config.engines}
@@ -89,8 +92,14 @@ class Supervisor:
             verifier=self.verifier,
         )
 
+    def watch_flow(self, flow_of: Callable[[str], Flow]) -> None:
+        """Who relays the requests tells what each engine sends."""
+        self._flow_of = flow_of
+        for actor in self.actors.values():
+            actor.traffic.flow = partial(flow_of, actor.name)
+
     def _actor(self, engine: EngineConfig) -> EngineActor:
-        return EngineActor(
+        actor = EngineActor(
             engine.name,
             self._around(engine),
             LogFile.of(self.config.logging, engine.name),
@@ -99,6 +108,9 @@ class Supervisor:
             restart=self.config.restart,
             on_change=self._changed,
         )
+        if self._flow_of is not None:
+            actor.traffic.flow = partial(self._flow_of, engine.name)
+        return actor
 
     def adopt(self, config: Config, plan: Plan, install: VllmInstall) -> list[EngineActor]:
         """Another configuration: every engine has its new settings at its next start, new engines are there
@@ -207,10 +219,12 @@ class Supervisor:
             ) from None
 
     def _changed(self, snapshot: EngineSnapshot) -> None:
-        if snapshot.name in self.actors:  # else it is being retired
-            self.verifier.changed(snapshot, self.config.engine(snapshot.name), self.plan)
-        for listener in self._listeners:
+        for listener in (self._verify, *self._listeners):
             try:
                 listener(snapshot)
             except Exception:  # a screen's bug must not stop an engine's task
                 logger.exception("a listener failed")
+
+    def _verify(self, snapshot: EngineSnapshot) -> None:
+        if snapshot.name in self.actors:  # else it is being retired
+            self.verifier.changed(snapshot, self.config.engine(snapshot.name), self.plan)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -10,11 +12,13 @@ from pathlib import Path
 
 from memoria.config.model import Config, EngineConfig
 from memoria.engine import probe
-from memoria.engine.address import EngineAddress
+from memoria.engine.address import EngineAddress, TcpAddress
+from memoria.engine.aside import in_daemon_thread
 from memoria.engine.census import Census
 from memoria.engine.command import EngineSpec, StartFacts, build_spec
 from memoria.engine.liveness import Progress
-from memoria.errors import MemoriaError, Problem
+from memoria.engine.port import listens, problem_of
+from memoria.errors import MemoriaError, Problem, UnavailableError
 from memoria.gpu.device import Device
 from memoria.plan.budgets import Budget
 from memoria.plan.free_memory import check_held, check_start
@@ -73,16 +77,27 @@ class EngineSurroundings:
         self.runtime.state.intend(start_id, self.engine.name)
         return self.passengers.expect(start_id)
 
+    async def check_address(self) -> None:
+        port = self.engine.port if self.engine.transport == "tcp" else None
+        if port is not None and (problem := await in_daemon_thread(lambda: problem_of(port))) is not None:
+            raise UnavailableError(problem)
+
     def spawned(self, start_id: str, pid: int) -> None:
         self.runtime.state.spawned(start_id, pid)
 
     def forget(self, start_id: str) -> None:
         self.passengers.forget(start_id)
+        with contextlib.suppress(OSError):  # a process that was killed leaves its socket
+            self.runtime.socket_of(start_id).unlink()
         self.runtime.state.ended(start_id)
         (self.runtime.engines / f"{start_id}.sock").unlink(missing_ok=True)  # one that was killed leaves it
 
     def set_releasing(self, start_id: str, releasing: bool) -> None:
         self.gate.set_releasing(self.engine.name, releasing, start=start_id)
+
+    @property
+    def is_calm(self) -> bool:
+        return self.gate.is_calm(self.engine.name)
 
     async def until_alone(self, on_wait: Callable[[str], None]) -> None:
         await self.gate.until_alone(self.engine.name, on_wait)
@@ -118,12 +133,24 @@ class EngineSurroundings:
         await self.memory.until_released(alive, known)
 
     async def until_answering(self, address: EngineAddress, start_id: str) -> None:
+        if isinstance(address, TcpAddress):
+            while not await self._listens(start_id, address.port):  # noqa: ASYNC110 - only looking tells
+                await asyncio.sleep(probe.BETWEEN_TRIES)
         await probe.until_answering(
             address,
             self.engine.runner,
             self.engine.served_model_name[0],
             timeout=self.config.timeouts.health,
         )
+
+    async def _listens(self, start_id: str, port: int) -> bool:
+        """Another process on that port would get the requests."""
+        try:
+            pids = (await self.census.look()).get(start_id, frozenset())
+            return await in_daemon_thread(lambda: listens(pids, port))
+        except OSError as error:
+            logger.warning("%s: whether it listens is not known: %s", self.engine.name, error)
+            return False
 
     async def progress(self, address: EngineAddress) -> Progress | None:
         return await probe.progress(address, timeout=self.config.timeouts.health)

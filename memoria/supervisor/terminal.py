@@ -7,23 +7,28 @@ nobody sees it any more, and it holds the GPU. `nohup` says that it shall not, b
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+
+# The terminal was hung up, or this process never had one (tty(4)). Any other failure, such as a want of
+# descriptors, says nothing of it.
+_GONE = (errno.ENXIO, errno.EIO)
 
 
 class Terminal:
     def __init__(self) -> None:
         ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        self._counts = not ignored and _answers()
+        self._counts = not ignored and _is_there()
 
     def is_gone(self) -> bool:
-        return self._counts and not _answers()
+        return self._counts and not _is_there()
 
 
-def _answers() -> bool:
-    """Whether this process has a controlling terminal (tty(4)); one that was hung up cannot be opened."""
+def _is_there() -> bool:
+    """Whether this process has a controlling terminal; one that was hung up cannot be opened."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno not in _GONE
     return True

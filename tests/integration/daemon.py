@@ -93,12 +93,14 @@ class Box:
             + more_engines
         )
 
-    def use_gpu(self, *, used: int = 0, processes: Sequence[StubProcess] = ()) -> None:
-        """`used` and the processes' memory in GiB: what is held of the GPU's 100 from now on."""
+    def use_gpu(self, *, used: int = 0, processes: Sequence[StubProcess] = (), delay_ms: int = 0) -> None:
+        """`used` and the processes' memory in GiB: what is held of the GPU's 100 from now on. `delay_ms`: how
+        long the driver takes to say so."""
         held = used + sum(process.used or 0 for process in processes)
         self.nvml.set(
             gpus=[StubGpu(total=100 * GIB, used=held * GIB)],
             procs=[StubProcess(p.pid, (p.used or 0) * GIB) for p in processes],
+            delays_ms={"nvmlDeviceGetMemoryInfo_v2": delay_ms} if delay_ms else None,
         )
 
     def env(self, extra: dict[str, str | None]) -> dict[str, str]:

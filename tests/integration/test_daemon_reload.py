@@ -6,10 +6,12 @@ import http.client
 import json
 import os
 import pty
+import resource
 import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -225,6 +227,54 @@ def test_a_removed_engine_whose_memory_is_held_blocks_its_device_no_longer_than_
     daemon.told("embedding", "stopped")
     box.use_gpu()
     daemon.told("generation", "ready", times=2)
+
+
+def test_a_failed_engine_that_is_removed_does_not_end_the_restarts(box: Box) -> None:
+    box.configure()
+    box.vllm.set_faults("embedding", fail_at="loading")
+    daemon = box.start()
+    daemon.told("embedding", "failed")
+    daemon.told("generation", "ready")
+    text = box.file.read_text()
+    box.file.write_text(text[: text.index("  embedding:")] + text[text.index("  generation:") :])
+    more_sequences(box)
+    assert "restarted: generation (max_num_seqs)" in reload(box)
+    daemon.told("generation", "ready", times=2)
+
+
+def test_a_reload_that_gets_no_descriptors_for_its_new_address_changes_nothing(
+    box: Box, daemon: RunningDaemon
+) -> None:
+    before, (port,) = leaders(daemon), free_ports(1)
+    change(box, f"listen: 127.0.0.1:{box.ports.main}", f"listen: 127.0.0.1:{port}")
+    change(box, "timeouts: {", "timeouts: {idle: 7, ")
+    limit = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+    used = max(int(entry.name) for entry in Path(f"/proc/{daemon.pid}/fd").iterdir())
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (used + 8, limit[1]))  # for the file, not for all
+    daemon.signal(signal.SIGHUP)
+    told = daemon.told("memoria", "reload refused, nothing has changed")
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, limit)
+    assert told == "cannot listen on the new addresses: Too many open files"
+    assert daemon.ask("POST", "/v1/completions", PROMPT).status == 200
+    with pytest.raises(ConnectionRefusedError):
+        daemon.ask("GET", "/livez", port=port)
+    assert "listen" in reload(box, "--dry-run")
+    assert leaders(daemon) == before
+    reload(box)
+    assert daemon.ask("POST", "/v1/completions", PROMPT, port=port).status == 200
+
+
+def test_a_reload_that_is_under_way_when_the_daemon_is_stopped_is_not_adopted(
+    box: Box, daemon: RunningDaemon
+) -> None:
+    more_sequences(box)
+    box.use_gpu(delay_ms=1500)
+    daemon.signal(signal.SIGHUP)
+    time.sleep(0.3)  # it is being checked
+    assert daemon.stop() == 0
+    assert daemon.story("reloaded", "reload refused, nothing has changed") == [
+        ("memoria", "reload refused, nothing has changed")
+    ]
 
 
 def test_requests_across_a_reload_are_held(box: Box, daemon: RunningDaemon) -> None:

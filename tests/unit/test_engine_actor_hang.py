@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from memoria.engine.lifecycle import State
+from memoria.engine.traffic import Flow
+from tests.fakes import until
 from tests.unit.actor_bench import Bench
 
 S = State
@@ -67,6 +69,57 @@ async def test_an_engine_that_has_moved_by_the_first_of_two_looks_serves_on(
     await bench.until(S.SUSPECT)
     bench.around.tokens += 1
     await bench.until(S.READY)
+
+
+async def test_an_engine_that_sends_is_not_suspected_however_slow_its_figures_are(bench: Bench) -> None:
+    bench.around.figures = None
+    actor = await bench.ready()
+    heard = 0
+
+    def flow() -> Flow:
+        nonlocal heard
+        heard += 1
+        return 1, heard
+
+    actor.traffic.flow = flow
+    await until(lambda: heard > 30)
+    assert S.SUSPECT not in bench.states
+
+
+async def test_requests_that_wait_for_their_clients_do_not_count(bench: Bench) -> None:
+    """As a tunnel in which nobody speaks, or a reader that takes its time."""
+    bench.around.moves = False
+    bench.around.answering.set()
+    actor = await bench.ready()
+    looks = 0
+
+    def flow() -> Flow:
+        nonlocal looks
+        looks += 1
+        return 0, 0
+
+    actor.traffic.began()
+    actor.traffic.flow = flow
+    await until(lambda: looks > 30)
+    assert S.SUSPECT not in bench.states
+
+
+async def test_a_frozen_engine_without_figures_is_found_by_asking_it(bench: Bench) -> None:
+    bench.around.figures = ()
+    actor = await bench.ready()
+    actor.traffic.began()
+    await bench.until(S.SUSPECT)
+    assert actor.snapshot.detail == "it did not answer a request of memoria's own"
+    await bench.until(S.STOPPING, S.RELEASING, S.BACKOFF)
+
+
+async def test_a_busy_engine_without_figures_that_answers_is_not_suspected(bench: Bench) -> None:
+    bench.around.figures = ()
+    bench.around.answering.set()
+    actor = await bench.ready()
+    actor.traffic.began()
+    await until(lambda: bench.around.asked > 3)
+    assert S.SUSPECT not in bench.states
 
 
 async def test_an_idle_engine_that_no_longer_answers_is_found(bench: Bench) -> None:

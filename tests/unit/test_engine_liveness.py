@@ -25,10 +25,12 @@ class Watched:
         self.liveness = Liveness(patience=120)
         self.at = 0.0
 
-    def see(self, *, in_flight: int, progress: object = 0, times: int = 1, answers: bool = True) -> Watched:
+    def see(
+        self, *, in_flight: int, progress: object = 0, times: int = 1, answers: bool = True, heard: int = 0
+    ) -> Watched:
         for _ in range(times):
             figures = (("tokens", str(progress)),) if answers else None
-            self.liveness.see(Sample(self.at, in_flight, figures))
+            self.liveness.see(Sample(self.at, in_flight, figures, heard))
             self.at += 10
         return self
 
@@ -59,11 +61,22 @@ def test_time_without_requests_neither_counts_nor_excuses(watched: Watched) -> N
     assert watched.see(in_flight=1, times=6).liveness.silent
 
 
-def test_without_figures_nothing_is_held_against_an_engine() -> None:
-    liveness = Liveness(patience=1)
-    for second in range(100):
+def test_bytes_on_their_way_are_movement_whatever_the_figures_say(watched: Watched) -> None:
+    for heard in range(100):
+        assert not watched.see(in_flight=1, answers=False, heard=heard).liveness.silent
+
+
+def test_without_figures_it_is_asked_before_it_is_suspected() -> None:
+    liveness = Liveness(patience=10)
+    for second in range(10):
         liveness.see(Sample(second, 1, ()))
-    assert not liveness.silent
+    assert not liveness.wants_canary()
+    liveness.see(Sample(10, 1, ()))
+    assert liveness.silent
+    assert liveness.blind
+    assert liveness.wants_canary()
+    liveness.answered()
+    assert not liveness.wants_canary()
 
 
 def test_an_idle_engine_is_asked_after_long_and_then_after_long_again(watched: Watched) -> None:

@@ -119,6 +119,18 @@ async def test_an_engine_has_no_input_and_no_descriptor_beside_its_log(spawn: Sp
     await process.clear()
 
 
+async def test_an_engine_has_the_limit_of_descriptors_that_memoria_was_given(spawn: Spawn, log: Path) -> None:
+    given = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (given[0] - 1, given[1]))  # as if it was another since
+    try:
+        process = spawn("import resource; print(*resource.getrlimit(resource.RLIMIT_NOFILE))")
+        await process.exited()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, given)
+    assert text(log) == f"{given[0]} {given[1]}\n"
+    await process.clear()
+
+
 async def test_an_exit_code_is_seen_while_the_leader_stays_unreaped(spawn: Spawn) -> None:
     process = spawn("raise SystemExit(3)")
     assert await process.exited() == ExitStatus(code=3)

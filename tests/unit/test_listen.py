@@ -48,12 +48,38 @@ def test_the_main_port_and_every_engines_own_are_bound() -> None:
     listen.close(bound)
 
 
-def test_a_port_that_vllm_answers_itself_is_left_to_it(taken: int) -> None:
-    wanted = listening(free_port(), taken)
-    own = replace(wanted.engines[0], transport="tcp")
-    bound = listen.Listeners(replace(wanted, engines=(own,))).sockets
+def left_to_vllm(main: int, own: int) -> Config:
+    wanted = listening(main, own)
+    return replace(wanted, engines=(replace(wanted.engines[0], transport="tcp"),))
+
+
+def test_a_port_that_vllm_answers_itself_is_left_to_it() -> None:
+    own = free_port()
+    bound = listen.Listeners(left_to_vllm(free_port(), own)).sockets
     assert len(bound) == 1
+    with socket.create_server(("127.0.0.1", own)):
+        pass
     listen.close(bound)
+
+
+def test_a_port_that_vllm_would_not_get_is_told_with_its_holder(taken: int) -> None:
+    with pytest.raises(UnavailableError) as caught:
+        listen.Listeners(left_to_vllm(free_port(), taken))
+    (problem,) = caught.value.problems
+    assert problem.what == f"port {taken} is in use"
+    assert any(f"pid {os.getpid()} " in line for line in problem.where)
+
+
+def test_a_port_that_vllm_has_already_is_no_problem_of_a_reload(taken: int) -> None:
+    main = free_port()
+    listeners = listen.Listeners(left_to_vllm(main, free_port()))
+    with pytest.raises(UnavailableError, match=f"port {taken} is in use"):
+        listeners.open_new(left_to_vllm(main, taken))
+    own = free_port()
+    listeners.adopt(listeners.open_new(left_to_vllm(main, own)))
+    with socket.create_server(("127.0.0.1", own)):  # the engine
+        listeners.adopt(listeners.open_new(left_to_vllm(main, own)))
+    listeners.close()
 
 
 def test_a_taken_port_is_told_with_its_holder_and_its_line(taken: int) -> None:
