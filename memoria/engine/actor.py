@@ -16,6 +16,7 @@ from memoria.config.model import Restart, Timeouts
 from memoria.engine.journal import Journal
 from memoria.engine.lifecycle import WITHOUT_PROCESS, Event, State
 from memoria.engine.logfile import LogFile
+from memoria.engine.shared_memory import remove
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.engine.start import Start
 from memoria.engine.states import EngineStates
@@ -171,6 +172,7 @@ class EngineActor(EngineStates):
         if self._current.id is not None:
             self._around.set_releasing(self._current.id, False)
             self._around.forget(self._current.id)
+        remove(self._current.segments)
         self._current, self._vigil = Start(), None
         self._publish(phase=None, percent=None, pid=None, start_id=None, address=None)
 

@@ -32,6 +32,7 @@ class Start:
     ready_at: float | None = None
     exited_at: float | None = None
     exit: ExitStatus | None = None
+    segments: frozenset[str] = frozenset()  # of shared memory, that its processes had when it was ready
     let_through: bool = False
     slipped_through: asyncio.Event = field(default_factory=asyncio.Event)
     behind_gate: bool = False

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from memoria.config.model import Restart, Timeouts
+from memoria.engine.aside import in_daemon_thread
 from memoria.engine.diagnosis import Diagnosis
 from memoria.engine.journal import Journal
 from memoria.engine.judge import Judge
@@ -22,6 +23,7 @@ from memoria.engine.liveness import WATCHDOG
 from memoria.engine.logfile import LogFile
 from memoria.engine.machine import Machine
 from memoria.engine.phases import Phase, StartFigures, read_line
+from memoria.engine.shared_memory import segments
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.engine.spare import Spare
 from memoria.engine.start import Start
@@ -37,6 +39,7 @@ STACKS = 0.5  # seconds in which a hanging engine core may write where its threa
 LOOK_STARTING, LOOK_RUNNING = 0.1, 1.0  # seconds between two looks at the log
 CORE_GRACE = 10.0  # seconds for a leader to end after its core; vLLM's takes 4 at most
 RETRY_HELD = 5.0  # seconds until memory that is held is looked at again, after a look that failed
+LONGEST_LOOK = 5.0  # seconds at what the processes have mapped
 TAIL_LINES = 400  # read for a diagnosis
 
 
@@ -264,8 +267,10 @@ class EngineStates(Machine):
         """It has answered. One whose neighbour's memory moved while it measured may have taken that, too."""
         start = self._current
         assert start.process is not None
-        with contextlib.suppress(OSError):
-            await start.process.tree()  # all are known from now on: the memory of each must come back
+        with contextlib.suppress(OSError):  # also when that takes too long
+            known = await start.process.tree()  # from now on: the memory of each must come back
+            async with asyncio.timeout(LONGEST_LOOK):
+                start.segments = await in_daemon_thread(lambda: segments(known))
         spoiled = start.ticket is not None and start.ticket.spoiled
         if spoiled and (problem := await self._around.check_held(start.process.known)) is not None:
             start.trouble = problem.what

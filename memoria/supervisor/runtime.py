@@ -153,8 +153,8 @@ class RuntimeDir:
         deadline = time.monotonic() + KILL_PATIENCE
         while self.own_pids() and time.monotonic() < deadline:
             time.sleep(0.05)
-        if left := self.own_pids():
-            logger.error("left by a daemon that was killed, and no signal ends them: pids %s", left)
+        if immortal := self.own_pids():
+            logger.error("left by a daemon that was killed, and no signal ends them: pids %s", immortal)
         self.engines.mkdir(exist_ok=True, mode=0o700)
         for left in self._sockets():
             left.unlink(missing_ok=True)

@@ -65,6 +65,13 @@ def test_a_killed_leader_takes_its_core_along_and_is_started_again(
     assert daemon.ask("POST", "/v1/embeddings", {"input": "a"}).status == 200
 
 
+def test_a_killed_engine_leaves_no_socket(daemon: RunningDaemon) -> None:
+    engines = daemon.box.runtime / "engines"
+    os.kill(daemon.leader("embedding"), signal.SIGKILL)
+    daemon.told("embedding", "ready")
+    assert len(list(engines.iterdir())) == 2
+
+
 def test_a_killed_core_ends_its_leader_with_0_and_that_is_a_crash_too(daemon: RunningDaemon) -> None:
     neighbour = daemon.leader("generation")
     os.kill(daemon.core("embedding"), signal.SIGKILL)

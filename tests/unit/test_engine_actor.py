@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -204,6 +206,24 @@ time.sleep(600)
     entry = next(e for e in bench.journal.entries() if e.what == "killed what outlived its leader")
     assert entry.detail == f"pids [{child}]"
     assert not actor.pids()
+
+
+async def test_shared_memory_that_a_killed_engine_cannot_remove_is_removed(bench: Bench) -> None:
+    bench.around.script = (
+        """
+from multiprocessing.shared_memory import SharedMemory
+held = SharedMemory(create=True, size=4096)
+print("made", held.name)
+"""
+        + SERVES
+    )
+    actor = await bench.ready()
+    made = next(line.split()[1] for line in actor.last_log() if line.startswith("made"))
+    file = Path("/dev/shm") / made
+    assert file.exists()
+    os.killpg(actor.snapshot.pid or 0, signal.SIGKILL)
+    await bench.until(S.RELEASING, S.BACKOFF)
+    assert not file.exists()
 
 
 # ------------------------------------------------------------------ bugs
