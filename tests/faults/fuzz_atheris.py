@@ -54,6 +54,7 @@ def requests(folder: Path) -> Reader:
 
     def read(data: bytes) -> None:
         check.hypothesis.inner_test(bench, said, wire=data[1:], cuts=list(data[:1]))  # type: ignore[attr-defined]
+        bench.rig.hang_up()
 
     return read
 
