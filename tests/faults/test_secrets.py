@@ -146,7 +146,7 @@ def _raw(box: Box, request: bytes, *, leave: bool = False) -> str:
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_what_a_client_writes_cannot_forge_a_line_of_the_log(box: Box, form: str) -> None:
+def test_what_a_client_writes_cannot_forge_a_line_of_the_log(box: Box, figure: Figure, form: str) -> None:
     box.configure()
     box.vllm.set_faults("generation", vanish_after_tokens=1, log=("\x1b[31mred\x1b[0m \x07bell",))
     daemon = box.start("-v", LOG_FORMAT=form, LOG_LEVEL="DEBUG")
@@ -162,6 +162,8 @@ def test_what_a_client_writes_cannot_forge_a_line_of_the_log(box: Box, form: str
     forbidden = {chr(code) for code in range(0x20) if chr(code) != "\t"} | {chr(c) for c in range(0x7F, 0xA0)}
     assert [line for line in lines if forbidden & set(line)] == []
     assert [line for line in lines if line.startswith("2026-11-24 ERROR forged")] == []
+    figure(37, "hostile requests", sum(len(_requests_with(text)) for text in HOSTILE))
+    figure(37, "lines of the log searched", len(lines))
 
 
 def _requests_with(text: bytes) -> list[bytes]:

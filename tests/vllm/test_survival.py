@@ -47,12 +47,16 @@ def test_a_killed_process_brings_its_engine_back_and_leaves_the_neighbour_alone(
     other = "generation" if name == "embedding" else "embedding"
     start = start_of(leader)
 
-    began = time.monotonic()
-    os.kill(leader if victim == "leader" else core_of(leader).pid, signal.SIGKILL)
-    daemon.wait(lambda: daemon.health()["status"] == "degraded", f"{name} seen dead")
-    answers_anyway(client, other)
-    daemon.wait_ready()
-    seconds = time.monotonic() - began
+    with Traffic(daemon.port, OfVllm(), **{"embeddings" if name == "embedding" else "streams": 2}) as traffic:
+        daemon.wait(lambda: traffic.count(Verdict.WHOLE) > 4, "traffic")
+        began = time.monotonic()
+        os.kill(leader if victim == "leader" else core_of(leader).pid, signal.SIGKILL)
+        daemon.wait(lambda: daemon.health()["status"] == "degraded", f"{name} seen dead")
+        answers_anyway(client, other)
+        daemon.wait_ready()
+        seconds = time.monotonic() - began
+    silent = (Verdict.WRONG,) if name == "embedding" else (Verdict.WRONG, Verdict.CUT)
+    assert traffic.causes(*silent) == {}
     allowed = before[name]["start_seconds"] + 3 + 1.2 * 2 * 2 ** before[name]["restarts"]
     figure(1, f"{victim} killed to ready, vLLM", seconds, "s")
     figure(1, f"{victim} killed: own start + 3 s + backoff", allowed, "s")
