@@ -103,7 +103,6 @@ class EngineSurroundings:
         with contextlib.suppress(OSError):  # a process that was killed leaves its socket
             self.runtime.socket_of(start_id).unlink()
         self.runtime.state.ended(start_id)
-        (self.runtime.engines / f"{start_id}.sock").unlink(missing_ok=True)  # one that was killed leaves it
 
     def set_releasing(self, start_id: str, releasing: bool) -> None:
         self.gate.set_releasing(self.engine.name, releasing, start=start_id)

@@ -68,7 +68,11 @@ ROWS = (
         "keep-alive race",
         "none visible",
         (
-            f"{PROXY}races.py",
+            f"{PROXY}races.py::test_it_closes_in_the_moment_that_the_client_asks",
+            f"{PROXY}races.py::test_it_closes_before_the_request_is_written",
+            f"{PROXY}races.py::test_it_closes_with_the_request_unread",
+            f"{PROXY}races.py::test_it_closes_with_half_of_the_request_read",
+            f"{PROXY}races.py::test_it_closes_with_the_request_read",
             f"{FAULTS}clients.py::test_connections_that_engines_close_at_any_moment_cost_no_request",
         ),
         none="502s",

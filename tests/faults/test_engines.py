@@ -36,7 +36,7 @@ def test_a_crash_loop_backs_off_and_ends_with_its_reason(box: Box, figure: Figur
         figure(7, f"start {number + 2} after", gap, "s")
 
 
-def test_a_leader_that_ends_by_itself_leaves_no_child(box: Box) -> None:
+def test_a_leader_that_ends_by_itself_leaves_no_child(box: Box, figure: Figure) -> None:
     """Without the passenger, which would end the core first: the supervisor alone must do."""
     box.configure()
     box.vllm.set_faults("generation", without_plugins=True, vanish_after_tokens=1)
@@ -46,9 +46,11 @@ def test_a_leader_that_ends_by_itself_leaves_no_child(box: Box) -> None:
     daemon.forget()
     with Streaming(box.ports.main, {"prompt": "a", "max_tokens": 5}) as stream:
         assert "[DONE]" not in stream.rest()
+    ended = time.monotonic()
     assert daemon.told("generation", "releasing") == "exited 1"
     daemon.told("generation", "backoff")
     assert not alive(core)
+    figure(9, "cut stream to no child left", time.monotonic() - ended, "s")
 
 
 @pytest.mark.faults

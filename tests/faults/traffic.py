@@ -96,12 +96,18 @@ class Connection:
 
     async def send(self, path: str, body: object) -> asyncio.StreamReader:
         content = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(content)}\r\n\r\n"
+        lines = (
+            f"POST {path} HTTP/1.1",
+            "host: localhost",
+            "content-type: application/json",
+            f"content-length: {len(content)}",
+            "\r\n",
+        )
         if self.writer is None or self.reader is None:
             self.reader, self.writer = await asyncio.open_connection(
                 "127.0.0.1", self._port, limit=READ_LIMIT
             )
-        self.writer.write(head.encode() + content)
+        self.writer.write("\r\n".join(lines).encode() + content)
         await self.writer.drain()
         return self.reader
 

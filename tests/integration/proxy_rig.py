@@ -339,8 +339,7 @@ class Rig:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for client in self._clients:
-            client.reset()
+        self.hang_up()
         for server in self._server.servers:
             server.close()
         for connection in list(self._server.server_state.connections):
@@ -354,6 +353,12 @@ class Rig:
 
     async def client(self) -> Client:
         return self.add(Client(*await asyncio.open_connection("127.0.0.1", self.port)))
+
+    def hang_up(self) -> None:
+        """On all clients that there are."""
+        for client in self._clients:
+            client.reset()
+        self._clients.clear()
 
     def add(self, client: Client) -> Client:
         """It is reset at the end."""

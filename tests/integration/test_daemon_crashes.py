@@ -81,16 +81,19 @@ def test_a_killed_core_ends_its_leader_with_0_and_that_is_a_crash_too(daemon: Ru
     assert daemon.leader("generation") == neighbour
 
 
-def test_a_dead_core_leaves_the_neighbours_streams_alone(daemon: RunningDaemon) -> None:
+def test_a_dead_core_leaves_the_neighbours_streams_alone(daemon: RunningDaemon, figure: Figure) -> None:
     """As when the kernel's OOM killer takes one process."""
+    asked = 0
     with Streaming(daemon.box.ports.main, {"prompt": "a", "max_tokens": 60}) as stream:
         stream.event()
         os.kill(daemon.core("embedding"), signal.SIGKILL)
         daemon.told("embedding", "releasing")
-        assert daemon.ask("POST", "/v1/completions", WHOLE).status == 200
-        assert daemon.ask("GET", "/livez").status == 200
+        while daemon.engine("embedding").state != "ready":
+            assert daemon.ask("POST", "/v1/completions", WHOLE).status == 200
+            assert daemon.ask("GET", "/livez").status == 200
+            asked += 1
         assert len(stream.rest()) == 60
-    daemon.told("embedding", "ready")
+    figure(14, "neighbour's requests until it is ready again, all answered", asked)
 
 
 def test_requests_to_an_engine_that_is_down_are_told_why_and_when_to_come_back(box: Box) -> None:
@@ -181,15 +184,17 @@ def test_a_start_that_hangs_is_ended_by_its_timeout(box: Box, figure: Figure) ->
     daemon.until_ready()
 
 
-def test_a_process_that_left_its_group_dies_with_its_engine(box: Box) -> None:
+def test_a_process_that_left_its_group_dies_with_its_engine(box: Box, figure: Figure) -> None:
     box.configure()
     box.vllm.set_faults("embedding", grandchild=True)
     daemon = box.start()
     daemon.until_ready()
     (grandchild,) = box.vllm.events("grandchild")
+    began = time.monotonic()
     os.kill(daemon.leader("embedding"), signal.SIGKILL)
     daemon.told("embedding", "backoff")
     assert not alive(grandchild.pid)
+    figure(10, "killed leader to no grandchild left", time.monotonic() - began, "s")
     until(lambda: daemon.engine("embedding").restarts == 1)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 from memoria.text import GIB
+from tests.faults.report import Figure
 from tests.integration.daemon import Box, RunningDaemon, times_behind_gate, until
 from tests.stub_nvml import StubProcess
 
@@ -91,7 +93,7 @@ def test_an_engine_that_does_not_fit_waits_at_the_gate_and_says_why(box: Box) ->
     assert not overlaps(box)
 
 
-def test_nothing_starts_while_a_dead_engines_memory_lingers(box: Box) -> None:
+def test_nothing_starts_while_a_dead_engines_memory_lingers(box: Box, figure: Figure) -> None:
     box.configure()
     box.vllm.set_faults(gpu_bytes=28 * GIB)
     daemon = box.start()
@@ -106,9 +108,13 @@ def test_nothing_starts_while_a_dead_engines_memory_lingers(box: Box) -> None:
     for used in (20, 10):
         box.use_gpu(used=used, processes=lingering[1:])
         assert daemon.engine("embedding").state == "releasing"
+    back = time.monotonic()
     box.use_gpu(processes=lingering[1:])
     daemon.told("embedding", "backoff")
     daemon.told("embedding", "ready", times=2)
+    passed = box.vllm.events("through the gate", engine="embedding")[-1].at
+    figure(5, "memory back to next start at the device", passed - back, "s")
+    assert passed > back
     assert daemon.engine("generation").restarts == 0
 
 
@@ -129,7 +135,7 @@ def test_memory_that_never_comes_back_holds_the_device_until_it_does(box: Box) -
     daemon.told("embedding", "ready", times=2)
 
 
-def test_two_engines_that_die_together_start_one_after_the_other(box: Box) -> None:
+def test_two_engines_that_die_together_start_one_after_the_other(box: Box, figure: Figure) -> None:
     box.configure()
     box.vllm.set_faults(load_seconds=0.2)
     daemon = box.start()
@@ -139,8 +145,10 @@ def test_two_engines_that_die_together_start_one_after_the_other(box: Box) -> No
         os.kill(leader, signal.SIGKILL)
     daemon.told("embedding", "ready", times=2)
     daemon.told("generation", "ready", times=2)
-    assert len(times_behind_gate(box.vllm)) == 4
+    moments = times_behind_gate(box.vllm)
+    assert len(moments) == 4
     assert not overlaps(box)
+    figure(6, "one ready to the other at the device", (moments[3].begin - moments[2].end) * 1000, "ms")
 
 
 def test_a_start_that_took_what_a_neighbour_gave_back_starts_again(box: Box) -> None:

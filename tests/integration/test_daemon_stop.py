@@ -157,14 +157,16 @@ def test_no_engine_outlives_a_daemon_that_is_killed_while_they_start(box: Box, f
     assert seconds <= 2
 
 
-def test_a_process_that_a_killed_daemon_left_is_killed_and_reported(box: Box) -> None:
+def test_a_process_that_a_killed_daemon_left_is_killed_and_reported(box: Box, figure: Figure) -> None:
     box.configure()
     marks = {"MEMORIA_GATE": str(box.runtime / "gate.sock"), "MEMORIA_START": "before"}
     with subprocess.Popen(["/bin/sleep", "600"], env=marks) as leftover:
         until(lambda: box.survivors() == [leftover.pid])
+        began = time.monotonic()
         daemon = box.start()
         assert daemon.told("memoria", "killed a leftover") == (
             f"pid {leftover.pid}, of a daemon that was killed"
         )
         assert leftover.wait() == -signal.SIGKILL
+        figure(16, "start to the leftover's end", time.monotonic() - began, "s")
     daemon.until_ready()

@@ -6,10 +6,12 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from memoria.errors import ExitCode
+from tests.faults.report import Figure
 from tests.integration.daemon import Box
 
 PROMPT = {"model": "writer", "prompt": "a", "max_tokens": 2}
@@ -58,10 +60,14 @@ def test_an_engine_on_its_own_port_serves_dies_and_comes_back(box: Box) -> None:
     assert box.survivors() == []
 
 
-def test_a_port_that_is_taken_is_told_with_its_holder_before_anything_is_spawned(box: Box) -> None:
+def test_a_port_that_is_taken_is_told_with_its_holder_before_anything_is_spawned(
+    box: Box, figure: Figure
+) -> None:
     over_tcp(box)
+    began = time.monotonic()
     with stranger(box.ports.generation):
         done = box.call("run")
+        figure(18, "`memoria run` to its refusal", time.monotonic() - began, "s")
     assert done.returncode == ExitCode.UNAVAILABLE
     assert f"port {box.ports.generation} is in use" in done.stderr
     assert f"pid {os.getpid()} " in done.stderr

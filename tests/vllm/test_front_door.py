@@ -65,21 +65,22 @@ def test_every_route_of_vllm_that_is_not_in_the_table_is_denied(
 
 def denied(routes: set[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     """As requests: what is mounted is asked for something in it, and any path for an upgrade, too."""
-    served = {(route.method, _plain(route.path)) for route in ROUTES}
     for method, path in routes:
         if method == "Mount":
             yield "GET", f"{path}/x"
         elif path not in ANSWERED_BY_MEMORIA:
-            concrete = re.sub(r"\{[^}]*\}", "x", path)
-            method_asked = "GET" if method == "APIWebSocketRoute" else method
-            if (method_asked, _plain(path)) not in served:
-                yield method_asked, concrete
-            if not any(_plain(path) == _plain(route.path) for route in ROUTES):
-                yield from (("UPGRADE", concrete), ("DELETE", concrete))
+            asked = re.sub(r"\{[^}]*\}", "x", path)
+            served = {route.method for route in ROUTES if _is_below(asked, route.path)}
+            plainly = "GET" if method == "APIWebSocketRoute" else method
+            if plainly not in served:
+                yield plainly, asked
+            if not served:
+                yield from (("UPGRADE", asked), ("DELETE", asked))
 
 
-def _plain(path: str) -> str:
-    return re.sub(r"\{[^}]*\}", "{}", path)
+def _is_below(path: str, pattern: str) -> bool:
+    """`/v1/responses/render` is a response's name to the table, and a route to vLLM."""
+    return re.fullmatch(re.sub(r"\{[^}]*\}", "[^/]+", pattern), path) is not None
 
 
 UPGRADE = {

@@ -47,12 +47,16 @@ def test_a_killed_process_brings_its_engine_back_and_leaves_the_neighbour_alone(
     other = "generation" if name == "embedding" else "embedding"
     start = start_of(leader)
 
-    began = time.monotonic()
-    os.kill(leader if victim == "leader" else core_of(leader).pid, signal.SIGKILL)
-    daemon.wait(lambda: daemon.health()["status"] == "degraded", f"{name} seen dead")
-    answers_anyway(client, other)
-    daemon.wait_ready()
-    seconds = time.monotonic() - began
+    with Traffic(daemon.port, OfVllm(), **{"embeddings" if name == "embedding" else "streams": 2}) as traffic:
+        daemon.wait(lambda: traffic.count(Verdict.WHOLE) > 4, "traffic")
+        began = time.monotonic()
+        os.kill(leader if victim == "leader" else core_of(leader).pid, signal.SIGKILL)
+        daemon.wait(lambda: daemon.health()["status"] == "degraded", f"{name} seen dead")
+        answers_anyway(client, other)
+        daemon.wait_ready()
+        seconds = time.monotonic() - began
+    silent = (Verdict.WRONG,) if name == "embedding" else (Verdict.WRONG, Verdict.CUT)
+    assert traffic.causes(*silent) == {}
     allowed = before[name]["start_seconds"] + 3 + 1.2 * 2 * 2 ** before[name]["restarts"]
     figure(1, f"{victim} killed to ready, vLLM", seconds, "s")
     figure(1, f"{victim} killed: own start + 3 s + backoff", allowed, "s")
@@ -135,8 +139,11 @@ def test_nothing_is_left_after_the_daemon_was_killed_while_they_start(tmp_path: 
     """SIGKILL of the daemon while its engines import: the parent-death signal ends them all."""
     killed = RealDaemon(tmp_path)
     gate = str(killed.runtime_dir / "gate.sock")
-    killed.wait(lambda: len(marked("MEMORIA_GATE", gate)) >= 2, "both engines spawned")
-    seconds = _kill_daemon(killed)
+    try:
+        killed.wait(lambda: len(marked("MEMORIA_GATE", gate)) >= 2, "both engines spawned")
+        seconds = _kill_daemon(killed)
+    finally:
+        killed.stop()
     figure(2, "importing: killed to nothing left, vLLM", seconds, "s")
     assert seconds <= 2
 
@@ -144,11 +151,14 @@ def test_nothing_is_left_after_the_daemon_was_killed_while_they_start(tmp_path: 
 def test_nothing_is_left_after_the_daemon_was_killed_at_work(tmp_path: Path, figure: Figure) -> None:
     """SIGKILL of the daemon alone, as in a terminal: both engines ready, and requests in flight in both."""
     killed = RealDaemon(tmp_path)
-    killed.wait_ready()
-    with Traffic(killed.port, OfVllm(200), embeddings=8, streams=4, slow_readers=4) as traffic:
-        killed.wait(lambda: traffic.count(Verdict.WHOLE) > 40, "traffic")
-        killed.wait(lambda: all(engine["in_flight"] for engine in killed.status().values()), "both at work")
-        seconds = _kill_daemon(killed, traffic)
+    try:
+        killed.wait_ready()
+        with Traffic(killed.port, OfVllm(200), embeddings=8, streams=4, slow_readers=4) as traffic:
+            killed.wait(lambda: traffic.count(Verdict.WHOLE) > 40, "traffic")
+            killed.wait(lambda: all(e["in_flight"] for e in killed.status().values()), "both at work")
+            seconds = _kill_daemon(killed, traffic)
+    finally:
+        killed.stop()
     assert traffic.causes(Verdict.WRONG) == {}
     figure(2, "at work: killed to nothing left, vLLM", seconds, "s")
     assert seconds <= 2
