@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from memoria.admin.feed import STREAM_HEADERS, Feed
+from memoria.admin.feed import Feed
 from memoria.admin.replies import flag, number
+from memoria.admin.streams import Streams
 from memoria.engine.actor import EngineActor
 from memoria.errors import UnavailableError
 from memoria.logs import printable
@@ -21,7 +22,7 @@ LOOK = 0.2  # seconds between two looks at a log that is followed
 MOST_LINES = 10_000
 
 
-def routes(supervisor: Supervisor, feed: Feed) -> list[Route]:
+def routes(supervisor: Supervisor, feed: Feed, streams: Streams) -> list[Route]:
     def actor(request: Request) -> EngineActor:
         try:
             return supervisor.actor(request.path_params["engine"])
@@ -45,7 +46,7 @@ def routes(supervisor: Supervisor, feed: Feed) -> list[Route]:
             raise Rejection(Answer(503, error.problems[0].what, "stopping")) from None
         return JSONResponse({"engine": name, "asked": wish, "state": state.value, "event": before}, 202)
 
-    async def logs(request: Request) -> StreamingResponse:
+    async def logs(request: Request) -> Response:
         log, lines = actor(request).log, number(request, "lines", 100, most=MOST_LINES)
         follow = flag(request, "follow")
 
@@ -57,8 +58,7 @@ def routes(supervisor: Supervisor, feed: Feed) -> list[Route]:
                     yield new
                 await asyncio.sleep(LOOK)
 
-        headers = {**STREAM_HEADERS, "x-content-type-options": "nosniff"}
-        return StreamingResponse(text(), media_type="text/plain; charset=utf-8", headers=headers)
+        return streams.response(text(), "text/plain; charset=utf-8")
 
     return [
         *(
