@@ -154,7 +154,15 @@ def logs(globals_: Globals, engine: str | None, lines: int | None, follow: bool,
     """
     from memoria.cli.logs import show_logs
 
-    return show_logs(globals_.config, engine, lines=lines, follow=follow, since=since)
+    return show_logs(
+        globals_.config,
+        engine,
+        lines=lines,
+        follow=follow,
+        since=since,
+        as_json=globals_.json,
+        color=globals_.colored,
+    )
 
 
 @cli.command()
