@@ -58,8 +58,10 @@ class Requests:
         return deque(maxlen=KEPT if self._log is None else None)
 
     def after(self, number: int, limit: int) -> list[Record]:
-        """The latest, oldest first."""
+        """The latest, oldest first. A number that has not come yet was another daemon's, so it is 0."""
         self.flush()
+        if number > self._count:
+            number = 0
         found = [made for made in self._recent if made.number > number]
         return found[max(0, len(found) - limit) :]
 

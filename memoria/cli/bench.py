@@ -13,9 +13,9 @@ from memoria.admin.status import EngineStatus, Status
 from memoria.bench.figures import Phase
 from memoria.bench.load import Endpoint, Engine, Load, run_phase
 from memoria.bench.plot import as_svg
-from memoria.cli.client import ask
+from memoria.cli.client import ask, understood
 from memoria.cli.render_bench import render_phases
-from memoria.cli.running import admin_socket, running_config
+from memoria.cli.running import running
 from memoria.errors import ExitCode, MemoriaError, Problem, UnavailableError
 
 ALONE, TOGETHER = "{} alone", "together"
@@ -26,7 +26,10 @@ def run_bench(
 ) -> int:
     """Loads the first ready engine of each kind: alone, and where there are both, together. Raises
     `UnavailableError` where none is ready."""
-    status = Status.from_json(ask(admin_socket(running_config(flag)), "/status"))
+    socket = running(flag).admin_socket
+    data = ask(socket, "/status")
+    with understood(socket):
+        status = Status.from_json(data)
     embedding, generation = _ready(status, "pooling"), _ready(status, "generate")
     if embedding is None and generation is None:
         raise UnavailableError(Problem("no engine is ready", hint="memoria status"))

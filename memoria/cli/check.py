@@ -8,7 +8,7 @@ from typing import Any
 
 from memoria.cli.preflight import look
 from memoria.cli.render_plan import render_plan
-from memoria.config.load import shown
+from memoria.config.file import shown
 from memoria.config.model import Config
 from memoria.errors import ExitCode
 from memoria.gpu import open_reader

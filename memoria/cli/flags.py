@@ -38,7 +38,8 @@ class Globals:
         return shutil.get_terminal_size((80, 24)).columns
 
     def load(self) -> Config:
-        from memoria.config.load import find, load
+        from memoria.config.file import find
+        from memoria.config.load import load
 
         return load(find(self.config, os.environ, Path.cwd()), os.environ)
 
@@ -71,11 +72,11 @@ pass_globals = click.make_pass_decorator(Globals, ensure=True)
 
 def complete_engine(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """The engines of the configuration in force, for the shell."""
-    from memoria.cli.running import running_config
+    from memoria.cli.running import running
     from memoria.errors import MemoriaError
 
     try:
-        config = running_config(ctx.ensure_object(Globals).config)
+        names = running(ctx.ensure_object(Globals).config).engines
     except MemoriaError:
         return []
-    return [engine.name for engine in config.engines if engine.name.startswith(incomplete)]
+    return [name for name in names if name.startswith(incomplete)]

@@ -78,6 +78,7 @@ class Box:
         self.runtime = Path(tempfile.mkdtemp(prefix="memoria-")) / "run"  # a socket's path must be short
         self.ports = Ports(*free_ports(3))
         self.launcher: tuple[str, ...] = ()  # the command that is given the daemon's own, as `nice` is
+        self.caller: tuple[str, ...] = ()  # the same for all other commands
         self._daemons: list[RunningDaemon] = []
         for model in ("embedder", "writer", "second"):
             (folder / "models" / model).mkdir(parents=True)
@@ -115,7 +116,7 @@ class Box:
     def call(self, *arguments: str, **env: str | None) -> subprocess.CompletedProcess[str]:
         """`memoria ARGUMENTS`, to its end."""
         return subprocess.run(
-            [sys.executable, "-m", "memoria", *arguments],
+            [*self.caller, sys.executable, "-m", "memoria", *arguments],
             cwd=self.folder,
             env=self.env(env),
             stdin=subprocess.DEVNULL,

@@ -136,7 +136,7 @@ def test_who_asked_is_told(daemon: RunningDaemon) -> None:
 
 def test_an_unknown_engine_is_a_404_with_a_suggestion(daemon: RunningDaemon) -> None:
     for path in ("/logs/generatio", "/engines/generatio/stop"):
-        with pytest.raises(MemoriaError, match="`generatio`; did you mean `generation`"):
+        with pytest.raises(MemoriaError, match="`generatio`\\nhint: did you mean `generation`"):
             over_socket(daemon, path, "POST" if "stop" in path else "GET")
 
 
