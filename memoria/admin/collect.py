@@ -14,19 +14,16 @@ from functools import partial
 import aiohttp
 
 from memoria import __version__
-from memoria.admin.holdings import held_bytes, resident_bytes
+from memoria.admin.holdings import Holders, Holdings
 from memoria.admin.patience import Question
 from memoria.admin.rates import Rates, Speed
-from memoria.admin.status import DeviceStatus, EngineStatus, GuardStatus, OtherProcess, Status
+from memoria.admin.status import DeviceStatus, EngineStatus, GuardStatus, Status
 from memoria.engine import probe
 from memoria.engine.lifecycle import State
-from memoria.engine.marker import values_of
 from memoria.engine.snapshot import EngineSnapshot
-from memoria.errors import MemoriaError
 from memoria.gpu.device import Device
 from memoria.proxy.admission import Admission
 from memoria.proxy.guarding import Guarding
-from memoria.supervisor.memory import in_daemon_thread
 from memoria.supervisor.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -39,16 +36,6 @@ SERIES = re.compile(
     rb"\{[^}]*\} ([-+\w.]+)",
     re.M,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Holdings:
-    """Bytes by engines' names, as far as they are known: what each holds of its device, and what its standby
-    holds of the host. `devices` by their UUIDs."""
-
-    devices: Mapping[str, Device]
-    held: Mapping[str, int]
-    standbys: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +53,10 @@ class Collector:
     ) -> None:
         self._supervisor, self._admission, self._rates = supervisor, admission, rates
         self._engines: dict[str, Question[bytes | None]] = {}
-        self._devices: dict[str, Question[Device]] = {}
         self._tokens: dict[str, Speed] = {}
+        self.holders = Holders(supervisor)
         self.adopt(guarding, url)
         self._began = time.monotonic()
-        self._processes = Question(_processes_by_start)
         self._last_exits: dict[str, str] = {}
         supervisor.listen(self._remember)
 
@@ -82,10 +68,7 @@ class Collector:
             for name in self._supervisor.actors
         }
         self._tokens = {name: self._tokens.get(name) or Speed() for name in self._supervisor.actors}
-        self._devices = {
-            uuid: self._devices.get(uuid) or Question(memory.read)
-            for uuid, memory in self._supervisor.memories.items()
-        }
+        self.holders.adopt()
 
     @property
     def uptime(self) -> float:
@@ -99,7 +82,7 @@ class Collector:
         `hurry` an engine does not at all: what it says of itself is not known then."""
         names = tuple(self._supervisor.actors)
         holdings, texts = await asyncio.gather(
-            self._holdings(), asyncio.gather(*(self.exposition(name, hurry=hurry) for name in names))
+            self.holders.look(), asyncio.gather(*(self.exposition(name, hurry=hurry) for name in names))
         )
         expositions = {name: text for name, text in zip(names, texts, strict=True) if text is not None}
         return Look(self._status(holdings, expositions), expositions)
@@ -115,10 +98,6 @@ class Collector:
             logger.debug("%s: no metrics: %r", name, error)
             return None
 
-    def used_bytes(self, name: str, device: Device) -> int | None:
-        """What an engine's processes hold on its device."""
-        return held_bytes(device, set(self._supervisor.actors[name].pids()))
-
     async def _ask(self, name: str) -> bytes:
         address = self._supervisor.actors[name].snapshot.address
         if address is None:
@@ -130,32 +109,6 @@ class Collector:
             answer.raise_for_status()
             return await answer.read()
 
-    async def _holdings(self) -> Holdings:
-        processes, found = await asyncio.gather(
-            self._processes.answer(), asyncio.gather(*(self._device(uuid) for uuid in self._devices))
-        )
-        devices = {device.uuid: device for device in found if device is not None}
-        held, standbys = {}, {}
-        for snapshot in self._supervisor.snapshots():
-            device = devices.get(self._supervisor.plan.device(snapshot.name).uuid)
-            pids = (processes or {}).get(snapshot.start_id or "", set())
-            if device is not None and (size := held_bytes(device, pids)) is not None:
-                held[snapshot.name] = size
-            standby = self._supervisor.actors[snapshot.name].standby_start_id
-            if standby is not None and processes is not None:
-                standbys[snapshot.name] = resident_bytes(processes.get(standby, set()))
-        return Holdings(devices, held, standbys)
-
-    async def _device(self, uuid: str) -> Device | None:
-        try:
-            device = await self._devices[uuid].answer()
-        except MemoriaError as error:
-            logger.warning("no figures of device %s: %s", uuid, error)
-            return None
-        if device is None:
-            logger.warning("no figures of device %s: no answer", uuid)
-        return device
-
     def _status(self, holdings: Holdings, expositions: Mapping[str, bytes]) -> Status:
         return Status(
             version=__version__,
@@ -164,8 +117,7 @@ class Collector:
             uptime=self.uptime,
             at=time.time(),
             devices=tuple(
-                self._device_status(planned.device, holdings.devices.get(planned.device.uuid))
-                for planned in self._supervisor.plan.devices
+                self._device_status(planned.device, holdings) for planned in self._supervisor.plan.devices
             ),
             engines=tuple(
                 self._engine(name, holdings, _gauges(expositions.get(name, b"")))
@@ -174,8 +126,8 @@ class Collector:
             guard=None if self._guarding is None else _guard(self._guarding),
         )
 
-    def _device_status(self, device: Device, now: Device | None) -> DeviceStatus:
-        own = self._supervisor.pids()
+    def _device_status(self, device: Device, holdings: Holdings) -> DeviceStatus:
+        now = holdings.devices.get(device.uuid)
         return DeviceStatus(
             label=device.label,
             name=device.name,
@@ -183,11 +135,7 @@ class Collector:
             limit_bytes=int(device.total_bytes * self._supervisor.config.gpu_limit),
             used_bytes=None if now is None else now.used_bytes,
             free_bytes=None if now is None else now.free_bytes,
-            others=tuple(
-                OtherProcess(process.pid, process.user, process.command, process.used_bytes)
-                for process in (() if now is None else now.processes)
-                if process.pid not in own
-            ),
+            others=holdings.others.get(device.uuid, ()),
         )
 
     def _remember(self, snapshot: EngineSnapshot) -> None:
@@ -244,14 +192,6 @@ class Collector:
             standby=snapshot.standby,
             standby_bytes=None if snapshot.standby is None else holdings.standbys.get(name),
         )
-
-
-async def _processes_by_start() -> dict[str, set[int]]:
-    """Off the event loop: the environment of a process that is stuck in a driver may not be readable."""
-    starts: dict[str, set[int]] = {}
-    for pid, start in (await in_daemon_thread(partial(values_of, "MEMORIA_START"))).items():
-        starts.setdefault(start, set()).add(pid)
-    return starts
 
 
 def _gauges(exposition: bytes) -> dict[str, float]:
