@@ -18,6 +18,7 @@ from memoria.admin.holdings import Holders, Holdings
 from memoria.admin.patience import Question
 from memoria.admin.rates import Rates, Speed
 from memoria.admin.status import DeviceStatus, EngineStatus, GuardStatus, Status
+from memoria.config.model import Runner
 from memoria.engine import probe
 from memoria.engine.lifecycle import State
 from memoria.engine.snapshot import EngineSnapshot
@@ -32,10 +33,14 @@ ANSWER_TIMEOUT = 30.0  # seconds; then an engine that hangs is asked anew
 
 # vllm/v1/metrics/loggers.py; one line per engine core, summed (usage: the highest)
 SERIES = re.compile(
-    rb"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc|generation_tokens_total)"
+    rb"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc|(?:prompt|generation)_tokens_total)"
     rb"\{[^}]*\} ([-+\w.]+)",
     re.M,
 )
+
+SERVING = (State.READY, State.SUSPECT, State.DRAINING)
+# What an engine's speed is measured in: the tokens that it writes, or those that it reads.
+TOKENS: Mapping[Runner, str] = {"generate": "generation_tokens_total", "pooling": "prompt_tokens_total"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,7 @@ class Collector:
     async def exposition(self, name: str, *, hurry: bool = False) -> bytes | None:
         """What an engine's own `/metrics` answers; None where it does not serve, or does not answer."""
         snapshot = self._supervisor.actors[name].snapshot
-        if snapshot.address is None or snapshot.state not in (State.READY, State.SUSPECT, State.DRAINING):
+        if snapshot.address is None or snapshot.state not in SERVING:
             return None
         try:
             return await self._engines[name].answer(hurry=hurry)
@@ -151,7 +156,7 @@ class Collector:
         snapshot, device, rate = actor.snapshot, supervisor.plan.device(name), self._rates.of(name)
         running, waiting = gauges.get("num_requests_running"), gauges.get("num_requests_waiting")
         diagnosis, load = snapshot.diagnosis, self._admission.load(name)
-        record = supervisor.verifier.latest(name)
+        record, serves = supervisor.verifier.latest(name), snapshot.state in SERVING
         return EngineStatus(
             name=name,
             state=snapshot.state.value,
@@ -182,8 +187,8 @@ class Collector:
             held=load.waiting,
             limit=load.limit,
             requests=actor.traffic.total,
-            requests_per_second=rate.requests_per_second,
-            tokens_per_second=self._tokens[name].of(gauges.get("generation_tokens_total")),
+            requests_per_second=rate.requests_per_second if serves else rate.requests_per_second or None,
+            tokens_per_second=self._tokens[name].of(gauges.get(TOKENS[config.runner])),
             ttft_p50=rate.ttft_p50,
             ttft_p95=rate.ttft_p95,
             total_p50=rate.total_p50,

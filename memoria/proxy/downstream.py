@@ -304,20 +304,20 @@ class Downstream(HttpToolsProtocol):
     def on_tick(self, now: float) -> None:
         if self._transfer is not None:
             self._transfer.on_tick(now)
-            return
-        cycle = self.cycle
-        if cycle is None or cycle.response_complete:
+        elif self.cycle is None or self.cycle.response_complete:
             seen = (self._in_head, self._answered)
-            patience = HEAD_S if self._in_head else float(self.timeout_keep_alive)
+            if seen != self._seen:
+                self._seen, self._since = seen, now
+            elif now - self._since >= (HEAD_S if self._in_head else self.timeout_keep_alive):
+                self.transport.close()
         elif self.blocked:  # by a client that does not read what memoria itself answers
-            seen, patience = (False, self.transport.get_write_buffer_size()), self.relay.patience
+            seen = (True, self.transport.get_write_buffer_size())
+            if seen != self._seen:
+                self._seen, self._since = seen, now
+            elif now - self._since >= self.relay.patience:
+                self._reset()
         else:
             self._seen = None
-            return
-        if seen != self._seen:
-            self._seen, self._since = seen, now
-        elif now - self._since >= patience:
-            self._reset() if self.blocked else self.transport.close()
 
     # The next request, or the end
 
