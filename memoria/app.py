@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from memoria import listen
 from memoria.admin.collect import Collector
+from memoria.admin.history import History
 from memoria.admin.metrics import Metrics
 from memoria.admin.rates import Rates
 from memoria.admin.request_log import RequestLog
@@ -82,6 +83,7 @@ class Daemon:
         admission = Admission(router, {e.name: e.max_requests for e in config.engines}, config.hold)
         guarding = Guarding(config, config.guard, admission) if config.guard else None
         self.collector = Collector(self.supervisor, admission, guarding, self._rates, self.url)
+        self._history = History()
         self._metrics = Metrics(self.supervisor, self.collector)
         keys = Keys.of(config.access)
         self._app = OwnApp(
@@ -89,6 +91,7 @@ class Daemon:
             keys,
             self.supervisor,
             self.collector,
+            history=self._history,
             metrics=self._metrics,
             requests=self._requests,
             reload=self._reload,
@@ -143,6 +146,7 @@ class Daemon:
             serving = asyncio.create_task(self._server.serve(), name="http server")
             beside = asyncio.create_task(self._front.run(), name="front")
             handing = asyncio.create_task(self._handover.run(), name="handover")
+            sampling = asyncio.create_task(self._history.run(self.collector), name="history")
             beating = asyncio.create_task(self._heartbeat(), name="watchdog")
             stopping = asyncio.create_task(self._asked_to_stop.wait(), name="stop")
             try:
@@ -161,7 +165,7 @@ class Daemon:
                 self._requests.close()
                 if self._tracing is not None:
                     await self._tracing.close()
-                for task in (stopping, beating, beside, handing):
+                for task in (stopping, beating, sampling, beside, handing):
                     task.cancel()
                 self._listeners.close()
                 self._admin.close()

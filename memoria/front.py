@@ -9,6 +9,8 @@ from collections.abc import Callable
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from memoria.config.model import Config
+from memoria.engine.lifecycle import State
+from memoria.engine.snapshot import EngineSnapshot
 from memoria.own_app import OwnApp
 from memoria.proxy.access import access_rules
 from memoria.proxy.admission import Admission
@@ -39,7 +41,7 @@ class Front:
     ) -> None:
         self._keys, self._guarding = keys, guarding
         self._admission, self._app = admission, app
-        supervisor.listen(lambda snapshot: self._admission.changed(snapshot.name))
+        supervisor.listen(self._on_engine)
         self._pool, self._renewed = Pool(), asyncio.Event()
         self._relay = Relay(
             router,
@@ -81,6 +83,15 @@ class Front:
             filters={e.name: e.filters for e in config.engines if e.filters.strip or e.filters.set},
             protected=Protected(guarding.protects, guarding.observe) if guarding else None,
         )
+
+    def _on_engine(self, snapshot: EngineSnapshot) -> None:
+        """Called before the state's work begins: what an engine still answers when it is to stop ends here
+        and not with what it would say itself when it is told."""
+        if snapshot.state is State.STOPPING:
+            self._relay.cut(snapshot.name)
+        if snapshot.state in {State.STOPPING, State.RELEASING} and snapshot.address is not None:
+            self._pool.forget(snapshot.address)
+        self._admission.changed(snapshot.name)
 
     def refuse_waiting(self) -> None:
         """memoria stops: what waits for an engine need not wait any longer."""

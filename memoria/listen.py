@@ -144,7 +144,10 @@ def bind_admin(path: Path) -> socket.socket:
         listener.bind(str(path))
     except OSError as error:
         listener.close()
-        raise UnavailableError(Problem(f"cannot listen on {path}: {error.strerror or error}")) from None
+        hint = "name another folder with `runtime_dir`, or MEMORIA_RUNTIME_DIR"
+        raise UnavailableError(
+            Problem(f"cannot listen on {path}: {error.strerror or error}", hint=hint)
+        ) from None
     finally:
         os.umask(before)
     listener.listen(BACKLOG)
@@ -204,7 +207,12 @@ def _problem(config: Config, address: Address, key: ConfigPath, error: OSError) 
         return Problem(
             f"port {address.port} is in use", tuple(where), "stop that process, or choose another port"
         )
-    hint = "ports below 1024 need CAP_NET_BIND_SERVICE" if error.errno == errno.EACCES else None
+    if error.errno == errno.EACCES:
+        hint = "ports below 1024 need CAP_NET_BIND_SERVICE"
+    elif isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        hint = "write an address of this machine (`ip address` lists them); 0.0.0.0 is all of them"
+    else:
+        hint = "choose another address or port"
     return Problem(f"cannot listen on {address}: {error.strerror or error}", tuple(where), hint)
 
 

@@ -14,6 +14,7 @@ from memoria.admin.api import PREFIX, admin_app, behind
 from memoria.admin.collect import Collector
 from memoria.admin.door import Door
 from memoria.admin.feed import Feed
+from memoria.admin.history import History
 from memoria.admin.metrics import Metrics
 from memoria.admin.reload import Reload
 from memoria.admin.requests import Requests
@@ -33,13 +34,14 @@ class OwnApp:
         supervisor: Supervisor,
         collector: Collector,
         *,
+        history: History,
         metrics: Metrics,
         requests: Requests,
         reload: Reload,
         admin_socket: Path,
     ) -> None:
         self._admin_socket = str(admin_socket)
-        self._feed = Feed(supervisor.journal, collector.status)
+        self._feed = Feed(supervisor.journal, collector.status, history)
         supervisor.listen(lambda _: self._feed.changed.ring())
         self._admin = admin_app(supervisor, collector, self._feed, requests, reload)
         everywhere = [*health.routes(supervisor, collector), *models.routes(supervisor), *metrics.routes()]

@@ -17,6 +17,7 @@ from memoria.config.changes import Changes, compare
 from memoria.config.load import load
 from memoria.config.model import Config
 from memoria.config.report import key_name
+from memoria.engine.aside import in_daemon_thread
 from memoria.engine.journal import Journal
 from memoria.engine.lifecycle import State
 from memoria.errors import ConfigError, MemoriaError, Problem, UnavailableError
@@ -28,7 +29,6 @@ from memoria.proxy.guarding import Guarding
 from memoria.proxy.keys import Keys
 from memoria.routing import EngineRouter
 from memoria.server import Server
-from memoria.supervisor.memory import in_daemon_thread
 from memoria.supervisor.preflight import Preflight, preflight
 from memoria.supervisor.roll import Roll, order
 from memoria.supervisor.supervisor import Supervisor

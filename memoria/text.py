@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterable, Sequence
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 
 GIB = 2**30
 
@@ -14,11 +14,12 @@ def gib(size_bytes: int) -> str:
     return f"{size_bytes / GIB:.1f}"
 
 
-def fraction_text(fraction: Decimal) -> str:
-    """A fraction with two decimals, or with all it has where it has more, four at most: `0.30`, `0.125`."""
+def fraction_text(fraction: Decimal, rounding: str = ROUND_HALF_EVEN) -> str:
+    """A fraction with two decimals, or with all that it has, up to eight: `0.30`, `0.125`, `0.9500001`. What
+    has more was computed, from a size say, and gets four."""
     exponent = fraction.normalize().as_tuple().exponent
-    places = min(4, max(2, -exponent)) if isinstance(exponent, int) else 2
-    return f"{fraction:.{places}f}"
+    places = max(2, -exponent) if isinstance(exponent, int) else 2
+    return f"{fraction.quantize(Decimal((0, (1,), -(places if places <= 8 else 4))), rounding):f}"
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> tuple[str, ...]:
@@ -55,3 +56,10 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 def grouped(number: int) -> str:
     """Digits in groups of three: `1 048 576`."""
     return f"{number:,}".replace(",", " ")
+
+
+def short_time(seconds: float) -> str:
+    """A short time with three digits and its unit: `5.13 ms`, `131 ms`, `12.4 s`."""
+    if seconds >= 1:
+        return f"{seconds:.0f} s" if seconds >= 100 else f"{seconds:#.3g} s"
+    return f"{seconds * 1000:.0f} ms" if seconds >= 0.1 else f"{seconds * 1000:#.3g} ms"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from memoria.engine.address import EngineAddress, UnixAddress
+from memoria.engine.census import Census
 from memoria.engine.command import EngineSpec
 from memoria.engine.liveness import Progress
 from memoria.errors import Problem
@@ -110,6 +111,9 @@ class FakeSurroundings:
     problem: Problem | None = None
     gate_open: asyncio.Event = field(default_factory=asyncio.Event)
     released: asyncio.Event = field(default_factory=asyncio.Event)
+    alone: asyncio.Event = field(default_factory=asyncio.Event)  # no neighbour is behind the gate
+    held_problems: list[Problem] = field(default_factory=list)
+    census: Census = field(default_factory=Census)
     tickets: list[FakeTicket] = field(default_factory=list)
     starts: list[str] = field(default_factory=list)
     pids: list[int] = field(default_factory=list)
@@ -122,6 +126,7 @@ class FakeSurroundings:
 
     def __post_init__(self) -> None:
         self.gate_open.set()
+        self.alone.set()
         self.released.set()
 
     def spec(self, start_id: str) -> EngineSpec:
@@ -146,17 +151,37 @@ class FakeSurroundings:
     def forget(self, start_id: str) -> None:
         self.forgotten.append(start_id)
 
-    def set_releasing(self, releasing: bool) -> None:
+    def set_releasing(self, start_id: str, releasing: bool) -> None:
         self.releasing.append(releasing)
+
+    async def until_alone(self, on_wait: Callable[[str], None]) -> None:
+        if not self.alone.is_set():
+            on_wait("neighbour")
+        await self.alone.wait()
 
     async def check_memory(self) -> Problem | None:
         return self.problem
 
-    async def until_released(self, alive: Callable[[], Collection[int]], known: Collection[int]) -> None:
-        await until(lambda: not alive())
+    async def check_held(self, known: Collection[int]) -> Problem | None:
+        return self.held_problems.pop(0) if self.held_problems else None
+
+    def holders(self, known: Collection[int]) -> list[str]:
+        return [f"pid {pid} holds 1.0 GiB" for pid in sorted(known)]
+
+    async def until_released(
+        self, alive: Callable[[], Awaitable[Collection[int]]], known: Collection[int]
+    ) -> None:
+        while await self._lives(alive):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
         await self.released.wait()
 
-    async def until_answering(self, address: EngineAddress) -> None:
+    async def _lives(self, alive: Callable[[], Awaitable[Collection[int]]]) -> bool:
+        try:
+            return bool(await alive())
+        except OSError:
+            return True
+
+    async def until_answering(self, address: EngineAddress, start_id: str) -> None:
         while f"ready {self.starts[-1]}" not in self.log.read_text().splitlines():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -17,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from memoria.admin import engines, feed, requests
 from memoria.admin import reload as reloading
 from memoria.admin.collect import Collector
-from memoria.admin.door import Door
+from memoria.admin.door import ACCESS, OWNER, Door, Rights
 from memoria.admin.feed import Feed
 from memoria.admin.reload import Reload
 from memoria.admin.replies import on_http_error, on_rejection, response
@@ -34,10 +36,14 @@ PREFIX = b"/admin/"
 def admin_app(
     supervisor: Supervisor, collector: Collector, stream: Feed, done: Requests, reload: Reload
 ) -> ASGIApp:
-    """Every scope must say in `asked_by` who asks."""
+    """Every scope must say in `asked_by` who asks; `rights` tells what they may, where that is not all."""
 
     async def status(_: Request) -> JSONResponse:
         return JSONResponse((await collector.status(hurry=True)).to_json())
+
+    async def access(request: Request) -> JSONResponse:
+        rights: Callable[[], Rights] = request.scope.get("rights", lambda: OWNER)
+        return JSONResponse(rights().to_json())
 
     async def description(_: Request) -> Response:
         return Response(DESCRIPTION.read_bytes(), media_type="application/json")
@@ -45,6 +51,7 @@ def admin_app(
     streams = Streams()
     routes: list[BaseRoute] = [
         Route("/status", status, methods=["GET"]),
+        Route(ACCESS, access, methods=["GET"]),
         Route("/openapi.json", description, methods=["GET"]),
         *feed.routes(stream, streams),
         *engines.routes(supervisor, stream, streams),
@@ -68,7 +75,8 @@ def behind(door: Door, app: ASGIApp) -> ASGIApp:
         except Rejection as rejection:
             await response(rejection.answer)(scope, receive, send)
             return
-        inside = {**scope, "path": path, "raw_path": path.encode(), "asked_by": asked_by}
+        asking = {"asked_by": asked_by, "rights": partial(door.rights, scope)}
+        inside = {**scope, "path": path, "raw_path": path.encode(), **asking}
         await app(inside, receive, send)
 
     return guarded

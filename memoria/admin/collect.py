@@ -59,7 +59,7 @@ class Collector:
         self._supervisor, self._admission, self._rates = supervisor, admission, rates
         self._engines: dict[str, Question[bytes | None]] = {}
         self._tokens: dict[str, Speed] = {}
-        self.holders = Holders(supervisor)
+        self._holders = Holders(supervisor)
         self.adopt(guarding, url)
         self._began = time.monotonic()
         self._last_exits: dict[str, str] = {}
@@ -73,7 +73,7 @@ class Collector:
             for name in self._supervisor.actors
         }
         self._tokens = {name: self._tokens.get(name) or Speed() for name in self._supervisor.actors}
-        self.holders.adopt()
+        self._holders.adopt()
 
     @property
     def uptime(self) -> float:
@@ -87,7 +87,7 @@ class Collector:
         `hurry` an engine does not at all: what it says of itself is not known then."""
         names = tuple(self._supervisor.actors)
         holdings, texts = await asyncio.gather(
-            self.holders.look(), asyncio.gather(*(self.exposition(name, hurry=hurry) for name in names))
+            self._holders.look(), asyncio.gather(*(self.exposition(name, hurry=hurry) for name in names))
         )
         expositions = {name: text for name, text in zip(names, texts, strict=True) if text is not None}
         return Look(self._status(holdings, expositions), expositions)
@@ -102,6 +102,10 @@ class Collector:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             logger.debug("%s: no metrics: %r", name, error)
             return None
+
+    async def used_bytes(self, name: str) -> int | None:
+        """What an engine's processes hold on its device."""
+        return (await self._holders.look()).held.get(name)
 
     async def _ask(self, name: str) -> bytes:
         address = self._supervisor.actors[name].snapshot.address

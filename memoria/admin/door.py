@@ -5,9 +5,13 @@ Host and Origin were looked at before (`memoria/proxy/access.py`), as for every 
     the engines' state and events      whoever may use the engines
     logs, recent requests              the same, if that is anybody on this machine; else an admin's key
     start, stop, restart               an admin's key
+    what of these the asker may do     anybody: it tells no more than trying would
 """
 
 from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from starlette.types import Scope
 
@@ -16,7 +20,33 @@ from memoria.proxy.access import find_key
 from memoria.proxy.answers import Answer, Rejection
 from memoria.proxy.keys import KeyRing
 
+ACCESS = "/access"
 OPEN = ("/status", "/events", "/openapi.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """`code` and `why` say what is in the way, as the refusal would; None where nothing is."""
+
+    allowed: bool
+    code: str | None = None
+    why: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """Of one asker. `key`: the name of the key that was sent, None for none, or one that is not known."""
+
+    key: str | None
+    look: Right
+    logs: Right
+    steer: Right
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+OWNER = Rights(None, Right(allowed=True), Right(allowed=True), Right(allowed=True))
 
 
 class Door:
@@ -26,6 +56,21 @@ class Door:
         self._keys, self._admin_keys = keys, admin_keys
         self._anybody_here = config.listen.is_loopback and keys is None
 
+    def rights(self, scope: Scope) -> Rights:
+        """Found by trying."""
+
+        def right(method: str, path: str) -> Right:
+            try:
+                self.enter({**scope, "method": method}, path)
+            except Rejection as refused:
+                return Right(allowed=False, code=refused.answer.code, why=refused.answer.message)
+            return Right(allowed=True)
+
+        head = dict(scope["headers"])
+        rings = [ring for ring in (self._admin_keys, self._keys) if ring is not None]
+        key = next((name for ring in rings if (name := find_key(head, ring)) is not None), None)
+        return Rights(key, right("GET", "/status"), right("GET", "/requests"), right("POST", "/reload"))
+
     def enter(self, scope: Scope, path: str) -> str:
         """Who asks, in words for the journal. Raises `Rejection`: 401 without a key that is known, 403 with
         one that is not enough."""
@@ -34,6 +79,8 @@ class Door:
         if self._admin_keys is not None and (name := find_key(head, self._admin_keys)) is not None:
             return f"with {name}'s key"
         name = None if self._keys is None else find_key(head, self._keys)
+        if path == ACCESS:
+            return "over HTTP"
         if not acts and (self._anybody_here or (path in OPEN and (self._keys is None or name is not None))):
             return "over HTTP"
         if self._admin_keys is None and (acts or self._keys is None or name is not None):

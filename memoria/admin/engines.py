@@ -14,11 +14,11 @@ from memoria.admin.feed import Feed
 from memoria.admin.replies import flag, number
 from memoria.admin.streams import Streams
 from memoria.engine.actor import EngineActor
+from memoria.engine.aside import in_daemon_thread
 from memoria.engine.log_reader import LogReader
 from memoria.errors import UnavailableError
 from memoria.logs import printable
 from memoria.proxy.answers import Answer, Rejection
-from memoria.supervisor.memory import in_daemon_thread
 from memoria.supervisor.supervisor import Supervisor
 
 LOOK = 0.2  # seconds between two looks at a log that is followed

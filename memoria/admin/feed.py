@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from memoria.admin.history import History
 from memoria.admin.replies import flag, number, wrong
 from memoria.admin.status import Status
 from memoria.admin.streams import Streams
@@ -57,12 +58,12 @@ class _Look(NamedTuple):
 
 
 class Feed:
-    """`look` makes a status. `told` rings with every entry of the journal, `changed` also when only a status
-    would be another one; both for the last time when `close` ends all streams."""
+    """`look` makes a status, `history` are samples of it. `told` rings with every entry of the journal,
+    `changed` also when only a status would be another one; both for the last time when `close` ends all."""
 
-    def __init__(self, journal: Journal, look: Callable[[], Awaitable[Status]]) -> None:
+    def __init__(self, journal: Journal, look: Callable[[], Awaitable[Status]], history: History) -> None:
         self.told, self.changed, self.is_open = Bell(), Bell(), True
-        self._journal, self._make = journal, look
+        self._journal, self._make, self._history = journal, look, history
         self._lock = asyncio.Lock()
         self._latest: _Look | None = None
         journal.listen(lambda _: self._ring())
@@ -84,9 +85,10 @@ class Feed:
             if not await self.told.rung(heard, HEARTBEAT):
                 yield ": still here\n\n"
 
-    async def all(self, after: int) -> AsyncIterator[str]:
-        """Entries, and a status whenever something has changed, every `EVERY` seconds at least."""
-        after, shown = self._known(after), None
+    async def all(self, after: int, *, history: bool = False) -> AsyncIterator[str]:
+        """Entries, and a status whenever something has changed, every `EVERY` seconds at least; with
+        `history` also the samples of the last minutes, then each that is added."""
+        after, shown, sampled = self._known(after), None, 0
         while True:
             heard, is_open = self.changed.rings, self.is_open
             for entry in self._journal.after(after):
@@ -96,6 +98,9 @@ class Feed:
             if look is not shown:
                 shown = look
                 yield _event("status", look.status.to_json())
+            if history and (samples := self._history.after(sampled)):
+                sampled = samples[-1].number
+                yield _event("history", {"samples": [sample.to_json() for sample in samples]})
             if not is_open:
                 return
             await self.changed.rung(look.rings, look.began + EVERY - time.monotonic())
@@ -126,7 +131,8 @@ class Feed:
 def routes(feed: Feed, streams: Streams) -> list[Route]:
     async def events(request: Request) -> Response:
         after = number(request, "after", _last_seen(request), most=MOST)
-        content = feed.all(after) if flag(request, "status", default=True) else feed.entries(after)
+        status, history = flag(request, "status", default=True), flag(request, "history")
+        content = feed.all(after, history=history) if status else feed.entries(after)
         return streams.response(content, "text/event-stream")
 
     return [Route("/events", events, methods=["GET"])]

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from memoria.admin.patience import Question
 from memoria.admin.status import OtherProcess
-from memoria.engine.marker import values_of
+from memoria.engine.aside import in_daemon_thread
 from memoria.errors import MemoriaError
 from memoria.gpu.device import Device
-from memoria.supervisor.memory import in_daemon_thread
 from memoria.supervisor.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -43,7 +42,7 @@ class Holders:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
-        self._processes = Question(_ask_for_processes)
+        self._processes = Question(self._ask_for_processes)
         self._devices: dict[str, Question[Device]] = {}
         self._silent: set[str] = set()
         self.adopt()
@@ -57,7 +56,7 @@ class Holders:
 
     async def look(self) -> Holdings:
         processes, found = await asyncio.gather(
-            self._processes.answer(), asyncio.gather(*(self._device(uuid) for uuid in self._devices))
+            self._known_processes(), asyncio.gather(*(self._device(uuid) for uuid in self._devices))
         )
         devices = {device.uuid: device for device in found if device is not None}
         if processes is None:
@@ -80,6 +79,19 @@ class Holders:
             for device in devices.values()
         }
         return Holdings(devices, others, held, standbys)
+
+    async def _known_processes(self) -> Processes | None:
+        try:
+            return await self._processes.answer()
+        except OSError as error:
+            logger.debug("the engines' processes are not known: %s", error)
+            return None
+
+    async def _ask_for_processes(self) -> Processes:
+        starts = await self._supervisor.census.look()
+        return await in_daemon_thread(
+            lambda: {start: {pid: _resident(pid) for pid in pids} for start, pids in starts.items()}
+        )
 
     async def _device(self, uuid: str) -> Device | None:
         """A driver that does not answer is told once, and when it does again."""
@@ -105,19 +117,6 @@ def held_bytes(device: Device, processes: Mapping[int, int]) -> int | None:
         return sum(processes.values())
     held = [process.used_bytes for process in device.processes if process.pid in processes]
     return None if None in held else sum(size for size in held if size is not None)
-
-
-def processes_by_start() -> Processes:
-    """Of all engines of this user, whoever supervises them. To be called off the event loop: what the kernel
-    says of a process that is stuck in a driver may not come."""
-    starts: dict[str, dict[int, int]] = {}
-    for pid, start in values_of("MEMORIA_START").items():
-        starts.setdefault(start, {})[pid] = _resident(pid)
-    return starts
-
-
-async def _ask_for_processes() -> Processes:
-    return await in_daemon_thread(processes_by_start)
 
 
 def _resident(pid: int) -> int:

@@ -18,8 +18,8 @@ SHORTEST_SPAN = 1e-3  # seconds, the clock's own doubt
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Of what an engine answered in the window. Seconds to the first byte of those answers that were streamed,
-    and to the last byte of all, errors left out; None where there were none."""
+    """Of what an engine answered in the window. Seconds to the first byte of those answers that were
+    streamed, and to the last byte of all, errors left out; None where there were none."""
 
     requests_per_second: float = 0.0
     ttft_p50: float | None = None

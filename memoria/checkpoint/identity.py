@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 
-from memoria.checkpoint.read import cached_snapshot
+from memoria.checkpoint.model_files import Choice
+from memoria.checkpoint.read import find_folder, weights_folder
 
 
-def identity(model: str, environ: Mapping[str, str]) -> str | None:
+def identity(model: str, environ: Mapping[str, str], choice: Choice) -> str | None:
     """Changes when the configuration or a weights file does; None where there are none. Raises `OSError`."""
-    folder = Path(model) if model.startswith("/") else cached_snapshot(model, environ)
+    folder = find_folder(model, environ, choice)
     if folder is None or not (folder / "config.json").is_file():
         return None
     digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for path in sorted(folder.glob("*.safetensors*")):
+    for path in sorted(weights_folder(model, folder, choice).glob("*.safetensors*")):
         stat = path.stat()
         digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -37,9 +37,23 @@ class Tensor:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """Which of a model's files an engine's flags choose (vllm/config/model.py, vllm/config/load.py).
+
+    `revision` is a branch, a tag or a commit of a hub model; `download_dir` is a hub cache for its weights;
+    `overrides` (`hf_overrides`) replace parts of config.json.
+    """
+
+    revision: str | None = None
+    download_dir: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFiles:
     """`tensors` is empty where no header could be read; `index_bytes` is then what the index tells of all
-    weights (`metadata.total_size`), or None. The lengths are those of the files beside config.json that bound
+    weights (`metadata.total_size`), or None, and `missing` are the weights files that should be beside others
+    and are not. The lengths are those of the files beside config.json that bound
     the context: the tokenizer's `model_max_length`, and sentence-transformers' `max_seq_length`."""
 
     name: str
@@ -49,6 +63,7 @@ class ModelFiles:
     index_bytes: int | None = None
     tokenizer_length: int | None = None
     encoder_length: int | None = None
+    missing: tuple[str, ...] = ()
 
     @property
     def stored_bytes(self) -> int:

@@ -8,21 +8,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from memoria.checkpoint.headers import HeaderError, read_header
-from memoria.checkpoint.model_files import ModelFiles, Tensor
+from memoria.checkpoint.model_files import Choice, ModelFiles, Tensor
+from memoria.config.paths import hub_cache
 from memoria.errors import Problem, UnavailableError
 
 INDEX = "model.safetensors.index.json"
+TOKENIZER = "tokenizer_config.json"
+SENTENCE = "sentence_bert_config.json"
+_ANY = Choice()
 
 
-def read_model(model: str, environ: Mapping[str, str], *, may_ask_hub: bool = False) -> ModelFiles:
-    """Raises `UnavailableError`, saying what is missing and how to get it."""
-    folder = Path(model) if model.startswith("/") else cached_snapshot(model, environ)
+def read_model(
+    model: str, environ: Mapping[str, str], choice: Choice = _ANY, *, may_ask_hub: bool = False
+) -> ModelFiles:
+    """`environ` is the engine's. With `may_ask_hub` the hub is asked for what the local cache lacks. Raises
+    `UnavailableError`, saying what is missing and how to get it."""
+    folder = find_folder(model, environ, choice)
     if folder is not None and (folder / "config.json").is_file():
-        return read_folder(model, folder)
+        files = read_folder(model, folder, weights_folder(model, folder, choice))
+        if files.tensors or not may_ask_hub or model.startswith("/"):
+            return _overridden(files, choice)
     if model.startswith("/"):
         raise UnavailableError(
             Problem(f"no model in {model}: it has no config.json", (), "name the folder that holds it")
@@ -30,69 +40,117 @@ def read_model(model: str, environ: Mapping[str, str], *, may_ask_hub: bool = Fa
     if may_ask_hub:
         from memoria.checkpoint.hub import ask_hub  # noqa: PLC0415 (imports HTTP and TLS)
 
-        return ask_hub(model, environ)
+        return _overridden(ask_hub(model, environ, choice), choice)
+    of_revision = f" --revision {choice.revision}" if choice.revision else ""
     raise UnavailableError(
         Problem(
             f"model `{model}` is not in the local cache, so its size is not known",
             (),
-            f"download its configuration: `hf download {model} config.json {INDEX}`, "
+            f"download its configuration: `hf download {model} config.json {INDEX}{of_revision}`, "
             "or ask the hub: `memoria plan --hub`",
         )
     )
 
 
-def cached_snapshot(model: str, environ: Mapping[str, str]) -> Path | None:
-    """The folder of the revision `main` in the hub's cache, else the newest one with a config.json
+def find_folder(model: str, environ: Mapping[str, str], choice: Choice = _ANY) -> Path | None:
+    """Where a model's configuration is: the path itself, the hub's cache, or the engine's own cache."""
+    if model.startswith("/"):
+        return Path(model)
+    return cached_snapshot(model, hub_cache(environ), choice.revision) or _in_download_dir(model, choice)
+
+
+def cached_snapshot(model: str, cache: Path, revision: str | None = None) -> Path | None:
+    """The folder of `revision` in a hub cache; without one that of `main`, else the newest with a config.json
     (https://huggingface.co/docs/huggingface_hub/guides/manage-cache)."""
-    home = environ.get("HF_HOME") or str(Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    hub = Path(environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
-    repository = hub / f"models--{model.replace('/', '--')}"
+    repository = cache / f"models--{model.replace('/', '--')}"
+    snapshots = repository / "snapshots"
     try:
-        main = repository / "snapshots" / (repository / "refs" / "main").read_text().strip()
-        if (main / "config.json").is_file():
-            return main
+        commit = (repository / "refs" / (revision or "main")).read_text().strip()
     except (OSError, UnicodeDecodeError):
-        pass
-    found = sorted(repository.glob("snapshots/*/config.json"), key=lambda path: path.stat().st_mtime)
+        commit = revision or ""
+    if commit and (snapshots / commit / "config.json").is_file():
+        return snapshots / commit
+    if revision is not None:
+        return None
+    found = sorted(snapshots.glob("*/config.json"), key=lambda path: path.stat().st_mtime)
     return found[-1].parent if found else None
 
 
-def read_folder(model: str, folder: Path) -> ModelFiles:
+def _in_download_dir(model: str, choice: Choice) -> Path | None:
+    if choice.download_dir is None:
+        return None
+    return cached_snapshot(model, Path(choice.download_dir).expanduser(), choice.revision)
+
+
+def weights_folder(model: str, folder: Path, choice: Choice) -> Path:
+    """The engine's own cache where it holds weights, else that of the configuration."""
+    own = None if model.startswith("/") else _in_download_dir(model, choice)
+    return own if own is not None and any(own.glob("*.safetensors")) else folder
+
+
+def read_folder(model: str, folder: Path, weights: Path | None = None) -> ModelFiles:
     """Raises `UnavailableError` where the configuration or a header is damaged. Weights that are not there
-    are no error here: a plan can be made from the configuration alone."""
+    are no error here: a plan can be made from the configuration alone. `weights`: where those are, if not in
+    `folder`."""
     config = _json(folder / "config.json")
     if config is None:
         raise UnavailableError(Problem(f"{folder}/config.json is not a JSON object", (), "fetch it again"))
-    index = _json(folder / INDEX) or {}
-    sentence = _json(folder / "sentence_bert_config.json") or {}
-    tokenizer = _json(folder / "tokenizer_config.json") or {}
+    kept = weights or folder
+    index = _json(kept / INDEX) or _json(folder / INDEX) or {}
+    named, missing = _weight_files(kept, index)
     return ModelFiles(
         name=model,
         source=str(folder),
         config=config,
-        tensors=_tensors(folder, index),
-        index_bytes=_whole(_mapping(index.get("metadata")).get("total_size")),
-        tokenizer_length=_whole(tokenizer.get("model_max_length")),
-        encoder_length=_whole(sentence.get("max_seq_length")),
+        tensors=() if missing else _tensors(kept, named),
+        missing=tuple(missing) if len(missing) < len(named) else (),
+        index_bytes=whole(mapping(index.get("metadata")).get("total_size")),
+        tokenizer_length=tokenizer_length(_json(folder / TOKENIZER)),
+        encoder_length=encoder_length(_json(folder / SENTENCE)),
     )
 
 
-def _tensors(folder: Path, index: Mapping[str, Any]) -> tuple[Tensor, ...]:
-    """Of the files that the index names, else of all; none where one of them is not there."""
-    named = {name for name in _mapping(index.get("weight_map")).values() if isinstance(name, str)}
+def tokenizer_length(tokenizer: Mapping[str, Any] | None) -> int | None:
+    return whole((tokenizer or {}).get("model_max_length"))
+
+
+def encoder_length(sentence: Mapping[str, Any] | None) -> int | None:
+    return whole((sentence or {}).get("max_seq_length"))
+
+
+def _weight_files(folder: Path, index: Mapping[str, Any]) -> tuple[list[Path], list[str]]:
+    """The files that the index names, else all; and the names of those that are not there."""
+    named = {name for name in mapping(index.get("weight_map")).values() if isinstance(name, str)}
     files = [folder / Path(name).name for name in sorted(named)]
     if not files:
         files = sorted(
             path for path in folder.glob("*.safetensors") if path.name != "consolidated.safetensors"
         )
-    if not all(path.is_file() for path in files):
-        return ()
+    return files, [path.name for path in files if not path.is_file()]
+
+
+def _tensors(folder: Path, files: list[Path]) -> tuple[Tensor, ...]:
     try:
         return tuple(tensor for path in files for tensor in read_header(path))
     except (HeaderError, OSError) as error:
         raise UnavailableError(
             Problem(f"the weights in {folder} cannot be read: {error}", (), "download the model again")
         ) from error
+
+
+def _overridden(files: ModelFiles, choice: Choice) -> ModelFiles:
+    return replace(files, config=_merged(files.config, choice.overrides)) if choice.overrides else files
+
+
+def _merged(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """As vLLM merges them: parts of parts, too."""
+    return {
+        **config,
+        **{
+            key: _merged(mapping(config.get(key)), value) if isinstance(value, dict) else value
+            for key, value in overrides.items()
+        },
+    }
 
 
 def _json(path: Path) -> Mapping[str, Any] | None:
@@ -103,10 +161,10 @@ def _json(path: Path) -> Mapping[str, Any] | None:
     return read if isinstance(read, dict) else None
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _whole(value: Any) -> int | None:
+def whole(value: Any) -> int | None:
     # A tokenizer without a limit says 1e30.
     return int(value) if isinstance(value, int | float) and 0 < value < 10**15 else None

@@ -1,4 +1,4 @@
-"""The command line. `main` turns every error that a user can cause into a message and an exit code."""
+"""The command line. `main` turns every error into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -7,46 +7,87 @@ import os
 import sys
 from collections.abc import Sequence
 
-from memoria.errors import ExitCode, MemoriaError
+from memoria.cli.streams import give_up_output, mend_streams
+from memoria.errors import ExitCode, MemoriaError, Problem
+
+# As a shell counts a program that SIGPIPE (13) ended: its reader has gone, as in `memoria status | head -1`.
+READER_GONE = 128 + 13
+INTERRUPTED = 128 + 2
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The `memoria` executable. Always ends in `SystemExit`."""
     gc.disable()  # most commands live for a fraction of a second, and their imports make no garbage
-    sys.exit(_run(arguments))
+    mend_streams()
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = _run(given)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        give_up_output()
+        code = READER_GONE
+    except MemoriaError as error:
+        code = _tell(error.problems, error.exit_code, given)
+    except Exception as error:
+        code = _tell((_unforeseen(error),), ExitCode.FAILURE, given)
+        give_up_output()  # perhaps the very reason
+    sys.exit(code)
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(arguments: Sequence[str]) -> int:
     import click
 
     from memoria.cli.commands import cli
 
     try:
         result = cli.main(args=arguments, prog_name="memoria", standalone_mode=False)
-    except click.exceptions.Exit as end:
-        return end.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
     except click.ClickException as error:
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "memoria"
         sys.stderr.write(f"error: {error.format_message()}\nhint: {command} --help\n")
         return error.exit_code
     except click.Abort:
-        return 130
-    except MemoriaError as error:
-        if _is_verbose():
-            import traceback
-
-            traceback.print_exc()
-        from memoria.cli.render_plan import render_problems
-
-        color = sys.stderr.isatty() and "NO_COLOR" not in os.environ and "--no-color" not in sys.argv
-        sys.stdout.flush()
-        sys.stderr.write(render_problems(error.problems, color) + "\n")
-        return error.exit_code
-    except BrokenPipeError:  # `memoria status | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
+        return INTERRUPTED
+    except SystemExit:  # click's own, with 1, and in this case alone
+        return READER_GONE
     return int(result or ExitCode.OK)
 
 
-def _is_verbose() -> bool:
-    return "-v" in sys.argv or "--verbose" in sys.argv
+def _tell(problems: Sequence[Problem], code: int, arguments: Sequence[str]) -> int:
+    """From within an `except`."""
+    if "-v" in arguments or "--verbose" in arguments:
+        import traceback
+
+        traceback.print_exc()
+    from memoria.cli.render_plan import render_problems
+
+    color = sys.stderr.isatty() and "NO_COLOR" not in os.environ and "--no-color" not in arguments
+    try:
+        sys.stdout.flush()
+    except OSError:
+        give_up_output()
+    sys.stderr.write(render_problems(problems, color) + "\n")
+    return code
+
+
+def _unforeseen(error: Exception) -> Problem:
+    """An error that no part of memoria has words of its own for."""
+    if isinstance(error, FileNotFoundError) and not _has_working_folder():
+        return Problem("the working folder is not there any more", hint="go to another one: cd")
+    if isinstance(error, OSError) and error.strerror:
+        about = f"{error.filename}: " if error.filename is not None else ""
+        return Problem(f"{about}{error.strerror}", hint="the same command with -v shows where")
+    return Problem(
+        f"{type(error).__name__}: {error}",
+        hint="this is a fault of memoria's: please report it, with what the same command says with -v",
+    )
+
+
+def _has_working_folder() -> bool:
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError:
+        return False
+    return True

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from typing import Any
 
 from memoria.cli.preflight import look
-from memoria.cli.render_plan import render_plan
+from memoria.cli.render_plan import render_plan, render_problems
 from memoria.config.file import shown
 from memoria.config.model import Config
 from memoria.errors import ExitCode
@@ -22,8 +23,8 @@ def run_check(config: Config, *, no_gpu: bool, as_json: bool, width: int, color:
     if as_json:
         sys.stdout.write(json.dumps(_as_json(config, checked), indent=2) + "\n")
         return checked.errors[0].exit_code if checked.errors else ExitCode.OK
-    for warning in config.warnings:
-        sys.stderr.write(str(warning).replace("error:", "warning:", 1) + "\n\n")
+    if config.warnings:
+        sys.stderr.write(render_problems(config.warnings, color, "warning") + "\n\n")
     if checked.plan is not None:
         ok = not checked.errors
         sys.stdout.write(render_plan(config, checked.plan, checked.install, width, color, ok=ok) + "\n")
@@ -68,9 +69,6 @@ def _as_json(config: Config, checked: Preflight) -> dict[str, Any]:
             }
             for device in devices
         ],
-        "problems": [
-            {"what": problem.what, "where": list(problem.where), "hint": problem.hint}
-            for error in checked.errors
-            for problem in error.problems
-        ],
+        "problems": [asdict(problem) for error in checked.errors for problem in error.problems],
+        "warnings": [asdict(warning) for warning in config.warnings],
     }

@@ -90,10 +90,9 @@ def plan(globals_: Globals, gpu: str | None, hub: bool, html: Path | None, write
 
 @cli.command()
 @with_globals
-@click.option("-v", "--verbose", is_flag=True, help="Engine logs inline; tracebacks.")
 @click.option("--take-over", is_flag=True, help="Replace the daemon that runs: no connection is refused.")
 @pass_globals
-def run(globals_: Globals, verbose: bool, take_over: bool) -> int:
+def run(globals_: Globals, take_over: bool) -> int:
     """Run the daemon in the foreground: all engines, and the proxy. Ctrl-C drains, a second one kills.
 
     \b
@@ -101,15 +100,14 @@ def run(globals_: Globals, verbose: bool, take_over: bool) -> int:
     """
     from memoria.cli.run import run_daemon
 
-    return run_daemon(globals_.load(), verbose=verbose, color=globals_.colored, take_over=take_over)
+    return run_daemon(globals_.load(), verbose=globals_.verbose, color=globals_.colored, take_over=take_over)
 
 
 @cli.command()
 @with_globals
 @click.option("--names", metavar="ENGINE=MODEL,...", help="Serve them under other model names.")
-@click.option("-v", "--verbose", is_flag=True, help="Engine logs inline; tracebacks.")
 @pass_globals
-def demo(globals_: Globals, names: str | None, verbose: bool) -> int:
+def demo(globals_: Globals, names: str | None) -> int:
     """Run two tiny real models: no GPU, no download of weights. Their text is noise.
 
     \b
@@ -117,7 +115,7 @@ def demo(globals_: Globals, names: str | None, verbose: bool) -> int:
     """
     from memoria.cli.demo import run_demo
 
-    return run_demo(names, verbose=verbose, color=globals_.colored)
+    return run_demo(names, verbose=globals_.verbose, color=globals_.colored)
 
 
 @cli.command()
@@ -206,6 +204,7 @@ def status(globals_: Globals, watch: bool) -> int:
 
 @cli.command()
 @with_globals
+@click.argument("engines", nargs=-1, metavar="[ENGINE]...", shell_complete=complete_engine)
 @click.option("--seconds", default=20.0, show_default=True, type=click.FloatRange(1), help="Of each phase.")
 @click.option("--streams", default=16, show_default=True, type=click.IntRange(1), help="Texts made at once.")
 @click.option("--prompt", default=128, show_default=True, type=click.IntRange(1), help="Words of a prompt.")
@@ -216,19 +215,23 @@ def status(globals_: Globals, watch: bool) -> int:
 @click.option("--key", envvar="MEMORIA_KEY", metavar="KEY", help="API key (else MEMORIA_KEY).")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write a picture (SVG).")
 @pass_globals
-def bench(globals_: Globals, /, key: str | None, plot: Path | None, **load: Any) -> int:
-    """Load the running daemon: embedding alone, generation alone, both together.
+def bench(
+    globals_: Globals, /, engines: tuple[str, ...], key: str | None, plot: Path | None, **load: Any
+) -> int:
+    """Load the running daemon: each ready engine alone, then all together.
 
-    Texts and tokens per second, time to the first token, time between tokens. Exit code 1: requests failed.
+    Texts or tokens per second, and how much of that is KEPT beside the others; time to an answer, to the
+    FIRST token and to each NEXT one. Name engines to load only these. Exit code 1: requests failed.
 
     \b
     Example:  memoria bench --seconds 60 --plot bench.svg
     """
-    from memoria.bench.load import Load
+    from memoria.bench.clients import Load
     from memoria.cli.bench import run_bench
 
     return run_bench(
         globals_.config,
+        engines,
         Load(
             seconds=load["seconds"],
             warm_up=min(3.0, load["seconds"] / 4),

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from memoria.errors import ConfigError
+
 if TYPE_CHECKING:
     from memoria.config.model import Config
 
@@ -23,6 +25,7 @@ class Globals:
 
     config: Path | None = None
     json: bool = False
+    verbose: bool = False
     color: bool | None = None  # None: if the output is a terminal
 
     @property
@@ -38,10 +41,17 @@ class Globals:
         return shutil.get_terminal_size((80, 24)).columns
 
     def load(self) -> Config:
+        """For a command that starts or plans engines. Raises `ConfigError` with every problem there is."""
         from memoria.config.file import find
-        from memoria.config.load import load
+        from memoria.config.load import WrongValuesError, load
 
-        return load(find(self.config, os.environ, Path.cwd()), os.environ)
+        try:
+            return load(find(self.config, os.environ, Path.cwd()), os.environ)
+        except WrongValuesError as error:
+            from memoria.plan.plan import limit_problems
+
+            problems = (*error.problems, *limit_problems(error.usable))
+            raise ConfigError(problems) from error
 
 
 def _remember(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
@@ -52,12 +62,20 @@ def _remember(ctx: click.Context, parameter: click.Parameter, value: Any) -> Non
 
 def with_globals(command: F) -> F:
     for option in (
+        click.option(
+            "-v",
+            "--verbose",
+            is_flag=True,
+            expose_value=False,
+            callback=_remember,
+            help="Tracebacks of errors; the engines' logs, inline (run, demo).",
+        ),
         click.option("--no-color", is_flag=True, expose_value=False, callback=_remember, help="Plain text."),
         click.option("--json", is_flag=True, expose_value=False, callback=_remember, help="For programs."),
         click.option(
             "-c",
             "--config",
-            type=click.Path(path_type=Path),
+            type=click.Path(path_type=Path, readable=False),  # the loader says it better
             expose_value=False,
             callback=_remember,
             help="Configuration file (else MEMORIA_CONFIG, ./memoria.yaml, /etc/memoria/memoria.yaml).",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from memoria.gpu import open_reader, read_devices
 from memoria.gpu.catalogue import named_device
 from memoria.plan.outcome import Learned, Outcomes
 from memoria.plan.plan import Plan, make_plan
-from memoria.plan.remedies import fit_problem
+from memoria.plan.remedies import device_problem, fit_problems
 from memoria.plan.wishes import Choice, settle, wish_problem
 from memoria.supervisor.outcomes import make_outcomes, read_models
 from memoria.supervisor.records import Records, fingerprint_now, records_dir
@@ -47,8 +47,11 @@ def run_plan(
         config = replace(config, device="cuda")
     devices = _devices(config, gpu)
     files, unknown = read_models(config, os.environ, may_ask_hub=ask_hub)
-    chosen = settle(config, devices, files)
+    chosen = settle(config, devices, files, unknown)
     if chosen.problems:
+        if as_json:
+            _print_json({"ok": False, "devices": [], "problems": _problem_data(chosen.problems)})
+            return ExitCode.CONFIG
         raise ConfigError(chosen.problems)
     config = chosen.config
     if write:
@@ -60,15 +63,25 @@ def run_plan(
     if html is not None:
         _write_html(html, config, plan, outcomes, problems)
     if as_json:
-        sys.stdout.write(json.dumps(as_data(plan, outcomes, problems), indent=2) + "\n")
-        return ExitCode.CONFIG if problems else ExitCode.OK
+        _print_json(as_data(plan, outcomes, problems))
+        return ExitCode.CONFIG if problems else _code(outcomes)
     sys.stdout.write(render_outcomes(config, plan, outcomes, width, color, ok=not problems) + "\n")
-    if chosen.choices:
-        sys.stdout.write("\n" + "\n".join(render_choices(chosen.choices, written=write)) + "\n")
+    if shown := _shown(config, chosen.choices, write=write):
+        sys.stdout.write("\n" + "\n".join(render_choices(shown, written=write)) + "\n")
     sys.stdout.flush()
     if problems:
         raise ConfigError(problems)
-    return ExitCode.OK
+    return _code(outcomes)
+
+
+def _code(outcomes: Outcomes) -> ExitCode:
+    """An engine that could not be planned is no engine that fits."""
+    return ExitCode.UNAVAILABLE if outcomes.unknown else ExitCode.OK
+
+
+def _shown(config: Config, choices: tuple[Choice, ...], *, write: bool) -> tuple[Choice, ...]:
+    """What was chosen; once written, what was written: a size stays a size."""
+    return tuple(c for c in choices if not write or config.engine(c.engine).gpu_memory is None)
 
 
 def learned(config: Config, plan: Plan, environ: Mapping[str, str]) -> dict[str, Learned]:
@@ -103,18 +116,21 @@ def write_choices(config: Config, choices: tuple[Choice, ...]) -> None:
 def plan_problems(config: Config, plan: Plan, outcomes: Outcomes) -> tuple[Problem, ...]:
     """What stays wrong whoever else holds memory; that a plan is not for."""
     unfit = (
-        fit_problem(config, device, outcomes.known[budget.engine])
+        problem
         for device in plan.devices
         for budget in device.budgets
-        if budget.engine in outcomes.known
+        # A KV cache that is larger than the budget by itself is among the configuration's problems.
+        if budget.engine in outcomes.known and (budget.kv_cache_bytes or 0) <= budget.requested_bytes
+        for problem in fit_problems(config, device, outcomes.known[budget.engine])
     )
     wishes = (wish_problem(config, outcome) for outcome in outcomes.known.values())
-    return plan.config_problems + tuple(problem for problem in (*unfit, *wishes) if problem)
+    together = (device_problem(device, outcomes.known) for device in plan.devices)
+    return plan.config_problems + tuple(problem for problem in (*unfit, *together, *wishes) if problem)
 
 
 def as_data(plan: Plan, outcomes: Outcomes, problems: tuple[Problem, ...]) -> dict[str, Any]:
     return {
-        "ok": not problems,
+        "ok": not problems and not outcomes.unknown,
         "devices": [
             {
                 "name": device.device.name,
@@ -126,10 +142,18 @@ def as_data(plan: Plan, outcomes: Outcomes, problems: tuple[Problem, ...]) -> di
             }
             for device in plan.devices
         ],
-        "problems": [
-            {"what": problem.what, "where": list(problem.where), "hint": problem.hint} for problem in problems
-        ],
+        "problems": _problem_data(problems),
     }
+
+
+def _problem_data(problems: Iterable[Problem]) -> list[dict[str, Any]]:
+    return [
+        {"what": problem.what, "where": list(problem.where), "hint": problem.hint} for problem in problems
+    ]
+
+
+def _print_json(data: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(data, indent=2) + "\n")
 
 
 def _engine_data(name: str, plan: Plan, outcomes: Outcomes) -> dict[str, Any]:
@@ -140,7 +164,7 @@ def _engine_data(name: str, plan: Plan, outcomes: Outcomes) -> dict[str, Any]:
         "requested_bytes": budget.requested_bytes,
     }
     if name not in outcomes.known:
-        return data | {"unknown": str(outcomes.unknown[name].what)}
+        return data | {"unknown": outcomes.unknown[name].what, "hint": outcomes.unknown[name].hint}
     outcome = outcomes.known[name]
     capacity, terms = outcome.capacity, outcome.terms
     return data | {
@@ -158,6 +182,7 @@ def _engine_data(name: str, plan: Plan, outcomes: Outcomes) -> dict[str, Any]:
         "concurrency": round(capacity.concurrency, 4),
         "max_model_len": outcome.max_model_len,
         "fits": outcome.fits,
+        "caveats": list(outcome.footprint.caveats),
     }
 
 

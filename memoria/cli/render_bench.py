@@ -1,44 +1,85 @@
-"""The table of `memoria bench`: phases -> text."""
+"""The tables of `memoria bench`: phases -> text. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from memoria.bench.figures import Phase, Times
-from memoria.text import aligned
+from memoria.bench.clients import Load
+from memoria.bench.figures import Embedding, Generation, Phase, Times
+from memoria.logs import printable
+from memoria.text import aligned, short_time
 
-HEADER = ("", "EMBEDDINGS/S", "p50 / p99", "TOKENS/S", "FIRST TOKEN p50 / p99", "BETWEEN TOKENS p50 / p99")
+EMBEDDING = ("ENGINE", "LOADED", "TEXTS/S", "KEPT", "ANSWER p50", "p99")
+GENERATION = ("ENGINE", "LOADED", "TOKENS/S", "KEPT", "FIRST p50", "p99", "NEXT p50", "p99")
 UNKNOWN = "-"
 
 
-def render_phases(phases: Sequence[Phase]) -> str:
-    """A line for each phase, then what failed."""
-    lines = [*aligned([HEADER, *(_row(phase) for phase in phases)])]
-    lines += [
-        f"{phase.name}: {phase.failures} requests failed, the first: {phase.failure}"
-        for phase in phases
-        if phase.failures
+def render_phases(phases: Sequence[Phase], load: Load) -> str:
+    """A table for each kind of engine, an engine's phases below each other; then what to know of them. KEPT
+    is the share of its rate alone."""
+    embedding = [(phase, engine) for phase in phases for engine in phase.embedding]
+    generation = [(phase, engine) for phase in phases for engine in phase.generation]
+    tables = [
+        _table(EMBEDDING, [(*_who(*one, phases), *_times(one[1].latency)) for one in embedding]),
+        _table(
+            GENERATION,
+            [
+                (*_who(*one, phases), *_times(one[1].first_token), *_times(one[1].between_tokens))
+                for one in generation
+            ],
+        ),
+        "\n".join(_notes(phases, load)),
     ]
-    return "\n".join(lines)
+    return "\n\n".join(filter(None, tables))
 
 
-def _row(phase: Phase) -> tuple[str, ...]:
-    embedding, generation = phase.embedding, phase.generation
-    return (
-        phase.name,
-        _rate(embedding.rate) if embedding else UNKNOWN,
-        _times(embedding.latency) if embedding else UNKNOWN,
-        _rate(generation.rate) if generation else UNKNOWN,
-        _times(generation.first_token) if generation else UNKNOWN,
-        _times(generation.between_tokens) if generation else UNKNOWN,
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """Sorted by engine; its phases stay in their order."""
+    engines = list(dict.fromkeys(row[0] for row in rows))
+    ordered = sorted(rows, key=lambda row: engines.index(row[0]))
+    return "\n".join(aligned([header, *ordered], right=range(2, len(header)))) if rows else ""
+
+
+def _who(phase: Phase, engine: Embedding | Generation, phases: Sequence[Phase]) -> tuple[str, str, str, str]:
+    is_alone = len(phase.engines) == 1
+    alone = next(
+        (e.rate for p in phases if len(p.engines) == 1 for e in p.engines if e.engine == engine.engine), 0.0
     )
+    kept = UNKNOWN if is_alone or not alone else f"{engine.rate / alone:.0%}".replace("%", " %")
+    return engine.engine, "alone" if is_alone else "together", _rate(engine.rate), kept
+
+
+def _notes(phases: Sequence[Phase], load: Load) -> Iterator[str]:
+    last = {engine.engine: engine for phase in phases for engine in phase.engines}
+    for name, engine in last.items():
+        yield f"{name}: {_asked(engine, load)}"
+    if last:
+        yield f"Each phase was measured for {load.seconds:g} s, after {load.warm_up:g} s of warm-up."
+    for phase in phases:
+        for engine in phase.engines:
+            where = phase.name if len(phase.engines) == 1 else f"{phase.name}, {engine.engine}"
+            if isinstance(engine, Generation) and not engine.counted:
+                yield f"{where}: vLLM did not count its tokens: these are events"
+            if failed := engine.failures.count:
+                requests = "1 request failed" if failed == 1 else f"{failed} requests failed"
+                yield f"{where}: {requests}, the first: {printable(engine.failures.first or '')}"
+
+
+def _asked(engine: Embedding | Generation, load: Load) -> str:
+    if isinstance(engine, Embedding):
+        size = _size(engine.text_tokens, load.text_words)
+        return f"{load.embedders} clients, {load.texts} texts a request, {size} each"
+    size = _size(engine.prompt_tokens, load.prompt_words)
+    return f"{load.streams} streams, {load.max_tokens} tokens each, after prompts of {size}"
+
+
+def _size(tokens: float | None, words: int) -> str:
+    return f"{words} words" if tokens is None else f"{tokens:.0f} tokens"
 
 
 def _rate(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
 
 
-def _times(times: Times | None) -> str:
-    if times is None:
-        return UNKNOWN
-    return f"{times.p50 * 1000:.3g} / {times.p99 * 1000:.3g} ms"
+def _times(times: Times | None) -> tuple[str, str]:
+    return (UNKNOWN, UNKNOWN) if times is None else (short_time(times.p50), short_time(times.p99))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
-from memoria.cli.render_outcomes import Term, terms_of
+from memoria.cli.render_outcomes import Term, terms_of, verdict
 from memoria.config.model import Config
 from memoria.errors import Problem
 from memoria.plan.budgets import DevicePlan
@@ -41,7 +41,9 @@ def render_html(config: Config, plan: Plan, outcomes: Outcomes, problems: tuple[
     ]
     for device in plan.devices:
         parts += _device(device, outcomes)
-    parts += [_problem(problem) for problem in problems] or ['<p class="ok">Every engine fits.</p>']
+    kind = "problem" if outcomes.unknown else "ok"
+    said = [_problem(problem) for problem in problems]
+    parts += said or [f"<p class='{kind}'>{escape(verdict(outcomes))}</p>"]
     return "\n".join([*parts, "</body></html>", ""])
 
 
@@ -63,6 +65,8 @@ def _device(plan: DevicePlan, outcomes: Outcomes) -> Iterator[str]:
         )
         yield f"<div class='bar'>{''.join(segments)}</div>"
         yield f"<p class='quiet'>{escape(outcome.files.name)}</p><table>{''.join(map(_row, terms))}</table>"
+        for caveat in outcome.footprint.caveats:
+            yield f"<p class='quiet'>{escape(caveat)}.</p>"
     if plan.unplanned_bytes > 0:
         yield f"<p class='quiet'>Unplanned: {gib(plan.unplanned_bytes)} GiB</p>"
 

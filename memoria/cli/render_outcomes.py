@@ -19,7 +19,9 @@ DTYPES = {
     "F32": "f32",
     "F8_E4M3": "fp8",
     "F8_E5M2": "fp8",
-    "I32": "int4 packed",
+    "I8": "int8",
+    "I32": "packed int",
+    "U8": "packed 4 bit",
 }
 # Of a budget's bar, in the order of its terms: weights, a step and graphs, the KV cache.
 CELLS = "▓▒█"
@@ -42,7 +44,7 @@ def render_outcomes(
     for device in plan.devices:
         lines += ["", *_device(device, outcomes, width, color)]
     if ok:
-        lines += ["", paint(_verdict(outcomes), GREEN, color)]
+        lines += ["", paint(verdict(outcomes), RED if outcomes.unknown else GREEN, color)]
     return "\n".join(lines)
 
 
@@ -86,6 +88,8 @@ def _device(plan: DevicePlan, outcomes: Outcomes, width: int, color: bool) -> It
             yield (
                 paint(line, RED, color) if term.name == "KV cache" and not outcome.fits else _cut(line, width)
             )
+        for caveat in outcome.footprint.caveats:
+            yield from _wrapped(caveat, width, color)
     if plan.unplanned_bytes > 0:
         contexts = f", contexts take about {gib(plan.context_bytes)} of it" if plan.context_bytes else ""
         yield paint(f"  unplanned  {gib(plan.unplanned_bytes)} GiB{contexts}", DIM, color)
@@ -112,7 +116,10 @@ def _weights_note(outcome: Outcome) -> str:
     named = " + ".join(dict.fromkeys(DTYPES.get(name, name.lower()) for name, _ in weights.by_dtype[:3]))
     if outcome.terms.learned:
         return f"{named}, as loaded at an earlier start"
-    return named if weights.exact else f"{named}, from config.json: the weights are not here"
+    if weights.exact:
+        return named
+    source = "the index" if outcome.files.index_bytes else "config.json"
+    return f"{named}, from {source}: the weights are not here"
 
 
 def _step_note(outcome: Outcome) -> str:
@@ -123,19 +130,22 @@ def _step_note(outcome: Outcome) -> str:
 def _kv_note(outcome: Outcome) -> str:
     if not outcome.kv_cache.groups:
         return "left over: an encoder keeps nothing of a request"
-    if not outcome.fits:
+    if not outcome.starts:
         return f"too small for one request of {grouped(outcome.max_model_len)} tokens"
     capacity = outcome.capacity
+    if not outcome.fits:
+        return f"{gib(outcome.taken_bytes - outcome.budget.requested_bytes)} GiB more than the budget holds"
     return (
         f"{grouped(capacity.tokens)} tokens: {capacity.concurrency:.1f} requests "
         f"of {grouped(outcome.max_model_len)}"
     )
 
 
-def _verdict(outcomes: Outcomes) -> str:
+def verdict(outcomes: Outcomes) -> str:
+    """Where nothing stands against the plan."""
     if not outcomes.unknown:
         return "ok: every engine fits"
-    return "ok: the fractions fit; what is not known was left out"
+    return f"not planned: {', '.join(outcomes.unknown)}; the fractions and all else fit"
 
 
 def _figure(size: int) -> str:

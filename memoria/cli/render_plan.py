@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from typing import Literal
 
 from memoria.config.model import Config
 from memoria.errors import Problem
@@ -15,7 +16,7 @@ from memoria.plan.plan import Plan
 from memoria.text import aligned, fraction_text, gib
 from memoria.vllm_env.install import VllmInstall
 
-GREEN, RED, CYAN, DIM, BOLD = "32", "1;31", "36", "2", "1"
+GREEN, RED, YELLOW, CYAN, DIM, BOLD = "32", "1;31", "33", "36", "2", "1"
 BAR_CELLS = range(8, 41)
 
 
@@ -35,8 +36,10 @@ def render_plan(
     return "\n".join(lines)
 
 
-def render_problems(problems: Iterable[Problem], color: bool) -> str:
-    return "\n\n".join(_problem(problem, color) for problem in problems)
+def render_problems(
+    problems: Iterable[Problem], color: bool, kind: Literal["error", "warning"] = "error"
+) -> str:
+    return "\n\n".join(_problem(problem, color, kind) for problem in problems)
 
 
 def _facts(config: Config, plan: Plan, install: VllmInstall | None, width: int, color: bool) -> Iterable[str]:
@@ -111,8 +114,9 @@ def _bars(plan: Plan, width: int, color: bool) -> list[list[str]]:
     return [[line(bar, next(next_figure)) for bar in table] for table in tables]
 
 
-def _problem(problem: Problem, color: bool) -> str:
-    lines = [f"{paint('error:', RED, color)} {problem.what}", *(f"  {line}" for line in problem.where)]
+def _problem(problem: Problem, color: bool, kind: str) -> str:
+    label = paint(f"{kind}:", RED if kind == "error" else YELLOW, color)
+    lines = [f"{label} {problem.what}", *(f"  {line}" for line in problem.where)]
     if problem.hint:
         lines.append(f"{paint('hint:', CYAN, color)} {problem.hint}")
     return "\n".join(lines)

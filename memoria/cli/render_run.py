@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from memoria.config.model import EngineConfig
 from memoria.engine.lifecycle import State
 from memoria.engine.snapshot import EngineSnapshot
@@ -18,21 +16,26 @@ COLORS = {
 }
 
 
-def engine_line(snapshot: EngineSnapshot, engine: EngineConfig, used_bytes: int | None) -> str:
+def row(width: int, name: str, text: str) -> str:
+    """A line of the screen: columns are two spaces apart, names as wide as the longest."""
+    return f"{name:{width}}  {text}"
+
+
+def engine_line(snapshot: EngineSnapshot, engine: EngineConfig, used_bytes: int | None, now: float) -> str:
     """What stands behind the engine's name: its state, and the facts that matter in it."""
-    return f"{snapshot.state.value:9} {_facts(snapshot, engine, used_bytes)}".rstrip()
+    return f"{snapshot.state.value:8}  {_facts(snapshot, engine, used_bytes, now)}".rstrip()
 
 
 def live_line(snapshot: EngineSnapshot, engine: EngineConfig, used_bytes: int | None, now: float) -> str:
     """The same on a terminal, where the line is redrawn while the engine starts."""
     if snapshot.state is not State.STARTING or snapshot.phase is None:
-        return engine_line(snapshot, engine, used_bytes)
+        return engine_line(snapshot, engine, used_bytes, now)
     progress = f" {snapshot.percent} %" if snapshot.percent is not None else ""
     waits = f"; {snapshot.detail}" if snapshot.detail else ""
-    return f"{'starting':9} {snapshot.phase.value}{progress}  {duration(now - snapshot.since)}{waits}"
+    return f"starting  {snapshot.phase.value}{progress}  {duration(now - snapshot.since)}{waits}"
 
 
-def _facts(snapshot: EngineSnapshot, engine: EngineConfig, used_bytes: int | None) -> str:
+def _facts(snapshot: EngineSnapshot, engine: EngineConfig, used_bytes: int | None, now: float) -> str:
     match snapshot.state:
         case State.STARTING:
             port = f", port {engine.port}" if engine.port else ""
@@ -40,7 +43,7 @@ def _facts(snapshot: EngineSnapshot, engine: EngineConfig, used_bytes: int | Non
         case State.READY:
             return "  ".join(_ready(snapshot, used_bytes))
         case State.BACKOFF:
-            wait = max(0, round((snapshot.retry_at or time.time()) - time.time()))
+            wait = max(0, round((snapshot.retry_at or now) - now))
             return f"{snapshot.detail}; retry in {wait} s"
         case _:
             return snapshot.detail

@@ -8,11 +8,13 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from typing import Literal
 
 from memoria import logs
 from memoria.cli.preflight import look
+from memoria.cli.render_plan import render_problems
 from memoria.config.model import Config
-from memoria.errors import ExitCode
+from memoria.errors import ExitCode, Problem
 from memoria.gpu import open_reader
 from memoria.gpu.device import DeviceReader
 from memoria.handover import from_systemd
@@ -27,11 +29,6 @@ def run_daemon(config: Config, *, verbose: bool, color: bool, take_over: bool = 
     """Returns when the daemon was asked to stop and everything has ended. Raises `MemoriaError` before
     anything was spawned."""
     logs.configure("DEBUG" if verbose else config.logging.level, config.logging.format)
-    for warning in config.warnings:
-        if config.logging.format == "json":
-            logger.warning("%s", "; ".join((warning.what, *warning.where)))
-        else:
-            sys.stderr.write(str(warning).replace("error:", "warning:", 1) + "\n")
     reader = open_reader(config.device)
     given, patience = from_systemd(os.environ), 0.0
     if take_over:
@@ -41,9 +38,19 @@ def run_daemon(config: Config, *, verbose: bool, color: bool, take_over: bool = 
     # Before the preflight: what another daemon's engines hold is no stranger's memory.
     with RuntimeDir(config.runtime_dir, patience=patience) as runtime:
         checked = look(config, reader)
+        _tell(checked.config.warnings, config.logging.format)
         checked.raise_for_errors()
         _serve(checked, reader, runtime, given, verbose=verbose, color=color)
     return ExitCode.OK
+
+
+def _tell(warnings: Sequence[Problem], form: Literal["text", "json"]) -> None:
+    if form == "json":
+        for warning in warnings:
+            logger.warning("%s", "; ".join((warning.what, *warning.where)))
+    elif warnings:
+        color = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+        sys.stderr.write(render_problems(warnings, color, "warning") + "\n")
 
 
 def _serve(

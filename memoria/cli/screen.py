@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from memoria.cli.render_run import COLORS, engine_line, explanation, live_line
+from memoria.cli.render_run import COLORS, engine_line, explanation, live_line, row
 from memoria.engine.diagnosis import excerpt
 from memoria.engine.lifecycle import State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.logs import printable
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
     from memoria.app import Daemon
 
 REDRAW = 1.0  # seconds, while an engine is starting
@@ -27,17 +31,22 @@ UNTOLD = (State.QUEUED, State.RELEASING)
 def make_screen(daemon: Daemon, *, verbose: bool, color: bool) -> Screen:
     """JSON logs are their own screen: there the journal's records tell everything."""
     if daemon.config.logging.format == "json":
-        return Screen(daemon, verbose=False)
+        return Screen(daemon)
     if sys.stdout.isatty() and not verbose:
-        return TerminalScreen(daemon, verbose=verbose, color=color)
+        from rich.console import Console
+
+        console = Console(no_color=not color, highlight=False, markup=False, emoji=False)
+        return TerminalScreen(daemon, console)
     return PlainScreen(daemon, verbose=verbose)
 
 
 class Screen:
     """Shows nothing: the base, and the screen of JSON logs."""
 
-    def __init__(self, daemon: Daemon, *, verbose: bool) -> None:
-        self._daemon, self._verbose = daemon, verbose
+    def __init__(
+        self, daemon: Daemon, *, verbose: bool = False, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._daemon, self._verbose, self._clock = daemon, verbose, clock
         self._width = max(len("memoria"), *(len(engine.name) for engine in daemon.config.engines))
         self._used: dict[str, int | None] = {}
         self._last: dict[str, State] = {}
@@ -59,11 +68,10 @@ class Screen:
 
     async def _measure(self, snapshot: EngineSnapshot) -> None:
         """What a ready engine holds of its device."""
-        holdings = await self._daemon.collector.holders.look()
-        self._used[snapshot.name] = holdings.held.get(snapshot.name)
+        self._used[snapshot.name] = await self._daemon.collector.used_bytes(snapshot.name)
 
     def _line(self, name: str, text: str) -> str:
-        return f"{name:{self._width}} {printable(text)}"
+        return row(self._width, name, printable(text))
 
     def _tail(self, snapshot: EngineSnapshot) -> list[str]:
         if snapshot.state not in EXPLAINED:
@@ -75,7 +83,10 @@ class Screen:
         """Once each time that the last engine gets ready."""
         ready = self._daemon.supervisor.all_ready()
         told, self._told_ready = self._told_ready, ready
-        return self._line("memoria", f"all ready   {self._daemon.url}/v1") if ready and not told else None
+        return self._ready_line() if ready and not told else None
+
+    def _ready_line(self) -> str:
+        return self._line("memoria", f"all ready   page {self._daemon.url}/")
 
 
 class PlainScreen(Screen):
@@ -113,7 +124,8 @@ class PlainScreen(Screen):
     def _tell(self, snapshot: EngineSnapshot) -> None:
         engine = self._daemon.config.engine(snapshot.name)
         used = self._used.get(snapshot.name)
-        self._print(self._line(snapshot.name, engine_line(snapshot, engine, used)), *self._tail(snapshot))
+        line = engine_line(snapshot, engine, used, self._clock())
+        self._print(self._line(snapshot.name, line), *self._tail(snapshot))
 
     async def _follow_logs(self) -> None:
         followers = {name: actor.log.follow() for name, actor in self._daemon.supervisor.actors.items()}
@@ -129,12 +141,11 @@ class PlainScreen(Screen):
 
 
 class TerminalScreen(Screen):
-    def __init__(self, daemon: Daemon, *, verbose: bool, color: bool) -> None:
-        super().__init__(daemon, verbose=verbose)
-        from rich.console import Console
+    def __init__(self, daemon: Daemon, console: Console, *, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(daemon, clock=clock)
         from rich.live import Live
 
-        self._console = Console(no_color=not color, highlight=False, markup=False, emoji=False)
+        self._console = console
         self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False)
 
     def __enter__(self) -> Self:
@@ -161,7 +172,8 @@ class TerminalScreen(Screen):
             self._background(asyncio.create_task(self._measured(snapshot)))
         if tail := self._tail(snapshot):
             engine = self._daemon.config.engine(snapshot.name)
-            for line in (self._line(snapshot.name, engine_line(snapshot, engine, None)), *tail):
+            told = engine_line(snapshot, engine, None, self._clock())
+            for line in (self._line(snapshot.name, told), *tail):
                 self._console.print(line, style="dim", soft_wrap=True)
         self._draw()
 
@@ -177,15 +189,19 @@ class TerminalScreen(Screen):
                 self._draw()
 
     def _draw(self) -> None:
+        self._live.update(self.picture(), refresh=True)
+
+    def picture(self) -> Text:
+        """What is redrawn: every engine as it is now."""
         from rich.text import Text
 
-        supervisor, now = self._daemon.supervisor, time.time()
+        supervisor, now = self._daemon.supervisor, self._clock()
         text = Text(self._line("memoria", f"proxy on {self._daemon.url}") + "\n")
         for snapshot in supervisor.snapshots():
             engine = self._daemon.config.engine(snapshot.name)
             line = live_line(snapshot, engine, self._used.get(snapshot.name), now)
-            text.append(f"{snapshot.name:{self._width}} ", style="bold")
+            text.append(row(self._width, snapshot.name, ""), style="bold")
             text.append(printable(line) + "\n", style=COLORS.get(snapshot.state, "cyan"))
         if supervisor.all_ready():
-            text.append(self._line("memoria", f"all ready   {self._daemon.url}/v1"), style="bold")
-        self._live.update(text, refresh=True)
+            text.append(self._ready_line(), style="bold")
+        return text

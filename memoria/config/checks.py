@@ -6,7 +6,7 @@ opens the engines to a network by accident.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -59,8 +59,16 @@ def _check_engine_memory(engine: Mapping[str, Node], path: ConfigPath, report: R
         )
 
 
-def check_front(file: File, report: Report) -> None:
-    """Who may ask, and what the latency guard protects."""
+def check_front(file: File, report: Report, wrong: Collection[str] = ()) -> None:
+    """Who may ask, and what the latency guard protects: as far as that does not depend on the keys that are
+    `wrong`, and so not as written."""
+    if not {"listen", "keys", "open_to_network"}.intersection(wrong):
+        _check_access(file, report)
+    if not {"guard", "runner", "[key]"}.intersection(wrong):
+        _check_guard(file, report)
+
+
+def _check_access(file: File, report: Report) -> None:
     if not file.listen.is_loopback and file.keys is None and not file.open_to_network:
         report.error(
             f"{file.listen} can be reached from other machines, and there are no API keys",
@@ -70,9 +78,11 @@ def check_front(file: File, report: Report) -> None:
         )
     if file.keys is not None and file.open_to_network:
         report.error(
-            "`open_to_network` and `keys` exclude each other", ("open_to_network",), also=(("keys",),)
+            "`open_to_network` and `keys` exclude each other",
+            ("open_to_network",),
+            also=(("keys",),),
+            hint="keep one of them",
         )
-    _check_guard(file, report)
 
 
 def _check_guard(file: File, report: Report) -> None:
@@ -131,7 +141,7 @@ def _check_model(
     try:
         found = place.exists()
     except OSError:
-        found = False
+        found = True  # for all we know; the preflight says why it cannot be looked at
     if not found:
         report.error(
             f"no model at `{model}`",

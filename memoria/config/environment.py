@@ -6,16 +6,23 @@ in values that do not stand in single quotes. A blank value counts as unset. The
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from stat import S_ISREG
 
-from memoria.config.interpolate import InterpolationError, Variable, interpolate
+from memoria.config.interpolate import ENVIRONMENT, InterpolationError, Variable, interpolate
+from memoria.config.marks import Node, Scalar
+from memoria.config.model import ConfigPath
 from memoria.config.report import Report
 from memoria.errors import Mark
 
 _SINGLE_QUOTED = re.compile(r"[^=]*=\s*'")
 _SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)(_|$)", re.IGNORECASE)
+# The hub's token, mirror and places, by the names that huggingface_hub itself reads.
+_OF_THE_HUB = re.compile(r"HF_\w+|HUGGING_FACE_HUB_TOKEN|HUGGINGFACE_HUB_CACHE")
+SAVE_AS_UTF8 = "save it as UTF-8; `iconv -f latin1 -t utf-8` makes it so"
 
 
 def looks_secret(name: str) -> bool:
@@ -23,36 +30,69 @@ def looks_secret(name: str) -> bool:
     return _SECRET.search(name) is not None
 
 
+def pass_on_hub_variables(
+    engine: dict[str, Node], path: ConfigPath, variables: Mapping[str, Variable], report: Report
+) -> None:
+    """Puts those of `.env` into an engine's `env`, in place: vLLM must find them there, as Docker compose had
+    it. What the process environment or the engine itself says of them wins."""
+    for name, variable in variables.items():
+        if variable.source != ENVIRONMENT and _OF_THE_HUB.fullmatch(name):
+            _fill_in(engine, path, ("env", name), variable, report)
+
+
+def fill_in_log(data: dict[str, Node], variables: Mapping[str, Variable], report: Report) -> None:
+    """LOG_LEVEL and LOG_FORMAT are the defaults of their keys, in place."""
+    for key in ("level", "format"):
+        variable = variables.get(f"LOG_{key.upper()}")
+        if variable is not None and variable.value.strip():
+            _fill_in(data, (), ("log", key), variable, report)
+
+
+def _fill_in(
+    node: dict[str, Node], path: ConfigPath, key: tuple[str, str], variable: Variable, report: Report
+) -> None:
+    """Only where the section is one, and has no such value."""
+    section = {} if node.get(key[0]) is None else node[key[0]]
+    if isinstance(section, dict) and section.get(key[1]) is None:
+        node[key[0]] = section | {key[1]: Scalar(variable.value, variable.value, (variable,))}
+        report.variables[(*path, *key)] = (variable,)
+
+
 def read_variables(
     environ: Mapping[str, str], dotenv: Path, shown_as: str, report: Report
 ) -> dict[str, Variable]:
     """All variables by name. What is wrong with `dotenv` goes to `report`; it need not be there."""
-    environment = {name: Variable(name, value, "environment") for name, value in environ.items()}
-    if not dotenv.is_file():
+    environment = {name: Variable(name, value, ENVIRONMENT) for name, value in environ.items()}
+    try:
+        if not S_ISREG(dotenv.stat().st_mode):
+            return environment
+        text = dotenv.read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, NotADirectoryError):
         return environment
-    return _read_dotenv(dotenv, shown_as, environment, report) | environment
+    except OSError as error:
+        reason = (error.strerror or "").lower()
+        hint = "let memoria's user read it, or move it away: it need not be there"
+        report.error(f"cannot read {shown_as}: {reason}", at=Mark(shown_as, 1), hint=hint)
+        return environment
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        report.error(f"{shown_as} is not UTF-8 text", at=Mark(shown_as, line), hint=SAVE_AS_UTF8)
+        return environment
+    return _parse_dotenv(text, shown_as, environment, report) | environment
 
 
-def _read_dotenv(
-    path: Path, shown_as: str, environment: Mapping[str, Variable], report: Report
+def _parse_dotenv(
+    text: str, shown_as: str, environment: Mapping[str, Variable], report: Report
 ) -> dict[str, Variable]:
     from dotenv.parser import parse_stream  # noqa: PLC0415 (40 ms, and not every configuration has a .env)
 
-    try:
-        with path.open(encoding="utf-8-sig") as stream:
-            bindings = list(parse_stream(stream))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = (error.strerror or "").lower() if isinstance(error, OSError) else "it is not UTF-8 text"
-        report.error(f"cannot read {shown_as}: {reason}", at=Mark(shown_as, 1))
-        return {}
-
     variables: dict[str, Variable] = {}
-    for binding in bindings:
+    for binding in parse_stream(io.StringIO(text)):
         text = binding.original.string
         blank_lines = text[: len(text) - len(text.lstrip())].count("\n")
         mark = Mark(shown_as, binding.original.line + blank_lines)
         if binding.error:
-            report.error("this line is not `NAME=value`", at=mark)
+            report.error("this line is not `NAME=value`", at=mark, hint="comments begin with #")
         if binding.key is None:
             continue
         value = binding.value or ""

@@ -11,7 +11,6 @@ from typing import Any
 from memoria.config import paths
 from memoria.config.environment import looks_secret
 from memoria.config.load import Loaded, read
-from memoria.config.marks import Node, Scalar
 from memoria.config.model import ConfigPath
 from memoria.config.report import key_name
 from memoria.config.schema import SECTIONS, Engine, File
@@ -75,7 +74,7 @@ def _engine_values(name: str, loaded: Loaded) -> Iterator[tuple[ConfigPath, Any]
 
 def _shown(key: ConfigPath, value: Any, loaded: Loaded) -> str:
     in_env = len(key) == 4 and key[2] == "env"
-    variables = _variables(loaded.document.get(*key))
+    variables = _variables(key, loaded)
     if (in_env and looks_secret(key[3])) or any(looks_secret(name) for name in variables):
         return SECRET
     if isinstance(value, (bool, dict)):
@@ -88,18 +87,19 @@ def _shown(key: ConfigPath, value: Any, loaded: Loaded) -> str:
 def _source(key: ConfigPath, computed: str | None, loaded: Loaded) -> str:
     if computed not in (None, "file"):
         return str(computed)
-    node = loaded.document.get(*key)
-    if node is None:
+    if loaded.document.get(*key) is None:
         return "default"
-    if variables := _variables(node):
+    if variables := _variables(key, loaded):
         return ", ".join(f"{source} {name}" for name, source in variables.items())
     mark = loaded.document.marks.get(key)
     return f"{mark.file}:{mark.line}" if mark else "default"
 
 
-def _variables(node: Node) -> dict[str, str]:
-    """The names of the variables in a value, each with its source."""
-    if isinstance(node, Scalar):
-        return {variable.name: variable.source for variable in node.variables}
-    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    return {name: source for child in children for name, source in _variables(child).items()}
+def _variables(key: ConfigPath, loaded: Loaded) -> dict[str, str]:
+    """The names of the variables in a value, or in the parts of it, each with its source."""
+    return {
+        variable.name: variable.source
+        for path, variables in loaded.document.variables.items()
+        if path[: len(key)] == key
+        for variable in variables
+    }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from stat import S_ISREG
 
+from memoria.config.environment import SAVE_AS_UTF8
 from memoria.errors import ConfigError, Problem
 
 SYSTEM_FILE = Path("/etc/memoria/memoria.yaml")
@@ -18,17 +20,29 @@ def find(flag: Path | None, environ: Mapping[str, str], cwd: Path) -> Path:
         return cwd / flag
     if named := environ.get("MEMORIA_CONFIG"):
         return cwd / named
-    candidates = (cwd / "memoria.yaml", SYSTEM_FILE)
-    for candidate in candidates:
-        if candidate.is_file():
+    absent = {}
+    for candidate in (cwd / "memoria.yaml", SYSTEM_FILE):
+        reason = _absence(candidate)
+        if reason is None:
             return candidate
+        absent[candidate] = reason
     raise ConfigError(
         Problem(
             "no configuration file",
-            tuple(f"{shown(candidate)}  not there" for candidate in candidates),
+            tuple(f"{shown(candidate)}  {reason}" for candidate, reason in absent.items()),
             "name one with --config or MEMORIA_CONFIG; `memoria demo` needs none",
         )
     )
+
+
+def _absence(path: Path) -> str | None:
+    """Why there is no file at `path`; None where there is one."""
+    try:
+        return None if S_ISREG(path.stat().st_mode) else "not a file"
+    except (FileNotFoundError, NotADirectoryError):
+        return "not there"
+    except OSError as error:
+        return (error.strerror or "not readable").lower()
 
 
 def shown(path: Path) -> str:
@@ -50,7 +64,8 @@ def read_text(path: Path) -> str:
         raise ConfigError(Problem(f"{name} is a folder", hint=hint)) from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise ConfigError(Problem("this is not UTF-8 text", (f"{name}:{line}",))) from error
+        raise ConfigError(Problem("this is not UTF-8 text", (f"{name}:{line}",), SAVE_AS_UTF8)) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(Problem(f"cannot read {name}: {reason}")) from error
+        hint = "let memoria's user read it, or name another with --config or MEMORIA_CONFIG"
+        raise ConfigError(Problem(f"cannot read {name}: {reason}", hint=hint)) from error

@@ -83,10 +83,10 @@ def sort_flags(engine: dict[str, Node], path: ConfigPath, report: Report) -> Non
         if _refuse(written, flag, here, report) or _refuse_value(value, here, report):
             continue
         if target.get(flag) is not None:
-            report.error(f"`{flag}` is given twice", here, also=(home,))
+            report.error(f"`{flag}` is given twice", here, also=(home,), hint="keep one of them")
             continue
         target[flag] = value
-        report.marks[home] = report.marks[here]
+        report.move(here, home)
     engine["args"] = sorted_args
 
 

@@ -20,19 +20,24 @@ from dataclasses import dataclass
 _DOLLAR = re.compile(r"\$(?:(?P<dollar>\$)|(?P<name>[A-Za-z_][A-Za-z0-9_]*)|(?P<brace>\{))")
 _BRACED = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?:(?P<operator>:?[-?+])(?P<operand>.*))?", re.DOTALL)
 _MAX_NESTING = 20
+ENVIRONMENT = "environment"
 
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """`source` is a person's answer to "who says so?": `environment` or `.env:3`."""
+    """`source` is a person's answer to "who says so?": `ENVIRONMENT` or `.env:3`."""
 
     name: str
     value: str
     source: str
 
+    def __str__(self) -> str:
+        """Without its value, which may be a secret."""
+        return f"{self.name} in {'the environment' if self.source == ENVIRONMENT else self.source}"
+
 
 class InterpolationError(ValueError):
-    def __init__(self, message: str, hint: str | None = None) -> None:
+    def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
         self.hint = hint
 
@@ -53,7 +58,7 @@ def interpolate(text: str, variables: Mapping[str, Variable]) -> Interpolated:
 
 def _interpolate(text: str, variables: Mapping[str, Variable], nesting: int) -> Interpolated:
     if nesting > _MAX_NESTING:
-        raise InterpolationError("`${...}` is nested too deeply")
+        raise InterpolationError("`${...}` is nested too deeply", "write the innermost default alone")
     parts: list[Interpolated] = []
     position = 0
     while match := _DOLLAR.search(text, position):

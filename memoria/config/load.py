@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from memoria.config import paths
 from memoria.config.checks import check_engines, check_front, check_memory
-from memoria.config.environment import read_variables
+from memoria.config.environment import fill_in_log, pass_on_hub_variables, read_variables
 from memoria.config.file import find, read_text, shown
 from memoria.config.flags import check_variables, read_pooler, sort_flags
 from memoria.config.marks import Document, parse
@@ -33,7 +33,8 @@ from memoria.config.model import (
 )
 from memoria.config.report import Report
 from memoria.config.schema import VLLM_KEYS, Engine, File
-from memoria.config.wording import report_findings
+from memoria.config.wording import report_findings, without_wrong
+from memoria.errors import ConfigError, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,15 @@ class Loaded:
     config: Config
     file: File
     document: Document
+
+
+class WrongValuesError(ConfigError):
+    """`usable` is the configuration without its wrong values, for what else there is to say of it: engines,
+    their devices and the fractions that are right are as written."""
+
+    def __init__(self, problems: Iterable[Problem], usable: Config) -> None:
+        super().__init__(problems)
+        self.usable = usable
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Config:
@@ -62,6 +72,8 @@ def read(path: Path, environ: Mapping[str, str]) -> Loaded:
             sort_flags(engine, ("engines", name), report)
             check_variables(engine, ("engines", name), report)
             read_pooler(engine, ("engines", name), report)
+            pass_on_hub_variables(engine, ("engines", name), variables, report)
+    fill_in_log(document.data, variables, report)
     check_engines(document, path.absolute().parent, environ, report)
     runtime_dir, _ = paths.runtime_dir(_text(document, "runtime_dir"), path, environ)
     if len(os.fsencode(runtime_dir)) > paths.SOCKET_PATH_MAX - paths.SOCKET_NAME_MAX - 1:
@@ -73,9 +85,17 @@ def read(path: Path, environ: Mapping[str, str]) -> Loaded:
     try:
         file = File.model_validate(document.data)
     except ValidationError as error:
-        report_findings(error, document, report)
+        wrong = report_findings(error, document, report)
         check_memory(document, report)
-        report.raise_errors()
+        usable = without_wrong(document, error)
+        if usable is not None:
+            check_front(usable, report, wrong)
+        try:
+            report.raise_errors()
+        except ConfigError as found:
+            if usable is None or wrong & {"gpu", "gpu_limit", "device", "[key]"}:
+                raise
+            raise WrongValuesError(found.problems, _build(usable, path, environ, report)) from error
         raise
     check_memory(document, report)
     check_front(file, report)

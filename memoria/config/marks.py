@@ -28,6 +28,7 @@ _TAG = "tag:yaml.org,2002:"
 _TYPED = {_TAG + name for name in ("int", "float", "bool", "null")}
 _KNOWN = _TYPED | {_TAG + name for name in ("str", "map", "seq", "timestamp", "value", "merge")}
 _UNUSABLE = re.compile(r"[\x00\ud800-\udfff]")  # no path, argument or variable may hold them
+_LOOK_AROUND = "look at the lines before it, too: indentation, colons, brackets, quotes"
 _MAX_DEPTH = 50  # libyaml's composer recurses on the C stack, and ends the process when that is full
 _MAX_NODES = 20_000  # aliases of aliases can grow a small file without end
 
@@ -50,6 +51,7 @@ class Scalar(str):
 class Document:
     data: dict[str, Node]
     marks: Mapping[ConfigPath, Mark]
+    variables: Mapping[ConfigPath, tuple[Variable, ...]]
 
     def get(self, *path: str) -> Node:
         node: Node = self.data
@@ -72,7 +74,7 @@ def parse(text: str, file: str, variables: Mapping[str, Variable], report: Repor
     except (yaml.YAMLError, ValueError) as error:
         raise _syntax_error(error, text, file) from error
     if root is None:
-        return Document({}, report.marks)
+        return Document({}, report.marks, report.variables)
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(
             Problem(
@@ -82,7 +84,7 @@ def parse(text: str, file: str, variables: Mapping[str, Variable], report: Repor
             )
         )
     data = _Reader(file, variables, report).mapping(root, ())
-    return Document(data, report.marks)
+    return Document(data, report.marks, report.variables)
 
 
 class _Reader:
@@ -95,7 +97,9 @@ class _Reader:
 
     def node(self, node: yaml.Node, path: ConfigPath) -> Node:
         if node.tag not in _KNOWN:
-            self._report.error(f"the tag `{node.tag}` has no meaning here", path, at=self._mark(node))
+            self._report.error(
+                f"the tag `{node.tag}` has no meaning here", path, at=self._mark(node), hint="leave it out"
+            )
             return None
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
@@ -108,7 +112,12 @@ class _Reader:
             data: dict[str, Node] = {}
             for key, value, merged in self._pairs(node):
                 if not isinstance(key, yaml.ScalarNode) or _UNUSABLE.search(key.value):
-                    self._report.error("a key must be plain text", path, at=self._mark(key))
+                    self._report.error(
+                        "a key must be plain text",
+                        path,
+                        at=self._mark(key),
+                        hint="every key is in the README",
+                    )
                     continue
                 here = (*path, str(key.value))
                 if key.value in data:
@@ -118,6 +127,7 @@ class _Reader:
                             here,
                             at=self._mark(key),
                             also=(here,),
+                            hint="remove one of them, or give it another name",
                         )
                     continue
                 self._report.marks[here] = self._mark(key)
@@ -134,7 +144,11 @@ class _Reader:
                 yield key, value, False
         for merge in merges:
             if not isinstance(merge, yaml.MappingNode):
-                self._report.error("`<<` takes a mapping, or a list of mappings", at=self._mark(merge))
+                self._report.error(
+                    "`<<` takes a mapping, or a list of mappings",
+                    at=self._mark(merge),
+                    hint="as in `<<: *defaults`",
+                )
                 continue
             with self._inside(merge):
                 for key, value, _ in self._pairs(merge):
@@ -158,12 +172,14 @@ class _Reader:
         except InterpolationError as error:
             self._report.error(str(error), path, hint=error.hint)
             return None
+        if filled.variables:
+            self._report.variables[path] = filled.variables
         for name in filled.unset:
             self._report.warning(
                 f"the variable {name} is not set", path, hint=f"write ${{{name}:-}} if it may be"
             )
         if _UNUSABLE.search(filled.text):
-            self._report.error("a value holds a character that is no text", path)
+            self._report.error("a value holds a character that is no text", path, hint="write it anew")
             return None
         if "$" not in node.value:
             value = _typed(filled.text, node.tag)
@@ -177,7 +193,9 @@ class _Reader:
     def _inside(self, node: yaml.Node) -> Iterator[None]:
         self._count(node)
         if id(node) in self._open:
-            raise ConfigError(Problem("an anchor contains itself", (str(self._mark(node)),)))
+            raise ConfigError(
+                Problem("an anchor contains itself", (str(self._mark(node)),), "take the alias out of it")
+            )
         self._open.add(id(node))
         try:
             yield
@@ -187,7 +205,9 @@ class _Reader:
     def _count(self, node: yaml.Node) -> None:
         self._nodes += 1
         if self._nodes > _MAX_NODES:
-            raise ConfigError(Problem(f"more than {_MAX_NODES} values", (str(self._mark(node)),)))
+            raise ConfigError(
+                Problem(f"more than {_MAX_NODES} values", (str(self._mark(node)),), "use fewer aliases")
+            )
 
     def _mark(self, node: yaml.Node) -> Mark:
         return _mark(node, self._file)
@@ -224,17 +244,19 @@ def _refuse_deep_nesting(text: str, file: str) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
             raise ConfigError(
-                Problem(f"more than {_MAX_DEPTH} levels of nesting", (str(_mark(event, file)),))
+                Problem(
+                    f"more than {_MAX_DEPTH} levels of nesting", (str(_mark(event, file)),), "close brackets"
+                )
             )
 
 
 def _syntax_error(error: Exception, text: str, file: str) -> ConfigError:
     place = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if place is None:
-        return ConfigError(Problem(f"this is not YAML: {str(error).splitlines()[0]}", (file,)))
+        return ConfigError(Problem(f"this is not YAML: {str(error).splitlines()[0]}", (file,), _LOOK_AROUND))
     lines = text.split("\n")
     line = lines[place.line] if place.line < len(lines) else ""
-    hint = None
+    hint = _LOOK_AROUND
     if "${" in line:
         hint = 'inside { } and [ ] a value with ${NAME} needs quotes: "${NAME}"'
     elif line.startswith("\t") or line.lstrip(" ").startswith("\t"):

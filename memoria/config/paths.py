@@ -29,6 +29,23 @@ def home(environ: Mapping[str, str]) -> Path:
     return Path(environ.get("HOME") or os.path.expanduser("~"))  # noqa: PTH111 (Path.home raises without one)
 
 
+def hub_home(environ: Mapping[str, str]) -> Path:
+    """The Hugging Face hub's folder (huggingface_hub/constants.py, as the two below)."""
+    written = environ.get("HF_HOME") or f"{environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
+    return expand(written, Path(), environ)
+
+
+def hub_cache(environ: Mapping[str, str]) -> Path:
+    written = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
+    return expand(written, Path(), environ) if written else hub_home(environ) / "hub"
+
+
+def hub_token_file(environ: Mapping[str, str]) -> Path:
+    """Where `hf auth login` leaves its token."""
+    written = environ.get("HF_TOKEN_PATH")
+    return expand(written, Path(), environ) if written else hub_home(environ) / "token"
+
+
 def instance_id(config: Path) -> str:
     """Names one configuration file among all on this machine; short, as socket paths are."""
     return f"{config.stem[:20]}-{zlib.crc32(os.fsencode(config.resolve())):08x}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from memoria.config.interpolate import Variable
 from memoria.config.model import ConfigPath, nearest_mark
 from memoria.errors import ConfigError, Mark, Problem
 
@@ -12,12 +13,20 @@ def key_name(path: ConfigPath) -> str:
 
 
 class Report:
-    """`marks` is filled while the file is read; problems name a key, and the mark is looked up for them."""
+    """`marks` and `variables` are filled while the file is read; problems name a key, and where its value
+    comes from is looked up for them."""
 
     def __init__(self) -> None:
         self.marks: dict[ConfigPath, Mark] = {}
+        self.variables: dict[ConfigPath, tuple[Variable, ...]] = {}  # that a value was made with
         self._errors: list[tuple[Mark | None, Problem]] = []
         self._warnings: list[Problem] = []
+
+    def move(self, here: ConfigPath, to: ConfigPath) -> None:
+        """The value of one key is that of another from now on."""
+        self.marks[to] = self.marks[here]
+        if here in self.variables:
+            self.variables[to] = self.variables[here]
 
     def error(
         self,
@@ -26,13 +35,13 @@ class Report:
         *,
         at: Mark | None = None,
         also: tuple[ConfigPath, ...] = (),
-        hint: str | None = None,
+        hint: str,
     ) -> None:
         """`also` are other keys to show; `at` is a place that is no key of the file."""
         mark = at or nearest_mark(self.marks, path)
         self._errors.append((mark, self._problem(what, path, mark, also, hint)))
 
-    def warning(self, what: str, path: ConfigPath, *, hint: str | None = None) -> None:
+    def warning(self, what: str, path: ConfigPath, *, hint: str) -> None:
         self._warnings.append(self._problem(what, path, nearest_mark(self.marks, path), (), hint))
 
     @property
@@ -45,11 +54,15 @@ class Report:
             raise ConfigError(problem for _, problem in sorted(self._errors, key=_place))
 
     def _problem(
-        self, what: str, path: ConfigPath, mark: Mark | None, also: tuple[ConfigPath, ...], hint: str | None
+        self, what: str, path: ConfigPath, mark: Mark | None, also: tuple[ConfigPath, ...], hint: str
     ) -> Problem:
         places = [(mark, path), *((nearest_mark(self.marks, other), other) for other in also)]
-        where = tuple(f"{mark}  {key_name(path)}".rstrip() for mark, path in places if mark)
-        return Problem(what, where, hint)
+        where = []
+        for place, key in places:
+            if place:
+                where.append(f"{place}  {key_name(key)}".rstrip())
+            where += [f"from {variable}" for variable in self.variables.get(key, ())]
+        return Problem(what, tuple(where), hint)
 
 
 def _place(found: tuple[Mark | None, Problem]) -> tuple[str, int, int]:

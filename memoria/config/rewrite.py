@@ -59,4 +59,5 @@ def _replace(path: Path, text: str) -> None:
         os.chmod(file.name, mode)  # noqa: PTH101 (a name, not a path, is what the file knows)
         os.replace(file.name, target)  # noqa: PTH105
     except OSError as error:
-        raise ConfigError(Problem(f"cannot write {shown(path)}: {error.strerror}")) from error
+        hint = "write the fractions of `memoria plan` into it yourself, or let this user write there"
+        raise ConfigError(Problem(f"cannot write {shown(path)}: {error.strerror}", hint=hint)) from error

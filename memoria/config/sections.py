@@ -87,8 +87,12 @@ class Limits(Section):
 
 
 class Log(Section):
-    level: LogLevel = Field(default="INFO", description="Least level of memoria's own log.")
-    format: LogFormat = Field(default=_LOGGING.format, description="Form of memoria's own log.")
+    level: LogLevel = Field(
+        default="INFO", description="Least level of memoria's own log; unset: `$LOG_LEVEL`."
+    )
+    format: LogFormat = Field(
+        default=_LOGGING.format, description="Form of memoria's own log; unset: `$LOG_FORMAT`."
+    )
     requests: Literal["none", "text", "json"] = Field(
         default=_LOGGING.requests,
         description="Form of the request log, `memoria.requests.log` in `dir`; `none`: there is none.",

@@ -29,11 +29,12 @@ def parse_names(text: str) -> dict[str, str]:
     for part in text.split(","):
         engine, equals, model = (piece.strip() for piece in part.partition("="))
         if not (engine and equals and model) or len(model.split()) > 1:
-            problems.append(Problem(f"`{part.strip()}` is not ENGINE=MODEL"))
+            hint = "write `--names embedding=MODEL,generation=MODEL`, or one of the two"
+            problems.append(Problem(f"`{part.strip()}` is not ENGINE=MODEL", hint=hint))
         elif engine not in NAME_VARIABLES:
             problems.append(Problem(f"the demo has no engine `{engine}`", hint=f"it has {engines}"))
         elif engine in names:
-            problems.append(Problem(f"`{engine}` is named twice"))
+            problems.append(Problem(f"`{engine}` is named twice", hint="it serves under one name"))
         else:
             names[engine] = model
     if problems:

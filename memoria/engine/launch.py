@@ -13,18 +13,21 @@ from memoria.engine.start import Start
 from memoria.engine.surroundings import Surroundings
 
 
-def launch(start: Start, around: Surroundings, log: LogFile) -> None:
+async def launch(start: Start, around: Surroundings, log: LogFile) -> None:
     """Spawns the engine's process and fills in `start`. Raises `MemoriaError` or `OSError`."""
+    await asyncio.to_thread(log.rotate_if_large)
+    # from here to the end nothing waits: whoever is cancelled has spawned nothing
     start.id = uuid.uuid4().hex[:12]
     start.boarding = around.expect(start.id)
     spec = around.spec(start.id)
-    log.rotate_if_large()
     descriptor = log.open()
     try:
         start.log_from = log.size()
         start.follower = log.follow()
         start.address = spec.address
-        start.process = EngineProcess.spawn(spec.argv, spec.env, start_id=start.id, log=descriptor)
+        start.process = EngineProcess.spawn(
+            spec.argv, spec.env, start_id=start.id, log=descriptor, census=around.census
+        )
     finally:
         os.close(descriptor)
     around.spawned(start.id, start.process.pid)

@@ -11,7 +11,8 @@ what the state says. A pair that the table does not hold is a bug and raises.
     DRAINING   takes no new request, finishes the ones in flight
     STOPPING   SIGTERM, a grace, SIGKILL
     RELEASING  its leader is dead: the rest of its tree is killed, its memory comes back
-    HELD       its memory did not come back in time; nothing starts on that device until it does
+    HELD       its memory did not come back in time, or its leader does not die; until it does nothing starts
+               on that device
     BACKOFF    crashed, will be tried again
     FAILED     crashed for good, until a person or a reload acts
 """
@@ -43,11 +44,15 @@ class Event(StrEnum):
     START = "start asked"
     STOP = "stop asked"
     KILL = "stop asked, now"
+    RESTART = "restart asked"  # a stop or a start, see `meant`
+    RESTART_NOW = "restart asked, now"
+    ADOPT = "has other settings"
     CLEARED = "may be spawned"
     UNSPAWNABLE = "could not be spawned"
     ANSWERED = "answered a request"
     OVERDUE = "start timed out"
     UNGUARDED = "passed the gate unasked"
+    OVERSIZED = "took a neighbour's memory"
     SILENT = "makes no progress"
     MOVED = "makes progress again"
     HUNG = "hangs"
@@ -69,6 +74,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (S.STOPPED, E.START): S.QUEUED,
     #
     (S.QUEUED, E.CLEARED): S.STARTING,
+    (S.QUEUED, E.ADOPT): S.QUEUED,  # with these it may belong at another gate
     (S.QUEUED, E.UNSPAWNABLE): S.RELEASING,
     (S.QUEUED, E.STOP): S.STOPPED,
     (S.QUEUED, E.KILL): S.STOPPED,
@@ -77,6 +83,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (S.STARTING, E.UNSPAWNABLE): S.RELEASING,
     (S.STARTING, E.OVERDUE): S.STOPPING,
     (S.STARTING, E.UNGUARDED): S.STOPPING,
+    (S.STARTING, E.OVERSIZED): S.STOPPING,
     (S.STARTING, E.EXITED): S.RELEASING,
     (S.STARTING, E.STOP): S.STOPPING,
     (S.STARTING, E.KILL): S.STOPPING,
@@ -98,6 +105,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     #
     (S.STOPPING, E.EXITED): S.RELEASING,
     (S.STOPPING, E.KILL): S.STOPPING,  # a second Ctrl-C ends the grace
+    (S.STOPPING, E.STUCK): S.HELD,  # its leader is in the kernel and does not die
     #
     (S.RELEASING, E.STUCK): S.HELD,
     (S.RELEASING, E.REST): S.STOPPED,
@@ -105,6 +113,8 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (S.RELEASING, E.RETRY): S.BACKOFF,
     (S.RELEASING, E.GIVE_UP): S.FAILED,
     #
+    (S.HELD, E.EXITED): S.RELEASING,
+    (S.HELD, E.STUCK): S.HELD,
     (S.HELD, E.REST): S.STOPPED,
     (S.HELD, E.REQUEUE): S.QUEUED,
     (S.HELD, E.RETRY): S.BACKOFF,
@@ -133,9 +143,22 @@ def next_state(state: State, event: Event) -> State:
         raise ImpossibleTransition(f"{state.value}: {event.value}") from None
 
 
-def accepts(state: State, event: Event) -> bool:
-    """Whether a person's wish (`START`, `STOP`, `KILL`) changes anything in this state."""
-    return (state, event) in TRANSITIONS
+WITHOUT_PROCESS = frozenset({S.STOPPED, S.QUEUED, S.BACKOFF, S.FAILED})
+
+
+def accepts(state: State, wish: Event) -> bool:
+    """Whether a wish changes anything in this state."""
+    return (state, wish) in TRANSITIONS
+
+
+def meant(state: State, wish: Event) -> Event:
+    """A restart is a stop, which a start follows because the engine is wanted; where there is nothing to stop
+    it is a start."""
+    if wish not in (E.RESTART, E.RESTART_NOW):
+        return wish
+    if state in WITHOUT_PROCESS:
+        return E.START
+    return E.STOP if wish is E.RESTART else E.KILL
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,16 +54,17 @@ class LogFile:
         except OSError:
             return 0
 
+    @property
+    def is_large(self) -> bool:
+        return self.size() > self._max_bytes
+
     def rotate_if_large(self) -> bool:
         """Raises nothing: a full disk must not harm a running engine, so then the log is only truncated.
         Old logs keep the mode of the first."""
-        if self.size() <= self._max_bytes:
+        if not self.is_large:
             return False
         try:
-            for number in range(self._keep - 1, 0, -1):
-                older = numbered(self.path, number)
-                if older.exists():
-                    older.replace(numbered(self.path, number + 1))
+            self._make_room()
             if self._keep:
                 shutil.copy(self.path, numbered(self.path, 1))
         except OSError as error:
@@ -74,6 +75,22 @@ class LogFile:
             logger.warning("%s: could not be truncated: %s", self.path, error)
             return False
         return True
+
+    def beside(self, what: str) -> LogFile:
+        """`<dir>/<engine>.<what>.log`, within the same bounds."""
+        path = self.path.with_name(f"{self.path.stem}.{what}{self.path.suffix}")
+        return LogFile(path, max_bytes=self._max_bytes, keep=self._keep)
+
+    def replace_with(self, other: LogFile) -> None:
+        """The other file goes on in this one's place, whoever writes to it; this one is kept as if it was too
+        large. Raises nothing."""
+        try:
+            self._make_room()
+            if self._keep and self.path.exists():
+                self.path.replace(numbered(self.path, 1))
+            other.path.replace(self.path)
+        except OSError as error:
+            logger.warning("%s: could not be replaced: %s", self.path, error)
 
     def tail(self, lines: int, since: int = 0) -> list[str]:
         """The last lines from byte `since` on, of the file that is written now; at most 256 KiB of them."""
@@ -88,6 +105,13 @@ class LogFile:
     def follow(self) -> Follower:
         """From now on; of a flood only the end matters."""
         return Follower(self.path, self.size(), skips_floods=True)
+
+    def _make_room(self) -> None:
+        """For a new `.1`. Raises `OSError`."""
+        for number in range(self._keep - 1, 0, -1):
+            older = numbered(self.path, number)
+            if older.exists():
+                older.replace(numbered(self.path, number + 1))
 
 
 def _split_lines(data: bytes) -> list[str]:

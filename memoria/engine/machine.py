@@ -7,22 +7,27 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 
-from memoria.engine.lifecycle import Event, State, accepts, next_state
+from memoria.engine.lifecycle import Event, State, accepts, meant, next_state
 
 logger = logging.getLogger(__name__)
 
-WISHES = frozenset({Event.START, Event.STOP, Event.KILL})
+WISHES = frozenset({Event.START, Event.STOP, Event.KILL, Event.RESTART, Event.RESTART_NOW, Event.ADOPT})
 
-# A bug in a state's work must not take the engine's task down: what the state reports instead.
+# A bug in a state's work must not take the engine's task down: what the state reports instead, after a pause.
+# While memory is on its way back it is that it has not come: what is held keeps the gate closed, and is tried
+# again.
 ON_BUG = {
     State.QUEUED: Event.UNSPAWNABLE,
     State.STARTING: Event.OVERDUE,
+    State.READY: Event.SILENT,
     State.SUSPECT: Event.MOVED,
     State.DRAINING: Event.DRAINED,
-    State.RELEASING: Event.GIVE_UP,
-    State.HELD: Event.GIVE_UP,
+    State.STOPPING: Event.STUCK,
+    State.RELEASING: Event.STUCK,
+    State.HELD: Event.STUCK,
     State.BACKOFF: Event.DUE,
 }
+PAUSE = 1.0  # seconds
 
 
 class Machine(ABC):
@@ -57,6 +62,7 @@ class Machine(ABC):
             while True:
                 event, sender = await self._inbox.get()
                 if event in WISHES:
+                    event = meant(self.state, event)
                     counts = accepts(self.state, event)
                 else:  # what an earlier state's work or an earlier process tells is old news
                     counts = sender is not None and (sender is self._work or self._still_counts(sender))
@@ -76,8 +82,10 @@ class Machine(ABC):
         state = next_state(self.state, event)
         if self._work is not None:
             self._work.cancel()
-        self._enter(state, event)
-        self._work = asyncio.create_task(self._do(state), name=f"{self.name} {state}")
+        try:
+            self._enter(state, event)
+        finally:  # a state without its work would never end
+            self._work = asyncio.create_task(self._do(self.state), name=f"{self.name} {self.state}")
 
     async def _do(self, state: State) -> None:
         work: Callable[[], Awaitable[Event | None]] = getattr(self, f"_while_{state.value}")
@@ -87,5 +95,6 @@ class Machine(ABC):
             logger.exception("%s: a bug in memoria while %s", self.name, state)
             self._failed(error)
             event = ON_BUG.get(state)
+            await asyncio.sleep(PAUSE)
         if event is not None:
             self._tell(event, asyncio.current_task())

@@ -1,5 +1,9 @@
 """Finding an engine's processes by a variable in their environment, wherever they moved and whoever adopted
-them: a session or a group can be left, an environment stays."""
+them: a session or a group can be left, an environment stays.
+
+All of this may block, see `census.py`. What cannot be read for want of descriptors raises: a tree that lives
+must not look empty.
+"""
 
 from __future__ import annotations
 
@@ -11,43 +15,65 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
+START = "MEMORIA_START"  # names one start of an engine
+
 
 def marked(variable: str, value: str) -> list[int]:
-    """Ids of the processes whose environment holds `variable=value`; those of other users are not seen."""
-    needle = f"{variable}={value}".encode()
-    return [pid for pid, environ in _environments() if needle in environ.split(b"\0")]
+    """Ids of the processes whose environment holds `variable=value`; those of other users are not seen.
+    Raises `OSError`."""
+    return [pid for pid, found in _environments() if value_in(found, variable) == value]
 
 
 def values_of(variable: str) -> dict[int, str]:
-    """What the variable holds in every process that has it, by the process's id."""
-    name = f"{variable}=".encode()
-    return {
-        pid: entry.removeprefix(name).decode(errors="replace")
-        for pid, environ in _environments()
-        for entry in environ.split(b"\0")
-        if entry.startswith(name)
-    }
+    """What the variable holds in every process that has it, by the process's id. Raises `OSError`."""
+    values = {pid: value_in(found, variable) for pid, found in _environments()}
+    return {pid: value for pid, value in values.items() if value is not None}
 
 
-def _environments() -> Iterator[tuple[int, bytes]]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                yield int(entry.name), (entry / "environ").read_bytes()
-            except OSError:  # gone, or another user's
-                continue
+def process_ids() -> Iterator[int]:
+    return (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+
+
+def environ(pid: int) -> bytes | None:
+    """None for a process that is gone, or is another user's. Raises `OSError` when nobody can tell."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+
+
+def value_in(found: bytes, variable: str) -> str | None:
+    """Of a variable in a process's environment, as /proc gives it."""
+    name = b"\0" + variable.encode() + b"="
+    _, sign, rest = (b"\0" + found).rpartition(name)
+    return rest.partition(b"\0")[0].decode(errors="replace") if sign else None
 
 
 def kill_marked(variable: str, value: str) -> list[int]:
-    """SIGKILLs every process so marked, except this one; returns their ids."""
+    """SIGKILLs every process so marked, except this one; returns their ids. Raises `OSError`."""
     found = [pid for pid in marked(variable, value) if pid != os.getpid()]
     for pid in found:
-        kill_one(pid)
+        kill_one(pid, variable, value)
     return found
 
 
-def kill_one(pid: int) -> None:
+def kill_one(pid: int, variable: str, value: str) -> None:
+    """The descriptor pins the process: between the look at its mark and the signal its id cannot change
+    hands. Raises `OSError` when there is no descriptor left."""
     try:
-        os.kill(pid, signal.SIGKILL)
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        if value_in(environ(pid) or b"", variable) == value:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
     except (ProcessLookupError, PermissionError) as error:
         logger.debug("pid %d: %s", pid, error)
+    finally:
+        os.close(descriptor)
+
+
+def _environments() -> Iterator[tuple[int, bytes]]:
+    for pid in process_ids():
+        if (found := environ(pid)) is not None:
+            yield pid, found

@@ -85,6 +85,7 @@ def _sign(text: str, phase: Phase, then: str = "") -> _Sign:
 
 _NUMBER = r"-?\d{1,12}(?:\.\d{1,12})?"
 _COUNT = r"\d[\d,]{0,20}"
+_CONCURRENCY = rf"(?P<max_model_len>{_COUNT}) tokens per request: (?P<concurrency>{_NUMBER})x"
 
 # A line belongs to the first sign that it carries.
 _SIGNS = (
@@ -119,9 +120,9 @@ _SIGNS = (
     _sign(
         " KV cache size: ",  # v1/core/kv_cache_utils.py
         Phase.WARMING_UP,
-        rf"(?P<kv_tokens>{_COUNT}) tokens, Maximum concurrency for (?P<max_model_len>{_COUNT}) tokens "
-        rf"per request: (?P<concurrency>{_NUMBER})x",
+        rf"(?P<kv_tokens>{_COUNT}) tokens(?:, Maximum concurrency for {_CONCURRENCY})?",
     ),
+    _sign("Maximum concurrency for ", Phase.WARMING_UP, _CONCURRENCY),  # 0.26: in a line of its own
     _sign("Capturing CUDA graphs", Phase.CAPTURING, r"[^%]{0,80}?(?<!\d)(?P<percent>\d{1,3})%"),
     _sign(
         "Graph capturing finished in ",
@@ -145,10 +146,10 @@ def read_line(line: str) -> Observation | None:
     return None
 
 
-def _observation(phase: Phase, said: dict[str, str]) -> Observation:
+def _observation(phase: Phase, said: dict[str, str | None]) -> Observation:
     percent = said.pop("percent", None)
     return Observation(
         phase,
         None if percent is None else min(int(percent), 100),
-        StartFigures(**{name: _FIGURES[name](text.replace(",", "")) for name, text in said.items()}),
+        StartFigures(**{name: _FIGURES[name](text.replace(",", "")) for name, text in said.items() if text}),
     )

@@ -2,7 +2,8 @@
 
 The order of a death matters. A leader that has exited but is not reaped yet still pins its process-group id,
 so the group can be killed without ever hitting a stranger; only then is the leader reaped. What left the
-group (a second fork with its own setsid) is found by the MEMORIA_START marker in its environment.
+group (a second fork with its own setsid) is found by the MEMORIA_START marker in its environment, which takes
+a descriptor and may fail; so the group, which takes none, is killed first.
 vLLM names its processes with setproctitle, which writes over that environment unless SPT_NOENV is set.
 """
 
@@ -15,9 +16,12 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
+from memoria.engine.aside import in_daemon_thread
+from memoria.engine.census import Census
 from memoria.engine.exit_status import ExitStatus
-from memoria.engine.marker import kill_one, marked
+from memoria.engine.marker import START, kill_one
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +42,20 @@ def _die_with_parent() -> Callable[[], None]:
     return prepare
 
 
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """Process ids: `left` were there still, and were killed; `outlived` are those of them that had outlived
+    their leader and are told for the first time."""
+
+    left: set[int]
+    outlived: set[int]
+
+
 class EngineProcess:
     """A running engine. `start_id` marks every process of its tree (environment variable MEMORIA_START)."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], pidfd: int, start_id: str) -> None:
-        self._popen, self._pidfd, self._start_id = popen, pidfd, start_id
+    def __init__(self, popen: subprocess.Popen[bytes], pidfd: int, start_id: str, census: Census) -> None:
+        self._popen, self._pidfd, self._start_id, self._census = popen, pidfd, start_id, census
         self._outlived: set[int] = set()
         self.known = {popen.pid}  # every process of the tree that was ever seen; the driver may name the dead
         self._exited: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
@@ -53,7 +66,9 @@ class EngineProcess:
         return f"<EngineProcess pid={self.pid} {state}>"
 
     @classmethod
-    def spawn(cls, argv: Sequence[str], env: Mapping[str, str], *, start_id: str, log: int) -> EngineProcess:
+    def spawn(
+        cls, argv: Sequence[str], env: Mapping[str, str], *, start_id: str, log: int, census: Census
+    ) -> EngineProcess:
         """`log` is a file descriptor that the child writes to by itself: no pipe that could stall it.
         Raises `OSError` when the executable cannot be started. Call it from the main thread."""
         popen = subprocess.Popen(
@@ -71,7 +86,7 @@ class EngineProcess:
             popen.kill()
             popen.wait()
             raise
-        return cls(popen, pidfd, start_id)
+        return cls(popen, pidfd, start_id, census)
 
     @property
     def pid(self) -> int:
@@ -94,26 +109,34 @@ class EngineProcess:
         if self._popen.returncode is None:
             _kill_group(self.pid)
 
-    def clear(self) -> list[int]:
-        """After the leader's end: kills what is left of the tree and reaps the leader. To be called until
-        `tree` is empty: a process may fork between being found and being killed.
-        Returns the ids of the processes that had outlived their leader, each one once."""
-        left = {pid for pid in self.tree() if pid != self.pid}
-        if self._popen.returncode is None:
-            _kill_group(self.pid)
+    async def clear(self) -> Cleared:
+        """Kills what is left of the tree and, when the leader has ended, reaps it. To be called until nothing
+        is left: a process may fork between being found and being killed. Raises `OSError` when what left the
+        group cannot be found; the group is killed all the same."""
+        self.kill()
+        if self._popen.returncode is None and not self.is_running:
             self._popen.wait()
             os.close(self._pidfd)
-        for pid in left:
-            kill_one(pid)
-        new = left - self._outlived
-        self._outlived |= left
-        return sorted(new)
+        left = await self.tree()
+        strays = left - {self.pid}
+        if strays:
+            await in_daemon_thread(lambda: self._kill_each(strays))
+        new = strays - self._outlived if not self.is_running else set()
+        self._outlived |= new
+        return Cleared(left, new)
 
-    def tree(self) -> list[int]:
-        """Ids of all living processes of this start, wherever they moved."""
-        living = marked("MEMORIA_START", self._start_id)
-        self.known.update(living)
+    async def tree(self) -> set[int]:
+        """Ids of all living processes of this start, wherever they moved. Raises `OSError` when nobody knows
+        them."""
+        living = set((await self._census.look()).get(self._start_id, ()))
+        if self.is_running:
+            living.add(self.pid)
+        self.known |= living
         return living
+
+    def _kill_each(self, pids: set[int]) -> None:
+        for pid in pids:
+            kill_one(pid, START, self._start_id)
 
     def _signal(self, number: int) -> None:
         if not self._exited.done():

@@ -17,7 +17,8 @@ class Start:
     """Written by the engine's actor alone. Times are monotonic seconds.
 
     `asked`: its end was asked for, so it is no crash. `trouble`: why memoria itself ended it.
-    `slipped_through`: its core went on before it was let through, so no passenger holds it.
+    `slipped_through`: its core went on before it was let through, so no passenger holds it. `behind_gate`: it
+    may hold device memory. `core_lost`: its core has ended, and the leader may not know yet.
     """
 
     id: str | None = None
@@ -33,6 +34,8 @@ class Start:
     exit: ExitStatus | None = None
     let_through: bool = False
     slipped_through: asyncio.Event = field(default_factory=asyncio.Event)
+    behind_gate: bool = False
+    core_lost: bool = False
     asked: bool = False
     trouble: str | None = None
 

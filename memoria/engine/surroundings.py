@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
 from memoria.engine.address import EngineAddress
+from memoria.engine.census import Census
 from memoria.engine.command import EngineSpec
 from memoria.engine.liveness import Progress
 from memoria.errors import Problem
@@ -28,6 +29,8 @@ class Boarding(Protocol):
     """The passengers of one start: memoria's plugin in its processes."""
 
     at_gate: asyncio.Event
+    on_lost: Callable[[], None] | None
+    """Called when an engine core that was let through has ended."""
 
     def let_through(self) -> None: ...
 
@@ -35,6 +38,9 @@ class Boarding(Protocol):
 
 
 class Surroundings(Protocol):
+    @property
+    def census(self) -> Census: ...
+
     @property
     def standby(self) -> bool:
         """Whether the engine is to have a spare."""
@@ -45,7 +51,7 @@ class Surroundings(Protocol):
     def ticket(self) -> Ticket: ...
 
     def expect(self, start_id: str) -> Boarding:
-        """Before a start is spawned."""
+        """Before a start is spawned. Raises `UnavailableError` where it has no place to listen."""
         ...
 
     def spawned(self, start_id: str, pid: int) -> None: ...
@@ -54,20 +60,36 @@ class Surroundings(Protocol):
         """When nothing is left of a start."""
         ...
 
-    def set_releasing(self, releasing: bool) -> None:
-        """While true nobody passes the device's gate."""
+    def set_releasing(self, start_id: str, releasing: bool) -> None:
+        """While true of any start nobody passes the device's gate, and whoever is behind it is spoiled."""
+        ...
+
+    async def until_alone(self, on_wait: Callable[[str], None]) -> None:
+        """Until no neighbour is behind the gate that would see the engine's memory go. `on_wait` is told who
+        is."""
         ...
 
     async def check_memory(self) -> Problem | None:
         """Whether the engine fits now, by fresh figures."""
         ...
 
-    async def until_released(self, alive: Callable[[], Collection[int]], known: Collection[int]) -> None:
-        """Until no process is `alive` and the device holds nothing for one that was ever `known`."""
+    async def check_held(self, known: Collection[int]) -> Problem | None:
+        """Whether these processes of it clearly hold more than its budget; None where nobody can tell."""
         ...
 
-    async def until_answering(self, address: EngineAddress) -> None:
-        """Until the engine is healthy and has answered a real request."""
+    def holders(self, known: Collection[int]) -> list[str]:
+        """Which of these processes hold device memory, or live, by the latest figures; for a person."""
+        ...
+
+    async def until_released(
+        self, alive: Callable[[], Awaitable[Collection[int]]], known: Collection[int]
+    ) -> None:
+        """Until no process is `alive` (which raises `OSError` where nobody knows) and the device holds
+        nothing for one that was ever `known`."""
+        ...
+
+    async def until_answering(self, address: EngineAddress, start_id: str) -> None:
+        """Until this start is healthy and has answered a real request."""
         ...
 
     async def progress(self, address: EngineAddress) -> Progress | None:

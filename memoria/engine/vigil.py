@@ -17,15 +17,20 @@ SECOND_LOOK = 1.0  # seconds, at least, between the first suspicion and the verd
 
 
 class Vigil:
-    """Over one start of an engine. `patience` in seconds; 0 never suspects. `alarm` is set by whoever reads
-    vLLM's own watchdog in the log."""
+    """Over one start of an engine. `patience` in seconds; 0 never suspects."""
 
     def __init__(
         self, around: Surroundings, address: EngineAddress, traffic: Traffic, patience: float
     ) -> None:
         self._around, self._address, self._traffic = around, address, traffic
         self._liveness = Liveness(patience)
-        self.alarm = asyncio.Event()
+        self._alarm = asyncio.Event()
+        self._alarmed_by = ""
+
+    def alert(self, what: str) -> None:
+        """Somebody else has a suspicion, such as vLLM's own watchdog."""
+        self._alarmed_by = what
+        self._alarm.set()
 
     def adopt(self, patience: float) -> None:
         self._liveness.patience = patience
@@ -37,8 +42,8 @@ class Vigil:
                 await asyncio.sleep(SWITCHED_OFF)
                 continue
             if await self._alarmed(self._liveness.period):
-                self.alarm.clear()
-                return "vLLM's watchdog has fired"
+                self._alarm.clear()
+                return self._alarmed_by
             await self._look()
             if self._liveness.silent:
                 return f"no progress for {self._liveness.silent_for:.0f} s"
@@ -47,7 +52,8 @@ class Vigil:
 
     async def is_hung(self) -> bool:
         """The second look: whether still nothing moves, and a request of memoria's own is not answered."""
-        await self._look()
+        if await self._look():
+            return False
         async with self._canary() as canary:
             await asyncio.wait({canary}, timeout=max(SECOND_LOOK, self._liveness.period))
             if canary.done() and canary.result():
@@ -63,8 +69,8 @@ class Vigil:
     async def _alarmed(self, timeout: float) -> bool:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                await self.alarm.wait()
-        return self.alarm.is_set()
+                await self._alarm.wait()
+        return self._alarm.is_set()
 
     async def _answers_canary(self) -> bool:
         """Gives it as long as any other request has."""

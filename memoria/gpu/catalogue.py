@@ -41,6 +41,8 @@ CATALOGUE = {
     "GeForce RTX 3070": "7.67",
     "GeForce RTX 3080": "9.63",
     "GeForce RTX 3090": "23.57",
+    "GeForce RTX 4060": "7.63",
+    "GeForce RTX 4060 Ti 8GB": "7.63",
     "GeForce RTX 4060 Ti 16GB": "15.58",
     "GeForce RTX 4070": "11.60",
     "GeForce RTX 4070 Ti Super": "15.56",
@@ -53,18 +55,29 @@ CATALOGUE = {
     "Tesla V100 16GB": "15.77",
     "Tesla V100 32GB": "31.73",
 }
+# Less than this holds no CUDA context.
+LEAST_BYTES = 2**28
 _SIZE = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)\s*(GiB|GB|MiB)", re.IGNORECASE)
 _UNITS = {"gib": GIB, "gb": 10**9, "mib": 2**20}
-_MAKER = re.compile(r"nvidia|geforce|tesla|[^a-z0-9]")
+_MAKER = re.compile(r"nvidia|geforce|tesla")
+# Of a name as `nvidia-smi` shows it: how the card is connected and its kind of memory tell no sizes.
+_FORM = re.compile(r"\b(?:sxm\d?|pcie|hbm\d\w?|generation)\b")
+_WORD = re.compile(r"[a-z0-9]+")
+# A model's sizes of memory come apart where they are part of its name, as in `A100-SXM4-80GB`.
+_MEMORY = re.compile(r"\d+gb")
 
 
 def named_device(text: str) -> Device:
-    """`24GiB`, or a name out of the catalogue: `RTX 4090`, `a100 40gb`. Raises `ConfigError`."""
+    """`24GiB`, or a name out of the catalogue, also as `nvidia-smi` spells it: `RTX 4090`, `a100 40gb`,
+    `NVIDIA H100 80GB HBM3`. Raises `ConfigError`."""
     if size := _SIZE.fullmatch(text.strip()):
-        return _device(text.strip(), int(Decimal(size[1]) * _UNITS[size[2].lower()]))
-    key = _key(text)
-    exact = [name for name in CATALOGUE if _key(name) == key]
-    found = exact or [name for name in CATALOGUE if key and key in _key(name)]
+        total = int(Decimal(size[1]) * _UNITS[size[2].lower()])
+        if total < LEAST_BYTES:
+            raise ConfigError(
+                Problem(f"`--gpu {text}` is no size of a GPU", (), "give its memory, as in --gpu 24GiB")
+            )
+        return _device(text.strip(), total)
+    found = _found(text)
     if len(found) == 1:
         return _device(found[0], int(Decimal(CATALOGUE[found[0]]) * GIB))
     known = ", ".join(found or CATALOGUE)
@@ -72,8 +85,27 @@ def named_device(text: str) -> Device:
     raise ConfigError(Problem(what, (), f"give its memory, as in --gpu 24GiB, or one of: {known}"))
 
 
+def _found(text: str) -> list[str]:
+    """The entry of exactly this name; else those that have all its words; else the one that has all but the
+    size of its memory, where it only comes in one."""
+    key, words = _key(text), _words(text)
+    if not key:
+        return []
+    if exact := [name for name in CATALOGUE if _key(name) == key or _words(name) == words]:
+        return exact
+    if found := [name for name in CATALOGUE if words <= _words(name)]:
+        return found
+    return [
+        name for name in CATALOGUE if _words(name) == {word for word in words if not _MEMORY.fullmatch(word)}
+    ]
+
+
+def _words(name: str) -> set[str]:
+    return set(_WORD.findall(_FORM.sub("", _MAKER.sub("", name.lower()))))
+
+
 def _key(name: str) -> str:
-    return _MAKER.sub("", name.lower())
+    return "".join(_WORD.findall(_MAKER.sub("", name.lower())))
 
 
 def _device(name: str, total: int) -> Device:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -11,15 +10,12 @@ from typing import Any
 
 from memoria.config.model import EngineConfig
 from memoria.gpu.device import Device
+from memoria.plan.human_int import human_int
 
 # A process's CUDA context lies outside its fraction. An estimate: 0.3 to 0.7 GiB by GPU and driver.
 CONTEXT_BYTES = 2**29
 # Above one context's estimate, so that the largest of that range still fits.
 MARGIN_BYTES = 2**28
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)([kmgt])|(\d+)([KMGT])?")
-_DECIMAL = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +101,5 @@ def make_budget(engine: EngineConfig, device: Device) -> Budget:
 
 
 def kv_cache_bytes(vllm_args: Mapping[str, Any]) -> int | None:
-    """`kv_cache_memory_bytes` as vLLM reads it (`human_readable_int` in vllm/utils/argparse_utils.py): `25g`
-    is 25e9, `25G` is 25 * 2^30. None where it is not set, or is something that vLLM itself refuses."""
-    match = _SIZE.fullmatch(str(vllm_args.get("kv_cache_memory_bytes", "")).strip())
-    if not match:
-        return None
-    number, decimal_suffix, whole, binary_suffix = match.groups()
-    if decimal_suffix:
-        return int(float(number) * _DECIMAL[decimal_suffix])
-    return int(whole) * (_BINARY[binary_suffix] if binary_suffix else 1)
+    """`kv_cache_memory_bytes`; None where it is not set, or is something that vLLM itself refuses."""
+    return human_int(vllm_args.get("kv_cache_memory_bytes"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from decimal import ROUND_FLOOR, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 from memoria.config.model import Config, EngineConfig
 from memoria.errors import Problem
@@ -34,8 +34,9 @@ def over_limit(
     total = sum((engine.gpu_memory_utilization for engine in engines), Decimal(0))
     if total <= config.gpu_limit:
         return None
+    sum_, limit = fraction_text(total, ROUND_CEILING), fraction_text(config.gpu_limit)
     return Problem(
-        f"fractions add up to {fraction_text(total)}, the limit is {fraction_text(config.gpu_limit)}",
+        f"fractions add up to {sum_}, the limit is {limit}",
         _where(config, engines, requested),
         _lower(engines, total - room, room),
     )
@@ -98,5 +99,5 @@ def _lower(engines: Sequence[EngineConfig], excess: Decimal, room: Decimal) -> s
     largest = max(reversed(engines), key=lambda engine: engine.gpu_memory_utilization)
     lowered = largest.gpu_memory_utilization - excess
     if lowered < largest.gpu_memory_utilization / 2:
-        return f"lower the fractions by {fraction_text(excess)} in total"
-    return f"lower {largest.name} to {fraction_text(lowered)}"
+        return f"lower the fractions by {fraction_text(excess, ROUND_CEILING)} in total"
+    return f"lower {largest.name} to {fraction_text(lowered, ROUND_FLOOR)}"

@@ -14,6 +14,8 @@ from memoria.text import aligned, fraction_text, gib
 HOLDERS_SHOWN = 5
 # Less than this without a name is the driver's own; it helps nobody to hear of it.
 UNNAMED_BYTES = 2**29
+# What CUDA graphs and libraries may take beside a fraction; a tenth of it, or this.
+BEYOND_BYTES, BEYOND_SHARE = 2**31, 10
 
 
 def held_problem(plan: DevicePlan, own_pids: Collection[int]) -> Problem | None:
@@ -56,6 +58,22 @@ def check_start(budget: Budget, device: Device, own_pids: Collection[int]) -> Pr
         f"{spoken_name(device)} has {gib(device.free_bytes)} GiB free",
         _holder_lines(device, own_pids),
         _hint(device, own_pids, missing, lower),
+    )
+
+
+def check_held(budget: Budget, device: Device, pids: Collection[int]) -> Problem | None:
+    """What the processes of one engine hold, against its budget. Contexts and graphs lie outside a fraction,
+    so only what no such thing explains is a problem. None also where the driver does not tell, and where the
+    KV cache has a size of its own."""
+    held = [process.used_bytes for process in device.processes if process.pid in pids]
+    if device.is_host or None in held or budget.kv_cache_bytes is not None:
+        return None
+    total = sum(size or 0 for size in held)
+    if total <= budget.start_bytes + max(BEYOND_BYTES, budget.requested_bytes // BEYOND_SHARE):
+        return None
+    return Problem(
+        f"{budget.engine} holds {gib(total)} GiB, its fraction is {gib(budget.requested_bytes)} GiB: "
+        "it took what a neighbour gave back while it started"
     )
 
 

@@ -4,7 +4,8 @@
                                                                         vllm/v1/worker/gpu_worker.py)
 
 On a host the CPU worker takes the request less what its process already holds (`cpu_worker.py`); its
-libraries are part of that. Where `kv_cache_memory_bytes` is given, that is the KV cache.
+libraries are part of that. Where `kv_cache_memory_bytes` is given, that is the KV cache: vLLM takes it
+whatever the fraction is, so here it must fit into the fraction beside everything else.
 """
 
 from __future__ import annotations
@@ -76,23 +77,48 @@ class Outcome:
 
     @property
     def needed_bytes(self) -> int:
-        """The smallest budget that vLLM starts with."""
-        return self.terms.fixed_bytes + (self.kv_cache.least_bytes or 1)
+        """The smallest budget that vLLM starts with, and stays in."""
+        return self.terms.fixed_bytes + max(self.kv_cache.least_bytes or 1, self.budget.kv_cache_bytes or 0)
+
+    @property
+    def taken_bytes(self) -> int:
+        """What it will hold of the device beside its context: its budget, or more where the KV cache given
+        does not fit into that."""
+        return max(self.budget.requested_bytes, self.terms.fixed_bytes + self.kv_bytes)
+
+    @property
+    def starts(self) -> bool:
+        """Whether vLLM finds its KV cache large enough."""
+        return self.kv_bytes > 0 and self.kv_bytes >= self.kv_cache.least_bytes
 
     @property
     def fits(self) -> bool:
-        return self.kv_bytes > 0 and self.kv_bytes >= self.kv_cache.least_bytes
+        return self.starts and self.taken_bytes <= self.budget.requested_bytes
 
 
 def machine_of(device: Device) -> Machine:
     return Machine(device.usable_bytes, device.name, device.is_host)
 
 
+def footprint_of(engine: EngineConfig, files: ModelFiles, device: Device) -> Footprint:
+    """Raises `ValueError` where the model is of a kind that the planner does not know."""
+    return measure(
+        files,
+        engine.vllm_args,
+        machine_of(device),
+        pooling=engine.runner == "pooling",
+        environ=engine.env,
+    )
+
+
 def make_outcome(
     engine: EngineConfig, budget: Budget, files: ModelFiles, device: Device, learned: Learned | None = None
 ) -> Outcome:
     """Raises `ValueError` where the model is of a kind that the planner does not know."""
-    footprint = measure(files, engine.vllm_args, machine_of(device), pooling=engine.runner == "pooling")
+    footprint = footprint_of(engine, files, device)
+    if learned is not None and budget.kv_cache_bytes is not None:
+        # Beside a KV cache that was given something of the budget stays unused: it tells nothing of a step.
+        learned = replace(learned, kv_bytes=None)
     terms = make_terms(footprint, device, learned)
     kv_bytes = budget.kv_cache_bytes
     if kv_bytes is None:

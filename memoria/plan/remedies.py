@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import ROUND_CEILING, Decimal
 
 from memoria.config.model import Config
 from memoria.errors import Problem
 from memoria.gpu.device import Device
-from memoria.plan.budgets import DevicePlan, requested_bytes
+from memoria.plan.budgets import DevicePlan, requested_bytes, spoken_name
+from memoria.plan.footprint.kv_dtype import is_wide
 from memoria.plan.fractions import HUNDREDTH, largest_fraction
 from memoria.plan.outcome import Outcome, changed
 from memoria.text import aligned, fraction_text, gib, grouped
@@ -18,14 +19,49 @@ SHORTEST_USEFUL = 256
 _STEPS = (256, 128, 64, 32, 16)
 
 
-def fit_problem(config: Config, plan: DevicePlan, outcome: Outcome) -> Problem | None:
-    """None where vLLM would start."""
-    if outcome.fits:
+def fit_problems(config: Config, plan: DevicePlan, outcome: Outcome) -> Iterator[Problem]:
+    """None where vLLM would start and stay within its budget."""
+    if (problem := _length_problem(config, outcome)) is not None:
+        yield problem
+    if not outcome.fits:
+        ways = tuple(remedies(config, plan, outcome))
+        yield Problem(_what(outcome), _where(config, outcome, "gpu_memory_utilization"), _hint(ways))
+
+
+def _length_problem(config: Config, outcome: Outcome) -> Problem | None:
+    """vLLM refuses a length beyond the model's own (`_get_and_verify_max_len`, vllm/config/model.py)."""
+    longest = outcome.footprint.settings.longest
+    if longest is None or outcome.max_model_len <= longest:
         return None
-    name = outcome.engine.name
-    mark = config.where("engines", name, "gpu_memory_utilization")
-    rows = [(str(mark),)] if mark else [(name,)]
-    return Problem(_what(outcome), aligned(rows), _hint(tuple(remedies(config, plan, outcome))))
+    return Problem(
+        f"max_model_len of {outcome.engine.name} is {grouped(outcome.max_model_len)} tokens, its model was "
+        f"made for {grouped(longest)}",
+        _where(config, outcome, "max_model_len"),
+        f"set max_model_len to {longest} or less (`env: {{VLLM_ALLOW_LONG_MAX_MODEL_LEN: 1}}` makes vLLM "
+        "take it, with answers that may be nonsense)",
+    )
+
+
+def _where(config: Config, outcome: Outcome, key: str) -> tuple[str, ...]:
+    mark = config.where("engines", outcome.engine.name, key)
+    return (str(mark) if mark else outcome.engine.name,)
+
+
+def device_problem(plan: DevicePlan, outcomes: Mapping[str, Outcome]) -> Problem | None:
+    """Engines whose KV caches, as given, carry them beyond their budgets, and together beyond the device."""
+    beyond = [outcomes[budget.engine] for budget in plan.budgets if budget.engine in outcomes]
+    excess = sum(outcome.taken_bytes - outcome.budget.requested_bytes for outcome in beyond)
+    taken = plan.needed_bytes + excess
+    if not excess or taken <= plan.device.usable_bytes:
+        return None
+    contexts = " with their CUDA contexts" if plan.context_bytes else ""
+    rows = [(outcome.engine.name, f"{gib(outcome.taken_bytes)} GiB") for outcome in beyond]
+    return Problem(
+        f"the engines will take {gib(taken)} GiB{contexts}, {spoken_name(plan.device)} has "
+        f"{gib(plan.device.usable_bytes)} GiB in all",
+        aligned(rows, right={1}),
+        f"lower kv_cache_memory_bytes by {gib(taken - plan.device.usable_bytes)} GiB in total",
+    )
 
 
 def remedies(config: Config, plan: DevicePlan, outcome: Outcome) -> Iterator[str]:
@@ -39,10 +75,12 @@ def _single(config: Config, plan: DevicePlan, outcome: Outcome) -> Iterator[str]
     device = plan.device
     if fraction := larger_fraction(config, plan, outcome):
         yield f"raise gpu_memory_utilization to {fraction_text(fraction)}"
-    longest = outcome.footprint.kv_cache.longest(outcome.kv_bytes) if outcome.kv_bytes > 0 else 0
-    if SHORTEST_USEFUL <= longest < outcome.max_model_len:
+    if outcome.budget.kv_cache_bytes is not None:
+        yield from _other_cache(outcome)
+    longest = _longest(outcome, outcome.kv_bytes)
+    if not outcome.starts and SHORTEST_USEFUL <= longest < outcome.max_model_len:
         yield f"set max_model_len to {longest} or less"
-    wide = not device.is_host and outcome.footprint.settings.kv_bytes > 1
+    wide = not device.is_host and is_wide(outcome.footprint.settings.kv_dtype)
     if wide and changed(outcome, device, kv_cache_dtype="fp8").fits:
         yield "set kv_cache_dtype to fp8"
     if seqs := _fewer_sequences(outcome, device):
@@ -51,16 +89,35 @@ def _single(config: Config, plan: DevicePlan, outcome: Outcome) -> Iterator[str]
         yield f"set max_num_batched_tokens to {tokens}"
 
 
+def _other_cache(outcome: Outcome) -> Iterator[str]:
+    """Another `kv_cache_memory_bytes`: what the budget leaves, or the least that vLLM starts with."""
+    room = outcome.budget.requested_bytes - outcome.terms.fixed_bytes
+    if max(1, outcome.kv_cache.least_bytes) > room:
+        return
+    if outcome.starts:
+        yield f"set kv_cache_memory_bytes to {room} or less"
+    else:
+        yield f"set kv_cache_memory_bytes to {outcome.kv_cache.least_bytes}"
+
+
 def _both(config: Config, plan: DevicePlan, outcome: Outcome) -> Iterator[str]:
     """All the room there is, and the context that it holds."""
     fraction = _room(config, plan, outcome)
     if fraction <= outcome.budget.fraction or outcome.budget.kv_cache_bytes is not None:
         return
     left = requested_bytes(plan.device.usable_bytes, fraction) - outcome.terms.fixed_bytes
-    longest = outcome.footprint.kv_cache.longest(left) if left > 0 else 0
+    longest = _longest(outcome, left)
     if longest >= SHORTEST_USEFUL:
         raised = f"raise gpu_memory_utilization to {fraction_text(fraction)}"
         yield f"{raised} and set max_model_len to {longest} or less"
+
+
+def _longest(outcome: Outcome, kv_bytes: int) -> int:
+    """The longest context that a cache of `kv_bytes` holds and the model takes; 0 for none."""
+    if kv_bytes <= 0:
+        return 0
+    held = outcome.footprint.kv_cache.longest(kv_bytes)
+    return min(held, outcome.footprint.settings.longest or held)
 
 
 def _room(config: Config, plan: DevicePlan, outcome: Outcome) -> Decimal:
@@ -72,7 +129,7 @@ def _room(config: Config, plan: DevicePlan, outcome: Outcome) -> Decimal:
 def larger_fraction(config: Config, plan: DevicePlan, outcome: Outcome) -> Decimal | None:
     """The smallest hundredth that holds the engine, where the limit and the device leave room for it."""
     needed = smallest_fraction(outcome.needed_bytes, plan.device)
-    if needed is None or outcome.budget.kv_cache_bytes is not None:
+    if needed is None or (outcome.budget.kv_cache_bytes is not None and not outcome.starts):
         return None
     return needed if outcome.budget.fraction < needed <= _room(config, plan, outcome) else None
 
@@ -102,6 +159,11 @@ def _what(outcome: Outcome) -> str:
         return (
             f"{name} needs {gib(outcome.terms.fixed_bytes)} GiB before its KV cache, "
             f"its budget is {budget} GiB"
+        )
+    if outcome.starts:
+        return (
+            f"{name} takes {gib(outcome.taken_bytes)} GiB: {gib(outcome.kv_bytes)} GiB of KV cache, as "
+            f"given, and {gib(outcome.terms.fixed_bytes)} GiB beside it; its budget is {budget} GiB"
         )
     return (
         f"{name} needs {gib(outcome.kv_cache.least_bytes)} GiB of KV cache for one request of "

@@ -17,11 +17,10 @@ from memoria.config.model import Config, EngineConfig, Want
 from memoria.errors import Problem
 from memoria.gpu.device import Device
 from memoria.plan.budgets import CONTEXT_BYTES, MARGIN_BYTES, kv_cache_bytes
-from memoria.plan.footprint.footprint import measure
 from memoria.plan.footprint.kv_cache import KvCache
 from memoria.plan.footprint.layers import Demand
 from memoria.plan.fractions import HUNDREDTH, ROUNDING_BYTES
-from memoria.plan.outcome import Outcome, machine_of, make_terms
+from memoria.plan.outcome import Outcome, footprint_of, make_terms
 from memoria.plan.remedies import smallest_fraction
 from memoria.text import aligned, fraction_text, gib, grouped
 
@@ -51,20 +50,20 @@ def settle(
     config: Config,
     devices: Mapping[int | str, Device],
     files: Mapping[str, ModelFiles],
+    unknown: Mapping[str, Problem] | None = None,
 ) -> Settled:
-    """What was learnt at earlier starts is left out: it would change the choice, and with it what was learnt.
-    `devices` as for `make_plan`; `files` holds the models of the engines with wishes, by engine."""
+    """What was learnt at earlier starts is left out: it would change the choice, and so what was learnt.
+    `devices` as for `make_plan`; `files` holds the models of the engines with wishes, by engine, and `unknown`
+    why others are not there."""
     choices: list[Choice] = []
     problems: list[Problem] = []
     on: dict[str, list[EngineConfig]] = {}
     for engine in config.engines:
         on.setdefault(devices[engine.gpu].uuid, []).append(engine)
     for engines in on.values():
-        found = _choose(config, devices[engines[0].gpu], engines, files)
-        if isinstance(found, Problem):
-            problems.append(found)
-        else:
-            choices += found
+        found = _choose(config, devices[engines[0].gpu], engines, files, unknown or {})
+        choices += found.choices
+        problems += found.problems
     by_name = {choice.engine: choice.fraction for choice in choices}
     settled = tuple(
         replace(engine, gpu_memory_utilization=by_name.get(engine.name, engine.gpu_memory_utilization))
@@ -85,7 +84,7 @@ def exact_fraction(total: int, size: int) -> Decimal:
 def wanted_bytes(engine: EngineConfig, files: ModelFiles, device: Device) -> int:
     """The smallest budget that grants the engine's wish, and with which vLLM starts. Raises `ValueError`
     where the model is of no known kind."""
-    footprint = measure(files, engine.vllm_args, machine_of(device), pooling=engine.runner == "pooling")
+    footprint = footprint_of(engine, files, device)
     fixed = make_terms(footprint, device).fixed_bytes
     given = kv_cache_bytes(engine.vllm_args)
     return fixed + (
@@ -137,41 +136,68 @@ def _at(cache: KvCache, context: int | None) -> KvCache:
     return replace(cache, demand=Demand(length, cache.demand.in_flight))
 
 
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """For one device; without choices where there are problems."""
+
+    choices: tuple[Choice, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
 def _choose(
     config: Config,
     device: Device,
     engines: Sequence[EngineConfig],
     files: Mapping[str, ModelFiles],
-) -> list[Choice] | Problem:
+    unknown: Mapping[str, Problem],
+) -> _Chosen:
     choices: dict[str, Choice] = {}
-    sharers: dict[str, Decimal] = {}
+    problems: list[Problem] = []
     for engine in engines:
-        name = engine.name
-        if engine.gpu_memory is not None:
-            size = min(engine.gpu_memory, device.usable_bytes)
-            if size < engine.gpu_memory:
-                return _too_large(config, engine, device)
-            choices[name] = Choice(
-                name, exact_fraction(device.usable_bytes, size), f"{gib(size)} GiB as written"
-            )
-        elif engine.is_auto:
-            want = engine.want or Want(weight=Decimal(1))
-            if want.weight:
-                sharers[name] = want.weight
-            found = _needed(engine, files, device)
-            if isinstance(found, Problem):
-                return found
-            choices[name] = Choice(name, found, f"for {describe(want)}" if engine.want else "a share")
+        if engine.gpu_memory is None and not engine.is_auto:
+            continue
+        found = (
+            _sized(config, engine, device) if engine.gpu_memory else _wished(engine, files, unknown, device)
+        )
+        if isinstance(found, Problem):
+            problems.append(found)
+        else:
+            choices[engine.name] = found
+    if problems:
+        return _Chosen(problems=tuple(problems))
     if not any(engine.is_auto for engine in engines):
-        return list(choices.values())
+        return _Chosen(tuple(choices.values()))
     fixed = sum((engine.gpu_memory_utilization for engine in engines), Decimal(0))
     taken = fixed + sum((choice.fraction for choice in choices.values()), Decimal(0))
     room = room_for(config, device, len(engines))
     if taken > room:
-        return _too_much(config, device, list(choices.values()), taken, room)
-    for name, more in _shares(room - taken, sharers).items():
+        return _Chosen(problems=(_too_much(device, list(choices.values()), taken, room),))
+    weights = {engine.name: _want_of(engine).weight or Decimal(0) for engine in engines if engine.is_auto}
+    for name, more in _shares(
+        room - taken, {name: weight for name, weight in weights.items() if weight}
+    ).items():
         choices[name] = replace(choices[name], fraction=choices[name].fraction + more)
-    return [choices[engine.name] for engine in engines if engine.name in choices]
+    return _Chosen(tuple(choices[engine.name] for engine in engines if engine.name in choices))
+
+
+def _want_of(engine: EngineConfig) -> Want:
+    return engine.want or Want(weight=Decimal(1))
+
+
+def _sized(config: Config, engine: EngineConfig, device: Device) -> Choice | Problem:
+    size = engine.gpu_memory or 0
+    if size > device.usable_bytes:
+        return _too_large(config, engine, device)
+    return Choice(engine.name, exact_fraction(device.usable_bytes, size), f"{gib(size)} GiB as written")
+
+
+def _wished(
+    engine: EngineConfig, files: Mapping[str, ModelFiles], unknown: Mapping[str, Problem], device: Device
+) -> Choice | Problem:
+    found = _needed(engine, files, unknown, device)
+    if isinstance(found, Problem):
+        return found
+    return Choice(engine.name, found, f"for {describe(engine.want)}" if engine.want else "a share")
 
 
 def room_for(config: Config, device: Device, engines: int) -> Decimal:
@@ -190,12 +216,15 @@ def _shares(left: Decimal, weights: Mapping[str, Decimal]) -> dict[str, Decimal]
     }
 
 
-def _needed(engine: EngineConfig, files: Mapping[str, ModelFiles], device: Device) -> Decimal | Problem:
+def _needed(
+    engine: EngineConfig, files: Mapping[str, ModelFiles], unknown: Mapping[str, Problem], device: Device
+) -> Decimal | Problem:
     if engine.name not in files:
+        reason = unknown.get(engine.name) or Problem(f"the files of {engine.model} are not here")
         return Problem(
-            f"no fraction can be chosen for {engine.name}: the files of {engine.model} are not here",
-            (),
-            "`memoria plan` says how to get them; or write a fraction",
+            f"no fraction can be chosen for {engine.name}: {reason.what}",
+            reason.where,
+            f"{reason.hint}; or write a fraction" if reason.hint else "write a fraction",
         )
     try:
         needed = wanted_bytes(engine, files[engine.name], device)
@@ -221,9 +250,7 @@ def _too_large(config: Config, engine: EngineConfig, device: Device) -> Problem:
     )
 
 
-def _too_much(
-    config: Config, device: Device, choices: Sequence[Choice], taken: Decimal, room: Decimal
-) -> Problem:
+def _too_much(device: Device, choices: Sequence[Choice], taken: Decimal, room: Decimal) -> Problem:
     rows = [(choice.engine, fraction_text(choice.fraction), choice.reason) for choice in choices]
     short = int((taken - room) * device.usable_bytes)
     return Problem(

@@ -44,6 +44,11 @@ class Place:
         self.address = entrance.address
         entrance.enter()
 
+    @property
+    def is_wanted(self) -> bool:
+        """Others wait for one like it."""
+        return self._engine.turns.length > 0
+
     def release(self) -> None:
         entrance, self._entrance = self._entrance, None
         if entrance is not None:
@@ -97,7 +102,7 @@ class Admission:
     def __init__(self, router: Router, limits: Mapping[str, int], hold: Hold) -> None:
         self._router, self._hold = router, hold
         self._engines = {name: _Engine(name, most) for name, most in limits.items()}
-        self._waiting = self._waiting_bytes = 0
+        self._waiting = self._kept_bytes = 0
         self._closed = False
 
     def __repr__(self) -> str:
@@ -148,7 +153,7 @@ class Admission:
         refusal = self._refusal(about)
         if (
             self._waiting >= self._hold.requests
-            or self._waiting_bytes + body_bytes > self._hold.bytes
+            or self._kept_bytes + body_bytes > self._hold.bytes
             or not self._helps_to_wait(refusal)
         ):
             raise refusal
@@ -157,9 +162,20 @@ class Admission:
         waiting.timer = loop.call_later(self._hold.seconds, self._expire, waiting)
         about.turns.add(client, waiting)
         self._waiting += 1
-        self._waiting_bytes += body_bytes
+        self._kept_bytes += body_bytes
         loop.call_soon(self._give, about)  # the caller may have done something since `try_admit`
         return waiting
+
+    def gather(self, more: int, before: int) -> None:
+        """Of a body that must be whole before its request can be admitted, `more` bytes are kept beside those
+        `before`. Raises `Refusal` when too much waits already; a body alone is as large as bodies may be."""
+        if self._kept_bytes > before and self._kept_bytes + more > self._hold.bytes:
+            raise _full(self._hold.bytes)
+        self._kept_bytes += more
+
+    def scatter(self, gathered: int) -> None:
+        """So many bytes are not kept for that any longer."""
+        self._kept_bytes -= gathered
 
     def changed(self, engine: str) -> None:
         """The engine's state is another one: what waits for it may go on, or is refused."""
@@ -252,7 +268,7 @@ class Admission:
             waiting.timer.cancel()
             waiting.timer = None
         self._waiting -= 1
-        self._waiting_bytes -= waiting.body_bytes
+        self._kept_bytes -= waiting.body_bytes
 
     def _expire(self, waiting: Waiting) -> None:
         self._forget(waiting)
@@ -277,6 +293,11 @@ def _busy(about: _Engine) -> Refusal:
         f"engine `{about.name}` is busy: {about.in_flight} requests in flight, {len(about.turns)} waiting"
     )
     return Refusal(429, message, "engine_busy", retry_after=RETRY_BUSY, ready_in=0.0)
+
+
+def _full(most: int) -> Refusal:
+    message = f"{most} bytes of request bodies wait already (hold.bytes)"
+    return Refusal(429, message, "hold_full", retry_after=RETRY_BUSY, ready_in=0.0)
 
 
 def _silent(about: _Engine) -> Refusal:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from memoria.proxy.headers import Header
 from memoria.proxy.router import Refusal
 
+RETRY_CUT = 10  # seconds; a start takes that long at least
 _SHOWN = 200  # characters of a client's own text that are repeated to it
 
 
@@ -91,8 +92,9 @@ def malformed() -> Answer:
     return bad_framing("The request is not valid HTTP/1.1")
 
 
-def head_too_large(limit: int) -> Answer:
-    return Answer(431, f"The request's head is larger than {limit} bytes", "head_too_large", close=True)
+def head_too_large(most: int, fields: int) -> Answer:
+    message = f"The request's head is larger than {most} bytes, or has more than {fields} fields"
+    return Answer(431, message, "head_too_large", close=True)
 
 
 def route_not_found(method: str, path: str) -> Answer:
@@ -125,6 +127,11 @@ def engine_unreachable(engine: str) -> Answer:
 def engine_lost(engine: str) -> Answer:
     message = f"The engine `{engine}` closed the connection before its response was complete"
     return Answer(502, message, "engine_lost")
+
+
+def engine_stopping(engine: str) -> Answer:
+    message = f"The engine `{engine}` is being stopped, its requests are cut"
+    return Answer(503, message, "engine_stopping", headers=((b"retry-after", b"%d" % RETRY_CUT),))
 
 
 def engine_garbled(engine: str) -> Answer:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-import struct
 from collections import deque
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,20 +17,23 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from memoria.proxy import answers, routes
 from memoria.proxy.access import ANYBODY, Grant
 from memoria.proxy.answers import Answer
+from memoria.proxy.ending import linger, reset
 from memoria.proxy.headers import Header, new_request_id
+from memoria.proxy.presence import Presence
 from memoria.proxy.relay import Relay
 from memoria.proxy.repeat import Repeat
 from memoria.proxy.reply import Reply
-from memoria.proxy.request import RequestHead, read_head
+from memoria.proxy.request import RequestHead, head_size, read_head
 from memoria.proxy.transfer import Transfer
 from memoria.proxy.tunnel import Tunnel
+from memoria.proxy.watch import Standstill
 
 logger = logging.getLogger(__name__)
 
 HEAD_S = 10.0  # the longest a client may take to send a request's head
 HEAD_BYTES = 64 * 1024
-_LINGER_S = 1.0  # for a client that is still sending when it has been told no
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
+HEAD_FIELDS = 256
+_PAGE = frozenset((b"origin", b"sec-fetch-site"))  # so a browser says whose page asks
 
 
 def protocol_for(relay: Relay) -> type[HttpToolsProtocol]:
@@ -54,6 +55,7 @@ class Downstream(HttpToolsProtocol):
     one that is being answered, if it is a transfer."""
 
     relay: ClassVar[Relay]
+    flow: Presence
     cycle: Transfer | Tunnel | RequestResponseCycle | None  # type: ignore[assignment]
     port = 0
     peer = ""
@@ -63,18 +65,22 @@ class Downstream(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = Presence(transport, self.relay.presence)
         self._transfer: Transfer | Tunnel | None = None
         self._tunnel: Tunnel | None = None  # all that still comes is its
+        self._own: RequestResponseCycle | None = None  # the one that is being answered, or was the last
         self._in_head = False
-        self._head_size = 0  # without what came in the read that began it
+        self._read = 0  # bytes of the latest read that was parsed
+        self._head_begun = 0  # bytes of the read that began it
+        self._head_size = 0  # of the reads after that one
         self._between = True  # nothing of a request has come since the last one was answered
-        self._opening = b""  # the read that began it
+        self._opening = b""  # the read that began it, until its head is complete
         self._repeat: Repeat[_Known] | None = None
         self._left = 0  # bytes of a body that are not parsed but counted
         self._deaf = False  # what still comes is not read as HTTP
+        self._held = False  # the next request waits until the client has taken the answer to the last
         self._answered = 0
-        self._seen: tuple[bool, int] | None = None
-        self._since = 0.0
+        self._still = Standstill()
         self.port = (self.server and self.server[1]) or 0
         self.peer = self.client[0] if self.client else ""
         self.relay.watch.add(self)
@@ -113,16 +119,18 @@ class Downstream(HttpToolsProtocol):
         if self._in_head:
             self._head_size += len(data)
             if self._head_size > HEAD_BYTES:
-                self._turn_away(answers.head_too_large(HEAD_BYTES))
+                self._turn_away(answers.head_too_large(HEAD_BYTES, HEAD_FIELDS))
                 return
+        self._read = len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # for others than a tunnel it is declined: they were answered as if they had not asked
             if isinstance(self.cycle, Tunnel):
                 self._tunnel = self.cycle
                 if rest := data[upgrade.args[0] :]:
                     self._tunnel.receive(rest)
+            else:
+                self._deaf = True  # it is declined by an answer, and what follows may not be HTTP
         except httptools.HttpParserError as error:
             self._on_malformed(error)
         cycle = self.cycle
@@ -146,7 +154,11 @@ class Downstream(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.relay.watch.discard(self)
+        self.flow.forget()
         transfer, self._transfer = self._transfer, None
+        if self._own is not None and not self._own.response_complete:  # though another be parsed behind it
+            self._own.disconnected = True
+            self._own.message_event.set()
         if isinstance(self.cycle, Transfer | Tunnel):
             self.cycle = None
         super().connection_lost(exc)
@@ -163,6 +175,9 @@ class Downstream(HttpToolsProtocol):
         super().resume_writing()
         if self._transfer is not None:
             self._transfer.resume()
+        elif self._held:
+            self._held = False
+            self._go_on()
 
     # httptools
 
@@ -172,7 +187,7 @@ class Downstream(HttpToolsProtocol):
         self._lengths: list[bytes] = []
         self._in_head = True
         self._between = False
-        self._head_size = 0
+        self._head_begun, self._head_size = self._read, 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._in_head:
@@ -185,22 +200,22 @@ class Downstream(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        # Taken whatever becomes of this head: kept for the next one, its bytes would get that one's grant
+        opening, self._opening = self._opening, b""
         if self._deaf:
             return  # it came in one piece with what ended the conversation
         parser = self.parser
         line = (parser.get_method(), self.url, parser.get_http_version(), self.headers)
         verdict = self._decide(*line)
         head = self._read_head(*line)
-        if head is None:
-            if isinstance(verdict, Grant):
-                self._on_asgi_headers(verdict)
-                return
-            head = read_head({}, *line, keep_alive=parser.should_keep_alive())
-        if self._opening:
-            if isinstance(verdict, Grant) and head.is_plain:
-                known = _Known(head, verdict, self.relay.rules_token)
-                self._repeat = Repeat.of(self._opening, known)
-            self._opening = b""
+        # a page's request is also judged by its length, which a head that is known again may tell otherwise
+        if (
+            opening
+            and isinstance(verdict, Grant)
+            and head.is_plain
+            and _PAGE.isdisjoint(name for name, _ in self.headers)
+        ):
+            self._repeat = Repeat.of(opening, _Known(head, verdict, self.relay.rules_token))
         transfer: Transfer | Tunnel
         before = self.cycle
         if (
@@ -209,7 +224,7 @@ class Downstream(HttpToolsProtocol):
             and isinstance(verdict, Grant)
             and not head.refused
         ):
-            if before is not None and not before.response_complete:
+            if self._held or (before is not None and not before.response_complete):
                 self._turn_away(answers.bad_framing("A WebSocket needs a connection of its own"))
                 return
             transfer = Tunnel(self.relay, self, head, verdict)
@@ -217,8 +232,11 @@ class Downstream(HttpToolsProtocol):
             transfer = Transfer(self.relay, self, head, verdict)
             if self._lengths:
                 transfer.declare(self._lengths)
+            if head.is_own and isinstance(verdict, Grant) and not transfer.is_refused:
+                self._on_asgi_headers(head, verdict)
+                return
         self.cycle = transfer
-        if before is None or before.response_complete:
+        if (before is None or before.response_complete) and not self._held:
             self._transfer = transfer
             transfer.start()
         else:
@@ -227,24 +245,26 @@ class Downstream(HttpToolsProtocol):
 
     def _read_head(
         self, method: bytes, target: bytes, http_version: str, headers: list[Header]
-    ) -> RequestHead | None:
-        """None: it is none of the routes that go to an engine."""
+    ) -> RequestHead:
         url = httptools.parse_url(target)
         methods = routes.methods_of(url.path or b"")
-        if methods is None:
-            return None
-        target = url.path if url.query is None else url.path + b"?" + url.query
+        if methods is not None:
+            target = url.path if url.query is None else url.path + b"?" + url.query
         keep_alive = self.parser.should_keep_alive()
         return read_head(methods, method, target, http_version, headers, keep_alive=keep_alive)
 
     def _decide(self, method: bytes, target: bytes, _: str, headers: list[Header]) -> Grant | Answer:
         """The admin socket has a door of its own, its mode."""
+        read = self._head_begun + self._head_size  # with what else came in these reads
+        too_large = read > HEAD_BYTES and head_size(target, headers) > HEAD_BYTES
+        if too_large or len(headers) > HEAD_FIELDS:
+            return answers.head_too_large(HEAD_BYTES, HEAD_FIELDS)
         if not self.port:
             return ANYBODY
         lengths = [(b"content-length", length) for length in self._lengths]
         return self.relay.decide(method, target.partition(b"?")[0], headers + lengths)
 
-    def _on_asgi_headers(self, grant: Grant) -> None:
+    def _on_asgi_headers(self, head: RequestHead, grant: Grant) -> None:
         """What uvicorn would have had ready by now."""
         url, headers, lengths = self.url, self.headers, self._lengths
         super().on_message_begin()
@@ -252,7 +272,9 @@ class Downstream(HttpToolsProtocol):
         for name, value in headers + [(b"content-length", length) for length in lengths]:
             super().on_header(name, value)
         super().on_headers_complete()
-        if grant.headers and isinstance(self.cycle, RequestResponseCycle):
+        assert isinstance(self.cycle, RequestResponseCycle)
+        self.cycle.keep_alive = head.keep_alive
+        if grant.headers:
             self.cycle.default_headers = [*self.cycle.default_headers, *grant.headers]
 
     def on_body(self, body: bytes) -> None:
@@ -295,29 +317,27 @@ class Downstream(HttpToolsProtocol):
     def on_cut(self, transfer: Transfer | Tunnel) -> None:
         self._transfer = None
         if self.blocked or transfer.reply.ends_with_connection:
-            self._reset()
+            reset(self.transport)
         else:
             self.transport.close()
 
-    # memoria.proxy.watch.Watched
+    # memoria.proxy.relay.Connection
 
     def on_tick(self, now: float) -> None:
         if self._transfer is not None:
             self._transfer.on_tick(now)
-        elif self.cycle is None or self.cycle.response_complete:
-            seen = (self._in_head, self._answered)
-            if seen != self._seen:
-                self._seen, self._since = seen, now
-            elif now - self._since >= (HEAD_S if self._in_head else self.timeout_keep_alive):
+        elif self._held or self.blocked or self.cycle is None or self.cycle.response_complete:
+            unsent = self.transport.get_write_buffer_size()
+            lasts = self._still.lasts(now, (self._in_head, self._answered, unsent))
+            if unsent:
+                if lasts >= self.relay.patience:
+                    reset(self.transport)
+            elif lasts >= (HEAD_S if self._in_head else self.timeout_keep_alive):
                 self.transport.close()
-        elif self.blocked:  # by a client that does not read what memoria itself answers
-            seen = (True, self.transport.get_write_buffer_size())
-            if seen != self._seen:
-                self._seen, self._since = seen, now
-            elif now - self._since >= self.relay.patience:
-                self._reset()
-        else:
-            self._seen = None
+
+    def cut(self, engine: str) -> None:
+        if self._transfer is not None:
+            self._transfer.cut(engine)
 
     # The next request, or the end
 
@@ -326,6 +346,13 @@ class Downstream(HttpToolsProtocol):
         self._answered += 1
         if self.transport.is_closing():
             return
+        if self.blocked:
+            self._held = True
+            self.flow.pause_reading()
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
         if self.pipeline:
             self.loop.call_soon(self._start_next)  # not from here: many in a row would nest
         else:
@@ -335,11 +362,16 @@ class Downstream(HttpToolsProtocol):
         if self.transport.is_closing() or not self.pipeline:
             return
         cycle, app = self.pipeline.pop()
+        self.resume_reading()  # it may want the rest of its body
         if isinstance(cycle, Transfer | Tunnel):
             self._transfer = cycle
             cycle.start()
         else:
             self._start_asgi_task(cycle, app)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._own = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _on_malformed(self, error: httptools.HttpParserError) -> None:
         if self._deaf:
@@ -363,14 +395,6 @@ class Downstream(HttpToolsProtocol):
             cycle.keep_alive = False  # the request before it is answered still
 
     def _linger(self) -> None:
-        """Says that no more will be sent, and lets the client read it: a close with bytes unread could take
-        the answer away again."""
         self._deaf = True
         self.flow.resume_reading()
-        self.transport.write_eof()
-        self.loop.call_later(_LINGER_S, self.transport.abort)
-
-    def _reset(self) -> None:
-        connection = self.transport.get_extra_info("socket")
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self.transport.abort()
+        linger(self.transport)

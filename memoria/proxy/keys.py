@@ -119,12 +119,16 @@ def _read(path: Path) -> tuple[tuple[_Key, ...], _Version | None]:
             status = os.fstat(file.fileno())
             lines = file.read().splitlines()
     except UnicodeDecodeError:
-        raise ConfigError(Problem(f"the file of the API keys is not UTF-8 text: {path}")) from None
+        raise ConfigError(
+            Problem(f"the file of the API keys is not UTF-8 text: {path}", hint="save it as UTF-8")
+        ) from None
     except OSError as error:
         raise ConfigError(
             Problem(
                 f"cannot read the API keys: {path}: {error.strerror or error}",
-                hint=f"a line of it is `name: key`; {_HINT_KEY}",
+                hint=f"make it: a line of it is `name: key`; {_HINT_KEY}"
+                if isinstance(error, FileNotFoundError)
+                else "let memoria's user, and nobody else, read it: chown, chmod 600",
             )
         ) from None
     _ask_for_privacy(path, status)

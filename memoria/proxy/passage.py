@@ -31,6 +31,7 @@ class Passage:
     _filters: Filters | None = None
     _waiting: Waiting | None = None
     _waiter: Waiter | None = None
+    _gathered = 0  # bytes of a body that must be whole first, as admission counts them
 
     def __init__(self, relay: Relay, head: RequestHead, upload: Upload, client: str) -> None:
         """`client` is whoever takes turns with others: a key's name, or an address."""
@@ -40,24 +41,36 @@ class Passage:
     def waits(self) -> bool:
         return self._waiting is not None
 
+    @property
+    def is_wanted(self) -> bool:
+        """There is a place, and others wait for one."""
+        return self.place is not None and self.place.is_wanted
+
     def seek(self, port: int, waiter: Waiter) -> bool:
         """Goes as far as what is here of the body allows. True: there is a place, and all that is needed of
-        the body to go on. Raises `Rejection`."""
+        the body to go on. Raises `Rejection`.
+
+        A place is for an engine's work. So a body is all here before it takes one, unless it is large: then
+        it is passed on while it comes, and not kept."""
         upload = self._upload
         if self.engine is None:
             head = self._head
             assert head.route is not None
             engine = self._relay.resolve(head, head.route, port, upload)
             if engine is None:
+                self._gather()
                 return False
             self.engine = engine
             self._filters = self._relay.filters_of(head.route, engine)
+        if not upload.complete and (self._filters is not None or upload.size <= Upload.LARGE):
+            self._gather()
+            return False
         if self.place is None:
             if self._waiting is None:
                 self._admit(self.engine, waiter)
             if self.place is None:
                 return False
-        return upload.complete or (upload.size > 0 and self._filters is None)
+        return True
 
     def seek_again(self, waiter: Waiter) -> None:
         """For a request that its engine has lost: another place, by its turn. Raises `Rejection`."""
@@ -76,6 +89,7 @@ class Passage:
 
     def leave(self) -> None:
         """Gives back the place, or what waits for one."""
+        self._scatter()
         if self._waiting is not None:
             self._waiting.cancel()
             self._waiting = self._waiter = None
@@ -83,8 +97,24 @@ class Passage:
             self.place.release()
             self.place = None
 
+    def _gather(self) -> None:
+        """Counts what is kept of a body that is not whole. Raises `Rejection`."""
+        size = self._upload.size
+        if size > Upload.LARGE:
+            try:
+                self._relay.admission.gather(size - self._gathered, self._gathered)
+            except Refusal as refusal:
+                raise Rejection(answers.refused(refusal)) from None
+            self._gathered = size
+
+    def _scatter(self) -> None:
+        if self._gathered:
+            self._relay.admission.scatter(self._gathered)
+            self._gathered = 0
+
     def _admit(self, engine: str, waiter: Waiter) -> None:
         admission = self._relay.admission
+        self._scatter()
         try:
             self.place = admission.try_admit(engine)
             if self.place is None:

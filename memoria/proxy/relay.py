@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 from memoria.config.model import Filters, Limits, Timeouts
 from memoria.proxy import answers, model_field
@@ -15,6 +16,7 @@ from memoria.proxy.answers import Answer, Rejection
 from memoria.proxy.exchange import Exchange
 from memoria.proxy.headers import Header
 from memoria.proxy.pool import Pool
+from memoria.proxy.presence import LOOK_S, Presence
 from memoria.proxy.request import RequestHead
 from memoria.proxy.router import Router
 from memoria.proxy.routes import Route
@@ -25,12 +27,13 @@ from memoria.proxy.watch import Watch
 
 class Failure(StrEnum):
     UNREACHABLE = "the engine does not accept connections"
-    STALE = "the engine had closed the kept connection"
+    UNREAD = "the engine closed the connection without having read the request"
     LOST = "the engine closed the connection before its response was complete"
     GARBLED = "the engine's response is not valid HTTP"
     SILENT = "the engine sent nothing for too long"
     UPLOAD_STALLED = "the client stopped sending"
     READER_STALLED = "the client stopped reading"
+    CUT = "the engine is being stopped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,15 @@ class Protected:
             sink(piece)
 
         return watched
+
+
+class Connection(Protocol):
+    """A client's, as the relay sees it."""
+
+    def on_tick(self, now: float) -> None: ...
+
+    def cut(self, engine: str) -> None:
+        """Ends what this engine is answering."""
 
 
 class Relay:
@@ -80,7 +92,8 @@ class Relay:
         self.router, self.pool, self.admission = router, pool, admission
         self.on_done = on_done
         self.patience = patience
-        self.watch = Watch(min(1.0, timeouts.idle / 4, patience / 4))
+        self.watch: Watch[Connection] = Watch(min(1.0, timeouts.idle / 4, patience / 4))
+        self.presence: Watch[Presence] = Watch(LOOK_S)
         self.adopt(limits=limits, timeouts=timeouts, rules=rules, filters=filters, protected=protected)
 
     def adopt(
@@ -147,6 +160,12 @@ class Relay:
         """The rules, or the keys, are others than before."""
         self.rules_token = object()
 
+    def cut(self, engine: str) -> None:
+        """Ends every request that this engine is answering: with the reason, and so that a begun response is
+        not taken for a whole one. An engine that is told to stop would end its streams as if they were."""
+        for connection in self.watch:
+            connection.cut(engine)
+
     def filters_of(self, route: Route, engine: str) -> Filters | None:
         """What is to be changed in this body; then all of it is needed first."""
         return self._filters.get(engine) if route.model_in == "json" else None
@@ -162,8 +181,10 @@ class Relay:
                 return answers.engine_silent(engine, self.timeouts.idle)
             case Failure.UPLOAD_STALLED | Failure.READER_STALLED:
                 return answers.upload_stalled(self.patience)
-            case Failure.STALE | Failure.LOST:
+            case Failure.UNREAD | Failure.LOST:
                 return answers.engine_lost(engine)
+            case Failure.CUT:
+                return answers.engine_stopping(engine)
 
 
 def may_repeat(failure: Failure, before: Collection[Failure], route: Route) -> bool:
@@ -172,4 +193,6 @@ def may_repeat(failure: Failure, before: Collection[Failure], route: Route) -> b
     twice, so that a request that ends its engine does not end the next one, too, and so on."""
     if failure in before:
         return False
-    return failure in {Failure.UNREACHABLE, Failure.STALE} or (failure is Failure.LOST and route.pure)
+    if failure in {Failure.UNREACHABLE, Failure.UNREAD}:
+        return True
+    return route.pure and failure in {Failure.LOST, Failure.CUT}

@@ -12,7 +12,7 @@ TAIL_BYTES = 2048
 
 
 class Reply:
-    """`status` is None until the client was sent something. `complete`: it was sent everything.
+    """`status` is None until there is something to send. `complete`: the client was sent everything.
     `ends_with_connection`: to the client a plain end of the connection is the end of the body.
     `is_events`: the engine answers with a stream of events.
 
@@ -41,6 +41,11 @@ class Reply:
         self._extra = b"".join(b"%b: %b\r\n" % header for header in extra) if extra else b""
         self._request_id = request_id
         self._http_1_0 = http_1_0
+
+    @property
+    def is_sent(self) -> bool:
+        """The client was sent something, so that another answer is out of the question."""
+        return self.status is not None and not self._pending
 
     @property
     def tail(self) -> bytes:
@@ -94,7 +99,7 @@ class Reply:
     def answer(self, answer: Answer, *, keep_alive: bool, body_wanted: bool = True) -> None:
         """Sends an answer of memoria's own, in place of an engine's."""
         body = answer.body
-        self.status = answer.status
+        self.status, self._pending = answer.status, b""
         lines = [
             status_line(answer.status),
             b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body) if body else b"",

@@ -20,10 +20,10 @@ _VISIBLE = re.compile(rb"[\x21-\x7e]+")
 
 @dataclass(frozen=True, slots=True)
 class RequestHead:
-    """`refused` is the answer, where the head alone earns one. `own_id` is the client's name for the request;
-    without one memoria makes one up for each. `to_engine` is what goes upstream before the id and after it,
-    but for the body's framing and the empty line. `model` is the one that the query names, where that is the
-    route's way to do so."""
+    """`route` None: it is none of those that go to an engine. `refused` is the answer, where the head alone
+    earns one. `own_id` is the client's name for the request; without one memoria makes one up for each.
+    `to_engine` is what goes upstream before the id and after it, but for the body's framing and the empty
+    line. `model` is the one that the query names, where that is the route's way to do so."""
 
     method: bytes
     route: Route | None
@@ -40,10 +40,16 @@ class RequestHead:
     traceparent: bytes | None
 
     @property
+    def is_own(self) -> bool:
+        """memoria itself may answer."""
+        return self.route is None and self.refused is None
+
+    @property
     def is_plain(self) -> bool:
         """It is relayed, and nothing about it needs a look at the connection or the body's framing."""
         return (
-            self.refused is None
+            self.route is not None
+            and self.refused is None
             and self.keep_alive
             and not (self.chunked or self.upgrade or self.expects_continue)
         )
@@ -64,7 +70,7 @@ class RequestHead:
 
 
 def read_head(
-    methods: Methods,
+    methods: Methods | None,
     method: bytes,
     target: bytes,
     http_version: str,
@@ -72,13 +78,16 @@ def read_head(
     *,
     keep_alive: bool,
 ) -> RequestHead:
-    """`headers` come with their names in lower case and without Content-Length. A head whose meaning two
-    servers may see differently is refused, and the connection closed after it."""
+    """`methods`: the routes at this path, None where it is memoria's own. `headers` come with their names in
+    lower case and without Content-Length. A head whose meaning two servers may see differently is refused,
+    whoever would answer, and the connection closed after it."""
     route: Route | None = None
     refused: Answer | None = None
     try:
-        route = choose(methods, method)
-        _check(route, target, http_version, headers)
+        _check(target, http_version, headers)
+        if methods is not None:
+            route = choose(methods, method)
+            _check_handshake(route, headers)
     except Rejection as rejection:
         refused = rejection.answer
     upgrade = b"upgrade" in nominated(values_of(headers, b"connection"))
@@ -97,12 +106,13 @@ def read_head(
         upgrade=upgrade,
         http_1_0=http_version == "1.0",
         keep_alive=keep_alive and not upgrade and http_version != "1.0",
-        expects_continue=b"100-continue" in [value.lower() for value in values_of(headers, b"expect")],
+        expects_continue=http_version != "1.0"
+        and b"100-continue" in [value.lower() for value in values_of(headers, b"expect")],
         traceparent=traces[0] if len(traces) == 1 else None,
     )
 
 
-def _check(route: Route, target: bytes, http_version: str, headers: Sequence[Header]) -> None:
+def _check(target: bytes, http_version: str, headers: Sequence[Header]) -> None:
     if http_version not in {"1.0", "1.1"}:  # a request line without one is HTTP/0.9 to the parser
         raise Rejection(bad_framing("HTTP/1.1 and HTTP/1.0 are understood"))
     if not _VISIBLE.fullmatch(target):
@@ -120,13 +130,20 @@ def _check(route: Route, target: bytes, http_version: str, headers: Sequence[Hea
         raise Rejection(bad_framing("The only Transfer-Encoding understood is `chunked`, in HTTP/1.1"))
     if codings and b"upgrade" in nominated(values_of(headers, b"connection")):
         raise _body_and_upgrade()
-    if route.websocket and not _asks_for_websocket(headers):
+
+
+def _check_handshake(route: Route, headers: Sequence[Header]) -> None:
+    if not route.websocket:
+        return
+    wanted = [value.lower() for value in values_of(headers, b"upgrade")]
+    asks = wanted == [b"websocket"] and b"upgrade" in nominated(values_of(headers, b"connection"))
+    if not asks:
         raise Rejection(websocket_only(route.path))
 
 
-def _asks_for_websocket(headers: Sequence[Header]) -> bool:
-    wanted = [value.lower() for value in values_of(headers, b"upgrade")]
-    return wanted == [b"websocket"] and b"upgrade" in nominated(values_of(headers, b"connection"))
+def head_size(target: bytes, headers: Sequence[Header]) -> int:
+    """Bytes, but for the method, the version and the blanks around values."""
+    return len(target) + sum(len(name) + len(value) + 4 for name, value in headers)
 
 
 def _model(target: bytes) -> str | None:

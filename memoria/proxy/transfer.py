@@ -25,13 +25,14 @@ from memoria.proxy.passage import Passage
 from memoria.proxy.relay import Failure, Relay, may_repeat
 from memoria.proxy.reply import Reply
 from memoria.proxy.request import RequestHead
-from memoria.proxy.upload import Upload
+from memoria.proxy.upload import REPLAYABLE_BYTES, Upload, chunk
 from memoria.proxy.upstream import Sink, Upstream
+from memoria.proxy.watch import Standstill
 
 logger = logging.getLogger(__name__)
 
 _DOUBTFUL = {Failure.UNREACHABLE, Failure.LOST}  # so an engine that has just ended looks
-_STALE_S = 1.0  # a kept connection that the engine had given up shows it at once
+GRACE_S = 5.0  # for an upload that stalls with a place that others wait for
 
 
 class State(StrEnum):
@@ -55,14 +56,10 @@ class Transfer:
     _connector: asyncio.Task[None] | None = None
     _failed: frozenset[Failure] = frozenset()  # why earlier tries failed
     _tries = 0
-    _chunked = False  # so the body goes upstream
     _first_byte_at: float | None = None
     _response_bytes = 0
     _moved = True  # since the last tick
-    _reads = 0
-    _unsent = 0
-    _since = 0.0
-    _written_at = 0.0
+    _still: Standstill | None = None  # most are over before the first tick
 
     def __init__(
         self,
@@ -88,6 +85,11 @@ class Transfer:
         return self.state is OVER
 
     # From the client
+
+    @property
+    def is_refused(self) -> bool:
+        """By its head, before its turn."""
+        return self._refused is not None
 
     def declare(self, lengths: Sequence[bytes]) -> None:
         """The values of the request's Content-Length headers."""
@@ -129,8 +131,7 @@ class Transfer:
             return
         upstream = self._upstream
         if upstream is not None:
-            self._written_at = time.monotonic()
-            upstream.write(_chunk(piece) if self._chunked else piece)
+            upstream.write(chunk(piece) if upload.chunked else piece)
             upload.written()
             if upstream.write_paused:
                 self._client.pause_reading()
@@ -146,7 +147,7 @@ class Transfer:
         self.upload.complete = True
         if self.state is READING:
             self._proceed()
-        elif self._chunked and self._upstream is not None:
+        elif self.upload.chunked and self._upstream is not None:
             self._upstream.write(b"0\r\n\r\n")
 
     def refuse(self, answer: Answer) -> None:
@@ -155,7 +156,7 @@ class Transfer:
             self._refused = answer
             return
         self._drop_upstream()
-        if self.reply.status is None:
+        if not self.reply.is_sent:
             self.keep_alive = self.keep_alive and not answer.close
             wanted = self._head.method != b"HEAD"
             self.reply.answer(answer, keep_alive=self.keep_alive, body_wanted=wanted)
@@ -185,26 +186,26 @@ class Transfer:
             self._upstream.resume_reading()
 
     def on_tick(self, now: float) -> None:
-        upstream = self._upstream
-        reads = upstream.reads if upstream else 0
-        if self._moved or reads != self._reads:
-            self._moved, self._reads, self._since = False, reads, now
-            return
-        if self.state is WAITING:
-            self._since = now  # the wait has a clock of its own
-            return
-        relay = self._relay
-        if self._client.blocked:
-            unsent = self._client.transport.get_write_buffer_size()
-            if unsent != self._unsent:
-                self._unsent, self._since = unsent, now
+        if self._moved or self._still is None or self.state is WAITING:  # the wait has a clock of its own
+            self._moved, self._still = False, Standstill()
+        upstream, relay, client = self._upstream, self._relay, self._client
+        unsent = client.transport.get_write_buffer_size() if client.blocked else 0
+        lasts = self._still.lasts(now, (upstream.reads if upstream else 0, unsent))
+        if unsent:
             failure, limit = Failure.READER_STALLED, relay.patience
         elif self.upload.complete or (upstream is not None and upstream.write_paused):
             failure, limit = Failure.SILENT, relay.timeouts.idle
         else:
             failure, limit = Failure.UPLOAD_STALLED, relay.patience
-        if now - self._since >= limit:
+            if self._passage.is_wanted:
+                limit = min(limit, GRACE_S)
+        if lasts >= limit:
             self._fail(failure)
+
+    def cut(self, engine: str) -> None:
+        """If it is this engine that answers, it does so no longer."""
+        if self._passage.engine == engine and self.state in {CONNECTING, OPEN}:
+            self._fail(Failure.CUT)
 
     # To the engine
 
@@ -240,7 +241,11 @@ class Transfer:
     def _open(self) -> None:
         place = self._passage.place
         assert place is not None
-        upstream = None if self._failed else self._relay.pool.take(place.address)
+        upload = self.upload
+        upstream = None
+        # what cannot be asked again is no risk to take with a connection that the engine may be closing
+        if not self._failed and (upload.declared or upload.size) <= REPLAYABLE_BYTES:
+            upstream = self._relay.pool.take(place.address)
         self._tries += 1
         if upstream is not None:
             self._attach(upstream)
@@ -261,21 +266,11 @@ class Transfer:
     def _attach(self, upstream: Upstream) -> None:
         """Writes the head and all of the body that is here."""
         upload = self.upload
-        assert upload.pieces is not None
         self.state = OPEN
         self._upstream = upstream
         self._moved = True
-        self._written_at = time.monotonic()
         upstream.begin(self)
-        length = (upload.size or upload.declared) if upload.complete else upload.declared
-        self._chunked = length is None and not upload.complete
-        if self._chunked:
-            framing = b"transfer-encoding: chunked\r\n\r\n"
-        else:
-            framing = b"\r\n" if length is None else b"content-length: %d\r\n\r\n" % length
-        body = b"".join(upload.pieces)
-        if self._chunked:
-            body = _chunk(body)
+        framing, body = upload.begin()
         before, after = self._head.to_engine
         if upload.size > Upload.LARGE:
             upstream.write(before + self._id + after + framing)
@@ -322,8 +317,8 @@ class Transfer:
         self._response_bytes = upstream.received
         if upstream.garbled:
             self._fail(Failure.GARBLED)
-        elif upstream.reused and not upstream.reads and time.monotonic() - self._written_at < _STALE_S:
-            self._fail(Failure.STALE)
+        elif upstream.unread and not upstream.reads:
+            self._fail(Failure.UNREAD)
         else:
             self._fail(Failure.LOST)
 
@@ -394,7 +389,3 @@ class Transfer:
             head.traceparent,
             reply.is_events,
         )
-
-
-def _chunk(piece: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(piece), piece)

@@ -24,6 +24,7 @@ from memoria.proxy.reply import Reply
 from memoria.proxy.request import RequestHead
 from memoria.proxy.response import read_response
 from memoria.proxy.upload import Upload
+from memoria.proxy.watch import Standstill
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +52,7 @@ class Tunnel:
         self._early: list[bytes] = []
         self._switched_at: float | None = None
         self._sent = self._received = 0
-        self._unsent = 0
-        self._since = self._began
+        self._still = Standstill()
 
     # From the client
 
@@ -86,12 +86,20 @@ class Tunnel:
             self._far.resume_reading()
 
     def on_tick(self, now: float) -> None:
-        """A client that takes nothing is cut, as everywhere."""
+        """An engine that does not answer the handshake, and a client that takes nothing, as everywhere. A
+        tunnel may be silent for as long as its ends like."""
         unsent = self._client.transport.get_write_buffer_size() if self._client.blocked else 0
-        if not unsent or unsent != self._unsent:
-            self._unsent, self._since = unsent, now
-        elif now - self._since >= self._relay.patience:
-            self._cut(Failure.READER_STALLED)
+        opening = self._switched_at is None and self._passage.place is not None
+        lasts = self._still.lasts(now, (opening, unsent))
+        if opening and lasts >= self._relay.timeouts.idle:
+            self._fail(Failure.SILENT)
+        elif unsent and lasts >= self._relay.patience:
+            self._fail(Failure.READER_STALLED)
+
+    def cut(self, engine: str) -> None:
+        """If it leads to this engine, it ends."""
+        if self._passage.engine == engine and self._passage.place is not None:
+            self._fail(Failure.CUT)
 
     # memoria.proxy.passage.Waiter
 
@@ -116,7 +124,7 @@ class Tunnel:
                 else:
                     _, far = await loop.create_connection(lambda: _FarEnd(self), address.host, address.port)
         except OSError:
-            self._cut(Failure.UNREACHABLE)
+            self._fail(Failure.UNREACHABLE)
             return
         self._far = far
         before, after = self._head.to_engine
@@ -153,14 +161,14 @@ class Tunnel:
         if self.response_complete:
             return
         if self._switched_at is None:
-            self._cut(Failure.LOST)
+            self._fail(Failure.LOST)
             return
         self.reply.complete = True
         self._finish()
         self._client.on_answered(self)
 
     def on_garbled(self) -> None:
-        self._cut(Failure.GARBLED)
+        self._fail(Failure.GARBLED)
 
     def on_far_blocked(self) -> None:
         self._client.pause_reading()
@@ -170,7 +178,7 @@ class Tunnel:
 
     # The end
 
-    def _cut(self, failure: Failure) -> None:
+    def _fail(self, failure: Failure) -> None:
         engine = self._passage.engine or ""
         logger.warning("%s: %s (request %s)", engine, failure, self._id.decode())
         if self.reply.status is None:

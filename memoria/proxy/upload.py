@@ -9,13 +9,14 @@ REPLAYABLE_BYTES = 2**20  # a larger body is not kept once it has been written
 
 class Upload:
     """`declared` is the length the client announced, None where it did not. `pieces` is all that came so
-    far, or None when that is no longer kept."""
+    far, or None when that is no longer kept. `chunked`: so it goes to the engine."""
 
     LARGE = 64 * 1024  # bytes; more is not copied together, nor taken in before it can be passed on
 
     declared: int | None = None
     size = 0
     complete = False
+    chunked = False
     pieces: list[bytes] | None
 
     def __init__(self, limit: int) -> None:
@@ -32,6 +33,7 @@ class Upload:
     def take(self, body: bytes) -> None:
         """All of it, at once. Raises `Rejection` (413)."""
         self.complete = True
+        self.declared = len(body)
         self.add(body)
 
     @property
@@ -51,7 +53,23 @@ class Upload:
         """Another body in place of the one that came, which must be complete."""
         self.pieces, self.size, self.declared = [body], len(body), len(body)
 
+    def begin(self) -> tuple[bytes, bytes]:
+        """How the body is framed for the engine, as the end of the head, and all of it that is here."""
+        assert self.pieces is not None
+        length = (self.size or self.declared) if self.complete else self.declared
+        body = b"".join(self.pieces)
+        if length is not None:
+            return b"content-length: %d\r\n\r\n" % length, body
+        if self.complete:
+            return b"\r\n", body
+        self.chunked = True
+        return b"transfer-encoding: chunked\r\n\r\n", chunk(body)
+
     def written(self) -> None:
         """All of it so far is on its way to the engine."""
         if self.size > REPLAYABLE_BYTES:
             self.pieces = None
+
+
+def chunk(piece: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(piece), piece)

@@ -8,6 +8,7 @@ in a head that came before, and in a body whose length is known.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
@@ -46,12 +47,16 @@ class Listener(Protocol):
 class Upstream(asyncio.Protocol):
     """From `on_head` on: `head` and `length` (of the body, None where the engine does not tell it).
     `received` counts the body's bytes, `reads` the times that something came. `idle` is where the connection
-    waits between requests, with the others to its address."""
+    waits between requests, with the others to its address.
+
+    `unread`, with `on_lost`: the engine cannot have read all that was written. Sources: RFC 1122 4.2.2.13 and
+    unix(7): who closes with unread bytes sends a reset instead of an end, and who writes to what is closed
+    gets one back. A process that dies leaves the same."""
 
     head: ResponseHead | None = None
     length: int | None = None
     garbled = False
-    reused = False
+    unread = False
     write_paused = False
     read_paused = False
     idle_since = 0.0  # loop time
@@ -114,7 +119,6 @@ class Upstream(asyncio.Protocol):
     def rest(self, now: float) -> None:
         """Waits for its next request."""
         self.listener = self._sink = None
-        self.reused = True
         if self.read_paused:  # with the last piece, for a client that had not taken it yet
             self.resume_reading()
         self.idle_since = now
@@ -156,8 +160,16 @@ class Upstream(asyncio.Protocol):
         if self.listener is not None:
             self.listener.on_writable()
 
+    def eof_received(self) -> None:
+        """A reset that came with the end shows only at the socket; what was not even written, only here."""
+        transport = self._transport
+        if transport is not None and self.listener is not None:
+            failed = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            self.unread = failed != 0 or transport.get_write_buffer_size() > 0
+
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
+        self.unread = self.unread or isinstance(error, ConnectionResetError | BrokenPipeError)
         self._parser = None  # it refers back here
         with suppress(ValueError):
             self._idle.remove(self)

@@ -2,7 +2,8 @@
 
 vLLM measures free memory while it loads and sizes its KV cache by what it sees; a neighbour that allocates or
 frees meanwhile makes it wrong or aborts it (vLLM #55827, #56830). So per device one engine at a time is
-between the gate and readiness, and nobody passes while the memory of a dead engine is still coming back.
+between the gate and readiness, and nobody passes while the memory of a dead engine is still coming back. Who
+is inside meanwhile is spoiled; a stop that can wait does so until nobody is.
 
 Engines take numbered tickets when they are spawned (in the file's order) and pass in the order of their
 numbers. One whose imports take long does not hold up the others for ever: after `patience` seconds of waiting
@@ -58,11 +59,16 @@ class GpuGate:
         self._tickets: list[Ticket] = []
         self._numbers = 0
         self._inside: Ticket | None = None
-        self._releasing: set[str] = set()
+        self._releasing: set[tuple[str, str]] = set()  # engine and start: one may have left and come again
         self._changed = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<GpuGate {self._device} inside={self._inside} releasing={sorted(self._releasing)}>"
+
+    @property
+    def is_free(self) -> bool:
+        """Nobody is inside, and nobody's memory is on its way back."""
+        return self._inside is None and not self._releasing
 
     def ticket(self, engine: str) -> Ticket:
         self._numbers += 1
@@ -83,6 +89,7 @@ class GpuGate:
                 raise
             ticket.blocked = problem
             if problem is None and not self._releasing:
+                ticket.spoiled = False  # by what moved before
                 self._journal.add(ticket.engine, "passed the gate", self._device)
                 return
             self._step_back(ticket)
@@ -99,15 +106,32 @@ class GpuGate:
             self._journal.add(ticket.engine, "left the gate", self._device)
         self._notify()
 
-    def set_releasing(self, engine: str, releasing: bool) -> None:
-        """While a dead engine's memory is on its way back nobody passes, and whoever is inside is spoiled."""
+    def set_releasing(self, engine: str, releasing: bool, *, start: str = "") -> None:
+        """While a dead engine's memory is on its way back nobody passes, and whoever is inside is spoiled. A
+        start that failed stays inside until it is judged, so it counts whichever of the two is seen first."""
         if releasing:
-            self._releasing.add(engine)
+            self._releasing.add((engine, start))
             if self._inside is not None and self._inside.engine != engine:
                 self._inside.spoiled = True
-        elif engine in self._releasing:
-            self._releasing.remove(engine)
+        elif (engine, start) in self._releasing:
+            self._releasing.remove((engine, start))
             self._notify()
+
+    async def until_alone(self, engine: str, on_wait: Callable[[str], None]) -> None:
+        """Until no other engine is inside that is still to get ready. `on_wait` is told which one is."""
+        told: str | None = None
+        while (other := self._other_inside(engine)) is not None:
+            if other != told:
+                told = other
+                on_wait(other)
+            await self._change(self._recheck)
+
+    def _other_inside(self, engine: str) -> str | None:
+        inside = self._inside
+        if inside is None or inside.engine == engine:
+            return None
+        ends = any(inside.engine == releasing for releasing, _ in self._releasing)
+        return None if ends else inside.engine
 
     def _may_pass(self, ticket: Ticket) -> bool:
         if self._inside is not None or self._releasing:

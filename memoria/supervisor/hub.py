@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from http.client import HTTPException
 
+from memoria.config.paths import hub_token_file
 from memoria.errors import Problem
 
-logger = logging.getLogger(__name__)
+
+class HubSilentError(Exception):
+    """The hub did not say whether it has the model; the text says why."""
 
 
 class _StayHere(urllib.request.HTTPRedirectHandler):
@@ -20,12 +22,24 @@ class _StayHere(urllib.request.HTTPRedirectHandler):
         return None
 
 
+def hub_token(environ: Mapping[str, str]) -> str | None:
+    """The token that an engine with this environment has (huggingface_hub/utils/_auth.py). Raises `OSError`
+    for a file that is there and cannot be read."""
+    if token := environ.get("HF_TOKEN") or environ.get("HUGGING_FACE_HUB_TOKEN"):
+        return _clean(token)
+    try:
+        return _clean(hub_token_file(environ).read_text(encoding="utf-8", errors="replace"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def hub_problem(
     model: str, where: tuple[str, ...], environ: Mapping[str, str], patience: float
 ) -> Problem | None:
-    """None where the model is there, and where the hub does not answer in `patience` seconds."""
+    """None where the model is there. Raises `HubSilentError` where the hub does not answer in `patience`
+    seconds, or has troubles of its own, and `OSError` as `hub_token` does."""
     endpoint = environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    token = environ.get("HF_TOKEN")
+    token = hub_token(environ)
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         url = f"{endpoint}/{model}/resolve/main/config.json"
@@ -34,21 +48,41 @@ def hub_problem(
             return None
     except urllib.error.HTTPError as error:
         error.close()
-        gated = error.headers.get("X-Error-Code") == "GatedRepo"
-        if gated or error.code == 403:
-            return Problem(
-                f"model `{model}` is gated: its licence must be accepted on its page",
-                where,
-                "accept it there, then set HF_TOKEN"
-                if not token
-                else "HF_TOKEN's account has not accepted it",
-            )
-        if error.code in (401, 404) and error.headers.get("X-Error-Code") != "EntryNotFound":
-            return Problem(
-                f"model `{model}` is not on the hub, or it is private",
-                where,
-                "check the name; a private model needs HF_TOKEN; a directory is written as `./model`",
-            )
+        return _answer(error.code, error.headers.get("X-Error-Code"), model, where, has_token=bool(token))
     except (OSError, ValueError, HTTPException) as error:
-        logger.info("the hub could not be asked for %s: %s", model, error)
-    return None
+        raise HubSilentError(f"it cannot be reached: {_reason(error)}") from error
+
+
+def _answer(
+    status: int, code: str | None, model: str, where: tuple[str, ...], *, has_token: bool
+) -> Problem | None:
+    if code == "EntryNotFound" or 300 <= status < 400:
+        return None
+    if code == "GatedRepo" or status == 403:
+        return Problem(
+            f"model `{model}` is gated: its licence must be accepted on its page",
+            where,
+            "the token's account has not accepted it"
+            if has_token
+            else "accept it there, then set HF_TOKEN or run `hf auth login`",
+        )
+    if status == 401 and has_token and code is None:  # it says so of public models too
+        raise HubSilentError("it does not take the token (HF_TOKEN, or that of `hf auth login`)")
+    if status in (401, 404):
+        return Problem(
+            f"model `{model}` is not on the hub, or it is private",
+            where,
+            "check the name; a private model needs HF_TOKEN or `hf auth login`; "
+            "a directory is written as `./model`",
+        )
+    raise HubSilentError(f"it answered {status}")
+
+
+def _clean(token: str) -> str | None:
+    return "".join(token.split()) or None
+
+
+def _reason(error: Exception) -> str:
+    """In a `URLError` stands what went wrong, in brackets."""
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    return getattr(reason, "strerror", None) or str(reason) or type(reason).__name__

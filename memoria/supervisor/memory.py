@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from collections.abc import Callable, Collection
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Collection
 
+from memoria.engine.aside import in_daemon_thread
 from memoria.errors import MemoriaError, UnavailableError
 from memoria.gpu.device import Device, DeviceReader
 
-logger = logging.getLogger(__name__)
+__all__ = ["DeviceMemory", "in_daemon_thread"]
 
-T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 STEADY_BYTES = 16 << 20  # two readings this close count as the same
 BETWEEN_READINGS = 0.25  # seconds
@@ -41,21 +40,26 @@ class DeviceMemory:
             ) from None
         return self.latest
 
-    async def until_released(self, alive: Callable[[], Collection[int]], known: Collection[int] = ()) -> None:
+    async def until_released(
+        self, alive: Callable[[], Awaitable[Collection[int]]], known: Collection[int] = ()
+    ) -> None:
         """Waits until none of the processes that `alive` names exists, neither they nor those `known` from
         before hold device memory, and the used memory is the same twice in a row. (A killed process has no
         environment any more while the driver is still taking its memory back.) The host's memory moves all
-        the time: there the processes' end is enough. Failing readings only prolong the wait."""
+        the time: there the processes' end is enough. Looks that fail only prolong the wait."""
         ours = set(known)
         before: int | None = None
+        told = ""
         while True:
-            left = set(alive())
-            ours |= left
             try:
+                left = set(await alive())
+                ours |= left
                 device = await self.read()
-            except MemoriaError as error:
-                logger.warning("waiting for memory to come back: %s", error.problems[0].what)
-                before = None
+            except (MemoriaError, OSError) as error:
+                trouble = error.problems[0].what if isinstance(error, MemoriaError) else str(error)
+                if trouble != told:
+                    logger.warning("waiting for memory to come back: %s", trouble)
+                before, told = None, trouble
             else:
                 holding = ours & {process.pid for process in device.processes}
                 if not left and not holding:
@@ -67,33 +71,3 @@ class DeviceMemory:
                 else:
                     before = None
             await asyncio.sleep(BETWEEN_READINGS)
-
-
-def in_daemon_thread(work: Callable[[], T]) -> asyncio.Future[T]:
-    """Like `asyncio.to_thread`, but a call that never returns does not keep the process from ending."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-            future.exception()  # asyncio must not complain when the one who asked has given up waiting
-        else:
-            future.set_result(result)  # type: ignore[arg-type]
-
-    def run() -> None:
-        result: T | None = None
-        failure: BaseException | None = None
-        try:
-            result = work()
-        except BaseException as error:
-            failure = error
-        try:
-            loop.call_soon_threadsafe(settle, result, failure)
-        except RuntimeError:  # the loop is closed: nobody waits any more
-            logger.debug("a reading came back after the end")
-
-    threading.Thread(target=run, name="memoria-device", daemon=True).start()
-    return future

@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from typing import Any
 
-from memoria.checkpoint.model_files import ModelFiles
+from memoria.checkpoint.model_files import Choice, ModelFiles
 from memoria.checkpoint.read import read_model
-from memoria.config.model import Config
+from memoria.config.model import Config, EngineConfig
 from memoria.errors import Problem, UnavailableError
 from memoria.plan.outcome import Learned, Outcome, Outcomes, make_outcome
 from memoria.plan.plan import Plan
+
+
+def read_engine_model(
+    engine: EngineConfig, environ: Mapping[str, str], *, may_ask_hub: bool = False
+) -> ModelFiles:
+    """Raises as `read_model` does."""
+    return read_model(
+        engine.model, {**environ, **engine.env}, choice_of(engine.vllm_args), may_ask_hub=may_ask_hub
+    )
+
+
+def choice_of(args: Mapping[str, Any]) -> Choice:
+    """What the flags choose; overrides may be written as JSON, as on vLLM's command line."""
+    overrides = args.get("hf_overrides")
+    if isinstance(overrides, str):
+        try:
+            overrides = json.loads(overrides)
+        except ValueError:
+            overrides = None
+    return Choice(
+        revision=_text(args.get("revision")),
+        download_dir=_text(args.get("download_dir")),
+        overrides=overrides if isinstance(overrides, dict) else {},
+    )
+
+
+def _text(value: Any) -> str | None:
+    return str(value) if value else None
 
 
 def read_models(
@@ -20,7 +50,7 @@ def read_models(
     unknown: dict[str, Problem] = {}
     for engine in config.engines:
         try:
-            files[engine.name] = read_model(engine.model, {**environ, **engine.env}, may_ask_hub=may_ask_hub)
+            files[engine.name] = read_engine_model(engine, environ, may_ask_hub=may_ask_hub)
         except UnavailableError as error:
             unknown[engine.name] = error.problems[0]
         except OSError as error:

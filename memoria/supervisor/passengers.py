@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -18,11 +19,13 @@ LONGEST_HELLO = 4096  # bytes
 
 
 class Boarding:
-    """The passengers of one start. `seen` is set by the first hello, `at_gate` by an engine core's."""
+    """The passengers of one start. `seen` is set by the first hello, `at_gate` by an engine core's. `on_lost`
+    is called when a core that was let through has ended."""
 
     def __init__(self) -> None:
         self.seen = asyncio.Event()
         self.at_gate = asyncio.Event()
+        self.on_lost: Callable[[], None] | None = None
         self._cores: list[asyncio.StreamWriter] = []
         self._let_through = False
 
@@ -47,6 +50,8 @@ class Boarding:
     def farewell(self, writer: asyncio.StreamWriter) -> None:
         if writer in self._cores:
             self._cores.remove(writer)
+            if self._let_through and self.on_lost is not None:
+                self.on_lost()
 
 
 class Passengers:

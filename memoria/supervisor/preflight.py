@@ -11,7 +11,7 @@ from memoria.gpu import read_devices
 from memoria.gpu.device import Device, DeviceReader
 from memoria.plan.plan import Plan, limit_problems, make_plan
 from memoria.plan.wishes import settle
-from memoria.supervisor.models import model_problems
+from memoria.supervisor.models import look_for_models
 from memoria.supervisor.outcomes import read_models
 from memoria.supervisor.runtime import RuntimeDir
 from memoria.vllm_env.find import find
@@ -21,8 +21,8 @@ from memoria.vllm_env.install import VllmInstall
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """`config` has a fraction for every engine, chosen where the file leaves that to the plan. `plan` is None
-    where the device could not be read, `install` where there is no vLLM."""
+    """`config` has a fraction for every engine, chosen where the file leaves that to the plan, and warns of
+    what nobody knows. `plan` is None where the device could not be read, `install` where there is no vLLM."""
 
     config: Config
     install: VllmInstall | None
@@ -55,8 +55,7 @@ def preflight(config: Config, reader: DeviceReader | None, environ: Mapping[str,
             if problems := limit_problems(config):
                 raise ConfigError(problems)
         else:
-            driver = reader.driver()
-            devices = read_devices(reader, (engine.gpu for engine in config.engines))
+            driver, devices = _read(reader, config)
             config = settled(config, devices, environ)
             plan = make_plan(config, devices, RuntimeDir(config.runtime_dir).own_pids())
             plan.raise_for_problems()
@@ -68,9 +67,22 @@ def preflight(config: Config, reader: DeviceReader | None, environ: Mapping[str,
         mark = config.where("vllm") if config.vllm != "auto" else None
         where = (f"{mark}  vllm",) if mark else ()
         errors.append(UnavailableError(replace(p, where=where + p.where) for p in error.problems))
-    if missing := model_problems(config, environ):
-        errors.append(ConfigError(missing))
+    looked = look_for_models(config, environ)
+    if looked.problems:
+        errors.append(ConfigError(looked.problems))
+    config = replace(config, warnings=config.warnings + looked.unknown)
     return Preflight(config, install, plan, driver, tuple(errors))
+
+
+def _read(reader: DeviceReader, config: Config) -> tuple[str, dict[int | str, Device]]:
+    """Raises `UnavailableError`; or `ConfigError`, with that in it, where the fractions are wrong on any
+    device."""
+    try:
+        return reader.driver(), read_devices(reader, (engine.gpu for engine in config.engines))
+    except UnavailableError as error:
+        if wrong := limit_problems(config):
+            raise ConfigError((*wrong, *error.problems)) from error
+        raise
 
 
 def settled(config: Config, devices: Mapping[int | str, Device], environ: Mapping[str, str]) -> Config:
@@ -78,8 +90,8 @@ def settled(config: Config, devices: Mapping[int | str, Device], environ: Mappin
     The models' files are read only where a wish needs them."""
     if all(engine.gpu_memory_utilization for engine in config.engines):
         return config
-    files, _ = read_models(config, environ) if any(e.is_auto for e in config.engines) else ({}, {})
-    chosen = settle(config, devices, files)
+    files, unknown = read_models(config, environ) if any(e.is_auto for e in config.engines) else ({}, {})
+    chosen = settle(config, devices, files, unknown)
     if chosen.problems:
         raise ConfigError(chosen.problems)
     return chosen.config

@@ -13,6 +13,7 @@ from memoria.config.model import Config, EngineConfig
 from memoria.config.paths import state_dir
 from memoria.gpu.device import Device
 from memoria.plan.records import Record, fingerprint
+from memoria.supervisor.outcomes import choice_of
 from memoria.vllm_env.install import VllmInstall
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def fingerprint_now(
 ) -> str | None:
     """None where something that decides it is not known: vLLM, or the model's files."""
     try:
-        model_identity = identity(engine.model, {**environ, **engine.env})
+        model_identity = identity(engine.model, {**environ, **engine.env}, choice_of(engine.vllm_args))
         vllm = _vllm_identity(install)
     except OSError:
         return None

@@ -6,7 +6,9 @@ import fcntl
 import logging
 import os
 import time
+from collections.abc import Collection
 from pathlib import Path
+from stat import S_ISDIR, S_ISVTX, S_IWOTH
 from types import TracebackType
 from typing import Self
 
@@ -17,6 +19,21 @@ from memoria.supervisor.state import StateFile
 logger = logging.getLogger(__name__)
 
 KILL_PATIENCE = 10.0  # seconds until a killed process, and its device memory with it, is gone
+
+
+def replaceable(path: Path, trusted: Collection[int]) -> str | None:
+    """Why somebody else than the `trusted` users could put another directory in this one's place, or lead to
+    it by a link of theirs. In a sticky directory, as /tmp is, only a file's owner can replace it (inode(7)).
+
+    In a user namespace root's directories belong to another number: that of `/`."""
+    ways = [path, *path.parents, *(real := path.resolve()).parents, real]
+    for place in dict.fromkeys(sorted(ways, key=lambda place: len(place.parts))):
+        facts = place.lstat()
+        if facts.st_uid not in trusted:
+            return f"{place} belongs to another user"
+        if S_ISDIR(facts.st_mode) and facts.st_mode & S_IWOTH and not facts.st_mode & S_ISVTX:
+            return f"everybody can replace what is in {place}"
+    return None
 
 
 class RuntimeDir:
@@ -63,7 +80,8 @@ class RuntimeDir:
     def _open(self) -> None:
         """Takes the lock and clears what a killed daemon left. Raises `UnavailableError`."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for folder in (*reversed(self.path.parents), self.path):  # mkdir's `parents` would be open ones
+                folder.mkdir(exist_ok=True, mode=0o700)
             self._own()
             lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -121,6 +139,8 @@ class RuntimeDir:
             raise PermissionError(0, "it belongs to another user")
         if facts.st_mode & 0o077:
             self.path.chmod(0o700)
+        if reason := replaceable(self.path, {0, os.getuid(), Path("/").stat().st_uid}):
+            raise PermissionError(0, reason)
 
     def _clear(self) -> None:
         # holding the lock, every process that calls this gate its own is a leftover

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from memoria.config.model import Config, EngineConfig
 from memoria.engine.actor import EngineActor
+from memoria.engine.census import Census
 from memoria.engine.journal import Journal
 from memoria.engine.lifecycle import State
 from memoria.engine.logfile import LogFile
@@ -49,6 +50,7 @@ class Supervisor:
         self.config, self.plan, self.journal = config, plan, journal
         self._install, self._reader, self._runtime = install, reader, runtime
         self._environ, self._plugin_dir = environ, plugin_dir
+        self.census = Census()
         self._passengers = Passengers(runtime.gate_socket)
         self.verifier = Verifier(Records(records_dir(config, environ)), install, environ, journal)
         self.memories: dict[str, DeviceMemory] = {}
@@ -82,7 +84,8 @@ class Supervisor:
             runtime=self._runtime,
             environ=self._environ,
             plugin_dir=self._plugin_dir,
-            running=self.pids,
+            own_pids=self.own_pids,
+            census=self.census,
             verifier=self.verifier,
         )
 
@@ -117,9 +120,10 @@ class Supervisor:
         return list(before.values())
 
     async def retire(self, actor: EngineActor) -> None:
-        """Drains and stops an engine that is no longer one of these."""
+        """Drains and stops an engine that is no longer one of these. As long as its memory is held, its
+        device is closed and its actor at work: nobody else would open it again."""
         actor.stop()
-        await actor.settled()
+        await actor.at_rest()
         if (task := self._tasks.pop(actor, None)) is not None:
             task.cancel()
 
@@ -182,8 +186,16 @@ class Supervisor:
     def listen(self, listener: Callable[[EngineSnapshot], None]) -> None:
         self._listeners.append(listener)
 
+    async def own_pids(self) -> set[int]:
+        """The processes of all engines, as they are now: what they hold on the device is memoria's own."""
+        try:
+            await self.census.look()
+        except OSError as error:
+            logger.warning("the engines' processes are not all known: %s", error)
+        return self.pids()
+
     def pids(self) -> set[int]:
-        """The processes of all engines: what they hold on the device is memoria's own."""
+        """The processes of all engines as the latest look has seen them."""
         return {pid for actor in self._tasks for pid in actor.pids()}
 
     def start_ids(self) -> set[str]:

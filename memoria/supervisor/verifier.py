@@ -7,7 +7,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
-from memoria.checkpoint.read import read_model
 from memoria.config.model import EngineConfig
 from memoria.engine.journal import Journal
 from memoria.engine.lifecycle import State
@@ -19,6 +18,7 @@ from memoria.plan.budgets import Budget
 from memoria.plan.outcome import Outcome, make_outcome
 from memoria.plan.plan import Plan
 from memoria.plan.records import Record, block_bytes, is_worth_telling, may_pin, planned_tokens
+from memoria.supervisor.outcomes import read_engine_model
 from memoria.supervisor.records import Records, fingerprint_now
 from memoria.text import GIB, grouped
 from memoria.vllm_env.install import VllmInstall
@@ -106,8 +106,7 @@ class Verifier:
 
     def _outcome(self, engine: EngineConfig, budget: Budget, device: Device) -> Outcome | None:
         try:
-            files = read_model(engine.model, {**self._environ, **engine.env})
-            return make_outcome(engine, budget, files, device)
+            return make_outcome(engine, budget, read_engine_model(engine, self._environ), device)
         except (MemoriaError, OSError, ValueError) as error:
             logger.debug("%s: no plan to compare with: %s", engine.name, error)
             return None

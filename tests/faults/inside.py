@@ -1,8 +1,9 @@
-"""Doors that a client does not have: to what only the daemon itself can count, its asyncio tasks, and to the
-stub engines' own sockets.
+"""Doors that a client does not have: to what only the daemon itself can count, its asyncio tasks, to its
+event loop, and to the stub engines' own sockets.
 
 `observed(folder)` is a PYTHONPATH with a sitecustomize.py that makes any Python process write the number of
-its tasks to `tasks-PID` in the folder when SIGUSR1 comes; `tasks_of` asks and waits for the answer.
+its tasks to `tasks-PID` in the folder when SIGUSR1 comes; `footprint` asks and waits for the answer. On
+SIGUSR2 the main thread, and with it the event loop, never comes back from a call; all other threads go on.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import psutil
 from tests.integration.daemon import PATIENCE, ROOT, RunningDaemon, until
 
 SITECUSTOMIZE = """\
-import asyncio, os, signal
+import asyncio, os, signal, time
 
 def tell(number, frame):
     try:
@@ -32,13 +33,18 @@ def tell(number, frame):
         file.write(str(count))
     os.replace(draft + ".new", draft)
 
+def block(number, frame):
+    while True:
+        time.sleep(1)
+
 signal.signal(signal.SIGUSR1, tell)
+signal.signal(signal.SIGUSR2, block)
 """
 
 
 def observed(folder: Path) -> str:
     place = folder / "observed"
-    place.mkdir()
+    place.mkdir(exist_ok=True)
     (place / "sitecustomize.py").write_text(SITECUSTOMIZE.format(path=str(folder / "tasks-")))
     return f"{place}:{ROOT}"
 
@@ -59,21 +65,21 @@ class Footprint:
         )
 
 
-def footprint(daemon: RunningDaemon) -> Footprint:
-    """Of a daemon that was started with `PYTHONPATH=observed(box.folder)`."""
-    process = psutil.Process(daemon.pid)
+def footprint(pid: int, folder: Path) -> Footprint:
+    """Of a daemon that was started with `PYTHONPATH=observed(folder)`."""
+    process = psutil.Process(pid)
     return Footprint(
         memory=process.memory_info().rss,
         descriptors=process.num_fds(),
         threads=process.num_threads(),
-        tasks=tasks_of(daemon),
+        tasks=_tasks_of(pid, folder),
     )
 
 
-def tasks_of(daemon: RunningDaemon) -> int:
-    answer = daemon.box.folder / f"tasks-{daemon.pid}"
+def _tasks_of(pid: int, folder: Path) -> int:
+    answer = folder / f"tasks-{pid}"
     answer.unlink(missing_ok=True)
-    os.kill(daemon.pid, signal.SIGUSR1)
+    os.kill(pid, signal.SIGUSR1)
     until(answer.exists)
     return int(answer.read_text())
 

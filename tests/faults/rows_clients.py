@@ -35,7 +35,9 @@ ROWS = (
             f"{PROXY}faults.py::test_an_engine_that_dies_in_mid_stream_leaves_an_error_event_and_no_end",
             f"{PROXY}faults.py::test_the_error_event_stands_alone_after_half_an_event",
             f"{FAULTS}engines.py::test_a_stream_of_an_engine_that_vanishes_ends_with_an_error",
+            f"{REAL}survival.py::test_a_stream_of_a_killed_engine_ends_in_an_error",
             f"{FAULTS}campaigns.py::test_a_hundred_killed_processes_cost_the_neighbour_nothing",
+            f"{FAULTS}campaigns.py::test_ten_killed_processes_of_a_real_engine_cost_the_neighbour_nothing",
         ),
         none="silent truncations",
         starred=True,
@@ -66,7 +68,7 @@ ROWS = (
         "keep-alive race",
         "none visible",
         (
-            f"{PROXY}faults.py::test_a_kept_connection_that_the_engine_gave_up_is_replaced_unseen",
+            f"{PROXY}races.py",
             f"{FAULTS}clients.py::test_connections_that_engines_close_at_any_moment_cost_no_request",
         ),
         none="502s",
@@ -78,6 +80,7 @@ ROWS = (
         (
             f"{PROXY}stalls.py::test_a_reader_that_takes_nothing_stops_its_engine_and_is_cut",
             f"{FAULTS}clients.py::test_many_readers_that_take_nothing_are_all_cut",
+            f"{FAULTS}crowd.py::test_a_crowd_that_stalls_is_cut_in_time",
             f"{FAULTS}crowd.py::test_a_crowd_that_stalls_costs_others_nothing",
         ),
         starred=True,
@@ -88,6 +91,7 @@ ROWS = (
         "closed after 10 s",
         (
             f"{FAULTS}clients.py::test_heads_that_never_end_are_closed_and_others_answered",
+            f"{FAULTS}crowd.py::test_a_crowd_that_stalls_is_cut_in_time",
             f"{FAULTS}crowd.py::test_a_crowd_that_stalls_costs_others_nothing",
         ),
         starred=True,
@@ -145,7 +149,7 @@ ROWS = (
         "every route vLLM has",
         "denied unless listed",
         (
-            f"{REAL}front_door.py::test_every_route_of_the_engine_that_is_not_in_the_table_is_denied",
+            f"{REAL}front_door.py::test_every_route_of_vllm_that_is_not_in_the_table_is_denied",
             f"{DAEMON}serving.py::test_what_steers_an_engine_does_not_exist",
         ),
         none="exposed routes",

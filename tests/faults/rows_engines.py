@@ -13,6 +13,7 @@ ROWS = (
             f"{DAEMON}crashes.py::test_a_killed_leader_takes_its_core_along_and_is_started_again",
             f"{REAL}survival.py::test_a_killed_process_brings_its_engine_back_and_leaves_the_neighbour_alone",
             f"{FAULTS}campaigns.py::test_a_hundred_killed_processes_cost_the_neighbour_nothing",
+            f"{FAULTS}campaigns.py::test_ten_killed_processes_of_a_real_engine_cost_the_neighbour_nothing",
         ),
         none="survivors",
         starred=True,
@@ -24,7 +25,8 @@ ROWS = (
         (
             f"{DAEMON}stop.py::test_no_engine_outlives_a_killed_daemon_and_the_next_start_is_clean",
             f"{DAEMON}stop.py::test_no_engine_outlives_a_daemon_that_is_killed_while_they_start",
-            f"{REAL}survival.py::test_nothing_is_left_after_the_daemon_was_killed",
+            f"{REAL}survival.py::test_nothing_is_left_after_the_daemon_was_killed_while_they_start",
+            f"{REAL}survival.py::test_nothing_is_left_after_the_daemon_was_killed_at_work",
             f"{FAULTS}campaigns.py::test_fifty_killed_daemons_leave_nothing",
         ),
         none="survivors",
@@ -36,7 +38,8 @@ ROWS = (
         "suspect, then restart",
         (
             f"{DAEMON}hangs.py::test_a_frozen_core_is_found_and_its_neighbour_is_left_alone",
-            f"{REAL}survival.py::test_a_frozen_engine_core_is_found_and_its_standby_takes_over",
+            f"{REAL}survival.py::test_a_frozen_engine_core_is_found_and_followed",
+            f"{REAL}survival.py::test_a_frozen_engine_core_is_found_at_default_settings",
         ),
         starred=True,
     ),
@@ -45,10 +48,14 @@ ROWS = (
         "busy engine, slow `/health`",
         "no restart",
         (
-            f"{FAULTS}engines.py::test_a_busy_engine_with_a_slow_health_is_left_alone",
             f"{FAULTS}saturation.py::test_saturated_engines_are_not_taken_for_hung",
+            f"{FAULTS}saturation.py::test_saturated_real_engines_are_not_taken_for_hung",
             f"{DAEMON}hangs.py::test_a_core_that_goes_on_in_time_is_not_restarted",
             f"{DAEMON}hangs.py::test_a_slow_answer_that_makes_tokens_is_no_hang",
+            f"{DAEMON}hangs.py::test_a_long_prefill_that_fills_the_cache_is_no_hang",
+            f"{DAEMON}hangs.py::test_a_prefill_that_fills_nothing_is_suspected",
+            f"{DAEMON}hangs.py::test_figures_that_come_late_are_no_hang",
+            f"{DAEMON}hangs.py::test_health_that_never_comes_is_no_hang",
             f"{UNIT}engine_liveness.py::test_a_long_prefill_that_fills_the_cache_is_no_hang",
             f"{UNIT}engine_liveness.py::test_time_without_requests_neither_counts_nor_excuses",
             f"{UNIT}engine_liveness.py::test_without_figures_nothing_is_held_against_an_engine",
@@ -93,6 +100,7 @@ ROWS = (
         (
             f"{UNIT}engine_lifecycle.py::test_a_long_time_of_ready_begins_the_delays_anew",
             f"{UNIT}engine_lifecycle.py::test_a_time_of_ready_gives_all_attempts_back",
+            f"{UNIT}engine_actor.py::test_an_hour_of_ready_makes_the_next_delay_the_first_again",
         ),
         none="delays longer than the first",
     ),
@@ -134,6 +142,7 @@ ROWS = (
         "clean",
         (
             f"{DAEMON}stop.py::test_a_stop_during_a_start_leaves_nothing",
+            f"{DAEMON}stop.py::test_an_engine_that_is_stopped_while_it_starts_leaves_nothing",
             f"{FAULTS}campaigns.py::test_a_stop_under_load_lets_everything_finish",
         ),
         none="leaks",
@@ -197,6 +206,7 @@ ROWS = (
         "proxy unaffected",
         (
             f"{FAULTS}daemon.py::test_a_driver_that_hangs_or_fails_does_not_touch_the_proxy",
+            f"{FAULTS}daemon.py::test_an_engine_that_dies_while_the_driver_hangs_waits_for_it",
             f"{UNIT}supervisor_memory.py::test_a_driver_that_hangs_is_told_and_not_asked_a_second_time",
         ),
         none="failures",
@@ -208,6 +218,7 @@ ROWS = (
         (
             f"{DAEMON}reload.py::test_what_is_wrong_changes_nothing_and_is_told",
             f"{DAEMON}reload.py::test_a_taken_port_changes_nothing",
+            f"{FAULTS}reloads.py::test_reloads_that_are_refused_drop_nothing",
         ),
         none="drops",
     ),
@@ -218,6 +229,7 @@ ROWS = (
         (
             f"{DAEMON}reload.py::test_only_the_changed_engine_restarts",
             f"{DAEMON}reload.py::test_requests_across_a_reload_are_held",
+            f"{FAULTS}reloads.py::test_reloads_that_restart_an_engine_fail_nothing",
         ),
         none="failures",
     ),

@@ -1,92 +1,107 @@
-"""More work than the engines can do, slow answers and a slow `/health`, and nobody may be taken for hung:
+"""More work than the engines can do, and nobody may be taken for hung:
 
-    python -m tests.faults.saturation [--minutes N]
+    python -m tests.faults.saturation [--vllm] [--minutes N]
 
-The patience with a silent engine is 1/24 of the default, so that there are as many verdicts in ten minutes as
-in four hours. Ends with 1 where an engine was restarted.
+Stub engines answer slowly, fill their cache before the first token, and are slow to tell how they do; real
+ones (`--vllm`) have more long prompts than they can read. The patience with a silent engine is 1/24 of the
+default, so that there are as many verdicts in ten minutes as in four hours. Ends with 1 where an engine was
+restarted, or a request was refused, cut or answered wrongly: what is too much has to wait.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-from tests.faults.inside import change_stub
-from tests.faults.traffic import Result, Traffic, Verdict
-from tests.integration.daemon import Box
-from tests.stub_nvml import build_library
+from tests.faults.target import Target, of_stub, of_vllm, stub_box, vllm_folder
+from tests.faults.traffic import Traffic, percentile, told
+from tests.faults.verdict import FAILED, Result, Verdict
 
 PATIENCE_S = 5.0  # `timeouts.hang`
-HEALTH_TIMEOUT_S = 0.2
-HEALTH_S = 3.0  # so long takes a `/health`, which times out each time
-TOKEN_S = {"embedding": 2.0, "generation": 1.0}
 MOST = 16  # `max_requests`: what is more waits in memoria
 CLIENTS = {"embeddings": 2 * MOST, "streams": 2 * MOST, "leavers": 4}
+SLOW = {"health_seconds": 3.0, "metrics_seconds": 1.0}
+STUB_FAULTS = {
+    "embedding": {"token_seconds": 2.0, **SLOW},
+    "generation": {"token_seconds": 0.6, "prefill_chunks": 10, **SLOW},  # 6 s to the first of ten tokens
+}
+WORDS = 300  # of a real prompt, at most
+KEYS: dict[str, Any] = {"timeouts": {"hang": PATIENCE_S}}
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`suspected` counts the times that an engine was looked at twice."""
+    """`suspected` counts the times that an engine was looked at twice. `waits`: of whole streams, in seconds,
+    sorted."""
 
     results: tuple[Result, ...]
     restarts: int
     suspected: int
     same_processes: bool
 
+    @property
+    def waits(self) -> list[float]:
+        return sorted(r.seconds for r in self.results if r.kind == "streams" and r.verdict is Verdict.WHOLE)
+
     def lines(self) -> list[str]:
-        counts = {verdict: sum(r.verdict is verdict for r in self.results) for verdict in Verdict}
         return [
-            f"requests        {len(self.results)}: {', '.join(f'{n} {v}' for v, n in counts.items())}",
-            f"suspected       {self.suspected}",
-            f"false restarts  {self.restarts}",
+            *told(self.results),
+            f"a stream    median {percentile(self.waits, 0.5):.2f} s, longest {self.waits[-1]:.2f} s",
+            f"suspected   {self.suspected}",
+            f"restarts    {self.restarts}",
         ]
 
-    def wrong(self) -> bool:
-        return bool(self.restarts) or not self.same_processes
+    def wrong(self) -> list[str]:
+        found = [
+            f"{r.kind}: {r.verdict}, {r.cause}"
+            for r in self.results
+            if r.verdict in FAILED or r.verdict is Verdict.WRONG
+        ]
+        if self.restarts or not self.same_processes:
+            found.append(f"{self.restarts} false restarts")
+        return found
 
 
-def saturate(box: Box, seconds: float) -> Report:
-    """The box needs nothing but to be new."""
-    box.configure()
-    text = box.file.read_text()
-    timeouts = f"timeouts: {{hang: {PATIENCE_S}, health: {HEALTH_TIMEOUT_S},"
-    text = text.replace("timeouts: {", timeouts)
-    for model in ("embedder", "writer"):
-        old = f"model: ./models/{model}\n"
-        text = text.replace(old, f"{old}    max_requests: {MOST}\n")
-    box.file.write_text(text)
-    daemon = box.start()
-    daemon.until_ready()
-    for engine, token in TOKEN_S.items():
-        change_stub(daemon, engine, token_seconds=token, health_seconds=HEALTH_S)
+def saturate(daemon: Target, seconds: float) -> Report:
     before = {engine.name: engine.pid for engine in daemon.status().engines}
-    with Traffic(box.ports.main, **CLIENTS) as traffic:
+    with Traffic(daemon.port, daemon.expected, **CLIENTS) as traffic:
         time.sleep(seconds)
     engines = daemon.status().engines
     return Report(
         tuple(traffic.results),
         restarts=sum(engine.restarts for engine in engines),
-        suspected=len(daemon.story("suspect")),
+        suspected=sum(": suspect" in line for line in daemon.journal()),
         same_processes={engine.name: engine.pid for engine in engines} == before,
     )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.saturation", description=__doc__)
+    parser.add_argument("--vllm", action="store_true", help="two real vLLM servers on the CPU")
     parser.add_argument("--minutes", type=float, default=10.0)
-    seconds = parser.parse_args().minutes * 60
-    with tempfile.TemporaryDirectory() as folder:
-        box = Box(Path(folder), build_library(Path(folder)))
-        try:
-            report = saturate(box, seconds)
-        finally:
-            box.close()
+    given = parser.parse_args()
+    if given.vllm:
+        with vllm_folder() as folder:
+            daemon = of_vllm(folder, WORDS, engine={"max_requests": MOST}, **KEYS)
+            try:
+                report = saturate(daemon, given.minutes * 60)
+            finally:
+                daemon.stop()
+    else:
+        with stub_box() as box:
+            report = saturate(of_stub(box, STUB_FAULTS, **stub_keys()), given.minutes * 60)
     print("\n".join(report.lines()))
-    return 1 if report.wrong() else 0
+    wrong = report.wrong()
+    for what in wrong:
+        print(f"WRONG       {what}")
+    return 1 if wrong else 0
+
+
+def stub_keys() -> dict[str, Any]:
+    return {**KEYS, "engines": {name: {"max_requests": MOST} for name in STUB_FAULTS}}
 
 
 if __name__ == "__main__":

@@ -1,23 +1,25 @@
-"""The same death again and again, under load: what is rare in one try shows in a hundred."""
+"""Campaigns as tests: a hundred killed processes, fifty killed daemons, twenty restarts. Longer, or with real
+engines: `python -m tests.faults.campaign`."""
 
 from __future__ import annotations
 
-import os
-import random
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
+from tests.faults.campaign import STUB_FAULTS, Kills, kill_daemons, kill_processes
 from tests.faults.report import Figure
-from tests.faults.traffic import Traffic, Verdict, percentile
+from tests.faults.target import of_stub, of_vllm
+from tests.faults.traffic import Traffic, percentile
+from tests.faults.verdict import FAILED, Verdict
 from tests.integration.daemon import Box, RunningDaemon, until
 from tests.integration.http_client import Streaming
-from tests.stub_engine.process import alive
 
 pytestmark = pytest.mark.faults
 
-KILLS = 100
+KILLS, VLLM_KILLS = 100, 10
 DAEMONS = 50
 RESTARTS = 20
 
@@ -32,51 +34,51 @@ def daemon(box: Box) -> RunningDaemon:
     return daemon
 
 
-def test_a_hundred_killed_processes_cost_the_neighbour_nothing(
-    daemon: RunningDaemon, box: Box, figure: Figure
+def test_a_hundred_killed_processes_cost_the_neighbour_nothing(box: Box, figure: Figure) -> None:
+    report = kill_processes(of_stub(box, STUB_FAULTS), KILLS)
+    _tell(report, figure, "stub")
+    assert report.wrong() == []
+
+
+def test_ten_killed_processes_of_a_real_engine_cost_the_neighbour_nothing(
+    tmp_path: Path, figure: Figure
 ) -> None:
-    """A random process of the generation engine's tree each time; the embedding engine is the neighbour."""
-    neighbour, waits, survivors = daemon.leader("embedding"), [], 0
-    with Traffic(box.ports.main, embeddings=2, streams=4) as traffic:
-        for _ in range(KILLS):
-            before = daemon.engine("generation")
-            tree = [event.pid for event in box.vllm.events(engine="generation") if alive(event.pid)]
-            began = time.monotonic()
-            os.kill(random.choice(sorted(set(tree))), signal.SIGKILL)
-            until(lambda before=before: _ready_again(daemon, before.restarts))  # type: ignore[misc]
-            waits.append(time.monotonic() - began)
-            survivors += sum(alive(pid) for pid in tree)
-    assert daemon.leader("embedding") == neighbour
-    assert traffic.causes(Verdict.REFUSED, Verdict.CUT, Verdict.WRONG, kind="embeddings") == {}
-    assert traffic.causes(Verdict.WRONG) == {}
-    assert survivors == 0
-    figure(1, "neighbour's requests", traffic.count(Verdict.WHOLE, kind="embeddings"))
-    figure(1, "explicit failures", traffic.count(Verdict.REFUSED, Verdict.CUT, kind="streams"))
-    figure(1, "whole streams", traffic.count(Verdict.WHOLE, kind="streams"))
-    figure(1, "death to ready, median", percentile(sorted(waits), 0.5), "s")
-    figure(1, "death to ready, longest", max(waits), "s")
-    figure(26, "streams under fire", traffic.count(Verdict.WHOLE, Verdict.CUT, kind="streams"))
+    daemon = of_vllm(tmp_path)
+    try:
+        report = kill_processes(daemon, VLLM_KILLS)
+    finally:
+        daemon.stop()
+    _tell(report, figure, "vLLM")
+    assert report.wrong() == []
 
 
-def _ready_again(daemon: RunningDaemon, restarts: int) -> bool:
-    engine = daemon.engine("generation")
-    return engine.restarts > restarts and engine.state == "ready"
+def _tell(report: Kills, figure: Figure, engines: str) -> None:
+    print("\n".join(report.lines()))
+    streams = [result.verdict for result in report.results if result.kind == "streams"]
+    embeddings = [result.verdict for result in report.results if result.kind == "embeddings"]
+    figure(1, f"{engines}: kills", len(report.waits))
+    figure(1, f"{engines}: neighbour's requests", len(embeddings))
+    figure(1, f"{engines}: neighbour's failures", sum(verdict is not Verdict.WHOLE for verdict in embeddings))
+    figure(1, f"{engines}: explicit failures", sum(verdict in FAILED for verdict in streams))
+    figure(1, f"{engines}: survivors", report.survivors)
+    figure(1, f"{engines}: death to ready, median", percentile(list(report.waits), 0.5), "s")
+    figure(1, f"{engines}: death to ready, longest", report.waits[-1], "s")
+    figure(1, f"{engines}: own start + 3 s + backoff", report.longest_allowed, "s")
+    figure(26, f"{engines}: streams under fire", len(streams))
+    for verdict in (Verdict.ERROR, Verdict.ENDED, Verdict.CUT, Verdict.REFUSED):
+        figure(26, f"{engines}: {verdict}", streams.count(verdict))
+    figure(26, f"{engines}: truncated in silence", streams.count(Verdict.WRONG))
 
 
 def test_fifty_killed_daemons_leave_nothing(box: Box, figure: Figure) -> None:
-    box.configure()
-    seconds = []
-    for _ in range(DAEMONS):
-        daemon = box.start()
-        daemon.until_ready()
-        assert daemon.story("killed a leftover") == []
-        daemon.signal(signal.SIGKILL)
-        began = time.monotonic()
-        until(lambda: box.survivors() == [])
-        seconds.append(time.monotonic() - began)
-        daemon.exit_code()
-    figure(2, "killed to nothing left, median", percentile(sorted(seconds), 0.5), "s")
-    figure(2, "killed to nothing left, longest", max(seconds), "s")
+    report = kill_daemons(lambda: of_stub(box, STUB_FAULTS), DAEMONS)
+    print("\n".join(report.lines()))
+    figure(2, "daemons killed", len(report.seconds))
+    figure(2, "requests in flight then", report.in_flight)
+    figure(2, "starts that found something left", report.leftovers)
+    figure(2, "killed to nothing left, median", percentile(list(report.seconds), 0.5), "s")
+    figure(2, "killed to nothing left, longest", report.seconds[-1], "s")
+    assert report.wrong() == []
 
 
 def test_embeddings_outlast_twenty_planned_restarts(daemon: RunningDaemon, box: Box, figure: Figure) -> None:
@@ -85,8 +87,10 @@ def test_embeddings_outlast_twenty_planned_restarts(daemon: RunningDaemon, box: 
             before = daemon.leader("embedding")
             assert box.call("restart", "embedding").returncode == 0
             assert daemon.leader("embedding") != before
-    assert traffic.causes(Verdict.REFUSED, Verdict.CUT, Verdict.WRONG) == {}
+    assert traffic.failures() == {}
+    figure(28, "planned restarts", RESTARTS)
     figure(28, "whole embeddings", traffic.count(Verdict.WHOLE))
+    figure(28, "failed", sum(traffic.failures().values()))
     figure(28, "longest held", max(traffic.seconds("embeddings")), "s")
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from tests.faults.inside import change_stub
 from tests.faults.report import Figure
-from tests.faults.traffic import Connection, Verdict, embed
+from tests.faults.traffic import Connection, OfStub, embed
+from tests.faults.verdict import Verdict
 from tests.integration.daemon import Box
 from tests.integration.http_client import Streaming
 from tests.stub_engine.process import alive
@@ -56,26 +57,31 @@ def test_an_engine_that_floods_its_log_neither_stalls_nor_fills_the_disk(box: Bo
     box.file.write_text(box.file.read_text().replace("log: {", "log: {max_mb: 1, keep: 2, "))
     daemon = box.start()
     daemon.until_ready()
-    figure(23, "longest token gap, quiet log", _longest_gap(box, tokens=200), "ms")
-    change_stub(daemon, "generation", token_seconds=0.02, stderr_bytes_per_second=10_000_000)
-    figure(23, "longest token gap, 10 MB/s", _longest_gap(box, tokens=400), "ms")
-    sizes = [file.stat().st_size for file in (box.folder / "logs").glob("generation.log*")]
-    assert len(sizes) == 3
-    # a log is looked at every second, so each may hold a second more than its limit, or a few on a busy day
-    assert sum(sizes) < 3 * (1 + 4 * 10) * MIB
-    figure(23, "on disk", sum(sizes) / MIB, "MiB")
+    change_stub(daemon, "generation", token_seconds=0.02)
+    quiet, _ = _longest_gap(box, tokens=200)
+    change_stub(daemon, "generation", stderr_bytes_per_second=10_000_000)
+    flooded, most = _longest_gap(box, tokens=500)
+    figure(23, "longest token gap, quiet log", quiet, "ms")
+    figure(23, "longest token gap, 10 MB/s", flooded, "ms")
+    figure(23, "most on disk, of 3 files of 1 MiB", most / MIB, "MiB")
+    assert len(list((box.folder / "logs").glob("generation.log*"))) == 3
+    assert flooded < quiet + 1000
+    # a log is looked at every second: that second's 10 MB more in each, and as much again on a busy machine
+    assert most < 3 * (1 + 2 * 10) * MIB
 
 
-def _longest_gap(box: Box, tokens: int) -> float:
-    """In milliseconds."""
-    gaps = []
+def _longest_gap(box: Box, tokens: int) -> tuple[float, int]:
+    """Between two tokens, in milliseconds, and the most bytes that the log's files had meanwhile."""
+    gap, most = 0.0, 0
     with Streaming(box.ports.main, {"prompt": "a", "max_tokens": tokens}) as stream:
         for _ in range(tokens):
             before = time.monotonic()
             stream.event()
-            gaps.append(time.monotonic() - before)
+            gap = max(gap, time.monotonic() - before)
+            files = (box.folder / "logs").glob("generation.log*")
+            most = max(most, sum(file.stat().st_size for file in files))
         assert stream.rest() == ["[DONE]"]
-    return max(gaps) * 1000
+    return gap * 1000, most
 
 
 def test_a_stream_of_an_engine_that_vanishes_ends_with_an_error(box: Box) -> None:
@@ -97,23 +103,8 @@ def test_half_a_json_body_is_no_answer(box: Box) -> None:
 
     async def ask() -> tuple[Verdict, str]:
         connection = Connection(box.ports.main)
-        judged = await embed(connection)
+        judged = await embed(connection, OfStub())
         connection.drop()
         return judged
 
-    assert asyncio.run(ask()) == (Verdict.CUT, "no end")
-
-
-def test_a_busy_engine_with_a_slow_health_is_left_alone(box: Box) -> None:
-    """As in a long prefill: no token and no health for a while, and then both."""
-    box.configure()
-    box.file.write_text(box.file.read_text().replace("stop: 1,", "stop: 1, health: 0.2,"))
-    box.vllm.set_faults("generation", token_seconds=4.0)
-    daemon = box.start()
-    daemon.until_ready()
-    change_stub(daemon, "generation", health_seconds=3.0)
-    leader = daemon.leader("generation")
-    answer = daemon.ask("POST", "/v1/completions", {"prompt": "a", "max_tokens": 1})
-    assert answer.status == 200
-    assert daemon.leader("generation") == leader
-    assert daemon.engine("generation").restarts == 0
+    assert asyncio.run(ask()) == (Verdict.CUT, "half a 200")

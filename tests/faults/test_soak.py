@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from tests.faults.report import Figure
-from tests.faults.soak import FAILED, soak
+from tests.faults.soak import STUB_FAULTS, soak
+from tests.faults.target import of_stub
+from tests.faults.verdict import FAILED
 from tests.integration.daemon import Box
 
 SECONDS = 120.0
 
 
 def test_two_minutes_of_everything_leave_no_trace(box: Box, figure: Figure) -> None:
-    report = soak(box, SECONDS)
+    report = soak(of_stub(box, STUB_FAULTS), SECONDS)
     print("\n".join(report.lines()))
     assert report.wrong() == []
     figure(40, "requests", len(report.results))

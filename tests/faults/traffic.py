@@ -1,10 +1,11 @@
-"""Clients that ask a daemon with stub engines, and judge every answer: whole, refused, cut or wrong.
+"""Clients that ask a daemon, and judge every answer (see verdict.py).
 
     with Traffic(port, embeddings=4, streams=4) as traffic:
         ... break something ...
-    assert traffic.count(Verdict.WRONG) == 0
+    assert traffic.failures() == {}
 
-They run in a thread of their own, so that a test can kill processes meanwhile.
+They run in a thread of their own, so that a test can kill processes meanwhile. What an answer must hold is
+known of a stub engine to the letter; `Traffic(port, OfVllm(), ...)` is for a real one.
 """
 
 from __future__ import annotations
@@ -12,40 +13,77 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import StrEnum
+from operator import mul
 from types import TracebackType
-from typing import Any, Self
+from typing import Protocol, Self
 
+from tests.faults.verdict import FAILED, Judged, Result, Verdict, judge_refusal, judge_stream, read_stream
 from tests.stub_engine import answers
 
 READ_LIMIT = 1 << 20
 PAUSE_S = 0.02  # after an answer that was none: who is refused does not hammer
 
 
-class Verdict(StrEnum):
-    WHOLE = "whole"
-    REFUSED = "refused"  # an error status in OpenAI's shape
-    CUT = "cut"  # begun, and ended by an error event or without the end of its framing
-    WRONG = "wrong"  # looks whole and is not: a silent truncation, or another's text
-    LEFT = "left"  # by the client's own wish
+class Expected(Protocol):
+    """What whole answers hold."""
+
+    def text(self) -> str:
+        """The next request's."""
+        ...
+
+    def is_vector_of(self, text: str, vector: list[float]) -> bool: ...
+
+    def is_begin_of(self, text: str, said: list[str]) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One request. `at` and `seconds` by the monotonic clock; `cause`: the error's code, if there is one."""
+_numbers = itertools.count()
 
-    kind: str
-    verdict: Verdict
-    cause: str
-    at: float
-    seconds: float
+
+class OfStub:
+    """The answers depend on the input alone (tests/stub_engine/answers.py)."""
+
+    def text(self) -> str:
+        return f"text {next(_numbers)}"
+
+    def is_vector_of(self, text: str, vector: list[float]) -> bool:
+        return vector == answers.embedding(text)
+
+    def is_begin_of(self, text: str, said: list[str]) -> bool:
+        words = (answers.word(text, number) for number in itertools.count())
+        return all(one == word for one, word in zip((s for s in said if s), words, strict=False))
+
+
+class OfVllm:
+    """A few texts again and again: each has the vector that it had at first, but for what a batch of another
+    size does to its last digits. A model's words are its own, so only their number is judged. `words`: in the
+    longest text."""
+
+    TEXTS = 8
+    CLOSE = 0.99  # cosine of two vectors of length one
+
+    def __init__(self, words: int = TEXTS) -> None:
+        self._texts = [
+            " ".join(["word"] * (words * number // self.TEXTS)) for number in range(1, self.TEXTS + 1)
+        ]
+        self._vectors: dict[str, list[float]] = {}
+
+    def text(self) -> str:
+        return random.choice(self._texts)
+
+    def is_vector_of(self, text: str, vector: list[float]) -> bool:
+        first = self._vectors.setdefault(text, vector)
+        return math.fsum(map(mul, first, vector)) > self.CLOSE
+
+    def is_begin_of(self, text: str, said: list[str]) -> bool:
+        return True
 
 
 class Connection:
@@ -66,6 +104,14 @@ class Connection:
         self.writer.write(head.encode() + content)
         await self.writer.drain()
         return self.reader
+
+    async def pause(self, times: int) -> None:
+        """Reads nothing for a while, so often."""
+        assert self.writer is not None
+        for _ in range(times):
+            self.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await asyncio.sleep(0.1)
+            self.writer.transport.resume_reading()  # type: ignore[attr-defined]
 
     def drop(self) -> None:
         if self.writer is not None:
@@ -103,97 +149,66 @@ async def read_body(reader: asyncio.StreamReader, head: Head) -> tuple[bytes, bo
     return body, True
 
 
-Judged = tuple[Verdict, str]
-_numbers = itertools.count()
-
-
-def _text() -> str:
-    return f"text {next(_numbers)}"
-
-
-async def embed(connection: Connection) -> Judged:
-    text = _text()
+async def embed(connection: Connection, expected: Expected) -> Judged:
+    text = expected.text()
     reader = await connection.send("/v1/embeddings", {"input": text})
     head = await read_head(reader)
     body, ended = await read_body(reader, head)
     if head.status != 200:
         return _refused(connection, head, body, ended=ended)
     if not ended:
-        return Verdict.CUT, "no end"
+        return Verdict.CUT, "half a 200"
     vector = json.loads(body)["data"][0]["embedding"]
-    return (Verdict.WHOLE, "") if vector == answers.embedding(text) else (Verdict.WRONG, "another's vector")
+    return (Verdict.WHOLE, "") if expected.is_vector_of(text, vector) else (Verdict.WRONG, "another's vector")
 
 
-async def stream(connection: Connection, tokens: int = 10) -> Judged:
-    text = _text()
-    reader = await connection.send("/v1/completions", {"prompt": text, "max_tokens": tokens, "stream": True})
+async def stream(
+    connection: Connection, expected: Expected, tokens: int = 10, *, slowly: bool = False
+) -> Judged:
+    text = expected.text()
+    reader = await connection.send(
+        "/v1/completions",
+        {
+            "prompt": text,
+            "max_tokens": tokens,
+            "ignore_eos": True,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        },
+    )
     head = await read_head(reader)
+    if slowly and head.status == 200:
+        await connection.pause(times=5)
     body, ended = await read_body(reader, head)
     if head.status != 200:
         return _refused(connection, head, body, ended=ended)
-    return _judge_stream(text, tokens, body, ended=ended)
-
-
-def _judge_stream(text: str, tokens: int, body: bytes, *, ended: bool) -> Judged:
-    said, error, done = [], "", False
-    for event in body.decode().split("\n\n"):
-        data = event.removeprefix("data: ")
-        if data == "[DONE]":
-            done = True
-            continue
-        try:
-            value: dict[str, Any] = json.loads(data)
-        except ValueError:
-            continue  # nothing, or half an event
-        if "error" in value:
-            error = str(value["error"]["code"])
-        else:
-            said.append(value["choices"][0]["text"])
-    if said != [answers.word(text, number) for number in range(len(said))]:
+    read = read_stream(body, ended=ended)
+    if not expected.is_begin_of(text, read.texts):
         return Verdict.WRONG, "another's text"
-    if error:
-        return Verdict.CUT, error
-    if len(said) == tokens and done and ended:
-        return Verdict.WHOLE, ""
-    return (Verdict.WRONG, "truncated") if done or ended else (Verdict.CUT, "no error event")
+    return judge_stream(read, tokens)
 
 
-async def leave(connection: Connection) -> Judged:
+async def read_slowly(connection: Connection, expected: Expected) -> Judged:
+    return await stream(connection, expected, tokens=40, slowly=True)
+
+
+async def leave(connection: Connection, expected: Expected) -> Judged:
     """Before the first byte, or after it."""
-    reader = await connection.send("/v1/completions", {"prompt": "x", "max_tokens": 1000, "stream": True})
+    body = {"prompt": expected.text(), "max_tokens": 1000, "ignore_eos": True, "stream": True}
+    reader = await connection.send("/v1/completions", body)
     if random.random() < 0.5:
         await read_head(reader)
     connection.drop()
     return Verdict.LEFT, ""
 
 
-async def read_slowly(connection: Connection) -> Judged:
-    text, tokens = _text(), 40
-    reader = await connection.send("/v1/completions", {"prompt": text, "max_tokens": tokens, "stream": True})
-    head = await read_head(reader)
-    if head.status != 200:
-        return _refused(connection, head, *(await read_body(reader, head)))
-    assert connection.writer is not None
-    for _ in range(5):
-        connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        await asyncio.sleep(0.1)
-        connection.writer.transport.resume_reading()  # type: ignore[attr-defined]
-    body, ended = await read_body(reader, head)
-    return _judge_stream(text, tokens, body, ended=ended)
-
-
-def _refused(connection: Connection, head: Head, body: bytes, ended: bool) -> Judged:
-    if not ended:
-        return Verdict.CUT, f"half a {head.status}"
+def _refused(connection: Connection, head: Head, body: bytes, *, ended: bool) -> Judged:
     if head.headers.get("connection") == "close":
         connection.drop()
-    try:
-        return Verdict.REFUSED, str(json.loads(body)["error"]["code"])
-    except (ValueError, KeyError):
-        return Verdict.WRONG, f"{head.status} without an error"
+    return judge_refusal(head.status, body, ended=ended)
 
 
-KINDS: dict[str, Callable[[Connection], Awaitable[Judged]]] = {
+KINDS: dict[str, Callable[[Connection, Expected], Awaitable[Judged]]] = {
     "embeddings": embed,
     "streams": stream,
     "leavers": leave,
@@ -204,8 +219,9 @@ KINDS: dict[str, Callable[[Connection], Awaitable[Judged]]] = {
 class Traffic:
     """So many clients of each kind ask without a pause, from `with` on to its end."""
 
-    def __init__(self, port: int, **clients: int) -> None:
+    def __init__(self, port: int, expected: Expected | None = None, /, **clients: int) -> None:
         self._port, self._clients = port, clients
+        self._expected = expected or OfStub()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="traffic")
         self.results: list[Result] = []
@@ -219,13 +235,20 @@ class Traffic:
     ) -> None:
         self.end()
 
+    def stop_asking(self) -> None:
+        self._ending.set()
+
     def end(self) -> None:
         """What is asked already is answered first."""
-        self._ending.set()
+        self.stop_asking()
         self._thread.join()
 
     def count(self, *verdicts: Verdict, kind: str | None = None) -> int:
         return sum(r.verdict in verdicts and kind in (None, r.kind) for r in tuple(self.results))
+
+    def failures(self, kind: str | None = None) -> Counter[str]:
+        """All that is not whole, but for those who left."""
+        return self.causes(*FAILED, Verdict.WRONG, kind=kind)
 
     def causes(self, *verdicts: Verdict, kind: str | None = None) -> Counter[str]:
         return Counter(
@@ -251,12 +274,12 @@ class Traffic:
         while not self._ending.is_set():
             began = time.monotonic()
             try:
-                verdict, cause = await KINDS[kind](connection)
+                verdict, cause = await KINDS[kind](connection, self._expected)
             except (OSError, asyncio.IncompleteReadError) as error:
                 # no answer at all; memoria itself went away, or it closed a connection that it had kept
                 verdict, cause = Verdict.CUT, type(error).__name__
             self.results.append(Result(kind, verdict, cause, began, time.monotonic() - began))
-            if verdict in (Verdict.CUT, Verdict.WRONG):
+            if verdict not in (Verdict.WHOLE, Verdict.REFUSED):
                 connection.drop()
             if verdict is not Verdict.WHOLE:
                 await asyncio.sleep(PAUSE_S)
@@ -266,3 +289,15 @@ class Traffic:
 
 def percentile(ordered: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+def told(results: Sequence[Result]) -> list[str]:
+    """For a report: how many of each verdict, and the failures by cause."""
+    counts = Counter(result.verdict for result in results)
+    causes = Counter(
+        f"{r.kind}: {r.verdict}, {r.cause}" for r in results if r.verdict in (*FAILED, Verdict.WRONG)
+    )
+    return [
+        f"requests    {len(results)}: {', '.join(f'{counts[verdict]} {verdict}' for verdict in Verdict)}",
+        *(f"  {count:6} {cause}" for cause, count in sorted(causes.items())),
+    ]

@@ -1,41 +1,122 @@
-"""Every test here is marked `gpu`, and skipped where there is none. The report is printed at the end."""
+"""Every test here is marked `gpu`, and skipped where there is none. The report is written after each test,
+and printed at the end."""
 
 from __future__ import annotations
 
 import json
-import platform
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from memoria import __version__
 from memoria.gpu import open_reader
-from tests.gpu.box import GpuBox, is_dry, why_not
+from tests.gpu import report as reports
+from tests.gpu import starts
+from tests.gpu.box import GpuBox
+from tests.gpu.dry import CpuBox, StubBox
 
 HERE = Path(__file__).parent
-_report: dict[str, Any] = {}
+DRY_RUN = "MEMORIA_GPU_DRY_RUN"
+BOXES: dict[str, type[GpuBox]] = {"": GpuBox, "stub": StubBox, "cpu": CpuBox}
+DAY = time.strftime("%Y-%m-%d")
+
+Report = dict[str, Any]
+_outcome = pytest.StashKey[str | None]()
+_facts: dict[str, Any] = {}
+_parts: dict[str, Any] = {}
+_written: set[str] = set()
+
+
+def kind() -> str:
+    return os.environ.get(DRY_RUN, "")
+
+
+def why_not() -> str | None:
+    """Why nothing can be measured here; None where it can."""
+    if kind():
+        return None
+    reader = open_reader("cuda")
+    try:
+        reader.snapshot(0)
+    except Exception as error:
+        return f"no NVIDIA GPU: {error} ({DRY_RUN}=stub tries the kit without one)"
+    finally:
+        reader.close()
+    return None
 
 
 @pytest.fixture(scope="session")
 def gpu() -> None:
+    assert kind() in BOXES, f"{DRY_RUN} is none of {sorted(BOXES)}"
     if reason := why_not():
         pytest.skip(reason)
+    _facts.update(_machine())
+
+
+def _machine() -> dict[str, Any]:
+    vllm = os.environ.get("MEMORIA_GPU_VLLM", "auto")
+    if kind() == "":
+        return {"machine": reports.machine(), "versions": reports.versions(vllm)}
+    machine = {"gpu": kind()}
+    return {
+        "dry_run": kind(),
+        "machine": machine,
+        "versions": reports.versions(vllm, "cpu") if kind() == "cpu" else {},
+    }
+
+
+@pytest.fixture(scope="module")
+def make_box(
+    gpu: None, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Callable[[], GpuBox]:
+    def make() -> GpuBox:
+        library = request.getfixturevalue("nvml_library") if kind() == "stub" else None
+        return BOXES[kind()](tmp_path_factory.mktemp("box"), library)
+
+    return make
 
 
 @pytest.fixture
-def report(gpu: None) -> dict[str, Any]:
-    """What is put into it is in the report."""
-    return _report
+def gpu_box(make_box: Callable[[], GpuBox]) -> Iterator[GpuBox]:
+    with ExitStack() as stack:
+        box = make_box()
+        stack.callback(box.close)
+        yield box
+
+
+@pytest.fixture(scope="module")
+def first_start(make_box: Callable[[], GpuBox]) -> Iterator[dict[str, Any]]:
+    """What three tests look at: a start takes minutes."""
+    with ExitStack() as stack:
+        box = make_box()
+        stack.callback(box.close)
+        yield starts.first_start(box)
 
 
 @pytest.fixture
-def gpu_box(gpu: None, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[GpuBox]:
-    box = GpuBox(tmp_path, request.getfixturevalue("nvml_library") if is_dry() else None)
-    yield box
-    box.close()
+def report(gpu: None, request: pytest.FixtureRequest) -> Iterator[Report]:
+    """What a test puts into it is in the report, also where the test fails then."""
+    figures: Report = {}
+    yield figures
+    failure = request.node.stash.get(_outcome, "it was broken off")
+    _parts.update({name: reports.part(found, failure) for name, found in figures.items()})
+    if figures and not kind():
+        _written.add(str(reports.save(reports.RESULTS, DAY, _facts, _parts)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    told = yield
+    if told.when == "call":
+        error = call.excinfo
+        item.stash[_outcome] = error.exconly() if told.failed and error is not None else None
+    return told
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,28 +126,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if not _report:
-        return
-    report = {"dry_run": is_dry(), "at": time.strftime("%Y-%m-%d %H:%M"), **_machine(), **_report}
-    text = json.dumps(report, indent=2)
-    terminalreporter.section("GPU report")
-    terminalreporter.write_line(text)
-    if not is_dry():
-        name = f"{time.strftime('%Y-%m-%d')}-{report['gpu'].replace(' ', '-').lower()}.json"
-        (HERE / "results" / name).write_text(text + "\n")
-        terminalreporter.write_line(f"written to tests/gpu/results/{name}")
-
-
-def _machine() -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "python": platform.python_version(),
-        "kernel": platform.release(),
-        "gpu": "stub",
-        "driver": None,
-        "memoria": __version__,
-    }
-    if not is_dry():
-        reader = open_reader("cuda")
-        facts |= {"gpu": reader.snapshot(0).name, "driver": reader.driver()}
-        reader.close()
-    return facts
+    if _parts:
+        terminalreporter.section("GPU report")
+        terminalreporter.write_line(json.dumps({**_facts, "parts": _parts}, indent=2))
+        for path in sorted(_written):
+            terminalreporter.write_line(f"written to {path}")

@@ -6,32 +6,36 @@ from typing import Any
 
 import pytest
 
-from tests.gpu import parts
-from tests.gpu.box import GpuBox
+from tests.gpu import crashes, loads, starts
+from tests.gpu.box import CLOSE_BYTES, GpuBox
 
 Report = dict[str, Any]
+GIB = 2**30
 
 
-def test_each_engine_stays_within_its_fraction_and_a_context(gpu_box: GpuBox, report: Report) -> None:
-    found = report["memory"] = parts.memory(gpu_box)
+def needs_gpu_memory(box: GpuBox) -> None:
+    if not box.on_gpu:
+        pytest.skip("host memory is not GPU memory")
+
+
+def test_memory_each_engine_stays_within_its_fraction_and_a_context(
+    first_start: dict[str, Any], gpu_box: GpuBox, report: Report
+) -> None:
+    needs_gpu_memory(gpu_box)
+    found = report["memory"] = first_start["memory"]
     for engine in found["engines"].values():
-        assert engine["used"] is not None
-        assert engine["outside_the_fraction"] <= 2**30
+        assert engine["outside_the_fraction"] <= GIB
         assert engine["kv_tokens"] > 0
-    before, between, both, after = found["free"]
-    assert before > between > both
-    assert abs(before - after) <= parts.CLOSE_BYTES
+    free = found["free"]
+    assert free["before"] > free["one"] > free["both"]
+    assert abs(free["before"] - free["after"]) <= CLOSE_BYTES
 
 
-def test_started_one_by_one_no_engine_loses_kv_cache_to_the_other(gpu_box: GpuBox, report: Report) -> None:
-    found = report["race"] = parts.race(gpu_box)
-    for name, tokens in found["by_memoria"].items():
-        by_hand = found["at_once_by_hand"][name].get("kv_tokens") or 0
-        assert tokens >= by_hand * 0.98, "all at once was better"
-
-
-def test_what_was_planned_is_what_each_engine_says(gpu_box: GpuBox, report: Report) -> None:
-    found = report["planned"] = parts.planned(gpu_box)
+def test_planned_is_what_each_engine_says(
+    first_start: dict[str, Any], gpu_box: GpuBox, report: Report
+) -> None:
+    needs_gpu_memory(gpu_box)
+    found = report["planned"] = first_start["planned"]
     assert set(found) == {"embedding", "generation"}
     for terms in found.values():
         for term in ("weights_bytes", "kv_tokens"):
@@ -41,20 +45,36 @@ def test_what_was_planned_is_what_each_engine_says(gpu_box: GpuBox, report: Repo
             assert gpu_box.dry or abs(terms[term]["error"]) <= 0.05, (term, terms)
 
 
-def test_what_the_fit_check_accepts_vllm_starts_with(gpu_box: GpuBox, report: Report) -> None:
-    found = report["boundary"] = parts.boundary(gpu_box)
-    assert found["vllm_starts_with_it"]
+def test_race_started_one_by_one_no_engine_loses_kv_cache_to_the_other(
+    first_start: dict[str, Any], gpu_box: GpuBox, report: Report
+) -> None:
+    by_memoria = first_start["kv_tokens"]
+    by_hand = starts.at_once(gpu_box)
+    report["race"] = {"by_memoria": by_memoria, "at_once_by_hand": by_hand}
+    for name, tokens in by_memoria.items():
+        assert tokens >= (by_hand[name]["kv_tokens"] or 0) * 0.98, "all at once was better"
 
 
-def test_a_killed_engine_gives_its_memory_back_and_its_neighbour_feels_nothing(
+def test_boundary_vllm_starts_with_what_the_check_accepts_and_refuses_soon_after(
+    gpu_box: GpuBox, report: Report
+) -> None:
+    needs_gpu_memory(gpu_box)
+    found = report["boundary"] = starts.boundary(gpu_box)
+    assert found["vllm_starts_with_it"], found
+    assert found["vllm_starts_up_to"] < found["total"]
+    # A context is not there yet when memoria checks: its estimate and a margin, 0.75 GiB, lie between.
+    assert 0 <= found["difference"] <= GIB, found
+
+
+def test_kill_an_engine_gives_its_memory_back_and_its_neighbour_feels_nothing(
     gpu_box: GpuBox, report: Report
 ) -> None:
     gpu_box.want()
     daemon = gpu_box.ready()
-    kills = report["kills"] = []
+    kills = report["kill"] = []
     for name in ("embedding", "generation"):
         for victim in ("leader", "core"):
-            kills.append(parts.kill(gpu_box, daemon, name, victim))
+            kills.append(crashes.kill(gpu_box, daemon, name, victim))
     daemon.stop()
     for kill in kills:
         assert kill["neighbour_pid_kept"], kill
@@ -64,20 +84,31 @@ def test_a_killed_engine_gives_its_memory_back_and_its_neighbour_feels_nothing(
     assert gpu_box.survivors() == []
 
 
-def test_both_engines_are_loaded_alone_and_together(gpu_box: GpuBox, report: Report) -> None:
-    phases = report["together"] = parts.together(gpu_box)
-    assert [phase["failures"] for phase in phases] == [0, 0, 0]
-    alone = phases[1]["generation"]["between_tokens"]["p50"]
-    report["together_guarded"] = parts.together(gpu_box, guard_ms=round(alone * 1000 * 1.5, 3))
+def test_load_both_engines_alone_and_together_without_and_with_the_guard(
+    gpu_box: GpuBox, report: Report
+) -> None:
+    found = report["load"] = loads.together(gpu_box)
+    assert [phase["name"] for phase in found["phases"]] == ["embedding alone", "generation alone", "together"]
+    assert_all_answered(found["phases"] + found["guarded"])
 
 
-def test_cuda_mps(gpu_box: GpuBox, report: Report) -> None:
-    phases = report["together_with_mps"] = parts.with_mps(gpu_box)
-    if phases is None:
+def test_mps_both_engines_alone_and_together(gpu_box: GpuBox, report: Report) -> None:
+    found = loads.with_mps(gpu_box)
+    if found is None:
         pytest.skip("no nvidia-cuda-mps-control here")
-    assert [phase["failures"] for phase in phases] == [0, 0, 0]
+    report["mps"] = found
+    assert found["servers"] > 0, "the engines did not run under MPS"
+    assert_all_answered(found["phases"])
 
 
-def test_swapping_is_timed(gpu_box: GpuBox, report: Report) -> None:
-    found = report["swap"] = parts.swap(gpu_box)
-    assert found["swap"] > 0
+def test_swap_is_timed(gpu_box: GpuBox, report: Report) -> None:
+    found = report["swap"] = loads.swap(gpu_box)
+    assert len(found) == 2
+    assert all(swap["stop"] > 0 and swap["start"] > 0 for swap in found)
+
+
+def assert_all_answered(phases: list[dict[str, Any]]) -> None:
+    for engine in (one for phase in phases for one in phase["embedding"] + phase["generation"]):
+        assert engine["failures"]["count"] == 0, engine
+        assert engine["rate"] > 0, engine
+        assert engine.get("counted", True), engine

@@ -71,6 +71,8 @@ class Ports:
 class Box:
     """One machine with memoria on it: a folder to work in, a vLLM, a GPU of 100 GiB, and `memoria`."""
 
+    patience = PATIENCE  # seconds for a daemon's end
+
     def __init__(self, folder: Path, nvml_library: Path) -> None:
         self.folder, self.file = folder, folder / "memoria.yaml"
         self.vllm = StubVllm(folder)
@@ -78,7 +80,6 @@ class Box:
         self.runtime = Path(tempfile.mkdtemp(prefix="memoria-")) / "run"  # a socket's path must be short
         self.ports = Ports(*free_ports(3))
         self.launcher: tuple[str, ...] = ()  # the command that is given the daemon's own, as `nice` is
-        self.caller: tuple[str, ...] = ()  # the same for all other commands
         self._daemons: list[RunningDaemon] = []
         for model in ("embedder", "writer", "second"):
             (folder / "models" / model).mkdir(parents=True)
@@ -116,7 +117,7 @@ class Box:
     def call(self, *arguments: str, **env: str | None) -> subprocess.CompletedProcess[str]:
         """`memoria ARGUMENTS`, to its end."""
         return subprocess.run(
-            [*self.caller, sys.executable, "-m", "memoria", *arguments],
+            [*self.launcher, sys.executable, "-m", "memoria", *arguments],
             cwd=self.folder,
             env=self.env(env),
             stdin=subprocess.DEVNULL,
@@ -217,11 +218,14 @@ class RunningDaemon:
 
     # ------------------------------------------------------------------ ending
 
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
     def exit_code(self) -> int:
-        code = self._process.wait(PATIENCE)
+        code = self._process.wait(self.box.patience)
         self.out.end()
         self.err.end()
         return code

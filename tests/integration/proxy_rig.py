@@ -46,6 +46,14 @@ def on_uvloop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]
     return run
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """For what tells nobody when it happens."""
+    while True:
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+
+
 @dataclass
 class Asked:
     """One request as the engine saw it."""

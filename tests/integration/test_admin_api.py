@@ -102,6 +102,26 @@ def test_a_status_comes_with_the_events_and_after_every_change(daemon: RunningDa
     assert "ready" in states
 
 
+def test_the_last_minutes_figures_come_with_the_events_where_they_are_wanted(daemon: RunningDaemon) -> None:
+    told = (value for kind, value in follow(daemon, "/events?history=true") if kind == "history")
+    first = next(told)
+    conforms(first, "History")
+    assert first["samples"][-1]["engines"].keys() == {"embedding", "generation"}
+    after = next(told)
+    assert after["samples"][0]["number"] == first["samples"][-1]["number"] + 1
+
+
+def test_everybody_is_told_what_they_may_do(daemon: RunningDaemon) -> None:
+    mine = over_socket(daemon, "/access")
+    conforms(mine, "Access")
+    assert all(mine[deed]["allowed"] for deed in ("look", "logs", "steer"))
+    answer = over_http(daemon, "GET", "/admin/access", x_api_key="wrong" * 4)
+    conforms(answer.json, "Access")
+    assert answer.status == 200
+    assert (answer.json["look"]["allowed"], answer.json["steer"]["allowed"]) == (True, False)
+    assert over_http(daemon, "GET", "/admin/access", x_api_key=ADMIN).json["key"] == "ana"
+
+
 def test_an_engine_is_stopped_and_started(daemon: RunningDaemon) -> None:
     asked = over_socket(daemon, "/engines/embedding/stop", "POST")
     conforms(asked, "Asked")

@@ -6,14 +6,16 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from tests.faults.report import Figure
 from tests.integration.daemon import Box
 from tests.stub_nvml import StubProcess
+from tests.unprivileged import UNPRIVILEGED
 
 
 def refused(box: Box, *arguments: str, **env: str | None) -> tuple[int, str]:
@@ -70,6 +72,21 @@ def test_two_wrong_values_are_told_at_once(box: Box) -> None:
     box.file.write_text(box.file.read_text().replace("0.30", "0").replace("0.60", "2"))
     _, message = refused(box)
     assert message.count("error: ") == 2
+
+
+def test_fractions_over_the_limit_are_told_beside_a_wrong_value_and_without_a_gpu(box: Box) -> None:
+    box.configure()
+    text = box.file.read_text().replace("0.30", "0.45")
+    box.file.write_text(text)
+    code, message = refused(box, LD_LIBRARY_PATH=None)
+    assert code == 78
+    assert message.startswith("error: fractions add up to 1.05, the limit is 0.95\n")
+    assert "error: no NVIDIA driver" in message
+    box.file.write_text(text.replace("runner: pooling", "runner: embed"))
+    code, message = refused(box)
+    assert code == 78
+    assert message.startswith("error: `runner` must be")
+    assert "error: fractions add up to 1.05, the limit is 0.95\n" in message
 
 
 def test_one_port_for_two_engines(box: Box) -> None:
@@ -197,3 +214,66 @@ def test_a_wrong_command_line_is_a_usage_error(box: Box, arguments: list[str]) -
     done = box.call(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert "--help" in done.stderr
+
+
+@pytest.fixture
+def closed(box: Box) -> Iterator[Path]:
+    """A folder that memoria's user may not enter."""
+    box.configure()
+    box.launcher = UNPRIVILEGED
+    folder = box.folder / "closed"
+    folder.mkdir()
+    yield folder
+    folder.chmod(0o755)
+
+
+def test_a_home_that_may_not_be_entered(box: Box, closed: Path) -> None:
+    box.file.write_text(box.file.read_text().replace("./vllm", "auto"))
+    closed.chmod(0)
+    code, message = refused(box, MEMORIA_HOME=str(closed / "home"))
+    assert code == 69
+    assert message.startswith(f"error: vllm: {closed}/home: Permission denied\nhint: ")
+
+
+def test_a_vllm_in_a_folder_that_may_not_be_entered(box: Box, closed: Path) -> None:
+    box.file.write_text(box.file.read_text().replace("./vllm", "./closed/vllm"))
+    closed.chmod(0)
+    code, message = refused(box)
+    assert code == 69
+    assert f"error: vllm: {closed}/vllm: Permission denied\n  memoria.yaml:2:1  vllm\n" in message
+
+
+def test_a_model_in_a_folder_that_may_not_be_entered(box: Box, closed: Path) -> None:
+    box.file.write_text(box.file.read_text().replace("./models/writer", "./closed/writer"))
+    closed.chmod(0)
+    code, message = refused(box)
+    assert code == 78
+    assert message.startswith(f"error: model cannot be read: {closed}/writer: Permission denied\n")
+
+
+def test_a_cache_of_the_hub_that_may_not_be_entered(box: Box, closed: Path) -> None:
+    box.file.write_text(box.file.read_text().replace("./models/writer", "org/writer"))
+    closed.chmod(0)
+    code, message = refused(box, HF_HOME=str(closed))
+    assert code == 78
+    assert message.startswith(f"error: model cannot be read: {closed}/hub/models--org--writer/snapshots: ")
+
+
+def test_a_dotenv_and_a_file_that_may_not_be_read(box: Box, closed: Path) -> None:
+    (box.folder / ".env").touch(mode=0)
+    code, message = refused(box)
+    assert code == 78
+    assert message.startswith("error: cannot read .env: permission denied\n  .env:1\nhint: ")
+    box.file.chmod(0)
+    for arguments, env in (([], {}), (["-c", "memoria.yaml"], {}), ([], {"MEMORIA_CONFIG": "memoria.yaml"})):
+        code, message = refused(box, *arguments, **env)
+        assert code == 78
+        assert message.startswith("error: cannot read memoria.yaml: Permission denied\nhint: ")
+
+
+def test_a_working_folder_that_may_not_be_searched_names_the_places(box: Box, closed: Path) -> None:
+    """Its own folder is where memoria stands, though it may not look around there."""
+    box.launcher = (*UNPRIVILEGED, "bash", "-c", 'cd closed && chmod 0 . && exec "$@"', "-")
+    code, message = refused(box)
+    assert code == 78
+    assert "memoria.yaml  permission denied\n" in message

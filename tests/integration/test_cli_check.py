@@ -64,6 +64,18 @@ def test_without_the_gpu_fractions_over_the_limit_are_seen_too(box: Box) -> None
     assert "fractions add up to 1.05" in done.stderr
 
 
+def test_a_model_that_nobody_knows_of_is_warned_of(box: Box) -> None:
+    box.file.write_text(box.file.read_text().replace("./models/writer", "org/writer"))
+    done = box.call("check", HF_ENDPOINT="http://127.0.0.1:1")
+    assert (done.returncode, done.stdout) == (0, PLAN)
+    assert done.stderr.startswith(
+        "warning: nobody knows whether the hub has `org/writer`: it cannot be reached: Connection refused\n"
+        "  memoria.yaml:"
+    )
+    (warning,) = json.loads(box.call("check", "--json", HF_ENDPOINT="http://127.0.0.1:1").stdout)["warnings"]
+    assert "org/writer" in warning["what"]
+
+
 def test_as_json_it_tells_the_plan(box: Box) -> None:
     done = box.call("check", "--json")
     told = json.loads(done.stdout)

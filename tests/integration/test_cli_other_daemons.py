@@ -46,7 +46,7 @@ def closed(box: Box) -> Iterator[Box]:
     (box.runtime / "admin.sock").touch()
     if os.getuid() == 0:
         os.chown(box.runtime, 65534, 65534)
-        box.caller = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")
+        box.launcher = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")
     else:
         box.runtime.chmod(0)
     yield box

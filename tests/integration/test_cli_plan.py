@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,8 +71,54 @@ def test_an_unknown_gpu_and_an_unknown_model_are_told(models: Box) -> None:
     assert "no GPU named `Voodoo`" in called.stderr
     models.file.write_text("engines:\n  a: {model: org/name, gpu_memory_utilization: 0.5}\n")
     called = models.call("plan", "--gpu", "24GiB")
-    assert called.returncode == 0
+    assert called.returncode == 69
     assert "model `org/name` is not in the local cache" in called.stdout.replace("\n    ", " ")
+    assert "not planned: a" in called.stdout
+
+
+def test_a_model_that_cannot_be_read_is_not_ok(models: Box) -> None:
+    (models.folder / "models" / "writer" / "config.json").write_text("{")
+    called = models.call("plan")
+    assert called.returncode == 69
+    assert "is not a JSON object" in called.stdout.replace("\n    ", " ")
+    planned = json.loads(models.call("plan", "--json").stdout)
+    assert not planned["ok"]
+
+
+def test_a_wish_for_an_unreadable_model_is_told_with_the_true_reason(models: Box) -> None:
+    wish(models)
+    (models.folder / "models" / "writer" / "config.json").write_text("{")
+    for command in ("check", "plan", "run"):
+        called = models.call(command)
+        assert called.returncode == 78
+        assert "no fraction can be chosen for generation: " in called.stderr
+        assert "is not a JSON object" in called.stderr
+        assert "`memoria plan` says" not in called.stderr
+
+
+@pytest.mark.parametrize(
+    "config", [{"model_type": "whisper", "is_encoder_decoder": True}, {"hidden_size": 8}]
+)
+def test_a_wish_for_a_model_of_no_known_kind_is_an_error_and_no_traceback(
+    models: Box, config: dict[str, Any]
+) -> None:
+    wish(models)
+    (models.folder / "models" / "writer" / "config.json").write_text(json.dumps(config))
+    for command in ("check", "plan", "run"):
+        called = models.call(command)
+        assert called.returncode == 78
+        assert called.stderr.startswith("error: no fraction can be chosen for generation: ")
+        assert "Traceback" not in called.stderr
+
+
+def test_wishes_that_fail_are_told_to_programs_too(models: Box) -> None:
+    file = wish(models)
+    file.write_text(file.read_text().replace("concurrency: 16", "concurrency: 160"))
+    called = models.call("plan", "--json")
+    assert called.returncode == 78
+    planned = json.loads(called.stdout)
+    assert not planned["ok"]
+    assert "160 requests" in planned["problems"][0]["what"]
 
 
 def test_the_page_is_written(models: Box) -> None:
@@ -90,7 +137,9 @@ def test_a_choice_is_printed_written_and_then_stands(models: Box) -> None:
     assert "fractions chosen:" in called.stdout
     assert file.read_text() == text
     written = models.call("plan", "--write")
-    assert "fractions written into the file:" in written.stdout
+    _, _, listed = written.stdout.partition("fractions written into the file:\n")
+    assert listed
+    assert "embedding" not in listed  # a size stays a size
     fraction = next(
         line.split()[1] for line in written.stdout.splitlines() if line.startswith("  generation  0")
     )

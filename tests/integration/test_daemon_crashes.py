@@ -16,6 +16,7 @@ from tests.integration.daemon import Box, RunningDaemon, until
 from tests.integration.http_client import Streaming
 from tests.stub_engine.process import alive
 
+LONGEST_BACKOFF = 0.2 * 1.2  # of the box's configuration, with its jitter
 WHOLE = {"prompt": "a", "max_tokens": 2}
 
 
@@ -48,12 +49,15 @@ def test_a_killed_leader_takes_its_core_along_and_is_started_again(
         daemon.leader("generation"),
         daemon.core("embedding"),
     )
+    assert before.start_seconds is not None
     began = time.monotonic()
     os.kill(daemon.leader("embedding"), signal.SIGKILL)
     assert daemon.told("embedding", "releasing") == "killed by SIGKILL"
     daemon.told("embedding", "backoff")
     daemon.told("embedding", "ready")
-    figure(1, "killed to ready, stub", time.monotonic() - began, "s")
+    seconds = time.monotonic() - began
+    figure(1, "killed to ready, stub", seconds, "s")
+    assert seconds <= before.start_seconds + 3 + LONGEST_BACKOFF
     assert not alive(core)
     assert daemon.engine("embedding").restarts == before.restarts + 1
     assert daemon.leader("embedding") != before.pid
@@ -187,10 +191,10 @@ def test_a_failing_engine_shows_its_log_and_what_to_do_on_the_plain_screen(box: 
     error = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has"
     box.vllm.set_faults("generation", fail_at="loading", log=(error,))
     daemon = box.start(LOG_FORMAT="text")
-    daemon.out.wait(lambda line: line.startswith("generation failed"))
+    daemon.out.wait(lambda line: line.startswith("generation  failed"))
     daemon.out.wait(lambda line: error in line)
     assert daemon.stop() == 0
-    assert daemon.out.lines[0] == f"memoria    proxy on http://127.0.0.1:{box.ports.main}"
-    assert any(line.startswith("generation backoff   CUDA out of memory") for line in daemon.out.lines)
+    assert daemon.out.lines[0] == f"memoria     proxy on http://127.0.0.1:{box.ports.main}"
+    assert any(line.startswith("generation  backoff   CUDA out of memory") for line in daemon.out.lines)
     assert any(line.startswith("hint: ") for line in daemon.out.lines)
-    assert any(line.startswith("embedding  ready") for line in daemon.out.lines)
+    assert any(line.startswith("embedding   ready") for line in daemon.out.lines)

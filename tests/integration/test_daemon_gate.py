@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 from memoria.text import GIB
@@ -140,3 +141,44 @@ def test_two_engines_that_die_together_start_one_after_the_other(box: Box) -> No
     daemon.told("generation", "ready", times=2)
     assert len(times_behind_gate(box.vllm)) == 4
     assert not overlaps(box)
+
+
+def test_a_start_that_took_what_a_neighbour_gave_back_starts_again(box: Box) -> None:
+    box.configure()
+    go = box.folder / "go"
+    box.vllm.set_faults("embedding", gpu_bytes=28 * GIB)
+    box.vllm.set_faults("generation", gpu_bytes=70 * GIB, load_until=str(go))  # of 60
+    daemon = box.start()
+    daemon.told("embedding", "ready")
+    daemon.told("generation", "passed the gate")
+    until(lambda: bool(box.vllm.events("through the gate", engine="generation")))
+    box.vllm.set_faults("embedding", import_until=str(box.folder / "never"))
+    os.kill(daemon.core("embedding"), signal.SIGKILL)
+    daemon.told("embedding", "releasing")
+    box.vllm.set_faults("generation")
+    go.touch()
+    detail = daemon.told("generation", "starts again")
+    assert detail.startswith("generation holds 70.0 GiB, its fraction is 60.0 GiB")
+    box.use_gpu()  # a killed stub gives nothing back
+    daemon.told("generation", "ready")
+    assert daemon.story("backoff") == [("embedding", "backoff")]
+
+
+def test_a_restart_waits_for_a_neighbour_behind_the_gate(box: Box) -> None:
+    box.configure()
+    go = box.folder / "go"
+    box.vllm.set_faults("generation", load_until=str(go))
+    daemon = box.start()
+    daemon.told("embedding", "ready")
+    daemon.told("generation", "passed the gate")
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(box.call, "restart", "embedding")
+        assert daemon.told("embedding", "waits for a neighbour") == "generation is behind the gate"
+        go.touch()
+        assert asked.result().returncode == 0
+    assert daemon.story("ready", "stopping") == [
+        ("embedding", "ready"),
+        ("generation", "ready"),
+        ("embedding", "stopping"),
+        ("embedding", "ready"),
+    ]

@@ -7,8 +7,10 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from tests.faults.inside import change_stub
 from tests.faults.report import Figure
 from tests.integration.daemon import Box, RunningDaemon
+from tests.integration.http_client import Streaming
 
 PROMPT = {"model": "writer", "prompt": "a", "max_tokens": 4}
 
@@ -61,12 +63,50 @@ def test_a_core_that_goes_on_in_time_is_not_restarted(box: Box) -> None:
     assert daemon.leader("generation") == before
 
 
-def test_a_slow_answer_that_makes_tokens_is_no_hang(box: Box) -> None:
+def test_a_slow_answer_that_makes_tokens_is_no_hang(box: Box, figure: Figure) -> None:
     """Longer than the patience by far."""
+    answered_unsuspected(box, figure, {"token_seconds": 0.3}, tokens=12)
+
+
+def test_a_long_prefill_that_fills_the_cache_is_no_hang(box: Box, figure: Figure) -> None:
+    """No token and no byte for longer than the patience by far, and then both."""
+    answered_unsuspected(box, figure, {"token_seconds": 0.3, "prefill_chunks": 11}, tokens=1)
+
+
+def test_a_prefill_that_fills_nothing_is_suspected(box: Box) -> None:
+    """What the tests around this one inject is enough to be found, were it not for what the core tells."""
     hangs_after(box, 1)
-    box.vllm.set_faults("generation", token_seconds=0.3)
+    box.vllm.set_faults("generation", token_seconds=3.6)
     daemon = box.start()
     daemon.until_ready()
-    answer = daemon.ask("POST", "/v1/completions", {**PROMPT, "max_tokens": 12})
-    assert answer.status == 200
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(daemon.ask, "POST", "/v1/completions", {**PROMPT, "max_tokens": 1})
+        assert daemon.told("generation", "suspect").startswith("no progress for 1 s")
+        assert asked.result().status >= 500
+
+
+def test_figures_that_come_late_are_no_hang(box: Box, figure: Figure) -> None:
+    """A busy API server: each answer of `/metrics` takes as long as the patience lasts."""
+    faults = {"token_seconds": 0.3, "prefill_chunks": 11, "metrics_seconds": 0.8}
+    answered_unsuspected(box, figure, faults, tokens=1)
+
+
+def test_health_that_never_comes_is_no_hang(box: Box, figure: Figure) -> None:
+    """`/health` is what tells that an engine has started, and nothing later."""
+    answered_unsuspected(box, figure, {"token_seconds": 0.3, "health_seconds": 20}, tokens=12)
+
+
+def answered_unsuspected(box: Box, figure: Figure, faults: dict[str, float], *, tokens: int) -> None:
+    """A stream is whole, although the ready engine has these faults, by a patience of 1 s."""
+    hangs_after(box, 1)
+    daemon = box.start()
+    daemon.until_ready()
+    change_stub(daemon, "generation", **faults)
+    leader = daemon.leader("generation")
+    began = time.monotonic()
+    with Streaming(box.ports.main, {**PROMPT, "max_tokens": tokens}) as stream:
+        answer = stream.rest()
+    figure(4, "busy at a patience of 1 s for", time.monotonic() - began, "s")
+    assert (len(answer), answer[-1]) == (tokens + 1, "[DONE]")
     assert daemon.story("suspect") == []
+    assert daemon.leader("generation") == leader

@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from memoria.errors import ExitCode
+from memoria.text import GIB
 from tests.integration.daemon import PATIENCE, Box, RunningDaemon, free_ports, until
+from tests.stub_nvml import StubProcess
 
 PROMPT = {"model": "writer", "prompt": "a", "max_tokens": 2}
 MORE_SEQUENCES = "    model: ./models/writer\n    max_num_seqs: 7\n"
@@ -204,6 +206,25 @@ def test_a_failed_engine_gets_another_try(box: Box) -> None:
     box.vllm.set_faults("generation")
     assert reload(box) == "tried again: generation\n"
     daemon.told("generation", "ready")
+
+
+def test_a_removed_engine_whose_memory_is_held_blocks_its_device_no_longer_than_that(box: Box) -> None:
+    box.configure()
+    change(box, "release: 20", "release: 0.5")
+    box.vllm.set_faults(gpu_bytes=28 * GIB)
+    daemon = box.start()
+    daemon.until_ready()
+    neighbour = StubProcess(daemon.core("generation"), 28)
+    os.kill(daemon.leader("embedding"), signal.SIGKILL)
+    daemon.told("embedding", "held")
+    text = box.file.read_text()
+    box.file.write_text(text[: text.index("  embedding:")] + text[text.index("  generation:") :])
+    assert reload(box).splitlines()[0] == "stopped: embedding"
+    os.kill(daemon.leader("generation"), signal.SIGKILL)
+    box.use_gpu(processes=[neighbour])  # the removed engine's is back
+    daemon.told("embedding", "stopped")
+    box.use_gpu()
+    daemon.told("generation", "ready", times=2)
 
 
 def test_requests_across_a_reload_are_held(box: Box, daemon: RunningDaemon) -> None:

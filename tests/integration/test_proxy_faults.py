@@ -88,7 +88,9 @@ async def test_a_client_that_leaves_while_it_uploads_aborts_its_request(tmp_path
     engine = ScriptedEngine(hang)
     async with Rig(tmp_path, generation=engine) as rig:
         client = await rig.client()
-        await client.send(b"POST /v1/completions HTTP/1.1\r\nhost: t\r\ncontent-length: 100\r\n\r\nsome")
+        await client.send(
+            b"POST /v1/completions HTTP/1.1\r\nhost: t\r\ncontent-length: 100000\r\n\r\n" + b"x" * 70_000
+        )
         asked = await engine.arrivals.get()
         client.reset()
         await asked.gone.wait()
@@ -104,14 +106,6 @@ async def test_a_client_that_leaves_before_its_body_reaches_no_engine(tmp_path: 
         client.reset()
         assert (await rig.ended.get()).status == 499
         assert engine.connections == 0
-
-
-@on_uvloop
-async def test_an_unfinished_upload_does_not_hold_up_others(tmp_path: Path) -> None:
-    async with Rig(tmp_path, generation=ScriptedEngine()) as rig:
-        slow = await rig.client()
-        await slow.send(b"POST /v1/completions HTTP/1.1\r\nhost: t\r\ncontent-length: 100\r\n\r\nsome")
-        assert [(await rig.post(CHAT)).status for _ in range(3)] == [200, 200, 200]
 
 
 @on_uvloop
@@ -157,17 +151,13 @@ async def test_a_body_that_was_too_large_to_keep_is_not_asked_for_again(tmp_path
 
 
 @on_uvloop
-async def test_a_kept_connection_that_the_engine_gave_up_is_replaced_unseen(tmp_path: Path) -> None:
-    async def answer_then_close_on_the_next(asked: Asked) -> None:
-        await answer_ok(asked)
-        await asked.reader.readuntil(b"\r\n\r\n")  # the next request comes, and nobody is there
-        asked.writer.close()
-
-    engine = ScriptedEngine(answer_then_close_on_the_next, answer_ok)
+async def test_a_generation_that_its_engine_has_read_is_not_asked_for_twice(tmp_path: Path) -> None:
+    """Not on a connection that was kept, either, and however soon the engine hangs up."""
+    engine = ScriptedEngine(answer_ok, die_before_the_head, answer_ok)
     async with Rig(tmp_path, generation=engine) as rig:
-        assert [(await rig.post(CHAT)).status for _ in range(2)] == [200, 200]
-    assert engine.connections == 2
-    assert rig.exchanges[1].replays == 1
+        assert [(await rig.post(CHAT, b"%d" % n)).status for n in range(3)] == [200, 502, 200]
+    assert [asked.body for asked in engine.asked] == [b"0", b"1", b"2"]
+    assert engine.asked[0].connection == engine.asked[1].connection
 
 
 @on_uvloop
@@ -216,6 +206,36 @@ async def test_an_engine_that_dies_in_mid_stream_leaves_an_error_event_and_no_en
 
 
 @on_uvloop
+async def test_what_an_engine_answers_when_it_is_to_stop_is_cut_and_said_so(tmp_path: Path) -> None:
+    """A stream without an end, an embedding asked again, another engine's untouched."""
+    generation, embedding = ScriptedEngine(stream_then_hang), ScriptedEngine(hang, answer_ok)
+    async with Rig(tmp_path, generation=generation, embedding=embedding) as rig:
+        stream, unanswered, neighbour = [await rig.client() for _ in range(3)]
+        await stream.post(CHAT, b"{}")
+        await generation.arrivals.get()
+        generation.scripts = [hang]
+        await unanswered.post(CHAT, b"{}")
+        await generation.arrivals.get()
+        await neighbour.post(b"/v1/embeddings", b"{}")
+        await embedding.arrivals.get()
+
+        rig.relay.cut("generation")
+        response = await stream.response()
+        assert not response.ended
+        assert json.loads(response.body.split(b"data: ")[-1])["error"]["code"] == "engine_stopping"
+        response = await unanswered.response()
+        assert (response.status, response.error["code"]) == (503, "engine_stopping")
+        assert response.header(b"retry-after")
+        for asked in generation.asked:
+            await asked.gone.wait()
+
+        assert not embedding.asked[0].gone.is_set()
+        rig.relay.cut("embedding")
+        assert (await neighbour.response()).status == 200
+        assert len(embedding.asked) == 2
+
+
+@on_uvloop
 async def test_the_error_event_stands_alone_after_half_an_event(tmp_path: Path) -> None:
     async def script(asked: Asked) -> None:
         await asked.read_body()
@@ -250,6 +270,29 @@ async def test_an_engine_that_dies_in_a_json_body_leaves_no_false_end(
     assert [record.name for record in caplog.records if record.levelno >= logging.WARNING] == [
         "memoria.proxy.transfer"
     ]
+
+
+@pytest.mark.parametrize("framing", [b"transfer-encoding: chunked", b"content-length: 1000000"])
+@on_uvloop
+async def test_a_head_whose_body_makes_no_sense_is_a_502_while_nothing_was_sent(
+    tmp_path: Path, framing: bytes
+) -> None:
+    async def script(asked: Asked) -> None:
+        await asked.read_body()
+        await asked.send(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\nzz\r\n")
+        await asked.gone.wait()
+
+    async with Rig(tmp_path, patience=0.2, generation=ScriptedEngine(script)) as rig:
+        client = await rig.client()
+        await client.post(CHAT, b"{}")
+        if framing.startswith(b"content"):  # it was sent on
+            assert (await client.head()).status == 200
+            return
+        response = await client.response()
+        assert (response.status, response.error["code"]) == (502, "engine_garbled")
+        assert (await rig.ended.get()).status == 502
+        await client.post(CHAT, b"{}")
+        assert (await client.response()).status == 502
 
 
 @pytest.mark.parametrize(

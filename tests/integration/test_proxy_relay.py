@@ -147,15 +147,28 @@ async def test_a_chunked_upload_is_framed_again_exactly_once(tmp_path: Path) -> 
     engine = ScriptedEngine()
     async with Rig(tmp_path, generation=engine) as rig:
         client = await rig.client()
-        await client.send(
-            b"POST /v1/completions HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"
-        )
+        await client.send(b"POST /v1/completions HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n")
+        await client.send(b"11170\r\n%b\r\n" % (b"a" * 70_000))
         asked = await engine.arrivals.get()
         assert asked.header(b"transfer-encoding") == [b"chunked"]
         assert asked.header(b"content-length") == []
         await client.send(b"4\r\ndefg\r\n0\r\n\r\n")
         assert (await client.response()).status == 200
-        assert asked.body == b"abcdefg"
+        assert asked.body == b"a" * 70_000 + b"defg"
+
+
+@on_uvloop
+async def test_a_short_chunked_upload_is_whole_before_it_leaves(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    async with Rig(tmp_path, generation=engine) as rig:
+        client = await rig.client()
+        await client.send(
+            b"POST /v1/completions HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"
+        )
+        await client.send(b"4\r\ndefg\r\n0\r\n\r\n")
+        assert (await client.response()).status == 200
+    assert engine.asked[0].header(b"content-length") == [b"7"]
+    assert engine.asked[0].body == b"abcdefg"
 
 
 @on_uvloop
@@ -298,10 +311,12 @@ async def test_an_early_response_is_relayed_while_the_upload_goes_on(tmp_path: P
     engine = ScriptedEngine(script, answer_ok)
     async with Rig(tmp_path, generation=engine) as rig:
         client = await rig.client()
-        await client.send(b"POST /v1/completions HTTP/1.1\r\nhost: t\r\ncontent-length: 100000\r\n\r\nfirst")
+        await client.send(
+            b"POST /v1/completions HTTP/1.1\r\nhost: t\r\ncontent-length: 200000\r\n\r\n" + b"x" * 99995
+        )
         assert (await client.response()).body == b"no"
         await engine.asked[0].gone.wait()  # half a request was written: not for reuse
-        await client.send(b"x" * 99995 + request(b"/v1/completions", b"{}"))
+        await client.send(b"x" * 100005 + request(b"/v1/completions", b"{}"))
         assert (await client.response()).body == b'{"ok":true}'
 
 

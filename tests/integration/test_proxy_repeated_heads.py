@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from memoria.proxy.access import AccessRules
+from memoria.proxy.keys import KeyRing
 from tests.integration.proxy_rig import Asked, Rig, ScriptedEngine, on_uvloop, request
 
 PATH = b"/v1/embeddings"
@@ -34,6 +36,17 @@ async def test_bodies_of_any_length_go_their_way(tmp_path: Path) -> None:
             assert (await client.response()).body == body
         assert [exchange.request_bytes for exchange in rig.exchanges] == [2, 2, 9, 10, 0x3FFF, 200_000, 3, 2]
         assert len({exchange.request_id for exchange in rig.exchanges}) == 8
+
+
+@on_uvloop
+async def test_an_empty_body_is_declared_to_the_engine_every_time(tmp_path: Path) -> None:
+    engine = ScriptedEngine(echo)
+    async with Rig(tmp_path, embedding=engine) as rig:
+        client = await rig.client()
+        for _ in range(3):
+            await client.send(b"POST /v1/embeddings HTTP/1.1\r\nhost: t\r\ncontent-length: 0\r\n\r\n")
+            assert (await client.response()).status == 200
+    assert [asked.header(b"content-length") for asked in engine.asked] == [[b"0"]] * 3
 
 
 @on_uvloop
@@ -71,10 +84,12 @@ async def test_a_request_behind_a_large_body(tmp_path: Path) -> None:
     async with Rig(tmp_path, embedding=ScriptedEngine(echo)) as rig:
         client = await rig.client()
         for _ in range(2):
-            await client.send(request(PATH, large) + request(PATH, b"small") + request(PATH, large))
+            wire = request(PATH, large) + request(PATH, b"small") + request(PATH, large)
+            sending = asyncio.create_task(client.send(wire))  # who does not read is not read from
             assert (await client.response()).body == large
             assert (await client.response()).body == b"small"
             assert (await client.response()).body == large
+            await sending
         await client.send(request(PATH, large) + b"GARBAGE\r\n\r\n")
         assert (await client.response()).body == large
         assert await client.closed() == b""
@@ -110,3 +125,25 @@ async def test_another_path_on_the_same_connection_is_another_request(tmp_path: 
         assert (await client.response()).status == 404
         await client.post(PATH, b"{}")
         assert (await client.response()).status == 200
+
+
+@on_uvloop
+async def test_a_head_of_memorias_own_is_not_known_as_an_engines(tmp_path: Path) -> None:
+    """Nor does it get the key that came with the engine's."""
+    key = b"sk-0123456789abcdef"
+    file = tmp_path / "keys"
+    file.write_text(f"ana: {key.decode()}\n")
+    file.chmod(0o600)
+    rules = AccessRules(hosts=frozenset((b"test",)), keys=KeyRing(file))
+    engine = ScriptedEngine()
+    async with Rig(tmp_path, rules=rules, embedding=engine) as rig:
+        client = await rig.client()
+        for own in (request(b"/health", b"{}"), request(b"/livez", b"{}")):
+            for _ in range(2):
+                await client.send(own)
+                assert (await client.response()).status == 404  # the rig has no such page
+                await client.post(PATH, b"{}", b"x-api-key: " + key)
+                assert (await client.response()).status == 200
+            await client.send(own)
+            assert (await client.response()).status == 404
+        assert len(engine.asked) == 4

@@ -145,12 +145,12 @@ async def test_a_body_declared_too_large_is_a_413_at_once(tmp_path: Path) -> Non
 @on_uvloop
 async def test_a_chunked_body_is_counted_while_it_streams(tmp_path: Path) -> None:
     engine = ScriptedEngine()
-    async with Rig(tmp_path, limits=Limits(body_bytes=1000), embedding=engine) as rig:
+    async with Rig(tmp_path, limits=Limits(body_bytes=100_000), embedding=engine) as rig:
         client = await rig.client()
         await client.send(b"POST /v1/embeddings HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n")
-        await client.send(b"320\r\n%b\r\n" % (b"x" * 800))
+        await client.send(b"13880\r\n%b\r\n" % (b"x" * 80_000))
         asked = await engine.arrivals.get()
-        await client.send(b"320\r\n%b\r\n" % (b"x" * 800))
+        await client.send(b"13880\r\n%b\r\n" % (b"x" * 80_000))
         assert (await client.response()).status == 413
         await asked.gone.wait()
 

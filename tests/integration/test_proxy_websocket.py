@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from memoria.config.model import Limits
+from memoria.config.model import Limits, Timeouts
 from tests.integration.proxy_rig import Asked, Client, Rig, ScriptedEngine, on_uvloop
 
 HANDSHAKE = (
@@ -157,3 +157,29 @@ async def test_a_client_that_takes_nothing_is_cut(tmp_path: Path) -> None:
         exchange = await asyncio.wait_for(rig.ended.get(), 20)
         assert not exchange.complete
         assert exchange.response_bytes < 50 * 2**20
+
+
+@on_uvloop
+async def test_an_engine_that_does_not_answer_the_handshake_is_a_504(tmp_path: Path) -> None:
+    async def silent(asked: Asked) -> None:
+        await asked.gone.wait()
+
+    async with Rig(tmp_path, timeouts=Timeouts(idle=0.2), generation=ScriptedEngine(silent)) as rig:
+        response = await (await opened(rig)).response()
+        assert (response.status, response.error["code"]) == (504, "engine_timeout")
+        assert rig.admission.load("generation").in_flight == 0
+
+
+@on_uvloop
+async def test_a_tunnel_may_be_silent_for_long_and_ends_with_its_engine(tmp_path: Path) -> None:
+    async with Rig(
+        tmp_path, timeouts=Timeouts(idle=0.1), patience=0.1, generation=ScriptedEngine(echo)
+    ) as rig:
+        client = await opened(rig)
+        assert (await client.head()).status == 101
+        await asyncio.sleep(0.5)
+        assert await client.reader.readexactly(5) == b"hello"
+        await client.send(b"still here")
+        assert await client.reader.readexactly(10) == b"still here"
+        rig.relay.cut("generation")
+        assert await client.closed() == b""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import struct
 from collections.abc import AsyncIterator
 
@@ -131,6 +132,22 @@ async def test_answers_can_be_cut_short(stub_vllm: StubVllm, start_stub: StartSt
     async with process.http() as http, http.post("/v1/completions", json={"prompt": "a"}) as answer:
         with pytest.raises(aiohttp.ClientPayloadError):
             await answer.read()
+
+
+async def test_a_prefill_fills_the_cache_before_there_is_a_token(start_stub: StartStub) -> None:
+    process = await start_stub().ready()
+    await process.fault(token_seconds=0.2, prefill_chunks=3)
+    async with process.http() as http:
+        answer = asyncio.create_task(
+            body_of(http.post("/v1/completions", json={"prompt": "a", "max_tokens": 1}))
+        )
+        seen = set()
+        while not answer.done():
+            async with http.get("/metrics") as metrics:
+                cache, tokens = re.findall(r"^vllm:(?:kv_cache_u|gen)\S+ (\S+)$", await metrics.text(), re.M)
+                seen.add((float(cache), float(tokens)))
+        assert (await answer)["usage"]["completion_tokens"] == 1
+    assert {(0.0, 0.0), (0.01, 0.0), (0.02, 0.0), (0.03, 0.0)} <= seen
 
 
 async def test_health_can_be_bad(start_stub: StartStub) -> None:

@@ -74,7 +74,16 @@ def whole(
     }
 
 
-def chunk(request_id: str, model: str, index: int, text: str, *, last: bool, chat: bool) -> bytes:
+def chunk(
+    request_id: str,
+    model: str,
+    index: int,
+    text: str,
+    *,
+    last: bool,
+    chat: bool,
+    usage: dict[str, int] | None = None,
+) -> bytes:
     said = {"delta": {"content": text}} if chat else {"text": text}
     return event(
         {
@@ -85,6 +94,7 @@ def chunk(request_id: str, model: str, index: int, text: str, *, last: bool, cha
             "choices": [
                 {"index": index, **said, "logprobs": None, "finish_reason": "length" if last else None}
             ],
+            **({} if usage is None else {"usage": usage}),
         }
     )
 

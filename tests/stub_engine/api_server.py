@@ -91,7 +91,7 @@ def _bind(args: argparse.Namespace) -> socket.socket:
 
 
 async def _run(args: argparse.Namespace, faults: Faults, log: Log, listener: socket.socket) -> None:
-    core = CoreClient(args.model, args.max_model_len, faults)
+    core = CoreClient(args.model, args.max_model_len, args.gpu_memory_utilization, faults)
     await _until_any(core.ready, core.dead)
     if core.dead.is_set():
         found = {"EngineCore": core.exitcode}

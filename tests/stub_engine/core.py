@@ -11,20 +11,22 @@ import signal
 import time
 from multiprocessing.connection import Connection
 
-from tests.stub_engine.device import take_memory
+from tests.stub_engine.device import claim, take_memory
 from tests.stub_engine.events import record
 from tests.stub_engine.faults import Faults, wait_for
 from tests.stub_engine.log import Log
 from tests.stub_engine.plugins import load_general_plugins
 
 
-def run_engine_core(pipe: Connection, model: str, max_model_len: int, faults: Faults) -> None:
+def run_engine_core(
+    pipe: Connection, model: str, max_model_len: int, fraction: float | None, faults: Faults
+) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     record("core spawned")
     load_general_plugins(faults)
     record("through the gate")
-    _load(Log("EngineCore", faults), model, max_model_len, faults)
+    _load(Log("EngineCore", faults), model, max_model_len, fraction, faults)
     record("loaded")
     try:
         pipe.send("ready")
@@ -34,11 +36,13 @@ def run_engine_core(pipe: Connection, model: str, max_model_len: int, faults: Fa
             signal.pause()
 
 
-def _load(log: Log, model: str, max_model_len: int, faults: Faults) -> None:
+def _load(log: Log, model: str, max_model_len: int, fraction: float | None, faults: Faults) -> None:
     log.reach("engine")
     log.info(f"Initializing a V1 LLM engine (v0.32.0) with config: model='{model}'", place="core.py:133")
     if faults.gpu_bytes:
         take_memory(os.getpid(), faults.gpu_bytes)
+    if faults.context_bytes is not None:
+        claim(os.getpid(), 0.92 if fraction is None else fraction, faults.context_bytes)
     log.reach("loading")
     log.info(f"Starting to load model {model}...", place="gpu_model_runner.py:5040")
     wait_for(faults.load_until)
@@ -63,19 +67,22 @@ def _load(log: Log, model: str, max_model_len: int, faults: Faults) -> None:
 
 
 def _make_tokens(pipe: Connection) -> None:
-    """Requests are ("generate", key, tokens, seconds between them) and ("abort", key); each token goes back
-    as its key. Raises EOFError or OSError when the API server is gone."""
-    due: list[tuple[float, int, int, float]] = []  # when, key, tokens left, seconds between them
+    """Requests are ("generate", key, chunks, tokens, seconds for each) and ("abort", key); each chunk of the
+    prompt goes back as (key, False), each token as (key, True). Raises EOFError or OSError when the API
+    server is gone."""
+    due: list[tuple[float, int, int, int, float]] = []  # when, key, chunks and tokens left, seconds for each
     while True:
         if pipe.poll(max(0.0, due[0][0] - time.monotonic()) if due else None):
             match pipe.recv():
-                case ("generate", key, tokens, seconds):
-                    heapq.heappush(due, (time.monotonic() + seconds, key, tokens, seconds))
+                case ("generate", key, chunks, tokens, seconds):
+                    heapq.heappush(due, (time.monotonic() + seconds, key, chunks, tokens, seconds))
                 case ("abort", aborted):
                     due = [job for job in due if job[1] != aborted]
                     heapq.heapify(due)
         elif due:
-            when, key, left, seconds = heapq.heappop(due)
-            pipe.send(key)
-            if left > 1:
-                heapq.heappush(due, (when + seconds, key, left - 1, seconds))
+            when, key, chunks, left, seconds = heapq.heappop(due)
+            pipe.send((key, not chunks))
+            if chunks:
+                heapq.heappush(due, (when + seconds, key, chunks - 1, left, seconds))
+            elif left > 1:
+                heapq.heappush(due, (when + seconds, key, 0, left - 1, seconds))

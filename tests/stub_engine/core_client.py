@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+from collections import Counter
 from collections.abc import AsyncIterator
 from multiprocessing import get_context
 
@@ -20,11 +21,11 @@ class EngineDeadError(Exception):
 
 
 class CoreClient:
-    def __init__(self, model: str, max_model_len: int, faults: Faults) -> None:
+    def __init__(self, model: str, max_model_len: int, fraction: float | None, faults: Faults) -> None:
         context = get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
-            target=run_engine_core, args=(theirs, model, max_model_len, faults), name="EngineCore"
+            target=run_engine_core, args=(theirs, model, max_model_len, fraction, faults), name="EngineCore"
         )
         self._process.start()
         theirs.close()
@@ -33,7 +34,7 @@ class CoreClient:
         self.ready = asyncio.Event()
         self.dead = asyncio.Event()
         self.tokens_made = 0
-        self._begun: set[int] = set()  # the core has made a token for them
+        self._blocks: Counter[int] = Counter()  # what each request has in the KV cache
         self.died_busy = False
         loop = asyncio.get_running_loop()
         loop.add_reader(self._pipe.fileno(), self._read)
@@ -44,31 +45,31 @@ class CoreClient:
         return len(self._tokens)
 
     @property
-    def requests_in_cache(self) -> int:
+    def blocks_in_cache(self) -> int:
         """As the core tells it: a frozen one tells nothing new."""
-        return len(self._begun)
+        return self._blocks.total()
 
     @property
     def exitcode(self) -> int | None:
         return self._process.exitcode
 
-    async def generate(self, tokens: int, seconds: float) -> AsyncIterator[int]:
-        """The numbers of the tokens, as the core makes them. Raises `EngineDeadError`. Closing it aborts."""
+    async def generate(self, tokens: int, seconds: float, chunks: int = 0) -> AsyncIterator[int]:
+        """The numbers of the tokens, as the core makes them, after so many chunks of the prompt. Raises
+        `EngineDeadError`. Closing it aborts."""
         if self.dead.is_set():
             raise EngineDeadError
         key = next(self._keys)
         queue = self._tokens[key] = asyncio.Queue()
-        self._pipe.send(("generate", key, tokens, seconds))
+        self._pipe.send(("generate", key, chunks, tokens, seconds))
         try:
             for number in range(tokens):
                 if not await queue.get():
                     raise EngineDeadError
                 self.tokens_made += 1
-                self._begun.add(key)
                 yield number
         finally:
             del self._tokens[key]
-            self._begun.discard(key)
+            del self._blocks[key]
             with contextlib.suppress(OSError):
                 self._pipe.send(("abort", key))
 
@@ -84,11 +85,13 @@ class CoreClient:
     def _read(self) -> None:
         try:
             while self._pipe.poll():
-                message = self._pipe.recv()
-                if message == "ready":
-                    self.ready.set()
-                elif message in self._tokens:
-                    self._tokens[message].put_nowait(True)
+                match self._pipe.recv():
+                    case "ready":
+                        self.ready.set()
+                    case (key, is_token) if key in self._tokens:
+                        if is_token:
+                            self._tokens[key].put_nowait(True)
+                        self._blocks[key] += not is_token or not self._blocks[key]  # tokens fill one alone
         except (EOFError, OSError):
             asyncio.get_running_loop().remove_reader(self._pipe.fileno())
 

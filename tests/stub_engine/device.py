@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,26 @@ from pathlib import Path
 
 def take_memory(pid: int, size: int) -> None:
     def take(rows: list[list[str]]) -> list[list[str]]:
+        return [*_with_used(rows, size), ["proc", "0", str(pid), str(size)]]
+
+    _edit(take)
+
+
+def claim(pid: int, fraction: float, context_bytes: int) -> None:
+    """As `request_memory` in vllm/v1/worker/utils.py: what is free beside the context is compared with the
+    fraction of the total. Raises `ValueError` in vLLM's words."""
+
+    def take(rows: list[list[str]]) -> list[list[str]]:
+        total, used, reserved = next(map(int, row[4:7]) for row in rows if row[:2] == ["gpu", "0"])
+        total -= reserved
+        free, requested = total - used - context_bytes, math.ceil(total * fraction)
+        if free < requested:
+            raise ValueError(
+                f"Free memory on device cuda:0 ({free / 2**30:.2f}/{total / 2**30:.2f} GiB) on startup is "
+                f"less than desired GPU memory utilization ({fraction}, {requested / 2**30:.2f} GiB). "
+                "Decrease GPU memory utilization or reduce GPU memory used by other processes."
+            )
+        size = requested + context_bytes
         return [*_with_used(rows, size), ["proc", "0", str(pid), str(size)]]
 
     _edit(take)

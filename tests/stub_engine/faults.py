@@ -28,6 +28,8 @@ class Faults:
         0  # taken from the NVML stub (NVML_STUB_FILE); given back when the leader sees its core end
     )
 
+    context_bytes: int | None = None  # takes its fraction of the GPU, and this beside it, or refuses to start
+
     fail_at: Step | None = None
     exit_code: int = 1  # negative: killed by that signal
     log: tuple[str, ...] = ("RuntimeError: the stub was told to fail",)  # written before
@@ -39,7 +41,10 @@ class Faults:
 
     health: int = 200
     health_seconds: float = 0.0
+    metrics_seconds: float = 0.0
     token_seconds: float = 0.0
+    event_tokens: int = 1  # of a stream; vLLM merges what a slow reader has not taken yet
+    prefill_chunks: int = 0  # before a first token: each takes as long as one, and fills the KV cache
     vanish_after_tokens: int | None = None  # the API server, in the middle of an answer
     cut_body: bool = False  # half of each JSON answer, then the connection closes
 

@@ -49,9 +49,10 @@ class Routes:
             case "/version":
                 return Response.of_json({"version": "0.32.0"})
             case "/metrics":
+                await asyncio.sleep(self.faults.metrics_seconds)
                 core = self.core
                 text = answers.metrics(
-                    self.names[0], core.requests_running, core.requests_in_cache, core.tokens_made
+                    self.names[0], core.requests_running, core.blocks_in_cache, core.tokens_made
                 )
                 return Response(body=text, content_type="text/plain; version=0.0.4; charset=utf-8")
             case _:
@@ -84,7 +85,7 @@ class Routes:
     async def _embed(self, model: str, body: dict[str, Any]) -> Response:
         given = body["input"]
         one = not isinstance(given, list) or (bool(given) and isinstance(given[0], int))
-        async for _ in self.core.generate(1, self.faults.token_seconds):
+        async for _ in self._tokens(1):
             pass
         inputs = [given] if one else given
         answer = answers.embeddings(model, inputs, body.get("encoding_format", "float"))
@@ -101,19 +102,30 @@ class Routes:
         )
         if body.get("stream"):
             options = body.get("stream_options") or {}
-            stream = self._stream(ask, include_usage=options.get("include_usage", False))
+            stream = self._stream(
+                ask,
+                include_usage=options.get("include_usage", False),
+                continuous=options.get("continuous_usage_stats", False),
+            )
             return Response(content_type="text/event-stream; charset=utf-8", stream=stream)
         text = "".join([answers.word(ask.prompt, number) async for number in self._tokens(ask.tokens)])
         texts = [text] * body.get("n", 1)
         answer = answers.whole(ask.request_id, model, ask.prompt, texts, ask.tokens, chat=chat)
         return Response.of_json(answer, cut=self.faults.cut_body)
 
-    async def _stream(self, ask: _Ask, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
+    async def _stream(
+        self, ask: _Ask, *, include_usage: bool, continuous: bool
+    ) -> AsyncGenerator[bytes, None]:
+        text = ""
         try:
             async for number in self._tokens(ask.tokens):
-                text = answers.word(ask.prompt, number)
+                text += answers.word(ask.prompt, number)
                 last = number == ask.tokens - 1
-                yield answers.chunk(ask.request_id, ask.model, 0, text, last=last, chat=ask.chat)
+                if (number + 1) % self.faults.event_tokens and not last:
+                    continue
+                usage = answers.usage(ask.prompt, number + 1) if include_usage and continuous else None
+                yield answers.chunk(ask.request_id, ask.model, 0, text, last=last, chat=ask.chat, usage=usage)
+                text = ""
         except EngineDeadError as dead:
             yield answers.event(answers.error(str(dead), "InternalServerError", 500))
         else:
@@ -123,7 +135,7 @@ class Routes:
         yield answers.DONE
 
     async def _tokens(self, count: int) -> AsyncGenerator[int, None]:
-        async for number in self.core.generate(count, self.faults.token_seconds):
+        async for number in self.core.generate(count, self.faults.token_seconds, self.faults.prefill_chunks):
             if number == self.faults.vanish_after_tokens:
                 os._exit(1)
             yield number

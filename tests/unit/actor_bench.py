@@ -10,12 +10,12 @@ from pathlib import Path
 
 from memoria.config.model import Restart, Timeouts
 from memoria.engine.actor import EngineActor
-from memoria.engine.journal import Journal
+from memoria.engine.journal import Entry, Journal
 from memoria.engine.lifecycle import State
 from memoria.engine.logfile import LogFile
 from memoria.engine.phases import Phase
 from memoria.engine.snapshot import EngineSnapshot
-from tests.fakes import FakeSurroundings
+from tests.fakes import FakeSurroundings, until
 
 SERVES = "ready(); time.sleep(600)"
 NEVER_READY = "time.sleep(600)"
@@ -71,6 +71,10 @@ class Bench:
             while not condition(self.actor.snapshot):
                 await self._change()
 
+    async def until_told(self, what: str) -> Entry:
+        await until(lambda: what in self.told())
+        return next(entry for entry in self.journal.entries() if entry.what == what)
+
     async def until_phase(self, phase: Phase) -> None:
         await self.until_true(lambda snapshot: snapshot.phase is phase)
 
@@ -81,6 +85,7 @@ class Bench:
     async def close(self) -> None:
         if self._task is not None:
             self.around.released.set()
+            self.around.alone.set()
             self.actor.stop(now=True)
             await self.stopped()
             self._task.cancel()

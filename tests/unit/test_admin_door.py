@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from memoria.admin.door import Door
+from memoria.admin.door import ACCESS, Door
 from memoria.config.model import Address
 from memoria.proxy.answers import Rejection
 from memoria.proxy.keys import KeyRing
@@ -72,3 +72,20 @@ def test_a_refusal_repeats_no_key(rings: tuple[KeyRing, KeyRing]) -> None:
     with pytest.raises(Rejection) as refused:
         Door(CONFIG, *rings).enter({"method": "POST", "headers": [(b"x-api-key", b"secret" * 4)]}, STOP[1])
     assert "secret" not in refused.value.answer.message
+
+
+def test_anybody_is_told_what_they_may_do_in_the_refusals_own_words(rings: tuple[KeyRing, KeyRing]) -> None:
+    def told(door: Door, key: bytes | None = None) -> tuple[object, ...]:
+        headers = [] if key is None else [(b"authorization", b"Bearer " + key)]
+        assert entered(door, ("GET", ACCESS), key)
+        rights = door.rights({"method": "GET", "headers": headers})
+        return rights.key, *(
+            right.code or right.allowed for right in (rights.look, rights.logs, rights.steer)
+        )
+
+    door, unknown, no_admins = Door(CONFIG, *rings), "invalid_api_key", "admin_keys_not_set"
+    assert told(door) == told(door, b"x" * 32) == (None, unknown, unknown, unknown)
+    assert told(door, API) == ("chat", True, "not_an_admin", "not_an_admin")
+    assert told(door, ADMIN) == ("ana", True, True, True)
+    assert told(Door(CONFIG, None, None)) == (None, True, True, no_admins)
+    assert told(Door(CONFIG, rings[0], None), API) == ("chat", True, no_admins, no_admins)

@@ -11,6 +11,7 @@ import pytest
 
 from memoria.admin import feed as feeding
 from memoria.admin.feed import Feed
+from memoria.admin.history import History
 from memoria.admin.status import Status
 from memoria.engine.journal import Journal
 from tests.unit.status_examples import HEALTHY
@@ -43,7 +44,7 @@ def journal() -> Journal:
 
 @pytest.fixture
 def feed(journal: Journal, looks: Looks) -> Feed:
-    return Feed(journal, looks)
+    return Feed(journal, looks, History())
 
 
 async def take(stream: AsyncIterator[str], count: int) -> list[str]:
@@ -92,6 +93,20 @@ async def test_a_number_that_is_not_reached_yet_makes_no_flood_of_statuses(feed:
 async def test_a_change_is_told_by_a_status_of_its_own(feed: Feed) -> None:
     stream = feed.all(3)
     assert await take(stream, 1) == ["status 1.0"]
+    feed.changed.ring()
+    assert await take(stream, 1) == ["status 2.0"]
+
+
+async def test_the_samples_come_with_the_statuses_where_they_are_wanted(
+    journal: Journal, looks: Looks
+) -> None:
+    history = History()
+    history.add(HEALTHY)
+    feed = Feed(journal, looks, history)
+    stream = feed.all(3, history=True)
+    async with asyncio.timeout(10):
+        kinds = [(await anext(stream)).splitlines()[0] for _ in range(2)]
+    assert kinds == ["event: status", "event: history"]
     feed.changed.ring()
     assert await take(stream, 1) == ["status 2.0"]
 

@@ -15,7 +15,8 @@ from typing import cast
 
 import pytest
 
-from memoria.admin.holdings import Holders, held_bytes, processes_by_start
+from memoria.admin.holdings import Holders, held_bytes
+from memoria.engine.census import Census
 from memoria.gpu.device import Device, DeviceProcess
 from memoria.supervisor.memory import DeviceMemory
 from memoria.supervisor.supervisor import Supervisor
@@ -64,14 +65,6 @@ def engine() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def test_processes_are_found_by_their_start_with_what_they_hold_of_the_host(
-    engine: subprocess.Popen[bytes],
-) -> None:
-    found = processes_by_start()["of-the-test"]
-    assert found.keys() == {engine.pid}
-    assert found[engine.pid] > 2**20
-
-
 def supervisor(reader: FakeReader, *starts: str) -> Supervisor:
     """One engine, `engine`, whose start is the first of these."""
     actor = SimpleNamespace(
@@ -82,6 +75,7 @@ def supervisor(reader: FakeReader, *starts: str) -> Supervisor:
         memories={"GPU-0": DeviceMemory(reader, 0)},
         plan=SimpleNamespace(device=lambda _: device()),
         start_ids=lambda: set(starts),
+        census=Census(),
     )
     return cast("Supervisor", made)
 
@@ -94,6 +88,11 @@ async def test_an_engines_processes_are_told_from_others(engine: subprocess.Pope
     look = await Holders(supervisor(FakeReader(holding(engine.pid, 1)), "of-the-test")).look()
     assert look.held == {"engine": 5 * GIB}
     assert [process.pid for process in look.others["GPU-0"]] == [1]
+
+
+async def test_on_a_host_an_engine_holds_what_is_resident(engine: subprocess.Popen[bytes]) -> None:
+    look = await Holders(supervisor(FakeReader(device(is_host=True)), "of-the-test")).look()
+    assert look.held["engine"] > 2**20
 
 
 async def test_the_processes_are_looked_for_off_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:

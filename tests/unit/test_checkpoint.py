@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from memoria.checkpoint.headers import HeaderError, read_header
-from memoria.checkpoint.model_files import Tensor
+from memoria.checkpoint.identity import identity
+from memoria.checkpoint.model_files import Choice, Tensor
 from memoria.checkpoint.read import INDEX, cached_snapshot, read_model
 from memoria.errors import UnavailableError
+from memoria.supervisor.outcomes import choice_of
 
 
 def write_weights(path: Path, tensors: dict[str, tuple[str, list[int], int]], *, cut: int = 0) -> None:
@@ -76,10 +78,16 @@ def test_the_index_names_the_files_that_count(tmp_path: Path) -> None:
     assert files.index_bytes == 16
 
 
-def test_a_missing_shard_leaves_the_configuration(tmp_path: Path) -> None:
+def test_a_missing_shard_is_named_and_leaves_the_configuration(tmp_path: Path) -> None:
     folder = write_model(tmp_path)
     (folder / INDEX).write_text(json.dumps({"weight_map": {"a": "gone.safetensors"}}))
-    assert read_model(str(folder), {}).tensors == ()
+    files = read_model(str(folder), {})
+    assert (files.tensors, files.missing) == ((), ())
+    (folder / INDEX).write_text(
+        json.dumps({"weight_map": {"a": "gone.safetensors", "b": "model.safetensors"}})
+    )
+    files = read_model(str(folder), {})
+    assert (files.tensors, files.missing) == ((), ("gone.safetensors",))
 
 
 def test_the_cache_is_searched_as_the_hub_lays_it_out(tmp_path: Path) -> None:
@@ -88,7 +96,42 @@ def test_the_cache_is_searched_as_the_hub_lays_it_out(tmp_path: Path) -> None:
     main = write_model(repository / "snapshots" / "abc")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("abc")
-    assert cached_snapshot("org/name", {"HF_HUB_CACHE": str(tmp_path)}) == main
+    assert cached_snapshot("org/name", tmp_path) == main
+    (repository / "refs" / "v2").write_text("old")
+    assert cached_snapshot("org/name", tmp_path, "v2") == repository / "snapshots" / "old"
+    assert cached_snapshot("org/name", tmp_path, "abc") == main
+    assert cached_snapshot("org/name", tmp_path, "v3") is None
+
+
+def test_a_revision_that_is_not_here_is_not_another_one(tmp_path: Path) -> None:
+    write_model(tmp_path / "models--org--name" / "snapshots" / "abc")
+    with pytest.raises(UnavailableError, match="--revision v2"):
+        read_model("org/name", {"HF_HUB_CACHE": str(tmp_path)}, Choice(revision="v2"))
+
+
+def test_the_weights_may_be_in_the_engines_own_cache(tmp_path: Path) -> None:
+    here = write_model(tmp_path / "hub" / "models--org--name" / "snapshots" / "abc")
+    (here / "model.safetensors").unlink()
+    environ, choice = {"HF_HUB_CACHE": str(tmp_path / "hub")}, Choice(download_dir=str(tmp_path / "own"))
+    assert read_model("org/name", environ, choice).tensors == ()
+    before = identity("org/name", environ, choice)
+    write_model(tmp_path / "own" / "models--org--name" / "snapshots" / "abc")
+    assert len(read_model("org/name", environ, choice).tensors) == 2
+    assert identity("org/name", environ, choice) != before
+
+
+def test_overrides_replace_parts_of_the_configuration(tmp_path: Path) -> None:
+    folder = write_model(
+        tmp_path, config={"model_type": "llama", "rope_scaling": {"factor": 2, "type": "yarn"}}
+    )
+    choice = choice_of({"hf_overrides": '{"rope_scaling": {"factor": 4}, "max_position_embeddings": 8}'})
+    config = read_model(str(folder), {}, choice).config
+    assert config == {
+        "model_type": "llama",
+        "rope_scaling": {"factor": 4, "type": "yarn"},
+        "max_position_embeddings": 8,
+    }
+    assert choice_of({"hf_overrides": "no JSON"}) == choice_of({}) == Choice()
 
 
 def test_a_model_that_is_nowhere_is_told_with_the_command_that_fetches_it(tmp_path: Path) -> None:

@@ -91,7 +91,11 @@ def test_a_model_that_is_not_here_is_shown_with_what_is_missing() -> None:
     text = render_outcomes(wanted, plan, outcomes, 80, False, ok=True)
     assert "model `x` is not in the local cache" in text
     assert "download it" in text
-    assert "ok: the fractions fit; what is not known was left out" in text
+    assert "not planned: generation; the fractions and all else fit" in text
+    page = render_html(wanted, plan, outcomes, ())
+    assert "not planned: generation" in page
+    assert "every engine fits" not in page
+    assert not as_data(plan, outcomes, ())["ok"]
 
 
 @pytest.mark.parametrize(
@@ -146,6 +150,37 @@ def test_what_does_not_fit_is_told_with_the_smallest_changes(
         assert hint in (problem.hint or "")
 
 
+def test_a_kv_cache_that_was_given_must_fit_beside_the_weights() -> None:
+    """vLLM takes it whatever the fraction is (`kv_cache_memory_bytes` in vllm/config/cache.py)."""
+    flags = {**DEFAULT_FLAGS["generation"], "kv_cache_memory_bytes": "12G"}
+    wanted = default_config({**DEFAULT_FLAGS, "generation": flags})
+    plan, outcomes = planned(wanted, "RTX 4090")
+    assert plan.config_problems == ()
+    alone, together = plan_problems(wanted, plan, outcomes)
+    outcome = outcomes.known["generation"]
+    assert outcome.taken_bytes == outcome.terms.fixed_bytes + 12 * GIB
+    assert alone.what.startswith("generation takes 1")
+    assert "12.0 GiB of KV cache, as given" in alone.what
+    assert "in all" in together.what
+    room = int(re.findall(r"kv_cache_memory_bytes to (\d+)", alone.hint or "")[0])
+    for size, problems in ((room, 0), (room + 1, 1)):
+        fitted = default_config(
+            {**DEFAULT_FLAGS, "generation": {**flags, "kv_cache_memory_bytes": str(size)}}
+        )
+        plan, outcomes = planned(fitted, "RTX 4090")
+        assert len(plan_problems(fitted, plan, outcomes)) == problems
+
+
+def test_a_kv_cache_that_was_given_too_small_is_raised_not_the_fraction() -> None:
+    flags = {**DEFAULT_FLAGS["generation"], "kv_cache_memory_bytes": "100M"}
+    wanted = default_config({**DEFAULT_FLAGS, "generation": flags})
+    plan, outcomes = planned(wanted, "H200")
+    (problem,) = plan_problems(wanted, plan, outcomes)
+    least = outcomes.known["generation"].kv_cache.least_bytes
+    assert f"set kv_cache_memory_bytes to {least}" in (problem.hint or "")
+    assert "gpu_memory_utilization" not in (problem.hint or "")
+
+
 def test_each_remedy_by_itself_makes_it_fit() -> None:
     wanted = default_config({**DEFAULT_FLAGS, "generation": {"max_num_seqs": 64}}, "0.30", "0.55")
     plan, outcomes = planned(wanted, "H200")
@@ -160,6 +195,26 @@ def test_each_remedy_by_itself_makes_it_fit() -> None:
         )
         plan, outcomes = planned(changed, "24GiB")
         assert len(plan_problems(changed, plan, outcomes)) == problems
+
+
+def test_a_context_longer_than_the_models_own_is_a_problem_and_never_proposed() -> None:
+    wanted = default_config({**DEFAULT_FLAGS, "generation": {"max_model_len": 300_000}})
+    plan, outcomes = planned(wanted, "H200")
+    (problem,) = plan_problems(wanted, plan, outcomes)
+    assert "300 000 tokens, its model was made for 262 144" in problem.what
+    assert "set max_model_len to 262144 or less" in (problem.hint or "")
+    plan, outcomes = planned(wanted, "RTX 4090")
+    lengths = [
+        int(length)
+        for problem in plan_problems(wanted, plan, outcomes)
+        for length in re.findall(r"max_model_len to (\d+)", problem.hint or "")
+    ]
+    assert lengths
+    assert max(lengths) <= 262_144
+    allowed = replace(wanted.engine("generation"), env={"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"})
+    wanted = replace(wanted, engines=(wanted.engine("embedding"), allowed))
+    plan, outcomes = planned(wanted, "H200")
+    assert plan_problems(wanted, plan, outcomes) == ()
 
 
 def test_auto_length_is_what_the_memory_allows() -> None:
@@ -215,7 +270,15 @@ def test_the_page_is_whole_and_asks_for_nothing_elsewhere() -> None:
         ("rtx4090", int(23.53 * GIB)),
         ("NVIDIA H200", int(139.81 * GIB)),
         ("h100", int(79.10 * GIB)),
-        ("4060", int(15.58 * GIB)),
+        ("RTX 4060", int(7.63 * GIB)),
+        ("RTX 4060 Ti 16GB", int(15.58 * GIB)),
+        ("NVIDIA H100 80GB HBM3", int(79.10 * GIB)),
+        ("NVIDIA H100 PCIe", int(79.10 * GIB)),
+        ("NVIDIA A100-SXM4-80GB", int(79.15 * GIB)),
+        ("NVIDIA A100-PCIE-40GB", int(39.39 * GIB)),
+        ("NVIDIA GeForce RTX 4090", int(23.53 * GIB)),
+        ("NVIDIA RTX 6000 Ada Generation", int(47.38 * GIB)),
+        ("Tesla V100-SXM2-16GB", int(15.77 * GIB)),
     ],
 )
 def test_a_gpu_is_known_by_size_or_by_name(text: str, total: int) -> None:
@@ -223,12 +286,26 @@ def test_a_gpu_is_known_by_size_or_by_name(text: str, total: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("A100", "several"), ("Voodoo 2", "no GPU named"), ("", "no GPU")]
+    ("text", "said", "named"),
+    [
+        ("A100", "several", "A100 40GB"),
+        ("RTX 4060 Ti", "several", "RTX 4060 Ti 16GB"),
+        ("RTX", "several", "RTX A6000"),
+        ("RTX 4090 Laptop", "no GPU named", "RTX 4090"),
+        ("Voodoo 2", "no GPU named", "A100 40GB"),
+        ("", "no GPU", "A100 40GB"),
+    ],
 )
-def test_an_unknown_gpu_is_told_with_those_that_are_known(text: str, said: str) -> None:
+def test_an_unknown_gpu_is_told_with_those_that_are_known(text: str, said: str, named: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
         named_device(text)
-    assert "A100 40GB" in str(caught.value)
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["0GiB", "0 MiB", "0.001GiB"])
+def test_a_gpu_without_memory_is_no_gpu(text: str) -> None:
+    with pytest.raises(ConfigError, match="no size of a GPU"):
+        named_device(text)
 
 
 def test_every_gpu_of_the_catalogue_is_found_by_its_own_name() -> None:

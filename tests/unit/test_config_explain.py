@@ -18,6 +18,7 @@ engines:
     args: {seed: 7, max-num-batched-tokens: "${MAX_BATCHED_TOKENS:-64}"}
     env: {HF_TOKEN: "${HF_TOKEN}", PLAIN: "${API_KEY}", HF_HOME: /models}
     want: {concurrency: 16}
+    pooler_config: ${POOLER:-}
 """
 
 
@@ -26,7 +27,9 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Se
     monkeypatch.chdir(tmp_path)
     (tmp_path / "memoria.yaml").write_text(FILE, encoding="utf-8")
     (tmp_path / ".env").write_text(
-        "# tuned\nFRACTION=0.25 # less\nSEQS=\nMAX_BATCHED_TOKENS=128\n", encoding="utf-8"
+        "# tuned\nFRACTION=0.25 # less\nSEQS=\nMAX_BATCHED_TOKENS=128\nHF_ENDPOINT=http://mirror\n"
+        'POOLER={"use_activation": true}\nLOG_FORMAT=json\n',
+        encoding="utf-8",
     )
     environ = {
         "ROUTER_PORT": "9000",
@@ -54,6 +57,10 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Se
         ("a.args.seed", "7", "memoria.yaml:8"),
         ("a.env.HF_HOME", "/models", "memoria.yaml:9"),
         ("a.env.HF_TOKEN", "***", "environment HF_TOKEN"),
+        ("a.env.HF_ENDPOINT", "http://mirror", ".env:5 HF_ENDPOINT"),
+        ("a.pooler_config", '{"use_activation": true}', ".env:6 POOLER"),
+        ("log.format", "json", ".env:7 LOG_FORMAT"),
+        ("log.level", "INFO", "default"),
         ("a.env.PLAIN", "***", "environment API_KEY"),
     ],
 )

@@ -306,3 +306,24 @@ def test_nothing_found_tells_where_was_searched(tmp_path: Path, monkeypatch: pyt
         find(None, {}, tmp_path)
     (problem,) = caught.value.problems
     assert problem.where == ("memoria.yaml  not there", "etc/memoria.yaml  not there")
+
+
+def test_the_hubs_variables_in_dotenv_reach_every_engine(folder: ConfigFolder) -> None:
+    folder.dotenv.write_text("HF_TOKEN=of-dotenv\nHF_HOME=/models\nHUGGING_FACE_HUB_TOKEN=x\nOTHER=y\n")
+    config = folder.load(
+        f"engines:\n  a: {{{ENGINE}}}\n  b: {{{ENGINE}, served_model_name: b, env: {{HF_TOKEN: own}}}}\n",
+        {**NO_VARIABLES, "HF_HOME": "/of/the/environment"},
+    )
+    assert config.engine("a").env == {"HF_TOKEN": "of-dotenv", "HUGGING_FACE_HUB_TOKEN": "x"}
+    assert config.engine("b").env == {"HF_TOKEN": "own", "HUGGING_FACE_HUB_TOKEN": "x"}
+
+
+def test_the_environment_is_the_default_of_the_log(folder: ConfigFolder) -> None:
+    folder.dotenv.write_text("LOG_LEVEL=debug\nLOG_FORMAT=\n")
+    written = folder.load(
+        f"log: {{format: text, level: }}\nengines:\n  a: {{{ENGINE}}}\n",
+        {**NO_VARIABLES, "LOG_FORMAT": "json"},
+    )
+    assert (written.logging.format, written.logging.level) == ("text", "DEBUG")
+    unwritten = folder.load(f"engines:\n  a: {{{ENGINE}}}\n", {**NO_VARIABLES, "LOG_FORMAT": "json"})
+    assert (unwritten.logging.format, unwritten.logging.level) == ("json", "DEBUG")

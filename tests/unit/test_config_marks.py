@@ -117,7 +117,8 @@ def test_an_anchor_within_itself_is_refused() -> None:
 
 
 def test_nesting_without_end_is_refused() -> None:
-    assert "levels of nesting" in refusal("a: " + "[" * 100_000)
+    assert "levels of nesting" in refusal("a: " + "[" * 60)
+    assert "nesting" in refusal("a: " + "[" * 100_000)  # libyaml may be the first to count
 
 
 def test_aliases_that_multiply_are_refused() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from memoria.config.load import load
 from memoria.config.reference import KeyDoc, reference
 from memoria.config.schema import json_schema
-from memoria.errors import ConfigError
+from memoria.errors import ConfigError, Problem
 from tests.unit.config_files import ENGINE, NO_VARIABLES, ConfigFolder, folder
 
 __all__ = ["folder"]
@@ -167,8 +167,12 @@ TREES = st.recursive(
 
 def loads_or_tells(folder: ConfigFolder, text: str) -> None:
     folder.file.write_text(text, encoding="utf-8", newline="")
-    with suppress(ConfigError):
+    problems: Sequence[Problem] = ()
+    try:
         load(folder.file, NO_VARIABLES)
+    except ConfigError as error:
+        problems = error.problems
+    assert all(problem.hint for problem in problems)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from memoria.config.model import Restart
 from memoria.engine.lifecycle import State
 from memoria.engine.phases import Phase
 from memoria.errors import Problem
@@ -116,6 +117,22 @@ async def test_a_crashed_engine_comes_back(bench: Bench) -> None:
     assert len(set(bench.around.starts)) == 2
 
 
+async def test_an_hour_of_ready_makes_the_next_delay_the_first_again(bench: Bench) -> None:
+    """What the actor took down as the moment of ready is put back by that time."""
+    bench.policy = Restart(initial=0.05, cap=10.0, attempts=3, reset=600.0)
+    actor = await bench.ready()
+    delays = []
+    for ready_for in (0.0, 0.0, 0.0, 599.0, 3600.0, 0.0):
+        assert actor._current.ready_at is not None
+        actor._current.ready_at -= ready_for
+        kill(actor)
+        await bench.until(S.BACKOFF)
+        assert actor.snapshot.retry_at is not None
+        delays.append(round(actor.snapshot.retry_at - actor.snapshot.since, 6))
+        await bench.until(S.READY)
+    assert delays == [0.05, 0.1, 0.2, 0.4, 0.05, 0.1]
+
+
 async def test_a_crash_before_ready_is_diagnosed_and_after_some_attempts_final(bench: Bench) -> None:
     bench.around.script = "print('RuntimeError: something unheard of'); sys.exit(1)"
     actor = bench.run()
@@ -181,7 +198,7 @@ ready()
 time.sleep(600)
 """
     actor = await bench.ready()
-    (child,) = set(actor.pids()) - {actor.snapshot.pid}
+    (child,) = actor.pids() - {actor.snapshot.pid}
     kill(actor)
     await bench.until(S.BACKOFF)
     entry = next(e for e in bench.journal.entries() if e.what == "killed what outlived its leader")
@@ -195,7 +212,7 @@ time.sleep(600)
 async def test_a_bug_in_a_states_work_does_not_end_the_actor(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(_: object) -> None:
+    async def fail(*_: object) -> None:
         raise RuntimeError("a bug in the probe")
 
     monkeypatch.setattr(bench.around, "until_answering", fail)
@@ -227,7 +244,7 @@ async def test_a_log_that_cannot_be_read_does_not_hide_the_end(
     actor = await bench.ready()
     kill(actor)
     await bench.until(S.RELEASING, S.BACKOFF)
-    assert "is not read any more" in caplog.text
+    assert "cannot be read" in caplog.text
 
 
 class BrokenFollower:

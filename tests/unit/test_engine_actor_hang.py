@@ -17,7 +17,7 @@ S = State
 @pytest.fixture
 async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     monkeypatch.setattr("memoria.engine.vigil.SECOND_LOOK", 0.02)
-    monkeypatch.setattr("memoria.engine.actor.STACKS", 0.0)
+    monkeypatch.setattr("memoria.engine.states.STACKS", 0.0)
     made = Bench(tmp_path)
     made.timeouts = replace(made.timeouts, hang=0.12)
     yield made
@@ -53,6 +53,19 @@ async def test_an_engine_that_moves_at_the_second_look_serves_on(bench: Bench) -
     bench.actor.traffic.began()
     await bench.until(S.SUSPECT)
     bench.around.moves = True
+    await bench.until(S.READY)
+
+
+async def test_an_engine_that_has_moved_by_the_first_of_two_looks_serves_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two looks must agree: it is not enough that the second sees nothing new."""
+    monkeypatch.setattr("memoria.engine.vigil.SECOND_LOOK", 60.0)
+    bench.around.moves = False
+    actor = await bench.ready()
+    actor.traffic.began()
+    await bench.until(S.SUSPECT)
+    bench.around.tokens += 1
     await bench.until(S.READY)
 
 

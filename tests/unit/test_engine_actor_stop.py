@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +34,7 @@ async def test_a_stop_lets_requests_finish_and_asks_before_it_kills(bench: Bench
     actor.traffic.ended()
     await bench.until(S.STOPPING, S.RELEASING, S.STOPPED)
     await bench.stopped()
-    assert actor.pids() == []
+    assert actor.pids() == set()
     assert actor.snapshot.address is None
     assert "killed" not in bench.told()
 
@@ -54,7 +55,7 @@ async def test_an_engine_that_ignores_sigterm_is_killed(bench: Bench) -> None:
     actor.stop()
     await bench.until(S.STOPPED)
     assert "killed" in bench.told()
-    assert actor.pids() == []
+    assert actor.pids() == set()
 
 
 async def test_a_second_stop_kills_now(bench: Bench) -> None:
@@ -126,6 +127,22 @@ async def test_a_daemon_need_not_wait_for_memory_that_is_held(bench: Bench) -> N
     actor.stop()
     await bench.until(S.HELD)
     await bench.stopped()
+
+
+async def test_whoever_is_held_is_not_at_rest(bench: Bench) -> None:
+    """Its device would stay closed for ever if its actor ended now."""
+    bench.timeouts = replace(bench.timeouts, release=0.05)
+    actor = await bench.ready()
+    bench.around.released.clear()
+    actor.stop()
+    await bench.until(S.HELD)
+    resting = asyncio.ensure_future(actor.at_rest())
+    await asyncio.wait({resting}, timeout=0.01)
+    assert not resting.done()
+    bench.around.released.set()
+    await bench.until(S.STOPPED)
+    await resting
+    assert bench.around.releasing[-1] is False
 
 
 async def test_a_restart_is_no_crash(bench: Bench) -> None:

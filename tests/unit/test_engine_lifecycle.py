@@ -19,6 +19,7 @@ from memoria.engine.lifecycle import (
     Verdict,
     accepts,
     after_crash,
+    meant,
     next_state,
 )
 
@@ -77,7 +78,19 @@ def test_every_state_can_come_to_rest(state: State) -> None:
 
 @pytest.mark.parametrize("event", Event)
 def test_every_event_has_a_use(event: Event) -> None:
-    assert any(used is event for _, used in TRANSITIONS)
+    assert any(meant(state, event) is used for state, used in TRANSITIONS)
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_restart_is_a_stop_or_a_start_whichever_changes_something(state: State) -> None:
+    wish, at_once = meant(state, Event.RESTART), meant(state, Event.RESTART_NOW)
+    if state in (State.STOPPED, State.BACKOFF, State.FAILED):
+        assert wish is at_once is Event.START
+        assert accepts(state, wish)
+    elif state is State.QUEUED:
+        assert not accepts(state, wish)
+    else:
+        assert (wish, at_once) == (Event.STOP, Event.KILL)
 
 
 @pytest.mark.parametrize("state", sorted(set(State) - {State.STOPPED, State.RELEASING, State.HELD}))

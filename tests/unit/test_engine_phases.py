@@ -87,6 +87,12 @@ def test_a_gpu_start_tells_what_the_fraction_has_bought() -> None:
     )
 
 
+def test_vllm_0_26_tells_of_the_kv_cache_in_two_lines() -> None:
+    assert figures_of(
+        "GPU KV cache size: 613,216 tokens", "Maximum concurrency for 8,192 tokens per request: 74.86x"
+    ) == StartFigures(max_model_len=8192, kv_tokens=613216, concurrency=74.86)
+
+
 def test_a_kv_cache_that_does_not_fit_is_negative() -> None:
     assert figures_of("Available KV cache memory: -3.21 GiB").kv_gib == -3.21
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from memoria.engine.census import Census
 from memoria.engine.exit_status import ExitStatus
 from memoria.engine.marker import kill_marked, marked
-from memoria.engine.process import EngineProcess
+from memoria.engine.process import Cleared, EngineProcess
 from tests.fakes import until
 
 Spawn = Callable[..., EngineProcess]
+NOTHING_LEFT = Cleared(set(), set())
 
 # Writes the pid of a grandchild that left the session and the parent, then does what is appended.
 FORKS_TWICE = """
@@ -53,7 +57,11 @@ def spawn(log: Path, start_id: str) -> Iterator[Spawn]:
         descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
             return EngineProcess.spawn(
-                command, {"MEMORIA_START": start_id, "MARK": "a"}, start_id=start_id, log=descriptor
+                command,
+                {"MEMORIA_START": start_id, "MARK": "a"},
+                start_id=start_id,
+                log=descriptor,
+                census=Census(),
             )
         finally:
             os.close(descriptor)
@@ -94,21 +102,21 @@ async def test_an_engine_has_a_session_of_its_own(spawn: Spawn) -> None:
     assert os.getsid(process.pid) != os.getsid(0)
     process.kill()
     await process.exited()
-    process.clear()
+    await process.clear()
 
 
 async def test_an_engine_writes_its_log_by_itself(spawn: Spawn, log: Path) -> None:
     process = spawn("import sys; print('out'); print('err', file=sys.stderr)")
     assert await process.exited() == ExitStatus(code=0)
     assert text(log) == "out\nerr\n"
-    process.clear()
+    await process.clear()
 
 
 async def test_an_engine_has_no_input_and_no_descriptor_beside_its_log(spawn: Spawn, log: Path) -> None:
     process = spawn("import os, sys; print(sys.stdin.read() == '', sorted(os.listdir('/proc/self/fd'))[:-1])")
     await process.exited()
     assert text(log) == "True ['0', '1', '2']\n"
-    process.clear()
+    await process.clear()
 
 
 async def test_an_exit_code_is_seen_while_the_leader_stays_unreaped(spawn: Spawn) -> None:
@@ -116,7 +124,7 @@ async def test_an_exit_code_is_seen_while_the_leader_stays_unreaped(spawn: Spawn
     assert await process.exited() == ExitStatus(code=3)
     assert is_zombie(process.pid)
     assert await process.exited() == ExitStatus(code=3)
-    assert process.clear() == []
+    assert await process.clear() == NOTHING_LEFT
     with pytest.raises(ProcessLookupError):
         os.kill(process.pid, 0)
 
@@ -124,7 +132,7 @@ async def test_an_exit_code_is_seen_while_the_leader_stays_unreaped(spawn: Spawn
 async def test_the_signal_that_ended_it_is_seen(spawn: Spawn) -> None:
     process = spawn("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     assert await process.exited() == ExitStatus(signal=signal.SIGSEGV)
-    process.clear()
+    await process.clear()
 
 
 async def test_a_leader_that_ignores_sigterm_is_killed(spawn: Spawn, log: Path) -> None:
@@ -138,7 +146,7 @@ async def test_a_leader_that_ignores_sigterm_is_killed(spawn: Spawn, log: Path) 
     await until(lambda: "no" in text(log))
     process.kill()
     assert await process.exited() == ExitStatus(signal=signal.SIGKILL)
-    process.clear()
+    await process.clear()
 
 
 async def test_terminate_asks_the_leader_alone(spawn: Spawn, log: Path) -> None:
@@ -147,7 +155,7 @@ async def test_terminate_asks_the_leader_alone(spawn: Spawn, log: Path) -> None:
     process.terminate()
     assert await process.exited() == ExitStatus(signal=signal.SIGTERM)
     assert not ended(child)
-    assert process.clear() == [child]
+    await process.clear()
     await until_ended(child)
 
 
@@ -158,11 +166,11 @@ async def test_a_child_that_left_the_session_is_found_by_its_marker_and_killed(
     assert await process.exited() == ExitStatus(code=0)
     grandchild = int(await said(log))
     assert os.getsid(grandchild) != process.pid
-    assert process.tree() == [grandchild]
-    assert process.clear() == [grandchild]
+    assert await process.tree() == {grandchild}
+    assert await process.clear() == Cleared({grandchild}, {grandchild})
     await until_ended(grandchild)
-    assert process.tree() == []
-    assert process.clear() == []
+    assert await process.tree() == set()
+    assert await process.clear() == NOTHING_LEFT
 
 
 async def test_what_appears_after_the_first_clearing_is_killed_by_the_next(
@@ -170,27 +178,54 @@ async def test_what_appears_after_the_first_clearing_is_killed_by_the_next(
 ) -> None:
     process = spawn("pass")
     await process.exited()
-    process.clear()
+    await process.clear()
     late = await asyncio.create_subprocess_exec(
         "/bin/sleep", "600", env={"MEMORIA_START": start_id}, start_new_session=True
     )
-    await until(lambda: process.tree() == [late.pid])  # it has become sleep
-    assert process.clear() == [late.pid]
+    await until(lambda: marked("MEMORIA_START", start_id) == [late.pid])  # it has become sleep
+    assert await process.clear() == Cleared({late.pid}, {late.pid})
     assert await late.wait() == -signal.SIGKILL
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+async def test_without_a_descriptor_the_group_is_killed_and_the_rest_is_not_taken_for_gone(
+    spawn: Spawn, log: Path
+) -> None:
+    process = spawn("import os, time\n" + FORKS_TWICE + "if os.fork() == 0: time.sleep(600)\nprint('up')")
+    await process.exited()
+    (grandchild,) = {int(line) for line in text(log).split() if line.isdigit()}
+    tree = await process.tree()
+    assert len(tree) == 2
+    with no_descriptor_left(), pytest.raises(OSError, match="Too many open files"):
+        await process.clear()
+    await until(lambda: ended(*(tree - {grandchild})))
+    assert not ended(grandchild)
+    assert await process.clear() == Cleared({grandchild}, {grandchild})
+    await until_ended(grandchild)
+    assert await process.clear() == NOTHING_LEFT
 
 
 async def test_a_title_set_by_vllm_leaves_the_marker_readable(spawn: Spawn, log: Path) -> None:
     process = spawn("import os; print(os.environ['SPT_NOENV'])")
     await process.exited()
     assert text(log) == "1\n"
-    process.clear()
+    await process.clear()
 
 
 async def test_signals_to_an_engine_that_is_gone_do_nothing(spawn: Spawn) -> None:
     process = spawn("pass")
     await process.exited()
     process.terminate()
-    process.clear()
+    await process.clear()
     process.terminate()
     process.kill()
     assert repr(process) == f"<EngineProcess pid={process.pid} exited>"
@@ -208,17 +243,20 @@ async def test_marked_needs_the_whole_value(spawn: Spawn, start_id: str) -> None
     assert marked("START", start_id) == []
     process.kill()
     await process.exited()
-    process.clear()
+    await process.clear()
 
 
 async def test_a_supervisor_that_is_killed_takes_its_engine_along(tmp_path: Path, start_id: str) -> None:
     script = f"""
 import asyncio, os, sys
+from memoria.engine.census import Census
 from memoria.engine.process import EngineProcess
 
 async def main():
     log = os.open({str(tmp_path / "log")!r}, os.O_WRONLY | os.O_CREAT)
-    engine = EngineProcess.spawn(["/bin/sleep", "600"], {{}}, start_id={start_id!r}, log=log)
+    engine = EngineProcess.spawn(
+        ["/bin/sleep", "600"], {{}}, start_id={start_id!r}, log=log, census=Census()
+    )
     print(engine.pid, flush=True)
     await engine.exited()
 

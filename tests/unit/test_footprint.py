@@ -93,9 +93,28 @@ def test_more_gpus_than_heads_repeat_them_and_a_latent_is_never_divided() -> Non
         (Tensor("model.layers.99.mlp.up_proj.weight", "BF16", (64, 32)), 0),
         (Tensor("model.embed_tokens.weight", "BF16", (151669, 2)), 151680 * 2 * 2),
         (Tensor("lm_head.weight", "BF16", (151669, 2)), 0),
+        (Tensor("language_model.lm_head.weight", "BF16", (151669, 2)), 0),
         (Tensor("mtp.fc.weight", "BF16", (8, 8)), 0),
+        (Tensor("model.mtp.layers.0.mlp.up_proj.weight", "BF16", (8, 8)), 0),
+        (Tensor("audio_tower.layers.30.fc1.weight", "BF16", (8, 8)), 128),
+        (Tensor("visual.encoder.layers.99.fc1.weight", "BF16", (8, 8)), 128),
+        (Tensor("model.language_model.layers.99.mlp.up_proj.weight", "BF16", (64, 32)), 0),
     ],
-    ids=["bf16", "f32", "fp8", "scale", "gptq", "bitsandbytes", "beyond", "vocabulary", "tied", "mtp"],
+    ids=[
+        *(
+            "bf16",
+            "f32",
+            "fp8",
+            "scale",
+            "gptq",
+            "bitsandbytes",
+            "beyond",
+            "vocabulary",
+            "tied",
+            "inner-tied",
+        ),
+        *("mtp", "inner-mtp", "audio", "vision", "inner-beyond"),
+    ],
 )
 def test_a_stored_tensor_weighs_what_vllm_makes_of_it(tensor: Tensor, size: int) -> None:
     weights = of(models.QWEN3_EMBEDDING, tensor).weights
@@ -103,11 +122,161 @@ def test_a_stored_tensor_weighs_what_vllm_makes_of_it(tensor: Tensor, size: int)
     assert weights.exact
 
 
-def test_quantisation_while_loading_shrinks_linear_layers_alone() -> None:
-    linear = Tensor("model.layers.0.mlp.up_proj.weight", "BF16", (64, 64))
-    norm = Tensor("model.layers.0.input_layernorm.weight", "BF16", (64,))
-    assert of(models.LLAMA_8B, linear, norm, quantization="fp8").weights.total_bytes == 64 * 64 + 128
-    assert of(models.LLAMA_8B, linear, quantization="bitsandbytes").weights.total_bytes == 64 * 64 * 9 // 16
+@pytest.mark.parametrize(
+    ("method", "linear", "expert"),
+    [
+        ("fp8_per_tensor", 64 * 64, 64 * 64),
+        ("fp8-per-tensor", 64 * 64, 64 * 64),
+        ("fp8_per_channel", 64 * 64, 64 * 64),
+        ("mxfp8", 64 * 64 * 33 // 32, 64 * 64 * 33 // 32),
+        ("mxfp4", 64 * 64 * 17 // 32, 64 * 64 * 17 // 32),
+        ("experts_int8", 64 * 64 * 2, 64 * 64),
+        ("int8_per_channel_weight_only", 64 * 64 * 2, 64 * 64),
+        ("nvfp4_per_token", 64 * 64 * 2, 64 * 64 * 9 // 16),
+    ],
+)
+def test_quantisation_while_loading_shrinks_what_the_method_covers(
+    method: str, linear: int, expert: int
+) -> None:
+    """The names are those of `_ONLINE_SHORTHANDS`, vllm/config/quantization.py."""
+    tensors = {
+        "model.layers.0.mlp.up_proj.weight": linear,
+        "model.layers.0.mlp.experts.3.up_proj.weight": expert,
+        "model.embed_tokens.weight": 64 * 64 * 2,
+    }
+    for name, size in tensors.items():
+        footprint = of(models.LLAMA_8B, Tensor(name, "BF16", (64, 64)), quantization=method)
+        assert footprint.weights.total_bytes == size
+        assert footprint.caveats == ()
+
+
+def test_methods_that_vllm_dropped_are_named() -> None:
+    assert "use fp8_per_tensor" in of(models.LLAMA_8B, quantization="fp8").caveats[0]
+    assert "bitsandbytes" in of(models.LLAMA_8B, quantization="bitsandbytes").caveats[0]
+    assert of(models.QWEN3_4B_FP8, quantization="fp8").caveats == ()
+
+
+def compressed(bits: int, kind: str, form: str, strategy: str, **more: Any) -> dict[str, Any]:
+    weights = {"num_bits": bits, "type": kind, "strategy": strategy, "symmetric": True, **more}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": form,
+        "config_groups": {"group_0": {"weights": weights, "targets": ["Linear"]}},
+        "ignore": ["lm_head"],
+    }
+
+
+LINEAR = 32 * (4096 * (4096 * 2 + 1024 * 2) + 3 * 4096 * 14336)
+ROWS = 32 * (4096 * 2 + 1024 * 2 + 14336 * 2 + 4096)
+OTHER = 2 * (8_030_261_248 - LINEAR)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "linear"),
+    [
+        (compressed(8, "int", "int-quantized", "channel"), LINEAR + 4 * ROWS),
+        (compressed(8, "float", "float-quantized", "channel"), LINEAR + 4 * ROWS),
+        (compressed(8, "float", "float-quantized", "tensor"), LINEAR + 4 * 32 * 7),
+        (compressed(4, "int", "pack-quantized", "group", group_size=128), LINEAR // 2 + LINEAR // 128 * 2),
+        (compressed(8, "int", "pack-quantized", "channel"), LINEAR + 2 * ROWS),
+        (
+            compressed(4, "float", "nvfp4-pack-quantized", "tensor_group", group_size=16),
+            LINEAR // 2 + LINEAR // 16,
+        ),
+        ({"quant_method": "modelopt", "quantization": {"quant_algo": "FP8"}}, LINEAR + 4 * 32 * 7),
+        (
+            {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4", "group_size": 16}},
+            LINEAR // 2 + LINEAR // 16,
+        ),
+        ({"quant_method": "fp8"}, LINEAR + 4 * 32 * 7),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, LINEAR + LINEAR // 128**2 * 4),
+        (
+            {"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True},
+            LINEAR // 2 + LINEAR // 64 * 2 + LINEAR // 64 // 2,
+        ),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, LINEAR + 4 * ROWS),
+        ({"quant_method": "quark"}, LINEAR * 2),
+    ],
+    ids=lambda value: (
+        value.get("format", value.get("quant_method", "modelopt")) if isinstance(value, dict) else ""
+    ),
+)
+def test_quantised_weights_are_counted_without_their_files(quantization: dict[str, Any], linear: int) -> None:
+    weights = of({**models.LLAMA_8B, "quantization_config": quantization}).weights
+    assert weights.total_bytes == OTHER + linear
+    assert not weights.exact
+
+
+def test_bits_and_groups_of_gptq_are_read() -> None:
+    def size(**more: Any) -> int:
+        return of(
+            {**models.LLAMA_8B, "quantization_config": {"quant_method": "gptq", **more}}
+        ).weights.total_bytes
+
+    four, eight = size(bits=4, group_size=128), size(bits=8, group_size=128)
+    assert eight - four == pytest.approx(LINEAR / 2, rel=0.01)
+    assert size(bits=4, group_size=32) > four > size(bits=4, group_size=-1)
+
+
+def test_layers_that_are_left_alone_keep_their_width() -> None:
+    fp8 = {"quant_method": "fp8", "modules_to_not_convert": ["model.layers.3.mlp"]}
+    all_of_it = of({**models.LLAMA_8B, "quantization_config": {"quant_method": "fp8"}}).weights.total_bytes
+    but_one = of({**models.LLAMA_8B, "quantization_config": fp8}).weights.total_bytes
+    assert but_one - all_of_it == 3 * 4096 * 14336 - 3 * 4
+
+
+def test_a_method_of_unknown_storage_is_named_only_where_the_files_are_missing() -> None:
+    config = {**models.LLAMA_8B, "quantization_config": {"quant_method": "quark"}}
+    assert of(config).caveats == (
+        "without its files a model quantised with `quark` is counted as if it were not",
+    )
+    assert of(config, Tensor("model.layers.0.mlp.up_proj.weight", "F8_E4M3", (64, 64))).caveats == ()
+
+
+def test_an_index_corrects_what_a_configuration_makes_believe() -> None:
+    stored = 2 * 8_030_261_248
+    half = measure(model_files(models.LLAMA_8B, index_bytes=stored // 2), {}, SMALL, pooling=False)
+    assert half.weights.total_bytes == pytest.approx(stored // 2, rel=0.001)
+    assert not half.weights.exact
+    pooled = measure(model_files(models.LLAMA_8B, index_bytes=stored), {}, SMALL, pooling=True)
+    assert pooled.weights.total_bytes == pytest.approx(stored - 2 * 128256 * 4096, rel=0.001)
+
+
+def test_scales_of_weights_of_a_byte_are_widened_and_others_are_not() -> None:
+    """`BlockQuantScaleParameter` of fp8.py is float32, a scale of packed weights has the model's dtype."""
+    scale = Tensor("model.layers.0.mlp.up_proj.weight_scale_inv", "BF16", (4, 2))
+    weight = Tensor("model.layers.0.mlp.up_proj.weight", "F8_E4M3", (64, 32))
+    assert of(models.LLAMA_8B, weight, scale).weights.total_bytes == 64 * 32 + 4 * 2 * 4
+    packed = Tensor("model.layers.0.mlp.up_proj.weight_packed", "I32", (8, 32))
+    scale = Tensor("model.layers.0.mlp.up_proj.weight_scale", "BF16", (4, 2))
+    assert of(models.LLAMA_8B, packed, scale).weights.total_bytes == 8 * 32 * 4 + 4 * 2 * 2
+
+
+def test_a_fused_projection_is_not_taken_for_keys_and_values() -> None:
+    fused = Tensor("model.layers.0.self_attn.qkv_proj.weight", "BF16", (6144, 4096))
+    keys = Tensor("model.layers.0.self_attn.k_proj.weight", "BF16", (1024, 4096))
+    assert of(models.LLAMA_8B, fused, tensor_parallel_size=16).weights.total_bytes == 6144 * 4096 * 2 // 16
+    assert of(models.LLAMA_8B, keys, tensor_parallel_size=16).weights.total_bytes == 1024 * 4096 * 2 // 8
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "opt", "cohere", "starcoder2", "falcon", "bloom", "gemma2"])
+def test_heads_are_tied_where_transformers_ties_them_by_itself(model_type: str) -> None:
+    untold = {key: value for key, value in models.LLAMA_8B.items() if key != "tie_word_embeddings"}
+    assert read_shape(model_files({**untold, "model_type": model_type})).tied
+    assert not read_shape(model_files({**untold, "model_type": "llama"})).tied
+
+
+def test_shared_layers_have_no_keys_and_values_of_their_own() -> None:
+    """Dropped while loading (`_gemma4_layer_weights_mapper`, gemma4.py); equal keys are values too."""
+    gemma = {
+        **models.GEMMA3_1B,
+        "model_type": "gemma4_text",
+        "num_kv_shared_layers": 2,
+        "attention_k_eq_v": True,
+    }
+    for number, size in ((0, 128), (5, 256), (24, 0)):
+        keys = Tensor(f"model.layers.{number}.self_attn.k_proj.weight", "BF16", (8, 8))
+        assert of(gemma, keys).weights.total_bytes == size
 
 
 def test_weights_that_are_not_there_are_said_to_be_estimated() -> None:
@@ -132,7 +301,7 @@ def test_weights_that_are_not_there_are_said_to_be_estimated() -> None:
             {},
             4096,
         ),
-        (models.LLAMA_8B, {"tokenizer_length": 8192}, 8192),
+        (models.LLAMA_8B, {"tokenizer_length": 8192}, 131072),
         (models.BGE_BASE, {"encoder_length": 256}, 256),
         ({key: value for key, value in models.LLAMA_8B.items() if "position" not in key}, {}, 2048),
     ],
@@ -143,6 +312,42 @@ def test_the_context_is_as_long_as_vllm_makes_it(
 ) -> None:
     files: ModelFiles = model_files(config, **more)
     assert measure(files, {}, SMALL, pooling=False).settings.max_model_len == length
+
+
+def test_a_tokenizer_bounds_pooling_with_absolute_positions_alone() -> None:
+    """`get_and_verify_max_len`, vllm/config/model.py."""
+    for kind, length in (("absolute", 384), ("rotary", 512)):
+        files = model_files({**models.BGE_BASE, "position_embedding_type": kind}, tokenizer_length=384)
+        assert measure(files, {}, SMALL, pooling=True).settings.max_model_len == length
+
+
+@pytest.mark.parametrize(
+    ("config", "longest"),
+    [
+        (models.LLAMA_8B, 131072),
+        (
+            {
+                **models.PHI3_MINI,
+                "max_position_embeddings": 131072,
+                "original_max_position_embeddings": 4096,
+                "rope_scaling": {"type": "longrope"},
+            },
+            131072,
+        ),
+        ({key: value for key, value in models.LLAMA_8B.items() if "position" not in key}, None),
+    ],
+    ids=["plain", "longrope", "unsaid"],
+)
+def test_the_longest_context_is_what_vllm_accepts(config: dict[str, Any], longest: int | None) -> None:
+    assert of(config).settings.longest == longest
+    allowed = {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}
+    any_length = measure(model_files(config), {}, SMALL, pooling=False, environ=allowed)
+    assert any_length.settings.longest is None
+
+
+@pytest.mark.parametrize(("written", "length"), [("8192", 8192), ("8k", 8000), ("8K", 8192), ("1.5k", 1500)])
+def test_a_length_is_read_as_vllm_reads_it(written: str, length: int) -> None:
+    assert of(models.LLAMA_8B, max_model_len=written).settings.max_model_len == length
 
 
 @pytest.mark.parametrize(

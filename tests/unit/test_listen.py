@@ -85,6 +85,13 @@ def test_a_host_that_is_not_ours_is_told() -> None:
         listen.Listeners(listening(0, host="192.0.2.1"))
 
 
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1"])
+def test_a_host_that_is_not_ours_is_told_with_what_is(host: str) -> None:
+    with pytest.raises(UnavailableError, match=f"cannot listen on {host}") as caught:
+        listen.Listeners(listening(free_port(), host=host))
+    assert "`ip address`" in (caught.value.problems[0].hint or "")
+
+
 def test_a_port_can_be_bound_again_right_after_a_connection() -> None:
     port = free_port()
     for _ in range(2):

@@ -249,3 +249,10 @@ def test_a_hint_to_lower_one_engine_makes_the_plan_fit(fractions: dict[str, str]
         if problem.hint and problem.hint.startswith("lower engine-"):
             _, name, _, fraction = problem.hint.split()
             assert make_plan(config(fractions | {name: fraction}), device).problems == ()
+
+
+def test_a_hair_over_the_limit_is_shown_with_its_digits() -> None:
+    (problem,) = limit_problems(config({"embedding": "0.35", "generation": "0.6000001"}))
+    assert problem.what == "fractions add up to 0.9500001, the limit is 0.95"
+    assert problem.where[1].endswith("0.6000001")
+    assert problem.hint == "lower generation to 0.60"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from memoria.gpu.device import Device
 from memoria.plan.budgets import CONTEXT_BYTES, MARGIN_BYTES, Budget
-from memoria.plan.free_memory import check_start
+from memoria.plan.free_memory import check_held, check_start
 from memoria.plan.plan import make_plan
 from memoria.text import GIB
 from tests.unit.plans import config, gpu, host, process
@@ -83,3 +83,23 @@ def test_a_plan_without_problems_lets_every_engine_start_in_turn(total: int, sha
         refused = check_start(each, gpu(total=total, reserved=0, used=used), ())
         assert not refused or plan.problems
         used = min(total, used + each.requested_bytes + each.context_bytes)
+
+
+# ------------------------------------------------------------------ after it
+
+
+def test_what_graphs_and_contexts_take_beside_a_fraction_is_no_problem() -> None:
+    device = gpu(process(10, 42), process(11, 1))
+    assert check_held(budget(device, "0.30"), device, {10, 11}) is None
+
+
+def test_what_a_neighbour_gave_back_is_one() -> None:
+    device = gpu(process(10, 70), process(11, 1), process(12, 60))
+    problem = check_held(budget(device, "0.30"), device, {10, 11})
+    assert problem
+    assert problem.what.startswith("generation holds 71.0 GiB, its fraction is 41.9 GiB")
+
+
+def test_where_the_driver_does_not_tell_nothing_is_held_against_it() -> None:
+    device = gpu(process(10, None), process(11, 100))
+    assert check_held(budget(device, "0.30"), device, {10, 11}) is None

@@ -246,3 +246,52 @@ async def test_a_check_that_fails_leaks_nothing(gate: GpuGate) -> None:
     broken.leave()
     await passed(engine.arrive())
     engine.ticket.leave()
+
+
+async def test_a_start_that_failed_before_its_neighbours_end_was_seen_is_spoiled_all_the_same(
+    gate: GpuGate,
+) -> None:
+    failed = Engine(gate, "failed")
+    await passed(failed.arrive())
+    gate.set_releasing("failed", True)  # its own memory is on its way back; it is not judged yet
+    assert not failed.ticket.spoiled
+    gate.set_releasing("neighbour", True)
+    assert failed.ticket.spoiled
+    failed.ticket.leave()
+
+
+async def test_what_moved_before_it_passed_spoils_nobody(gate: GpuGate) -> None:
+    engine = Engine(gate, "engine")
+    engine.ticket.spoiled = True
+    await passed(engine.arrive())
+    assert not engine.ticket.spoiled
+    engine.ticket.leave()
+
+
+async def test_a_stop_waits_until_no_neighbour_is_inside(gate: GpuGate) -> None:
+    inside, told = Engine(gate, "inside"), list[str]()
+    await passed(inside.arrive())
+    await gate.until_alone("inside", told.append)  # it need not wait for itself
+    waiting = asyncio.ensure_future(gate.until_alone("other", told.append))
+    await settle()
+    assert told == ["inside"]
+    assert not waiting.done()
+    inside.ticket.leave()
+    await passed(waiting)
+
+
+async def test_nobody_waits_for_a_neighbour_that_ends_itself(gate: GpuGate) -> None:
+    inside = Engine(gate, "inside")
+    await passed(inside.arrive())
+    gate.set_releasing("inside", True, start="1")
+    await gate.until_alone("other", lambda _: None)
+    inside.ticket.leave()
+
+
+async def test_an_engine_that_has_come_again_does_not_open_what_its_predecessor_closed(gate: GpuGate) -> None:
+    gate.set_releasing("engine", True, start="1")
+    gate.set_releasing("engine", True, start="2")
+    gate.set_releasing("engine", False, start="2")
+    assert not gate.is_free
+    gate.set_releasing("engine", False, start="1")
+    assert gate.is_free

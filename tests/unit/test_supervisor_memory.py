@@ -34,11 +34,19 @@ def held_by(pid: int, used_gib: float = 40) -> Device:
     return replace(device(used_gib), processes=(DeviceProcess(pid, None, None, None),))
 
 
+async def nobody() -> list[int]:
+    return []
+
+
 async def readings_until_released(reader: FakeReader, *alive: list[int]) -> int:
     """How many readings it took; `alive` as the tree is seen from reading to reading, then empty."""
     seen = iter(alive)
+
+    async def look() -> list[int]:
+        return next(seen, [])
+
     async with asyncio.timeout(10):
-        await DeviceMemory(reader, 0).until_released(lambda: next(seen, []))
+        await DeviceMemory(reader, 0).until_released(look)
     return reader.calls
 
 
@@ -113,8 +121,21 @@ async def test_nothing_is_released_while_the_driver_names_one_of_the_processes()
 async def test_nothing_is_released_while_the_driver_names_one_that_is_dead_already() -> None:
     reader = FakeReader(held_by(10), held_by(10), held_by(99, 1))
     async with asyncio.timeout(10):
-        await DeviceMemory(reader, 0).until_released(list, known={10})
+        await DeviceMemory(reader, 0).until_released(nobody, known={10})
     assert reader.calls == 4
+
+
+async def test_processes_that_cannot_be_looked_at_prolong_the_wait() -> None:
+    reader, looks = FakeReader(device(1)), iter([OSError("too many open files"), None, None])
+
+    async def look() -> list[int]:
+        if (error := next(looks)) is not None:
+            raise error
+        return []
+
+    async with asyncio.timeout(10):
+        await DeviceMemory(reader, 0).until_released(look)
+    assert reader.calls == 2
 
 
 async def test_failing_readings_prolong_the_wait() -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from memoria.supervisor import models
-from memoria.supervisor.models import model_problems
+from memoria.supervisor.hub import hub_token
+from memoria.supervisor.models import look_for_models
 from tests.unit.plans import config
 
 
@@ -57,9 +58,10 @@ def problems(model: str, environ: dict[str, str], *, env: dict[str, str] | None 
     """What is told of one engine with that model."""
     planned = config({"generation": "0.5"})
     engine = replace(planned.engines[0], model=model, env=env or {})
-    found = model_problems(replace(planned, engines=(engine,)), environ)
-    assert all(problem.hint or "cannot be read" in problem.what for problem in found)
-    return [problem.what for problem in found]
+    looked = look_for_models(replace(planned, engines=(engine,)), environ)
+    assert all(problem.hint for problem in looked.problems + looked.unknown)
+    assert not (looked.problems and looked.unknown)
+    return [problem.what for problem in looked.problems + looked.unknown]
 
 
 def test_a_directory_with_a_model_is_one(tmp_path: Path) -> None:
@@ -84,10 +86,11 @@ def test_a_path_that_cannot_be_looked_at_is_told() -> None:
     assert told.startswith("model cannot be read: /xxx")
 
 
-def test_a_cached_model_needs_no_hub(tmp_path: Path, hub: Hub) -> None:
+@pytest.mark.parametrize("name", ["config.json", "params.json"])
+def test_a_cached_model_needs_no_hub(tmp_path: Path, hub: Hub, name: str) -> None:
     snapshot = tmp_path / "hub" / "models--who--tiny" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
-    (snapshot / "config.json").touch()
+    (snapshot / name).touch()
     assert problems("who/tiny", {"HF_HOME": str(tmp_path), "HF_ENDPOINT": hub.url}) == []
     assert hub.asked == []
 
@@ -95,6 +98,9 @@ def test_a_cached_model_needs_no_hub(tmp_path: Path, hub: Hub) -> None:
 def test_offline_a_model_must_be_cached(tmp_path: Path) -> None:
     (told,) = problems("who/tiny", {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"})
     assert told == "model `who/tiny` is not in the local cache, and the hub may not be asked"
+
+
+NOBODY_KNOWS = "nobody knows whether the hub has `who/tiny`"
 
 
 @pytest.fixture
@@ -130,6 +136,34 @@ def test_an_engines_own_token_is_sent(environ: dict[str, str], hub: Hub) -> None
     assert hub.asked[0][1] == "Bearer secret"
 
 
+def test_the_token_is_found_where_huggingface_hub_finds_it(tmp_path: Path) -> None:
+    """In the order of its places, each empty one passed by."""
+    for name in ("home", "cache/huggingface", ".cache/huggingface"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "token").write_text(f"of {name}\n")
+    (tmp_path / "written").write_text("of a\n path")
+    places = {
+        "HF_TOKEN": "first",
+        "HUGGING_FACE_HUB_TOKEN": "second",
+        "HF_TOKEN_PATH": str(tmp_path / "written"),
+        "HF_HOME": str(tmp_path / "home"),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "HOME": str(tmp_path),
+    }
+    found = []
+    for name in list(places):
+        found.append(hub_token(places))
+        places[name] = ""
+    assert found == ["first", "second", "ofapath", "ofhome", "ofcache/huggingface", "of.cache/huggingface"]
+    assert hub_token({"HOME": str(tmp_path / "nowhere")}) is None
+
+
+def test_the_token_of_a_login_is_sent(environ: dict[str, str], hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("secret\n")
+    assert problems("who/tiny", environ) == []
+    assert hub.asked[0][1] == "Bearer secret"
+
+
 def test_a_redirect_is_an_answer_and_takes_the_token_nowhere(environ: dict[str, str], hub: Hub) -> None:
     hub.status, hub.headers = 307, {"Location": f"{hub.url.replace('127.0.0.1', 'localhost')}/elsewhere"}
     assert problems("who/tiny", {**environ, "HF_TOKEN": "secret"}) == []
@@ -139,12 +173,30 @@ def test_a_redirect_is_an_answer_and_takes_the_token_nowhere(environ: dict[str, 
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_hub_in_trouble_is_no_reason_not_to_start(environ: dict[str, str], hub: Hub, status: int) -> None:
     hub.status = status
-    assert problems("who/tiny", environ) == []
+    assert problems("who/tiny", environ) == [f"{NOBODY_KNOWS}: it answered {status}"]
 
 
-def test_a_hub_that_cannot_be_reached_is_no_reason_not_to_start(environ: dict[str, str]) -> None:
-    assert problems("who/tiny", {**environ, "HF_ENDPOINT": "http://127.0.0.1:1"}) == []
-    assert problems("who/tiny", {**environ, "HF_ENDPOINT": "nonsense"}) == []
+@pytest.mark.parametrize(
+    ("endpoint", "reason"),
+    [
+        ("http://127.0.0.1:1", "it cannot be reached: Connection refused"),
+        ("nonsense", "it cannot be reached: unknown url type: 'nonsense/who/tiny/resolve/main/config.json'"),
+    ],
+)
+def test_a_hub_that_cannot_be_reached_is_no_reason_not_to_start(
+    environ: dict[str, str], endpoint: str, reason: str
+) -> None:
+    environ["HF_ENDPOINT"] = endpoint
+    assert problems("who/tiny", environ) == [f"{NOBODY_KNOWS}: {reason}"]
+
+
+def test_a_token_that_the_hub_does_not_take_says_nothing_of_the_model(
+    environ: dict[str, str], hub: Hub
+) -> None:
+    hub.status = 401
+    (told,) = problems("who/tiny", {**environ, "HF_TOKEN": "out-of-date"})
+    assert told.startswith(f"{NOBODY_KNOWS}: it does not take the token")
+    assert "out-of-date" not in told
 
 
 def test_a_hub_that_does_not_answer_is_waited_for_no_longer_than_patience(
@@ -152,7 +204,7 @@ def test_a_hub_that_does_not_answer_is_waited_for_no_longer_than_patience(
 ) -> None:
     monkeypatch.setattr(models, "PATIENCE", 0.05)
     hub.may_answer.clear()
-    assert problems("who/tiny", environ) == []
+    assert problems("who/tiny", environ) == [f"{NOBODY_KNOWS}: it has not answered within 0.05 s"]
 
 
 @pytest.mark.parametrize(
@@ -171,5 +223,5 @@ def test_another_hub_is_left_to_vllm(environ: dict[str, str], hub: Hub) -> None:
 def test_every_missing_model_is_told_with_its_place_in_the_files_order(tmp_path: Path) -> None:
     planned = config({"one": "0.4", "two": "0.4"})
     engines = tuple(replace(e, model=str(tmp_path / e.name)) for e in planned.engines)
-    found = model_problems(replace(planned, engines=engines), {})
-    assert [problem.where for problem in found] == [("one.model",), ("two.model",)]
+    found = look_for_models(replace(planned, engines=engines), {})
+    assert [problem.where for problem in found.problems] == [("one.model",), ("two.model",)]

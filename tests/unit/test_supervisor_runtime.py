@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from memoria.engine.marker import marked
 from memoria.errors import UnavailableError
-from memoria.supervisor.runtime import RuntimeDir
+from memoria.supervisor.runtime import RuntimeDir, replaceable
 
 HOLDS_IT = """
 import sys
@@ -54,6 +55,46 @@ def test_a_directory_that_was_open_to_others_is_closed_to_them(path: Path) -> No
     path.chmod(0o777)
     with RuntimeDir(path):
         assert mode(path) == 0o700
+
+
+def test_a_directory_that_is_made_with_its_parents_is_closed_as_a_whole(path: Path) -> None:
+    with RuntimeDir(path):
+        assert mode(path.parent) == 0o700
+
+
+def test_a_place_that_everybody_can_put_another_directory_in_is_refused(path: Path) -> None:
+    path.parent.mkdir()
+    path.parent.chmod(0o777)
+    with pytest.raises(UnavailableError, match=f"everybody can replace what is in {path.parent}"):
+        RuntimeDir(path).__enter__()
+    path.parent.chmod(0o1777)
+    with RuntimeDir(path):
+        pass
+
+
+def test_a_parent_or_a_link_of_somebody_else_is_refused(path: Path, tmp_path: Path) -> None:
+    """Of whom is asked of a function: to make a file somebody else's takes root."""
+    path.mkdir(parents=True)
+    me, roots = os.getuid(), Path("/").stat().st_uid
+    assert replaceable(path, {0, roots, me}) is None
+    link = tmp_path / "link"
+    link.symlink_to(path.parent)
+    assert replaceable(link / path.name, {0, roots, me}) is None
+    assert replaceable(path, {me + 1}) == "/ belongs to another user"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make a directory somebody else's")
+def test_a_directory_that_another_user_was_first_to_make_is_refused(path: Path) -> None:
+    path.parent.mkdir()
+    link = path.parent.with_name("link")
+    link.symlink_to(path.parent)
+    os.chown(link, 12345, 12345, follow_symlinks=False)
+    with pytest.raises(UnavailableError, match=f"{link} belongs to another user"):
+        RuntimeDir(link / path.name).__enter__()
+    os.chown(path.parent, 12345, 12345)
+    with pytest.raises(UnavailableError, match=f"{path.parent} belongs to another user") as caught:
+        RuntimeDir(path).__enter__()
+    assert "MEMORIA_RUNTIME_DIR" in (caught.value.problems[0].hint or "")
 
 
 def test_a_second_daemon_is_told_who_runs_already(path: Path, other_daemon: subprocess.Popen[bytes]) -> None:

@@ -139,6 +139,34 @@ def test_a_bare_name_is_looked_up_on_path(tmp_path: Path, monkeypatch: pytest.Mo
         find("their-vllm", tmp_path, "cuda")
 
 
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "it is neither a program nor a script"),
+        (b"exec vllm\n", "it is neither a program nor a script"),
+        (b"#!/no/such/python\n", "its interpreter `/no/such/python` is not there"),
+        (b"#!\n", "its interpreter `` is not there"),
+        (b"#!/usr/bin/env no-such-python\n", "its interpreter `no-such-python` is not on PATH"),
+    ],
+)
+def test_what_the_kernel_would_not_start_is_refused(tmp_path: Path, content: bytes, complaint: str) -> None:
+    """An environment that was moved has a `vllm` whose first line leads nowhere."""
+    root = make_environment(tmp_path / "env")
+    (root / "bin" / "vllm").write_bytes(content)
+    with pytest.raises(UnavailableError, match=f"{root}/bin/vllm cannot be run as vLLM: {complaint}"):
+        find(str(root), tmp_path, "cuda")
+
+
+def test_another_program_is_refused_and_a_binary_wrapper_is_not(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match="it is another program") as caught:
+        find("/bin/sh", tmp_path, "cuda")
+    assert caught.value.problems[0].hint
+    wrapper = tmp_path / "vllm-wrapped"
+    wrapper.write_bytes(b"\x7fELF and more")
+    wrapper.chmod(0o755)
+    assert find(str(wrapper), tmp_path, "cuda").command == (str(wrapper), "serve")
+
+
 def test_what_is_not_there_or_not_executable_or_without_vllm_is_refused(tmp_path: Path) -> None:
     text = tmp_path / "vllm.txt"
     text.touch()

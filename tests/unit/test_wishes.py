@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from memoria.checkpoint.model_files import ModelFiles
 from memoria.config.model import Config, Want
 from memoria.config.rewrite import rewrite
-from memoria.errors import ConfigError
+from memoria.errors import ConfigError, Problem
 from memoria.gpu.device import Device
 from memoria.plan.outcome import make_outcome
 from memoria.plan.plan import make_plan
@@ -216,3 +216,17 @@ def test_a_fraction_that_stands_elsewhere_is_not_written(tmp_path: Path, value: 
     file.write_text(f"engines:\n  a:\n    gpu_memory_utilization: {value}\n" if value else "engines: {}\n")
     with pytest.raises(ConfigError, match=r"variable|does not stand"):
         rewrite(file, {("engines", "a", "gpu_memory_utilization"): "0.30"})
+
+
+def test_every_wish_that_cannot_be_granted_is_told_at_once() -> None:
+    wanted = wishing({"a": None, "b": Want(concurrency=1), "c": None})
+    sized = replace(wanted.engine("c"), gpu_memory=900 * GIB)
+    wanted = replace(wanted, engines=(wanted.engine("a"), wanted.engine("b"), sized))
+    reason = Problem("the weights cannot be read", (), "download the model again")
+    found = settle(wanted, {0: device(24 * GIB)}, {"a": FILES["a"]}, {"b": reason})
+    assert [problem.what for problem in found.problems] == [
+        "no fraction can be chosen for b: the weights cannot be read",
+        "c is to have 900.0 GiB, gpu 0 has 24.0 GiB in all",
+    ]
+    assert found.problems[0].hint == "download the model again; or write a fraction"
+    assert found.choices == ()

@@ -11,7 +11,9 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -24,10 +26,16 @@ NAMES = {"embedding": "tiny-embedding", "generation": "tiny-generation"}
 
 
 class RealDaemon:
-    """`only` names one engine of the demo's: a file with that engine alone, and with the other keys given,
-    is run instead."""
+    """`keys` are laid over the demo's file, and `only` names the one engine of it that is run, with `engine`
+    laid over what the file says of that. `environment` is the daemon's, beside the usual."""
 
-    def __init__(self, folder: Path, only: str | None = None, **keys: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        only: str | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
+        **keys: Any,
+    ) -> None:
         self.port, self.embedding_port, self.generation_port = free_ports(3)
         self.runtime_dir = Path(
             tempfile.mkdtemp(prefix="memoria-")
@@ -45,13 +53,14 @@ class RealDaemon:
             "LOG_FORMAT": "json",
             "XDG_STATE_HOME": str(folder / "state"),
             "MEMORIA_RUNTIME_DIR": str(self.runtime_dir),
+            **environment,
         }
         self.process = subprocess.Popen(
             [
                 sys.executable,
                 "-m",
                 "memoria",
-                *(["run", "-c", str(_alone(folder, only, keys))] if only else ["demo"]),
+                *(["run", "-c", str(_changed(folder, only, keys))] if only or keys else ["demo"]),
             ],
             cwd=folder,
             env=self.env,
@@ -113,14 +122,15 @@ class RealDaemon:
         return Path(self._output.name).read_text() + self.journal_file.read_text()[-4000:]
 
 
-def _alone(folder: Path, engine: str, keys: dict[str, Any]) -> Path:
-    """The demo's file with one of its two engines."""
+def _changed(folder: Path, only: str | None, keys: dict[str, Any]) -> Path:
+    """The demo's file, with one of its two engines or with both."""
     demo = yaml.safe_load(config_path().read_text())
-    one = demo["engines"][engine]
-    one |= keys.pop("engine", {})
-    one["model"] = str(config_path().parent / one["model"])
+    own = keys.pop("engine", {})
+    engines = {name: {**engine, **own} for name, engine in demo["engines"].items() if only in (None, name)}
+    for engine in engines.values():
+        engine["model"] = str(config_path().parent / engine["model"])
     file = folder / "memoria.yaml"
-    file.write_text(yaml.safe_dump({**demo, **keys, "engines": {engine: one}}))
+    file.write_text(yaml.safe_dump({**demo, **keys, "engines": engines}))
     return file
 
 

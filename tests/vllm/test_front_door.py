@@ -4,66 +4,111 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import socket
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 
 from memoria.proxy.routes import ROUTES
+from memoria.vllm_env.find import find
+from memoria.vllm_env.home import data_home
+from tests.faults.report import Figure
 from tests.vllm.daemon import RealDaemon
+from tests.vllm.engine_socket import ask_engine
 
 ANSWERED_BY_MEMORIA = {"/health", "/metrics", "/v1/models"}
 
 
-class _Socket(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("engine", timeout=60)
-        self._path = str(path)
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
-def ask_engine(daemon: RealDaemon, name: str, path: str) -> bytes:
-    """Straight at the engine's own socket, past memoria."""
-    start_id = psutil.Process(daemon.status()[name]["pid"]).environ()["MEMORIA_START"]
-    connection = _Socket(daemon.runtime_dir / "engines" / f"{start_id}.sock")
-    connection.request("GET", path)
-    body = connection.getresponse().read()
-    connection.close()
-    return body
+@pytest.fixture(scope="module")
+def vllms_own() -> list[tuple[str, str]]:
+    """Method and path of all that vLLM's application can have, with its development mode and its docs."""
+    root = find("auto", data_home(os.environ), "cpu").root
+    assert root is not None
+    told = subprocess.run(
+        [root / "bin" / "python", Path(__file__).with_name("list_routes.py")],
+        env={**os.environ, "VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    routes = [tuple(route) for route in json.loads(told.stdout.splitlines()[-1])]
+    assert {("POST", "/sleep"), ("POST", "/collective_rpc"), ("GET", "/docs"), ("Mount", "/static")} <= set(
+        routes
+    )
+    return routes
 
 
 @pytest.mark.parametrize("name", ["embedding", "generation"])
-def test_every_route_of_the_engine_that_is_not_in_the_table_is_denied(daemon: RealDaemon, name: str) -> None:
-    paths: dict[str, Any] = json.loads(ask_engine(daemon, name, "/openapi.json"))["paths"]
-    served = {(route.method, route.path) for route in ROUTES}
-    denied = [
-        (method.upper(), path)
-        for path, methods in paths.items()
-        for method in methods
-        if path not in ANSWERED_BY_MEMORIA and not _listed(method.upper(), path, served)
-    ]
-    assert ("GET", "/version") in denied
-    for method, path in denied:
-        connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=60)
-        connection.request(
-            method, path.replace("{", "").replace("}", ""), body=b"{}" if method == "POST" else None
-        )
+def test_every_route_of_vllm_that_is_not_in_the_table_is_denied(
+    daemon: RealDaemon, vllms_own: list[tuple[str, str]], figure: Figure, name: str
+) -> None:
+    """What the running engine tells of itself, and what any could be made to serve; on the main port and on
+    the engine's own. The engine itself counts what reached it."""
+    documented = json.loads(ask_engine(daemon, name, "/openapi.json"))["paths"]
+    routes = {(method.upper(), path) for path, methods in documented.items() for method in methods}
+    asked = 0
+    before = requests_seen(daemon, name)
+    for port in (daemon.port, getattr(daemon, f"{name}_port")):
+        for method, path in sorted(denied(routes | set(vllms_own))):
+            status, answer = ask_plainly(port, method, path)
+            assert status in (404, 405), (port, method, path)
+            assert method == "HEAD" or "error" in json.loads(answer), (port, method, path)
+            asked += 1
+    assert asked > 100
+    assert requests_seen(daemon, name) == before
+    figure(36, f"denied routes of the {name} engine", asked)
+    figure(36, "of them exposed", 0)
+
+
+def denied(routes: set[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """As requests: what is mounted is asked for something in it, and any path for an upgrade, too."""
+    served = {(route.method, _plain(route.path)) for route in ROUTES}
+    for method, path in routes:
+        if method == "Mount":
+            yield "GET", f"{path}/x"
+        elif path not in ANSWERED_BY_MEMORIA:
+            concrete = re.sub(r"\{[^}]*\}", "x", path)
+            method_asked = "GET" if method == "APIWebSocketRoute" else method
+            if (method_asked, _plain(path)) not in served:
+                yield method_asked, concrete
+            if not any(_plain(path) == _plain(route.path) for route in ROUTES):
+                yield from (("UPGRADE", concrete), ("DELETE", concrete))
+
+
+def _plain(path: str) -> str:
+    return re.sub(r"\{[^}]*\}", "{}", path)
+
+
+UPGRADE = {
+    "connection": "upgrade",
+    "upgrade": "websocket",
+    "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "sec-websocket-version": "13",
+}
+
+
+def ask_plainly(port: int, method: str, path: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        if method == "UPGRADE":
+            connection.request("GET", path, headers=UPGRADE)
+        else:
+            connection.request(method, path, body=b"{}" if method == "POST" else None)
         answer = connection.getresponse()
-        assert answer.status in (404, 405), (method, path)
-        assert "error" in json.loads(answer.read())
+        return answer.status, answer.read()
+    finally:
         connection.close()
 
 
-def _listed(method: str, path: str, served: set[tuple[str, str]]) -> bool:
-    plain = re.sub(r"\{[^}]*\}", "{}", path)
-    return any(m == method and re.sub(r"\{[^}]*\}", "{}", p) == plain for m, p in served)
+def requests_seen(daemon: RealDaemon, name: str) -> dict[str, float]:
+    """By handler, as the engine counts them; what memoria and this test ask it is left out."""
+    metrics = ask_engine(daemon, name, "/metrics").decode()
+    found = re.findall(r'^http_requests_total\{handler="([^"]*)"[^}]*\} ([\d.e+]+)$', metrics, re.M)
+    assert found
+    return {handler: float(count) for handler, count in found if handler not in ("/metrics", "/openapi.json")}
 
 
 def counted(daemon: RealDaemon, series: str) -> float:

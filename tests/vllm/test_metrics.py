@@ -21,7 +21,7 @@ from memoria.admin.exposition import Exposition
 from tests.promtool import complaints
 from tests.unit.test_admin_gauges import BOTH, GUARD
 from tests.vllm.daemon import REPOSITORY, RealDaemon, free_ports
-from tests.vllm.test_front_door import ask_engine
+from tests.vllm.engine_socket import ask_engine
 
 CONFIGS = REPOSITORY / "configs"
 DASHBOARD = json.loads((CONFIGS / "grafana-dashboard.json").read_text())

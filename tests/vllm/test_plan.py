@@ -17,7 +17,8 @@ from memoria.vllm_env.find import find
 from memoria.vllm_env.home import data_home
 from tests.unit.checkpoints import model_files
 from tests.vllm.daemon import RealDaemon
-from tests.vllm.tiny_models import MODELS, flags, logged, started, write_model
+from tests.vllm.tiny_configs import MODELS
+from tests.vllm.tiny_models import flags, logged, started, write_model
 
 pytestmark = pytest.mark.vllm
 

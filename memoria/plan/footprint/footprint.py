@@ -8,18 +8,21 @@ from typing import Any
 
 from memoria.checkpoint.model_files import ModelFiles
 from memoria.plan.footprint.activation import activation_bytes, graph_bytes
+from memoria.plan.footprint.caveats import caveats
 from memoria.plan.footprint.kv_cache import KvCache, is_full, lay_out
 from memoria.plan.footprint.layers import Attention, Demand, ceil_div
 from memoria.plan.footprint.layout import kv_layers
+from memoria.plan.footprint.model_types import UnknownModelError
 from memoria.plan.footprint.parameters import tensors_from_shape
 from memoria.plan.footprint.settings import Machine, Settings, read_settings
 from memoria.plan.footprint.shape import Shape, read_shape
-from memoria.plan.footprint.weights import Weights, weigh
+from memoria.plan.footprint.weights import Weights, scaled, weigh
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """One GPU's share. `activation_bytes` and `graph_bytes` are estimates, everything else is counted."""
+    """One GPU's share. `activation_bytes` and `graph_bytes` are estimates, everything else is counted;
+    `caveats` say what is not."""
 
     shape: Shape
     settings: Settings
@@ -27,6 +30,7 @@ class Footprint:
     activation_bytes: int
     graph_bytes: int
     kv_cache: KvCache
+    caveats: tuple[str, ...] = ()
 
     @property
     def fixed_bytes(self) -> int:
@@ -41,21 +45,44 @@ class Footprint:
         return sum(ceil_div(block, layer.block_size) for layer in kept if isinstance(layer, Attention))
 
 
-def measure(files: ModelFiles, args: Mapping[str, Any], machine: Machine, *, pooling: bool) -> Footprint:
-    """Raises `ValueError` (`UnknownStateError` among them) where the model is of a kind not known here."""
+def measure(
+    files: ModelFiles,
+    args: Mapping[str, Any],
+    machine: Machine,
+    *,
+    pooling: bool,
+    environ: Mapping[str, str] | None = None,
+) -> Footprint:
+    """`environ` is what the engine's environment sets. Raises `ValueError` (`UnknownModelError`), with a text
+    for a person, where the model is of a kind not known here, or its configuration makes no sense."""
     try:
         shape = read_shape(files)
-        settings = read_settings(args, shape, machine, pooling=pooling)
+        settings = read_settings(args, shape, machine, pooling=pooling, environ=environ)
         stored = files.tensors or tensors_from_shape(shape)
         weights = weigh(stored, shape, settings, pooling=pooling, exact=bool(files.tensors))
-        layers = kv_layers(shape, settings, str(args.get("mamba_ssm_cache_dtype", "auto")))
-    except (KeyError, TypeError, ZeroDivisionError) as error:
-        raise ValueError(f"config.json lacks or misstates {error}") from error
+        if not files.tensors and files.index_bytes:
+            weights = scaled(weights, stored, files.index_bytes)
+        kv_cache = lay_out(
+            kv_layers(shape, settings),
+            Demand(settings.max_model_len, settings.in_flight),
+            hybrid=settings.hybrid,
+        )
+        activation = activation_bytes(shape, settings, pooling=pooling)
+        graphs = graph_bytes(shape, settings)
+    except UnknownModelError:
+        raise
+    except KeyError as error:
+        raise UnknownModelError(f"config.json lacks {error}") from error
+    except (AttributeError, IndexError, OverflowError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise UnknownModelError(f"config.json makes no sense here ({error})") from error
+    if kv_cache.groups and kv_cache.block_bytes <= 0:
+        raise UnknownModelError("by its config.json the model keeps nothing of a token")
     return Footprint(
-        shape=shape,
-        settings=settings,
-        weights=weights,
-        activation_bytes=activation_bytes(shape, settings, pooling=pooling),
-        graph_bytes=graph_bytes(shape, settings),
-        kv_cache=lay_out(layers, Demand(settings.max_model_len, settings.in_flight), hybrid=settings.hybrid),
+        shape,
+        settings,
+        weights,
+        activation,
+        graphs,
+        kv_cache,
+        tuple(caveats(files, shape, settings, args)),
     )

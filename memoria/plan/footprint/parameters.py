@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memoria.checkpoint.model_files import Tensor
-from memoria.plan.footprint.layers import ceil_div
-from memoria.plan.footprint.shape import ENCODERS, Shape
+from memoria.plan.footprint.layer_kinds import LayerKind
+from memoria.plan.footprint.model_types import ENCODERS
+from memoria.plan.footprint.shape import Shape
 
 _STORED = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _BIASED = frozenset({"qwen2", "qwen2_moe"})  # of queries, keys and values
 _HEAD_NORMS = frozenset({"qwen3", "qwen3_moe", "gemma3", "gemma3_text", "qwen3_next"})
 _FOUR_NORMS = frozenset({"gemma2", "gemma3", "gemma3_text"})
-_FP8_BLOCK = 128
 
 
 def tensors_from_shape(shape: Shape) -> tuple[Tensor, ...]:
@@ -35,21 +35,33 @@ def _decoder(shape: Shape) -> Iterator[Tensor]:
         for norm in range(4 if shape.model_type in _FOUR_NORMS else 2):
             yield Tensor(f"{layer}.norm{norm}.weight", dtype, (hidden,))
         if kind != "none":
-            yield from _mla(layer, shape, dtype) if shape.mla_rank else _attention(layer, shape, dtype)
+            yield from _mla(layer, shape, dtype) if shape.mla_rank else _attention(layer, kind, shape, dtype)
         yield from _feed_forward(layer, number, shape, dtype)
     yield Tensor("model.norm.weight", dtype, (hidden,))
+    if beside := int(shape.config.get("hidden_size_per_layer_input") or 0):  # Gemma 3n and 4
+        rows = int(shape.config.get("vocab_size_per_layer_input") or shape.vocabulary)
+        yield Tensor("model.embed_tokens_per_layer.weight", dtype, (rows, len(shape.layers) * beside))
 
 
-def _attention(layer: str, shape: Shape, dtype: str) -> Iterator[Tensor]:
-    queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
-    for name, outputs in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
+def _attention(layer: str, kind: LayerKind, shape: Shape, dtype: str) -> Iterator[Tensor]:
+    count, size = shape.kv_heads, shape.head_size
+    if kind == "full":
+        count, size = shape.full_kv_heads, shape.full_head_size
+    queries, keys = shape.heads * size, count * size
+    # A layer that shares another's cache has no keys and values of its own.
+    kept = (
+        (("q_proj", queries),)
+        if kind == "shared"
+        else (("q_proj", queries), ("k_proj", keys), ("v_proj", keys))
+    )
+    for name, outputs in kept:
         yield from _linear(f"{layer}.self_attn.{name}", outputs, shape.hidden, shape, dtype)
         if shape.model_type in _BIASED or shape.config.get("attention_bias") is True:
             yield Tensor(f"{layer}.self_attn.{name}.bias", dtype, (outputs,))
     yield from _linear(f"{layer}.self_attn.o_proj", shape.hidden, queries, shape, dtype)
     if shape.model_type in _HEAD_NORMS:
         for name in ("q_norm", "k_norm"):
-            yield Tensor(f"{layer}.self_attn.{name}.weight", dtype, (shape.head_size,))
+            yield Tensor(f"{layer}.self_attn.{name}.weight", dtype, (size,))
 
 
 def _mla(layer: str, shape: Shape, dtype: str) -> Iterator[Tensor]:
@@ -89,17 +101,9 @@ def _gated(block: str, intermediate: int, shape: Shape, dtype: str) -> Iterator[
 
 def _linear(name: str, outputs: int, inputs: int, shape: Shape, dtype: str) -> Iterator[Tensor]:
     """A linear layer's weight as the method of quantisation stores it."""
-    if shape.quantization == "fp8":
-        yield Tensor(f"{name}.weight", "F8_E4M3", (outputs, inputs))
-        blocks = (ceil_div(outputs, _FP8_BLOCK), ceil_div(inputs, _FP8_BLOCK))
-        yield Tensor(f"{name}.weight_scale_inv", "F32", blocks)
-    elif shape.quantization in ("awq", "gptq", "awq-marlin", "gptq-marlin"):
-        yield Tensor(f"{name}.qweight", "I32", (ceil_div(inputs, 8), outputs))
-        yield Tensor(f"{name}.scales", "F16", (ceil_div(inputs, _FP8_BLOCK), outputs))
-        yield Tensor(f"{name}.qzeros", "I32", (ceil_div(inputs, _FP8_BLOCK), ceil_div(outputs, 8)))
-    elif shape.quantization == "bitsandbytes":
-        yield Tensor(f"{name}.weight", "U8", (ceil_div(outputs * inputs, 2), 1))
-        yield Tensor(f"{name}.weight.absmax", "U8", (ceil_div(outputs * inputs, 64),))
+    scheme = shape.scheme
+    if scheme is not None and scheme.covers(name, expert=".experts." in name):
+        yield from scheme.tensors(name, outputs, inputs)
     else:
         yield Tensor(f"{name}.weight", dtype, (outputs, inputs))
 

@@ -11,19 +11,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from memoria.plan.footprint import kv_dtype
 from memoria.plan.footprint.shape import Shape
+from memoria.plan.human_int import human_int
 
-# By the beginning of the name, bytes of an element of the KV cache (vllm/config/cache.py, `CacheDType`).
-_KV_BYTES = {
-    "fp8": 1,
-    "float8": 1,
-    "int8": 1,
-    "half": 2,
-    "float16": 2,
-    "bfloat16": 2,
-    "float32": 4,
-    "float": 4,
-}
 _DTYPE_BYTES = {"half": 2, "float16": 2, "bfloat16": 2, "float": 4, "float32": 4}
 _WITHOUT_LENGTH = 2048
 # Rotary scalings whose `max_position_embeddings` already counts the factor, or that have none.
@@ -32,18 +23,25 @@ _SCALED_ALREADY = frozenset(
 )
 
 
+_BLACKWELL = ("B100", "B200", "B300")
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`longest` is the model's own limit in tokens; `fits_length` is `max_model_len: auto`, where the length
-    planned with is that limit until the memory is known."""
+    """`longest` is the most that vLLM accepts for this model, in tokens, None where the model has no limit;
+    `fits_length` is `max_model_len: auto`, where the length planned with is the model's own until the memory
+    is known. `kv_dtype` is resolved, never `auto`. `quantization` is what the flag says, or else the
+    checkpoint, with underscores."""
 
     max_model_len: int
-    longest: int
+    longest: int | None
     fits_length: bool
     max_num_seqs: int
     max_num_batched_tokens: int
     dtype_bytes: int
-    kv_bytes: int
+    kv_dtype: str
+    state_dtype: str
+    convolution_dtype: str
     block_size: int
     tensor_parallel: int
     enforce_eager: bool
@@ -52,6 +50,10 @@ class Settings:
     prefix_caching: bool
     quantization: str | None
     on_cpu: bool
+
+    @property
+    def model_dtype(self) -> str:
+        return "float32" if self.dtype_bytes == 4 else "bfloat16"
 
     @property
     def in_flight(self) -> int:
@@ -67,51 +69,83 @@ class Machine:
     on_cpu: bool = False
 
 
-def read_settings(args: Mapping[str, Any], shape: Shape, machine: Machine, *, pooling: bool) -> Settings:
-    """`args` are the engine's flags by vLLM's names, as `EngineConfig.vllm_args` holds them."""
+def read_settings(
+    args: Mapping[str, Any],
+    shape: Shape,
+    machine: Machine,
+    *,
+    pooling: bool,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """`args` are the engine's flags by vLLM's names, as `EngineConfig.vllm_args` holds them; `environ` is
+    what the engine's environment sets. Raises `UnknownModelError` for a KV cache of an unknown type."""
+    env = environ or {}
     wanted_length = args.get("max_model_len")
     fits = str(wanted_length) in ("auto", "-1")
-    longest = longest_context(shape)
-    length = longest if wanted_length is None or fits else _whole(wanted_length, longest)
+    default, longest = lengths(shape, pooling=pooling)
+    length = default if wanted_length is None or fits else _whole(wanted_length, default)
     tensor_parallel = _whole(args.get("tensor_parallel_size"), 1)
     seqs, tokens = _batches(args, machine, tensor_parallel, length, chunked=not shape.encoder_only)
     dtype_bytes = _DTYPE_BYTES.get(str(args.get("dtype", "auto")), 0) or _load_bytes(shape)
-    kv_dtype = str(args.get("kv_cache_dtype", "auto"))
-    kv_bytes = next((size for name, size in _KV_BYTES.items() if kv_dtype.startswith(name)), dtype_bytes)
     generated = not pooling
     return Settings(
         max_model_len=length,
-        longest=longest,
+        longest=None if _is_on(env, "VLLM_ALLOW_LONG_MAX_MODEL_LEN") else longest,
         fits_length=fits,
         max_num_seqs=seqs,
         max_num_batched_tokens=tokens,
         dtype_bytes=dtype_bytes,
-        kv_bytes=kv_bytes,
+        kv_dtype=kv_dtype.resolve(
+            str(args.get("kv_cache_dtype", "auto")), dtype_bytes, shape.quantization_config
+        ),
+        state_dtype=str(args.get("mamba_ssm_cache_dtype", "auto")),
+        convolution_dtype=str(args.get("mamba_cache_dtype", "auto")),
         block_size=_block_size(args, shape, machine),
         tensor_parallel=tensor_parallel,
         enforce_eager=bool(args.get("enforce_eager")) or machine.on_cpu,
         async_scheduling=not machine.on_cpu and generated and args.get("async_scheduling") is not False,
-        hybrid=not args.get("disable_hybrid_kv_cache_manager"),
-        prefix_caching=args.get("enable_prefix_caching") is not False and not shape.encoder_only,
-        quantization=_text(args.get("quantization")) or shape.quantization,
+        hybrid=_is_hybrid(args, shape, env),
+        prefix_caching=_caches_prefixes(args, shape, pooling=pooling),
+        quantization=_method(args.get("quantization")) or shape.quantization,
         on_cpu=machine.on_cpu,
     )
 
 
-def longest_context(shape: Shape) -> int:
-    """The model's own limit. sentence-transformers' limit counts before all others."""
+def lengths(shape: Shape, *, pooling: bool) -> tuple[int, int | None]:
+    """The length that vLLM takes by itself, and the longest that it accepts. sentence-transformers' limit
+    counts before all others, a tokenizer's for pooling with absolute positions alone."""
     if shape.encoder_length is not None:
-        return shape.encoder_length
-    length = shape.positions
-    if shape.tokenizer_length is not None:
-        length = min(length or shape.tokenizer_length, shape.tokenizer_length)
-    if length is None:
-        return _WITHOUT_LENGTH
-    if shape.rope_type == "longrope" and shape.original_positions:
-        return shape.original_positions
+        return shape.encoder_length, shape.encoder_length
+    longest = shape.positions
+    if pooling and shape.config.get("position_embedding_type") == "absolute" and shape.tokenizer_length:
+        longest = min(longest or shape.tokenizer_length, shape.tokenizer_length)
+    if longest is None:
+        return _WITHOUT_LENGTH, None
     if shape.rope_type and shape.rope_type not in _SCALED_ALREADY and "gemma3" not in shape.model_type:
-        length = int(length * Decimal(str(shape.rope_factor)))
-    return length
+        longest = int(longest * Decimal(str(shape.rope_factor)))
+    if shape.rope_type == "longrope" and shape.original_positions:
+        return shape.original_positions, longest
+    return longest, longest
+
+
+def _is_on(environ: Mapping[str, str], name: str) -> bool:
+    return environ.get(name, "0").strip().lower() in ("1", "true")
+
+
+def _is_hybrid(args: Mapping[str, Any], shape: Shape, environ: Mapping[str, str]) -> bool:
+    """Whether windows and chunks give their blocks back. For chunks vLLM leaves that out by itself
+    (vllm/config/vllm.py: a regression of latency)."""
+    if (said := args.get("disable_hybrid_kv_cache_manager")) is not None:
+        return not said
+    return shape.chunk is None or _is_on(environ, "VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE")
+
+
+def _caches_prefixes(args: Mapping[str, Any], shape: Shape, *, pooling: bool) -> bool:
+    """`is_prefix_caching_supported`, vllm/config/model.py; it matters beside states alone."""
+    if args.get("enable_prefix_caching") is False or shape.encoder_only:
+        return False
+    with_states = "state" in shape.layers or shape.model_type == "falcon_h1"
+    return not (with_states and pooling) and set(shape.layers) != {"state"}
 
 
 def _batches(
@@ -142,12 +176,18 @@ def _batch_defaults(machine: Machine, world: int) -> tuple[int, int]:
 
 
 def _block_size(args: Mapping[str, Any], shape: Shape, machine: Machine) -> int:
-    """Tokens. On a CPU 128, for MLA 16 (`check_and_update_config`, vllm/platforms/cpu.py); on a GPU 16, and
-    64 for MLA (FlashMLA and its kin; a larger one of another backend moves the cache by less than a block
-    per request)."""
-    if shape.mla_rank is not None:
-        return 16 if machine.on_cpu else 64
-    return _whole(args.get("block_size"), 128 if machine.on_cpu else 16)
+    """Tokens. On a CPU 128, for MLA 16 whatever is asked for (`check_and_update_config`,
+    vllm/platforms/cpu.py; with AMX 128 there too). On a GPU 16 where a backend takes that: all but sparse MLA
+    (64) and FlashInfer's MLA, the first choice on Blackwell (32: `_get_backend_priorities`,
+    vllm/platforms/cuda.py)."""
+    if machine.on_cpu:
+        return 16 if shape.mla_rank is not None else _whole(args.get("block_size"), 128)
+    default = 16
+    if shape.is_sparse:
+        default = 64
+    elif shape.mla_rank is not None and any(name in machine.name for name in _BLACKWELL):
+        default = 32
+    return _whole(args.get("block_size"), default)
 
 
 def _load_bytes(shape: Shape) -> int:
@@ -157,11 +197,10 @@ def _load_bytes(shape: Shape) -> int:
 
 
 def _whole(value: Any, otherwise: int) -> int:
-    try:
-        return max(1, int(str(value)))
-    except ValueError:
-        return otherwise
+    found = human_int(value)
+    return otherwise if found is None else max(1, found)
 
 
-def _text(value: Any) -> str | None:
-    return str(value) if value else None
+def _method(value: Any) -> str | None:
+    """In the spelling of `method_of`."""
+    return str(value).lower().replace("-", "_") if value else None

@@ -12,24 +12,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memoria.checkpoint.model_files import FLOATS, Tensor
 from memoria.plan.footprint.layers import ceil_div
+from memoria.plan.footprint.quantization import ONLINE
 from memoria.plan.footprint.settings import Settings
 from memoria.plan.footprint.shape import Shape
 
 VOCABULARY_PADDING = 64
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d{1,4})\.")
+# Of the text model, whose depth `num_hidden_layers` gives: towers of other kinds have depths of their own.
+_TEXT_STACK = r"(?:(?:model|language_model|text_model|thinker|transformer|llm)\.)*"
+_LAYER = re.compile(rf"{_TEXT_STACK}layers\.(\d{{1,4}})\.")
+_HEAD = re.compile(r"(?:^|\.)lm_head\.")
+_NOT_LOADED = re.compile(r"(?:^|\.)mtp\.|\.rotary_emb\.")
+_KEYS_OR_VALUES = re.compile(r"\.[kv]_(?:proj|norm)\.")
 _SCALE = re.compile(r"(?:scale|scale_inv|absmax|_scales|weight_scale_2|zero_point)$")
+_WEIGHT_SCALE = re.compile(r"\.weight_scale(?:_inv)?$")
 _VOCABULARY = re.compile(r"(?:embed_tokens|lm_head|word_embeddings|wte|embeddings\.tok_embeddings)\.weight$")
 _BERT_ROWS = re.compile(r"(?:^|\.)embeddings\.(?:position|token_type)_embeddings\.weight$")
 # Kept in float32 whatever the engine's dtype: a state's decay, the head that scores.
 _FULL_PRECISION = re.compile(r"(?:\.A_log|^score\.weight)$")
-# Quantisation while loading: bytes of an element of a linear layer's weight, its scales left out.
-_ONLINE = {"fp8": 1.0, "experts-int8": 1.0, "bitsandbytes": 0.5, "fp8-per-tensor": 1.0}
-# bitsandbytes keeps a float32 maximum per block of 64 values beside the four bits.
-_BITSANDBYTES_SCALE = 4 / 64
+_EXPERT = re.compile(r"\.experts\.")
+_REPEATED = re.compile(r"_a_proj|mlp\.gate\.weight|router")
+_BYTE_WIDE = frozenset({"F8_E4M3", "F8_E5M2", "I8"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +50,47 @@ class Weights:
 def weigh(
     tensors: Sequence[Tensor], shape: Shape, settings: Settings, *, pooling: bool, exact: bool = True
 ) -> Weights:
+    # The scales of weights of a byte are float32, whatever they are stored in; those of packed weights have
+    # the engine's dtype (compressed_tensors/schemes, fp8.py).
+    byte_wide = frozenset(
+        tensor.name.removesuffix(".weight") for tensor in tensors if tensor.dtype in _BYTE_WIDE
+    )
     sums: dict[str, int] = {}
-    for tensor in tensors:
-        if _is_loaded(tensor, shape, pooling=pooling):
+    for stored in tensors:
+        if _is_loaded(stored, shape, pooling=pooling):
+            tensor = _wide_scale(stored) if _WEIGHT_SCALE.sub("", stored.name) in byte_wide else stored
             size = _loaded_bytes(tensor, shape, settings)
             sums[tensor.dtype] = sums.get(tensor.dtype, 0) + size
     largest_first = sorted(sums.items(), key=lambda item: (-item[1], item[0]))
     return Weights(sum(sums.values()), tuple(largest_first), exact)
 
 
+def _wide_scale(tensor: Tensor) -> Tensor:
+    is_scale = tensor.dtype in FLOATS and _WEIGHT_SCALE.search(tensor.name)
+    return replace(tensor, dtype="F32") if is_scale else tensor
+
+
+def scaled(weights: Weights, tensors: Sequence[Tensor], index_bytes: int) -> Weights:
+    """`weights` of `tensors` that were guessed from a configuration, corrected by what is really stored."""
+    share = index_bytes / max(1, sum(tensor.stored_bytes for tensor in tensors))
+    by_dtype = tuple((dtype, int(size * share)) for dtype, size in weights.by_dtype)
+    return Weights(sum(size for _, size in by_dtype), by_dtype, exact=False)
+
+
 def _is_loaded(tensor: Tensor, shape: Shape, *, pooling: bool) -> bool:
-    if tensor.name.startswith(("lm_head.", "model.lm_head.")) and (shape.tied or pooling):
+    if _HEAD.search(tensor.name) and (shape.tied or pooling):
         return False
     if tensor.name.startswith(("pooler.dense.", "bert.pooler.")) and not _classifies(shape):
         return False
-    if tensor.name.startswith("mtp.") or ".rotary_emb." in tensor.name:
+    if _NOT_LOADED.search(tensor.name):
         return False
-    layer = _LAYER.search(tensor.name)
-    return layer is None or "vision" in tensor.name or int(layer[1]) < len(shape.layers)
+    layer = _LAYER.match(tensor.name)
+    if layer is None:
+        return True
+    number = int(layer[1])
+    if number >= len(shape.layers):
+        return False
+    return shape.layers[number] != "shared" or not _KEYS_OR_VALUES.search(tensor.name)
 
 
 def _classifies(shape: Shape) -> bool:
@@ -70,10 +99,16 @@ def _classifies(shape: Shape) -> bool:
 
 
 def _loaded_bytes(tensor: Tensor, shape: Shape, settings: Settings) -> int:
-    return ceil_div(
-        int(_elements(tensor, shape) * _element_bytes(tensor, shape, settings)),
-        _shards(tensor, shape, settings),
-    )
+    size = int(_elements(tensor, shape) * _element_bytes(tensor, shape, settings))
+    return _copies(tensor, shape) * ceil_div(size, _shards(tensor, shape, settings))
+
+
+def _copies(tensor: Tensor, shape: Shape) -> int:
+    """Keys that serve as values too are loaded as both (Gemma 4's `attention_k_eq_v`, gemma4.py)."""
+    layer = _LAYER.match(tensor.name)
+    if layer is None or not shape.config.get("attention_k_eq_v") or ".k_proj." not in tensor.name:
+        return 1
+    return 2 if shape.layers[int(layer[1])] == "full" else 1
 
 
 def _elements(tensor: Tensor, shape: Shape) -> int:
@@ -94,9 +129,13 @@ def _element_bytes(tensor: Tensor, shape: Shape, settings: Settings) -> float:
         return tensor.stored_bytes / tensor.parameters if tensor.parameters else 0
     if _FULL_PRECISION.search(tensor.name):
         return 4
-    if shape.quantization is None and settings.quantization in _ONLINE and _is_linear(tensor):
-        scale = _BITSANDBYTES_SCALE if settings.quantization == "bitsandbytes" else 0.0
-        return _ONLINE[settings.quantization] + scale
+    if (
+        shape.quantization is None
+        and (online := ONLINE.get(settings.quantization or ""))
+        and _is_linear(tensor)
+    ):
+        size = online.experts if _EXPERT.search(tensor.name) else online.linear
+        return settings.dtype_bytes if size is None else size
     return settings.dtype_bytes
 
 
@@ -107,8 +146,8 @@ def _is_linear(tensor: Tensor) -> bool:
 def _shards(tensor: Tensor, shape: Shape, settings: Settings) -> int:
     """Matrices are divided among the GPUs, vectors are repeated; so are keys and values of fewer heads than
     GPUs (`QKVParallelLinear`), MLA's projections to the latent, and a router."""
-    if len(tensor.shape) < 2 or any(part in tensor.name for part in ("_a_proj", "mlp.gate.weight", "router")):
+    if len(tensor.shape) < 2 or _REPEATED.search(tensor.name):
         return 1
-    if any(part in tensor.name for part in ("k_proj", "v_proj")) and shape.mla_rank is None:
+    if _KEYS_OR_VALUES.search(tensor.name) and shape.mla_rank is None:
         return min(settings.tensor_parallel, max(1, shape.kv_heads))
     return settings.tensor_parallel

@@ -1,0 +1,170 @@
+"""What is known of each model type: whether its layers were compared with vLLM's, what its file may leave
+out, and which types cannot be planned.
+
+Sources: the configuration classes of transformers 5 for what a file leaves out, the models of vLLM 0.32
+(vllm/model_executor/models, vllm/models) for what their layers keep.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+
+class UnknownModelError(ValueError):
+    """A model that this planner cannot count; the text is for a person."""
+
+
+# Layout compared with what real vLLM logged (tests/data/kv_cache.json), or with its source where no CPU runs
+# it. Any other type is counted as plain attention, and the plan says so.
+MEASURED = frozenset(
+    {
+        *("bert", "cohere2", "deepseek_v2", "falcon_h1", "gemma2", "gemma3_text", "gemma3n_text"),
+        *("gemma4_text", "granitemoehybrid", "jamba", "lfm2", "llama", "llama4_text", "mamba", "mamba2"),
+        *("mistral", "mixtral", "modernbert", "nemotron_h", "phi3", "qwen2", "qwen3"),
+        "qwen3_next",
+    }
+)
+READ = frozenset(
+    {
+        *("apertus", "arcee", "bloom", "camembert", "cohere", "deepseek_v3", "deepseek_v32", "distilbert"),
+        *("ernie4_5", "ernie4_5_moe", "exaone", "exaone4", "falcon", "falcon_mamba", "gemma", "gemma3"),
+        *("glm", "glm4", "glm4_moe", "glm4_moe_lite", "glm_moe_dsa", "gpt2", "gpt_bigcode", "gpt_neox"),
+        *("gpt_oss", "granite", "granitemoe", "gte", "internlm2", "kimi_k2", "kimi_linear", "lfm2_moe"),
+        *("ministral", "mistral3", "mpnet", "nemotron", "new", "nomic_bert", "olmo", "olmo2"),
+        *("olmo3", "olmoe", "opt", "phi", "phimoe", "qwen2_5_vl", "qwen2_5_vl_text", "qwen2_moe"),
+        *("qwen2_vl", "qwen2_vl_text", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe", "qwen3_vl_moe_text"),
+        *("qwen3_vl_text", "roberta", "seed_oss", "smollm3", "stablelm", "starcoder2", "xlm-roberta"),
+    }
+)
+# Their caches are of kinds of their own (vllm/models), or of an encoder beside a decoder.
+_OWN_CACHES = re.compile(
+    r"deepseek_v4|deepseek_v41|dots3_note|glm5_next|hy_v4|inkling|k3_dspark|kimi_k3|minimax|qwen4_exp|step3p"
+    r"|bailing_hybrid|longcat|zamba|plamo|bamba|rwkv|recurrent_gemma|xlstm|zaya|olmo_hybrid|mimo_v2"
+)
+_ENCODER_DECODERS = re.compile(
+    r"(?:whisper|t5|mt5|umt5|t5gemma2?|bart|mbart|cohere_asr|canary|florence2|m2m_100|marian|pegasus|nemotron_parse)$"
+)
+# Keys of layers that keep a state: a type that is not known to have them must not be counted without.
+_STATE_KEYS = re.compile(
+    r"(?:linear_(?!bias)|mamba_|ssm_|kda_|lru_|rwkv|gated_delta|lightning_|short_conv)|state_size$|attn_type_list$"
+)
+STATEFUL = frozenset(
+    {
+        *("falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "kimi_linear", "lfm2", "lfm2_moe"),
+        *("mamba", "mamba2", "nemotron_h", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"),
+    }
+)
+
+# Model types whose attention is bidirectional: prefill only, no KV cache.
+ENCODERS = frozenset(
+    {
+        *("bert", "camembert", "distilbert", "gte", "modernbert", "mpnet", "new", "nomic_bert", "roberta"),
+        "xlm-roberta",
+    }
+)
+# `is_causal` is set to False for these (vllm/model_executor/models/config.py).
+_BIDIRECTIONAL = frozenset(
+    {
+        *("LlamaBidirectionalForSequenceClassification", "LlamaBidirectionalModel"),
+        *("LlamaNemotronVLForSequenceClassification", "LlamaNemotronVLModel"),
+        "VoyageQwen3BidirectionalEmbedModel",
+    }
+)
+# `is_deepseek_mla` (vllm/transformers_utils/model_arch_config_convertor.py).
+MLA = frozenset(
+    {
+        *("axk1", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "kimi_k2"),
+        *("kimi_linear", "pangu_ultra_moe"),
+    }
+)
+# The output head is the embedding where the file does not say.
+_TIED = frozenset(
+    {
+        *("bloom", "cohere", "cohere2", "ernie4_5", "ernie4_5_moe", "falcon", "falcon_mamba", "gpt2"),
+        *("gpt_bigcode", "lfm2", "lfm2_moe", "mamba", "mpt", "opt", "smollm3", "starcoder2"),
+    }
+)
+
+_GEMMA3 = {"hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8}
+_GEMMA3 |= {"num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096, "vocab_size": 262208}
+_GEMMA3 |= {"max_position_embeddings": 131072}
+_GEMMA3N = {"hidden_size": 2048, "intermediate_size": 16384, "num_hidden_layers": 35, "head_dim": 256}
+_GEMMA3N |= {"num_attention_heads": 8, "num_key_value_heads": 2, "vocab_size": 262400, "sliding_window": 512}
+_GEMMA3N |= {
+    "max_position_embeddings": 32768,
+    "num_kv_shared_layers": 15,
+    "vocab_size_per_layer_input": 262144,
+}
+_GEMMA3N |= {"hidden_size_per_layer_input": 256}
+_GEMMA4 = {"hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 30, "head_dim": 256}
+_GEMMA4 |= {"num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 262144, "sliding_window": 512}
+_GEMMA4 |= {"max_position_embeddings": 131072, "global_head_dim": 512, "vocab_size_per_layer_input": 262144}
+_GEMMA4 |= {"hidden_size_per_layer_input": 256}
+_GATED_DELTA = {"linear_num_key_heads": 16, "linear_num_value_heads": 32, "linear_key_head_dim": 128}
+_GATED_DELTA |= {"linear_value_head_dim": 128, "linear_conv_kernel_dim": 4, "head_dim": 256}
+_LLAMA4 = {"head_dim": 128, "num_key_value_heads": 8, "attention_chunk_size": 8192}
+_LLAMA4 |= {"num_local_experts": 16, "num_experts_per_tok": 1}
+_MAMBA = {"state_size": 16, "conv_kernel": 4, "expand": 2}
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "cohere2": {"sliding_window": 4096},
+    "falcon_mamba": _MAMBA,
+    "gemma": {"head_dim": 256},
+    "gemma2": {"head_dim": 256, "sliding_window": 4096},
+    "gemma3": _GEMMA3,
+    "gemma3_text": _GEMMA3,
+    "gemma3n_text": _GEMMA3N,
+    "gemma4_text": _GEMMA4,
+    "gpt_oss": {"head_dim": 64, "num_key_value_heads": 8, "sliding_window": 128},
+    "lfm2": {"num_key_value_heads": 8, "conv_L_cache": 3},
+    "lfm2_moe": {"num_key_value_heads": 8, "conv_L_cache": 3},
+    "llama4_text": _LLAMA4,
+    "mamba": _MAMBA,
+    "mamba2": {
+        **{"num_heads": 128, "head_dim": 64, "n_groups": 8, "state_size": 128},
+        **{"conv_kernel": 4, "expand": 2},
+    },
+    "mistral": {"sliding_window": 4096, "num_key_value_heads": 8},
+    "olmo3": {"sliding_window": 4096},
+    "qwen3": {"head_dim": 128},
+    "qwen3_moe": {"head_dim": 128},
+    "qwen3_5_text": _GATED_DELTA,
+    "qwen3_5_moe_text": _GATED_DELTA,
+    "qwen3_next": _GATED_DELTA,
+}
+
+
+def check_type(model_type: str, whole: Mapping[str, Any], text: Mapping[str, Any]) -> None:
+    """`whole` is config.json, `text` its part for the text model. Raises `UnknownModelError` for a model
+    whose caches are of a kind that this planner does not know, rather than count it as something else."""
+    if whole.get("is_encoder_decoder") is True or _ENCODER_DECODERS.match(model_type):
+        raise UnknownModelError(f"`{model_type}` has an encoder beside its decoder, which is not known here")
+    if _OWN_CACHES.match(model_type):
+        raise UnknownModelError(f"the caches of `{model_type}` are not known to this planner")
+    if model_type in STATEFUL:
+        return
+    unknown = sorted(key for key, value in text.items() if value and _STATE_KEYS.match(key))
+    if unknown:
+        raise UnknownModelError(
+            f"`{model_type or 'this model'}` keeps states ({unknown[0]} in config.json), "
+            "which are not known to this planner"
+        )
+
+
+def is_verified(model_type: str) -> bool:
+    return model_type in MEASURED or model_type in READ
+
+
+def is_bidirectional(model_type: str, whole: Mapping[str, Any], text: Mapping[str, Any]) -> bool:
+    """Whether no layer keeps anything of a request (`EncoderOnlyAttention`)."""
+    named = set(whole.get("architectures") or ())
+    embeds = "Gemma3TextModel" in named and bool(text.get("use_bidirectional_attention"))
+    jina = "JinaEmbeddingsV5Model" in named and text.get("is_decoder") is False
+    declared = whole.get("is_causal") is False or text.get("is_causal") is False
+    return model_type in ENCODERS or bool(named & _BIDIRECTIONAL) or embeds or jina or declared
+
+
+def is_tied(model_type: str) -> bool:
+    """What transformers takes where the file does not say."""
+    return model_type.startswith("gemma") or model_type in _TIED
