@@ -40,6 +40,11 @@ class Globals:
 
         return shutil.get_terminal_size((80, 24)).columns
 
+    @property
+    def line_width(self) -> int | None:
+        """Of a terminal; None in a pipe, where a line is read by programs."""
+        return self.width if sys.stdout.isatty() else None
+
     def load(self) -> Config:
         """For a command that starts or plans engines. Raises `ConfigError` with every problem there is."""
         from memoria.config.file import find

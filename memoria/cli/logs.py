@@ -62,7 +62,9 @@ def log_files(place: Place, engine: str | None) -> dict[str, Path]:
         told = ask(place.admin_socket, "/logs", patience=PATIENCE)
         files = {str(log["engine"]): Path(log["file"]) for log in told["logs"]}
     except (MemoriaError, LookupError, TypeError):
-        names = place.engines or sorted(file.stem for file in place.log_dir.glob("*.log"))
+        names = place.engines or sorted(
+            file.stem for file in place.log_dir.glob("*.log") if "." not in file.stem
+        )
         files = {name: place.log_dir / f"{name}.log" for name in names}
     if not files:
         raise MemoriaError(f"no log yet in {place.log_dir}", hint="start the engines with `memoria run`")
