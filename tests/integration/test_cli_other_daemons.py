@@ -3,10 +3,7 @@ one that runs while its file is being edited."""
 
 from __future__ import annotations
 
-import json
 import os
-import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +12,7 @@ import pytest
 
 from memoria import __version__
 from tests.integration.daemon import Box, RunningDaemon
+from tests.unit.impostor import NOT_FOUND, Impostor, ok
 from tests.unit.status_examples import HEALTHY
 
 ASKING = {
@@ -87,57 +85,15 @@ def test_another_users_logs_are_told_in_words(closed: Box) -> None:
 # ---------------------------------------------------------------------- another version's
 
 
-class Impostor:
-    """Answers whatever is asked on the admin socket with `answers` by the path, or with one for all."""
-
-    def __init__(self, path: Path, answers: dict[str, bytes]) -> None:
-        self._answers = answers
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
-        self._listener.listen()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            with client:
-                head = client.recv(1 << 16)
-                path = head.split(b" ")[1].decode().partition("?")[0]
-                client.sendall(self._answers.get(path, self._answers["*"]))
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(10)
-
-
 @contextmanager
 def impostor(box: Box, **answers: bytes) -> Iterator[None]:
     box.configure()
     box.runtime.mkdir(mode=0o700)
-    serving = Impostor(
-        box.runtime / "admin.sock", {"*" if path == "all" else f"/{path}": a for path, a in answers.items()}
-    )
-    try:
+    named = {"*" if path == "all" else f"/{path}": answer for path, answer in answers.items()}
+    with Impostor(box.runtime / "admin.sock", named):
         yield
-    finally:
-        serving.close()
 
 
-def ok(body: object, kind: str = "application/json") -> bytes:
-    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return (
-        f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(raw)}\r\n"
-        "Connection: close\r\n\r\n".encode()
-        + raw
-    )
-
-
-NO_ROUTE = b'{"error": {"message": "No route GET /x", "type": "", "param": null, "code": "route_not_found"}}'
 STRANGE = {
     "an empty object": ok({}),
     "a list": ok([1]),
@@ -147,7 +103,7 @@ STRANGE = {
         b"event: status\ndata: {}\n\nevent: journal\ndata: []\n\n", "text/event-stream"
     ),
     "events that are no JSON": ok(b"event: status\ndata: {\n\n", "text/event-stream"),
-    "no such route": ok(NO_ROUTE).replace(b"200 OK", b"404 Not Found"),
+    "no such route": NOT_FOUND,
 }
 
 
