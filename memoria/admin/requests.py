@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from memoria.admin.exposition import Family, counter
 from memoria.admin.record import Record, make_record
 from memoria.admin.replies import number
 from memoria.admin.request_log import RequestLog
@@ -68,6 +69,13 @@ class Requests:
     @property
     def not_logged(self) -> int:
         return 0 if self._log is None else self._log.dropped
+
+    def families(self) -> tuple[Family, ...]:
+        name, text = (
+            "memoria_requests_not_logged_total",
+            "Requests that the log was too slow, or too full, for.",
+        )
+        return (counter(name, text, [({}, self.not_logged)]),)
 
     def close(self) -> None:
         self.flush()
