@@ -84,7 +84,7 @@ class Daemon:
         guarding = Guarding(config, config.guard, admission) if config.guard else None
         self.collector = Collector(self.supervisor, admission, guarding, self._rates, self.url)
         self._history = History()
-        self._metrics = Metrics(self.supervisor, self.collector)
+        self._metrics = Metrics(self.supervisor, self.collector, self._requests)
         keys = Keys.of(config.access)
         self._app = OwnApp(
             config,

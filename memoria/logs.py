@@ -47,6 +47,8 @@ class StderrHandler(logging.StreamHandler[TextIO]):
 
 def printable(text: str) -> str:
     """Without control characters: a model's or a client's text must not move the cursor or forge a line."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -41,7 +41,8 @@ class OwnApp:
         admin_socket: Path,
     ) -> None:
         self._admin_socket = str(admin_socket)
-        self._feed = Feed(supervisor, supervisor.journal, collector, history)
+        self._feed = Feed(supervisor.journal, collector.status, history)
+        supervisor.listen(lambda _: self._feed.changed.ring())
         self._admin = admin_app(supervisor, collector, self._feed, requests, reload)
         everywhere = [*health.routes(supervisor, collector), *models.routes(supervisor), *metrics.routes()]
         self._everywhere, self._main = _app(everywhere), _app([*everywhere, *page.routes()])

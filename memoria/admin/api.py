@@ -24,6 +24,7 @@ from memoria.admin.feed import Feed
 from memoria.admin.reload import Reload
 from memoria.admin.replies import on_http_error, on_rejection, response
 from memoria.admin.requests import Requests
+from memoria.admin.streams import Streams
 from memoria.proxy.answers import Rejection
 from memoria.proxy.unknown import unknown_route
 from memoria.supervisor.supervisor import Supervisor
@@ -47,12 +48,13 @@ def admin_app(
     async def description(_: Request) -> Response:
         return Response(DESCRIPTION.read_bytes(), media_type="application/json")
 
+    streams = Streams()
     routes: list[BaseRoute] = [
         Route("/status", status, methods=["GET"]),
         Route(ACCESS, access, methods=["GET"]),
         Route("/openapi.json", description, methods=["GET"]),
-        *feed.routes(stream),
-        *engines.routes(supervisor, stream),
+        *feed.routes(stream, streams),
+        *engines.routes(supervisor, stream, streams),
         *requests.routes(done),
         *reloading.routes(reload),
     ]

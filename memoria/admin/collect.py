@@ -14,20 +14,18 @@ from functools import partial
 import aiohttp
 
 from memoria import __version__
-from memoria.admin.holdings import held_bytes, resident_bytes
+from memoria.admin.holdings import Holders, Holdings
 from memoria.admin.patience import Question
 from memoria.admin.rates import Rates, Speed
 from memoria.admin.status import DeviceStatus, EngineStatus, GuardStatus, OtherProcess, PlannedTerm, Status
+from memoria.config.model import Runner
 from memoria.engine import probe
 from memoria.engine.lifecycle import State
-from memoria.engine.marker import values_of
 from memoria.engine.snapshot import EngineSnapshot
-from memoria.errors import MemoriaError
 from memoria.gpu.device import Device
 from memoria.plan.records import Comparison
 from memoria.proxy.admission import Admission
 from memoria.proxy.guarding import Guarding
-from memoria.supervisor.memory import in_daemon_thread
 from memoria.supervisor.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -36,20 +34,14 @@ ANSWER_TIMEOUT = 30.0  # seconds; then an engine that hangs is asked anew
 
 # vllm/v1/metrics/loggers.py; one line per engine core, summed (usage: the highest)
 SERIES = re.compile(
-    rb"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc|generation_tokens_total)"
+    rb"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc|(?:prompt|generation)_tokens_total)"
     rb"\{[^}]*\} ([-+\w.]+)",
     re.M,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Holdings:
-    """Bytes by engines' names, as far as they are known: what each holds of its device, and what its standby
-    holds of the host. `devices` by their UUIDs."""
-
-    devices: Mapping[str, Device]
-    held: Mapping[str, int]
-    standbys: Mapping[str, int]
+SERVING = (State.READY, State.SUSPECT, State.DRAINING)
+# What an engine's speed is measured in: the tokens that it writes, or those that it reads.
+TOKENS: Mapping[Runner, str] = {"generate": "generation_tokens_total", "pooling": "prompt_tokens_total"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +59,10 @@ class Collector:
     ) -> None:
         self._supervisor, self._admission, self._rates = supervisor, admission, rates
         self._engines: dict[str, Question[bytes | None]] = {}
-        self._devices: dict[str, Question[Device]] = {}
         self._tokens: dict[str, Speed] = {}
+        self._holders = Holders(supervisor)
         self.adopt(guarding, url)
         self._began = time.monotonic()
-        self._processes = Question(_processes_by_start)
         self._last_exits: dict[str, str] = {}
         supervisor.listen(self._remember)
 
@@ -83,10 +74,7 @@ class Collector:
             for name in self._supervisor.actors
         }
         self._tokens = {name: self._tokens.get(name) or Speed() for name in self._supervisor.actors}
-        self._devices = {
-            uuid: self._devices.get(uuid) or Question(memory.read)
-            for uuid, memory in self._supervisor.memories.items()
-        }
+        self._holders.adopt()
 
     @property
     def uptime(self) -> float:
@@ -100,7 +88,7 @@ class Collector:
         `hurry` an engine does not at all: what it says of itself is not known then."""
         names = tuple(self._supervisor.actors)
         holdings, texts = await asyncio.gather(
-            self._holdings(), asyncio.gather(*(self.exposition(name, hurry=hurry) for name in names))
+            self._holders.look(), asyncio.gather(*(self.exposition(name, hurry=hurry) for name in names))
         )
         expositions = {name: text for name, text in zip(names, texts, strict=True) if text is not None}
         return Look(self._status(holdings, expositions), expositions)
@@ -108,7 +96,7 @@ class Collector:
     async def exposition(self, name: str, *, hurry: bool = False) -> bytes | None:
         """What an engine's own `/metrics` answers; None where it does not serve, or does not answer."""
         snapshot = self._supervisor.actors[name].snapshot
-        if snapshot.address is None or snapshot.state not in (State.READY, State.SUSPECT, State.DRAINING):
+        if snapshot.address is None or snapshot.state not in SERVING:
             return None
         try:
             return await self._engines[name].answer(hurry=hurry)
@@ -116,9 +104,9 @@ class Collector:
             logger.debug("%s: no metrics: %r", name, error)
             return None
 
-    def used_bytes(self, name: str, device: Device) -> int | None:
+    async def used_bytes(self, name: str) -> int | None:
         """What an engine's processes hold on its device."""
-        return held_bytes(device, set(self._supervisor.actors[name].pids()))
+        return (await self._holders.look()).held.get(name)
 
     async def _ask(self, name: str) -> bytes:
         address = self._supervisor.actors[name].snapshot.address
@@ -131,32 +119,6 @@ class Collector:
             answer.raise_for_status()
             return await answer.read()
 
-    async def _holdings(self) -> Holdings:
-        processes, found = await asyncio.gather(
-            self._processes.answer(), asyncio.gather(*(self._device(uuid) for uuid in self._devices))
-        )
-        devices = {device.uuid: device for device in found if device is not None}
-        held, standbys = {}, {}
-        for snapshot in self._supervisor.snapshots():
-            device = devices.get(self._supervisor.plan.device(snapshot.name).uuid)
-            pids = (processes or {}).get(snapshot.start_id or "", set())
-            if device is not None and (size := held_bytes(device, pids)) is not None:
-                held[snapshot.name] = size
-            standby = self._supervisor.actors[snapshot.name].standby_start_id
-            if standby is not None and processes is not None:
-                standbys[snapshot.name] = resident_bytes(processes.get(standby, set()))
-        return Holdings(devices, held, standbys)
-
-    async def _device(self, uuid: str) -> Device | None:
-        try:
-            device = await self._devices[uuid].answer()
-        except MemoriaError as error:
-            logger.warning("no figures of device %s: %s", uuid, error)
-            return None
-        if device is None:
-            logger.warning("no figures of device %s: no answer", uuid)
-        return device
-
     def _status(self, holdings: Holdings, expositions: Mapping[str, bytes]) -> Status:
         return Status(
             version=__version__,
@@ -165,8 +127,7 @@ class Collector:
             uptime=self.uptime,
             at=time.time(),
             devices=tuple(
-                self._device_status(planned.device, holdings.devices.get(planned.device.uuid))
-                for planned in self._supervisor.plan.devices
+                self._device_status(planned.device, holdings) for planned in self._supervisor.plan.devices
             ),
             engines=tuple(
                 self._engine(name, holdings, _gauges(expositions.get(name, b"")))
@@ -175,8 +136,8 @@ class Collector:
             guard=None if self._guarding is None else _guard(self._guarding),
         )
 
-    def _device_status(self, device: Device, now: Device | None) -> DeviceStatus:
-        own = self._supervisor.pids()
+    def _device_status(self, device: Device, holdings: Holdings) -> DeviceStatus:
+        now = holdings.devices.get(device.uuid)
         return DeviceStatus(
             label=device.label,
             name=device.name,
@@ -184,11 +145,7 @@ class Collector:
             limit_bytes=int(device.total_bytes * self._supervisor.config.gpu_limit),
             used_bytes=None if now is None else now.used_bytes,
             free_bytes=None if now is None else now.free_bytes,
-            others=tuple(
-                OtherProcess(process.pid, process.user, process.command, process.used_bytes)
-                for process in (() if now is None else now.processes)
-                if process.pid not in own
-            ),
+            others=holdings.others.get(device.uuid, ()),
         )
 
     def _remember(self, snapshot: EngineSnapshot) -> None:
@@ -204,7 +161,7 @@ class Collector:
         snapshot, device, rate = actor.snapshot, supervisor.plan.device(name), self._rates.of(name)
         running, waiting = gauges.get("num_requests_running"), gauges.get("num_requests_waiting")
         diagnosis, load = snapshot.diagnosis, self._admission.load(name)
-        record = supervisor.verifier.latest(name)
+        record, serves = supervisor.verifier.latest(name), snapshot.state in SERVING
         return EngineStatus(
             name=name,
             state=snapshot.state.value,
@@ -236,8 +193,8 @@ class Collector:
             held=load.waiting,
             limit=load.limit,
             requests=actor.traffic.total,
-            requests_per_second=rate.requests_per_second,
-            tokens_per_second=self._tokens[name].of(gauges.get("generation_tokens_total")),
+            requests_per_second=rate.requests_per_second if serves else rate.requests_per_second or None,
+            tokens_per_second=self._tokens[name].of(gauges.get(TOKENS[config.runner])),
             ttft_p50=rate.ttft_p50,
             ttft_p95=rate.ttft_p95,
             total_p50=rate.total_p50,
@@ -246,14 +203,6 @@ class Collector:
             standby=snapshot.standby,
             standby_bytes=None if snapshot.standby is None else holdings.standbys.get(name),
         )
-
-
-async def _processes_by_start() -> dict[str, set[int]]:
-    """Off the event loop: the environment of a process that is stuck in a driver may not be readable."""
-    starts: dict[str, set[int]] = {}
-    for pid, start in (await in_daemon_thread(partial(values_of, "MEMORIA_START"))).items():
-        starts.setdefault(start, set()).add(pid)
-    return starts
 
 
 def _gauges(exposition: bytes) -> dict[str, float]:

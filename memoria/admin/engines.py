@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from itertools import islice
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from memoria.admin.feed import STREAM_HEADERS, Feed
+from memoria.admin.feed import Feed
 from memoria.admin.replies import flag, number
+from memoria.admin.streams import Streams
 from memoria.engine.actor import EngineActor
+from memoria.engine.aside import in_daemon_thread
+from memoria.engine.log_reader import LogReader
 from memoria.errors import UnavailableError
 from memoria.logs import printable
 from memoria.proxy.answers import Answer, Rejection
@@ -19,9 +23,10 @@ from memoria.supervisor.supervisor import Supervisor
 
 LOOK = 0.2  # seconds between two looks at a log that is followed
 MOST_LINES = 10_000
+AT_ONCE = 500  # lines that are held in memory
 
 
-def routes(supervisor: Supervisor, feed: Feed) -> list[Route]:
+def routes(supervisor: Supervisor, feed: Feed, streams: Streams) -> list[Route]:
     def actor(request: Request) -> EngineActor:
         try:
             return supervisor.actor(request.path_params["engine"])
@@ -45,29 +50,41 @@ def routes(supervisor: Supervisor, feed: Feed) -> list[Route]:
             raise Rejection(Answer(503, error.problems[0].what, "stopping")) from None
         return JSONResponse({"engine": name, "asked": wish, "state": state.value, "event": before}, 202)
 
-    async def logs(request: Request) -> StreamingResponse:
-        log, lines = actor(request).log, number(request, "lines", 100, most=MOST_LINES)
+    async def files(_: Request) -> JSONResponse:
+        found = [{"engine": name, "file": str(actor.log.path)} for name, actor in supervisor.actors.items()]
+        return JSONResponse({"logs": found})
+
+    async def logs(request: Request) -> Response:
+        path, lines = actor(request).log.path, number(request, "lines", 100, most=MOST_LINES)
         follow = flag(request, "follow")
 
         async def text() -> AsyncIterator[str]:
-            follower = log.follow()
-            yield _joined(log.tail(lines))
+            log = await in_daemon_thread(lambda: LogReader(path, lines=lines))
+            async for some in _in_pieces(log.history(whole=not follow)):
+                yield some
             while follow and feed.is_open:
-                if new := _joined(list(follower.new_lines())):
-                    yield new
+                if log.has_more:
+                    async for some in _in_pieces(log.new_lines()):
+                        yield some
                 await asyncio.sleep(LOOK)
 
-        headers = {**STREAM_HEADERS, "x-content-type-options": "nosniff"}
-        return StreamingResponse(text(), media_type="text/plain; charset=utf-8", headers=headers)
+        return streams.response(text(), "text/plain; charset=utf-8")
 
     return [
         *(
-            Route(f"/engines/{{engine}}/{wish}", steer, methods=["POST"])
+            Route(f"/engines/{{engine:path}}/{wish}", steer, methods=["POST"])
             for wish in ("start", "stop", "restart")
         ),
-        Route("/logs/{engine}", logs, methods=["GET"]),
+        Route("/logs", files, methods=["GET"]),
+        Route("/logs/{engine:path}", logs, methods=["GET"]),
     ]
 
 
-def _joined(lines: list[str]) -> str:
-    return "".join(f"{printable(line)}\n" for line in lines)
+async def _in_pieces(lines: Iterator[str]) -> AsyncIterator[str]:
+    """Read off the event loop, a part at a time."""
+
+    def read() -> str:
+        return "".join(f"{printable(line)}\n" for line in islice(lines, AT_ONCE))
+
+    while text := await in_daemon_thread(read):
+        yield text

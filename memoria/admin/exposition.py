@@ -22,7 +22,7 @@ _PAIR = rb'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\.)*+"'
 _SAMPLE = re.compile(  # name, labels, value with its time
     rb"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:" + _PAIR + rb",?)*+)\})?[ \t]+(\S+(?:[ \t]+-?\d+)?)[ \t]*$", re.M
 )
-_OWN_LABEL = re.compile(rb"\A((?:" + _PAIR + rb",)*?)engine=")
+_LABEL = re.compile(rb"([a-zA-Z_][a-zA-Z0-9_]*)=(\"(?:[^\"\\\n]|\\.)*+\")")
 
 
 @dataclass(slots=True)
@@ -116,9 +116,21 @@ class Exposition:
             if family is None or not name.startswith(family.name):  # a family without a heading
                 family = self._families.setdefault(name, Family(name))
             if b"engine=" in labels:
-                labels = _OWN_LABEL.sub(rb"\1exported_engine=", labels, count=1)  # noqa: PLW2901
+                labels = _exported(labels)  # noqa: PLW2901
             separator = b"," if labels else b""
             family.samples.append(b"%b{%b%b%b} %b\n" % (name, label, separator, labels, value))
+
+
+def _exported(labels: bytes) -> bytes:
+    """With another name for a label that is called as ours: Prometheus, too, prefixes until one is free."""
+    pairs = _LABEL.findall(labels)
+    taken = {name for name, _ in pairs}
+    if b"engine" not in taken:
+        return labels
+    free = b"exported_engine"
+    while free in taken:
+        free = b"exported_" + free
+    return b",".join(b"%b=%b" % (free if name == b"engine" else name, value) for name, value in pairs)
 
 
 def _sample(name: str, labels: Mapping[str, str], value: float) -> bytes:

@@ -12,6 +12,7 @@ from starlette.routing import Route
 from memoria.admin import gauges
 from memoria.admin.collect import Collector
 from memoria.admin.exposition import CONTENT_TYPE, Exposition
+from memoria.admin.requests import Requests
 from memoria.admin.starts import Starts
 from memoria.admin.tally import Tally
 from memoria.supervisor.supervisor import Supervisor
@@ -20,9 +21,9 @@ AT_A_TIME = 0.001  # seconds of work after which requests have their turn
 
 
 class Metrics:
-    def __init__(self, supervisor: Supervisor, collector: Collector) -> None:
+    def __init__(self, supervisor: Supervisor, collector: Collector, requests: Requests) -> None:
         self.tally = Tally(supervisor.actors)
-        self._supervisor, self._collector = supervisor, collector
+        self._supervisor, self._collector, self._requests = supervisor, collector, requests
         self._starts = Starts(supervisor.actors)
         supervisor.listen(self._starts.on_change)
 
@@ -34,6 +35,7 @@ class Metrics:
                 *gauges.families(look.status, look.expositions),
                 *self._starts.families(),
                 *self.tally.families(),
+                *self._requests.families(),
             )
         )
         began = time.monotonic()

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from memoria.admin.exposition import Family, counter
 from memoria.admin.record import Record, make_record
 from memoria.admin.replies import number
 from memoria.admin.request_log import RequestLog
@@ -58,14 +59,23 @@ class Requests:
         return deque(maxlen=KEPT if self._log is None else None)
 
     def after(self, number: int, limit: int) -> list[Record]:
-        """The latest, oldest first."""
+        """The latest, oldest first. A number that has not come yet was another daemon's, so it is 0."""
         self.flush()
+        if number > self._count:
+            number = 0
         found = [made for made in self._recent if made.number > number]
         return found[max(0, len(found) - limit) :]
 
     @property
     def not_logged(self) -> int:
         return 0 if self._log is None else self._log.dropped
+
+    def families(self) -> tuple[Family, ...]:
+        name, text = (
+            "memoria_requests_not_logged_total",
+            "Requests that the log was too slow, or too full, for.",
+        )
+        return (counter(name, text, [({}, self.not_logged)]),)
 
     def close(self) -> None:
         self.flush()

@@ -5,17 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import get_args
 
 from memoria.admin.exposition import Family, counter, gauge
+from memoria.engine.failures import Kind
 from memoria.engine.lifecycle import State
 from memoria.engine.phases import Phase
 from memoria.engine.snapshot import EngineSnapshot
+
+CAUSES = (*get_args(Kind), "asked")
 
 
 @dataclass(slots=True)
 class _Engine:
     restarts: int = 0
-    causes: dict[str, int] = field(default_factory=dict)
+    causes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CAUSES, 0))
     start_id: str | None = None
     phase: Phase | None = None
     since: float = 0.0
@@ -32,10 +36,12 @@ class Starts:
 
     def on_change(self, snapshot: EngineSnapshot) -> None:
         engine = self._engines.setdefault(snapshot.name, _Engine())
+        if snapshot.restarts < engine.restarts:  # it was taken out of the configuration, and is back
+            engine.restarts = 0
         if snapshot.restarts > engine.restarts:
             engine.restarts = snapshot.restarts
             cause = snapshot.diagnosis.kind if snapshot.diagnosis else "asked"
-            engine.causes[cause] = engine.causes.get(cause, 0) + 1
+            engine.causes[cause] += 1
         if snapshot.start_id != engine.start_id:
             engine.start_id, engine.phase, engine.current = snapshot.start_id, None, {}
         phase = snapshot.phase if snapshot.state is State.STARTING else None

@@ -17,10 +17,11 @@ from memoria.bench.clients import Endpoint, Engine, Load
 from memoria.bench.figures import Phase
 from memoria.bench.load import run_phases
 from memoria.bench.plot import as_svg
-from memoria.cli.client import ask
+from memoria.cli.client import ask, understood
 from memoria.cli.render_bench import render_phases
-from memoria.cli.running import admin_socket, check_engine, running_config
-from memoria.errors import ExitCode, MemoriaError, Problem, UnavailableError, UsageError
+from memoria.cli.running import running
+from memoria.errors import ConfigError, ExitCode, MemoriaError, Problem, UnavailableError, UsageError
+from memoria.text import suggestion
 
 INTERRUPTED = 130  # as the shell has it for SIGINT
 
@@ -39,10 +40,10 @@ def run_bench(
     with what was measured so far. Raises `UnavailableError` where there is none to load."""
     if plot is not None:
         _check_plot(plot)
-    config = running_config(flag)
-    for name in names:
-        check_engine(config, name)
-    status = Status.from_json(ask(admin_socket(config), "/status"))
+    socket = running(flag).admin_socket
+    data = ask(socket, "/status")
+    with understood(socket):
+        status = Status.from_json(data)
     engines = to_load(status, names)
     endpoint = Endpoint(status.url, {"authorization": f"Bearer {key}"} if key else {})
     phases: list[Phase] = []
@@ -66,7 +67,12 @@ def run_bench(
 
 
 def to_load(status: Status, names: Sequence[str] = ()) -> list[Engine]:
-    """Engines by these names, all ready ones without a name. Raises `UnavailableError`."""
+    """Engines by these names, all ready ones without a name. Raises `ConfigError` for a name that is none,
+    `UnavailableError` for an engine that is not ready."""
+    known = [engine.name for engine in status.engines]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"there is no engine `{name}`", hint=suggestion(name, known))
     wanted = [engine for engine in status.engines if not names or engine.name in names]
     late = [engine for engine in wanted if engine.state != "ready"]
     if late and (names or len(late) == len(wanted)):

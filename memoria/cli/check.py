@@ -9,7 +9,7 @@ from typing import Any
 
 from memoria.cli.preflight import look, look_at_places
 from memoria.cli.render_plan import render_plan, render_problems
-from memoria.config.load import shown
+from memoria.config.file import shown
 from memoria.config.model import Config
 from memoria.errors import ExitCode
 from memoria.gpu import open_reader

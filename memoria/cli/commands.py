@@ -155,7 +155,15 @@ def logs(globals_: Globals, engine: str | None, lines: int | None, follow: bool,
     """
     from memoria.cli.logs import show_logs
 
-    return show_logs(globals_.config, engine, lines=lines, follow=follow, since=since)
+    return show_logs(
+        globals_.config,
+        engine,
+        lines=lines,
+        follow=follow,
+        since=since,
+        as_json=globals_.json,
+        color=globals_.colored,
+    )
 
 
 @cli.command()
@@ -187,12 +195,10 @@ def status(globals_: Globals, watch: bool) -> int:
     from memoria.cli.status import show_status, watch_status
 
     if watch:
-        return watch_status(
-            globals_.config, as_json=globals_.json, width=globals_.width, color=globals_.colored
-        )
+        return watch_status(globals_.config, as_json=globals_.json, color=globals_.colored)
 
     healthy = show_status(
-        globals_.config, as_json=globals_.json, width=globals_.width, color=globals_.colored
+        globals_.config, as_json=globals_.json, width=globals_.line_width, color=globals_.colored
     )
     return ExitCode.OK if healthy else ExitCode.FAILURE
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from memoria.config.explain import explain
-from memoria.config.load import find
+from memoria.config.file import find
 from memoria.errors import ExitCode
 from memoria.text import aligned
 

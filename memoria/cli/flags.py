@@ -40,9 +40,15 @@ class Globals:
 
         return shutil.get_terminal_size((80, 24)).columns
 
+    @property
+    def line_width(self) -> int | None:
+        """Of a terminal; None in a pipe, where a line is read by programs."""
+        return self.width if sys.stdout.isatty() else None
+
     def load(self) -> Config:
         """For a command that starts or plans engines. Raises `ConfigError` with every problem there is."""
-        from memoria.config.load import WrongValuesError, find, load
+        from memoria.config.file import find
+        from memoria.config.load import WrongValuesError, load
 
         try:
             return load(find(self.config, os.environ, Path.cwd()), os.environ)
@@ -89,11 +95,11 @@ pass_globals = click.make_pass_decorator(Globals, ensure=True)
 
 def complete_engine(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """The engines of the configuration in force, for the shell."""
-    from memoria.cli.running import running_config
+    from memoria.cli.running import running
     from memoria.errors import MemoriaError
 
     try:
-        config = running_config(ctx.ensure_object(Globals).config)
+        names = running(ctx.ensure_object(Globals).config).engines
     except MemoriaError:
         return []
-    return [engine.name for engine in config.engines if engine.name.startswith(incomplete)]
+    return [name for name in names if name.startswith(incomplete)]

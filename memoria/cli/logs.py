@@ -2,77 +2,115 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
-from collections.abc import Iterable
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from heapq import merge
+from operator import attrgetter
 from pathlib import Path
 
-from memoria.cli.running import check_engine, running_config
-from memoria.engine.log_time import since as lines_since
-from memoria.engine.logfile import LogFile
-from memoria.errors import ExitCode, MemoriaError, UsageError
-from memoria.logs import printable
+from memoria.cli.client import ask
+from memoria.cli.render_logs import Line, dated, render
+from memoria.cli.running import running
+from memoria.cli.since import parse_since
+from memoria.config.locate import Place
+from memoria.engine.log_reader import LogReader
+from memoria.errors import ConfigError, ExitCode, MemoriaError, Problem, UnavailableError
+from memoria.text import suggestion
 
 LOOK = 0.2  # seconds
 LINES = 100
-ALL = 1_000_000  # lines; what is read of a log is bounded by its bytes
-
-_AGO = re.compile(r"(\d{1,6})([smhd])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+PATIENCE = 2.0  # seconds for a daemon that hangs; then the configuration says where the logs are
 
 
 def show_logs(
-    flag: Path | None, engine: str | None, *, lines: int | None, follow: bool, since: str | None
+    flag: Path | None,
+    engine: str | None,
+    *,
+    lines: int | None,
+    follow: bool,
+    since: str | None,
+    as_json: bool,
+    color: bool,
 ) -> int:
-    """Prints the last lines, then with `follow` what is appended, until interrupted."""
-    now = datetime.now()
-    begin = None if since is None else parse_since(since, now)
-    config = running_config(flag)
-    if engine is not None:
-        check_engine(config, engine)
-    shown = [engine] if engine else [e.name for e in config.engines]
-    prefix = max(map(len, shown)) if len(shown) > 1 else 0
-    logs = {name: LogFile.of(config.logging, name) for name in shown}
-    if not follow and not any(log.path.exists() for log in logs.values()):
-        raise MemoriaError(f"no log yet in {config.logging.dir}", hint="start the engines with `memoria run`")
-    followers = {name: log.follow() for name, log in logs.items()}
-    for name, log in logs.items():
-        history = log.tail(ALL if begin is not None else LINES if lines is None else lines)
-        if begin is not None:
-            history = lines_since(history, begin, now)
-            history = history if lines is None else history[max(0, len(history) - lines) :]
-        _print(name, history, prefix)
-    while follow:
-        for name, follower in followers.items():
-            _print(name, follower.new_lines(), prefix)
-        try:
+    """Prints the last lines of each log, in the order of their times, then with `follow` what is appended,
+    until interrupted. Raises `UnavailableError` where a log may not be read."""
+    begin = None if since is None else parse_since(since, datetime.now())
+    files = log_files(running(flag), engine)
+    if not follow and not any(map(_is_there, files.values())):
+        folder = next(iter(files.values())).parent
+        raise MemoriaError(f"no log yet in {folder}", hint="start the engines with `memoria run`")
+    if lines is None and begin is None:
+        lines = LINES
+    logs = [_Log(name, file, lines, begin) for name, file in files.items()]
+    shown = render(list(files), as_json=as_json, color=color)
+    try:
+        _print([log.history(whole=not follow) for log in logs], shown)
+        while follow:
+            _print([log.new_lines() for log in logs], shown)
             time.sleep(LOOK)
-        except KeyboardInterrupt:
-            break
+    except KeyboardInterrupt:
+        pass
     return ExitCode.OK
 
 
-def parse_since(text: str, now: datetime) -> datetime:
-    """`10m` before `now`, or a time of today, or a date with a time. Raises `UsageError`."""
-    if ago := _AGO.fullmatch(text):
-        return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-    for form in ("%H:%M", "%H:%M:%S"):
-        try:
-            clock = datetime.strptime(text, form).time()
-        except ValueError:
-            continue
-        return datetime.combine(now.date(), clock)
+def log_files(place: Place, engine: str | None) -> dict[str, Path]:
+    """Of all engines, or of one, by their names: as the daemon says, or where none answers as the
+    configuration does. Raises `ConfigError` for an engine that is not there."""
     try:
-        return datetime.fromisoformat(text).replace(tzinfo=None)
-    except ValueError:
-        raise UsageError(
-            f"`{text}` is no time", hint="write 90s, 10m, 2h or 1d, 14:30, or 2026-11-23T14:30"
-        ) from None
+        told = ask(place.admin_socket, "/logs", patience=PATIENCE)
+        files = {str(log["engine"]): Path(log["file"]) for log in told["logs"]}
+    except (MemoriaError, LookupError, TypeError):
+        names = place.engines or sorted(
+            file.stem for file in place.log_dir.glob("*.log") if "." not in file.stem
+        )
+        files = {name: place.log_dir / f"{name}.log" for name in names}
+    if not files:
+        raise MemoriaError(f"no log yet in {place.log_dir}", hint="start the engines with `memoria run`")
+    if engine is None:
+        return files
+    if engine not in files:
+        raise ConfigError(f"there is no engine `{engine}`", hint=suggestion(engine, files))
+    return {engine: files[engine]}
 
 
-def _print(name: str, lines: Iterable[str], prefix: int) -> None:
-    for line in lines:
-        sys.stdout.write((f"{name:{prefix}} | " if prefix else "") + printable(line) + "\n")
+class _Log:
+    def __init__(self, name: str, file: Path, lines: int | None, begin: datetime | None) -> None:
+        self._name, self._file = name, file
+        try:
+            self._reader = LogReader(file, lines=lines, begin=begin)
+        except OSError as error:
+            raise self._unreadable(error) from None
+
+    def history(self, *, whole: bool) -> Iterator[Line]:
+        return self._guarded(self._reader.history(whole=whole))
+
+    def new_lines(self) -> Iterator[Line]:
+        return self._guarded(self._reader.new_lines())
+
+    def _guarded(self, texts: Iterator[str]) -> Iterator[Line]:
+        try:
+            yield from dated(self._name, texts, datetime.now())
+        except OSError as error:
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: OSError) -> UnavailableError:
+        what = f"cannot read the log of `{self._name}`: {(error.strerror or str(error)).lower()}"
+        hint = (
+            "run this command as the user that runs memoria" if isinstance(error, PermissionError) else None
+        )
+        return UnavailableError(Problem(what, (str(self._file),), hint))
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        return file.exists()
+    except OSError:  # whoever opens it is told why not
+        return True
+
+
+def _print(logs: Iterable[Iterator[Line]], shown: Callable[[Line], str]) -> None:
+    for line in merge(*logs, key=attrgetter("at")):
+        sys.stdout.write(shown(line) + "\n")
     sys.stdout.flush()

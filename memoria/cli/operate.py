@@ -72,10 +72,11 @@ def top(globals_: Globals) -> int:
     """
     from memoria.cli.top import show_top
 
-    return show_top(globals_.config, width=globals_.width, color=globals_.colored)
+    return show_top(globals_.config, color=globals_.colored)
 
 
 @click.command()
+@with_globals
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> int:
     """Print what makes the shell complete commands, flags and engines' names.
@@ -89,6 +90,7 @@ def completion(shell: str) -> int:
 
 
 @click.group()
+@with_globals
 def service() -> None:
     """Run memoria as a systemd service: as root for the machine, otherwise for this user.
 
@@ -121,6 +123,7 @@ def install(globals_: Globals, account: str, only_print: bool) -> int:
 
 
 @service.command()
+@with_globals
 def uninstall() -> int:
     """Remove the unit that `install` wrote.
 
@@ -148,7 +151,12 @@ def requests(globals_: Globals, lines: int, follow: bool) -> int:
     from memoria.cli.requests import show_requests
 
     return show_requests(
-        globals_.config, lines=lines, follow=follow, as_json=globals_.json, color=globals_.colored
+        globals_.config,
+        lines=lines,
+        follow=follow,
+        as_json=globals_.json,
+        width=globals_.line_width,
+        color=globals_.colored,
     )
 
 

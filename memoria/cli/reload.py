@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from memoria.cli.client import ask
-from memoria.cli.running import admin_socket, running_config
-from memoria.errors import ConfigError, ExitCode, Problem
+from memoria.cli.client import ask, understood
+from memoria.cli.running import running
+from memoria.errors import ExitCode, MemoriaError, Problem
 
 PATIENCE = 90.0  # seconds: the daemon reads the GPU and looks for the models
 
@@ -18,15 +18,24 @@ PATIENCE = 90.0  # seconds: the daemon reads the GPU and looks for the models
 def ask_for_reload(flag: Path | None, *, dry_run: bool, as_json: bool) -> int:
     """Prints what changed, or would. The exit code of a refusal is that of what is wrong."""
     path = "/reload?dry_run=true" if dry_run else "/reload"
-    answer = ask(admin_socket(running_config(flag)), path, method="POST", patience=PATIENCE)
+    socket = running(flag).admin_socket
+    answer = ask(socket, path, method="POST", patience=PATIENCE)
+    with understood(socket):
+        refusal = _refusal(answer) if "problems" in answer else None
+        lines = [] if refusal else list(render_reload(answer))
     if as_json:
         sys.stdout.write(json.dumps(answer, indent=2) + "\n")
-        return int(answer.get("exit_code", ExitCode.OK))
-    if "problems" in answer:
-        raise ConfigError(Problem(p["what"], tuple(p["where"]), p["hint"]) for p in answer["problems"])
-    for line in render_reload(answer):
-        sys.stdout.write(line + "\n")
+        return refusal.exit_code if refusal else ExitCode.OK
+    if refusal:
+        raise refusal
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
     return ExitCode.OK
+
+
+def _refusal(answer: dict[str, Any]) -> MemoriaError:
+    error = MemoriaError(Problem(p["what"], tuple(p["where"]), p["hint"]) for p in answer["problems"])
+    error.exit_code = ExitCode(answer["exit_code"])
+    return error
 
 
 def render_reload(answer: dict[str, Any]) -> Iterator[str]:

@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
-from memoria.admin.status import EngineStatus, GuardStatus, PlannedTerm, Status
-from memoria.text import aligned, duration, gib, grouped
+from collections.abc import Iterator
+from dataclasses import replace
 
-HEADER = ("ENGINE", "STATE", "SINCE", "RESTARTS", "GPU GiB", "KV", "RUN/WAIT", "REQ/S", "TTFT p95")
-UNKNOWN = "-"
+from memoria.admin.status import EngineStatus, GuardStatus, PlannedTerm, Status
+from memoria.cli.layout import UNKNOWN, Column, milliseconds, table, wrapped
+from memoria.text import duration, gib, grouped
+
+COLUMNS = (
+    Column("ENGINE", "ENGINE"),
+    Column("STATE", "STATE"),
+    Column("SINCE", "SINCE", 1),
+    Column("RESTARTS", "RST", 5),
+    Column("GPU GiB", "GiB", 2),
+    Column("KV", "KV", 4),
+    Column("RUN/WAIT", "R/W", 3),
+    Column("REQ/S", "REQ/S", 6),
+    Column("TTFT p95", "TTFT", 7),
+    Column("TOTAL p95", "TOTAL", 8, extra=True),
+    Column("TOKENS/S", "TOK/S", 9, extra=True),
+)
+LONGEST = 600  # characters of a sentence
 COLORS = {"ready": "32", "failed": "31", "held": "31", "backoff": "33", "suspect": "33"}
 
 
-def render_status(status: Status, *, width: int, color: bool) -> str:
-    """One line per engine, then one line for each that is not ready, with its reason and the next command,
-    and what the latency guard does."""
-    memory = "RAM GiB" if status.engines and status.engines[0].device == "host" else "GPU GiB"
-    header = tuple(memory if title == "GPU GiB" else title for title in HEADER)
-    table = aligned([header, *(_row(engine, status.at) for engine in status.engines)])
-    lines = [table[0]]
-    for line, engine in zip(table[1:], status.engines, strict=True):
-        lines.append(_paint(line, engine.state) if color else line)
-    lines += [f"{e.name}: {_standby(e)}" for e in status.engines if e.standby]
-    lines += [f"{e.name}: {e.held} requests wait for a place" for e in status.engines if e.held]
-    lines += [told for engine in status.engines if (told := _beside_the_plan(engine))]
-    lines += [
-        _reason(engine, status.at)[: max(width, 80) * 3]
-        for engine in status.engines
-        if engine.state != "ready"
-    ]
-    if status.guard is not None:
-        lines.append(_guard(status.guard))
+def render_status(status: Status, *, width: int | None, color: bool) -> str:
+    """One line per engine, then a sentence for each that is not ready, with its reason and what to do, and
+    what the latency guard does. `width` None: as wide as it gets, each sentence on one line."""
+    on_host = bool(status.engines) and status.engines[0].device == "host"
+    columns = [replace(c, title="RAM GiB") if on_host and c.short == "GiB" else c for c in COLUMNS]
+    head, *rows = table(columns, [_row(engine, status.at) for engine in status.engines], width)
+    lines = [head]
+    for row, engine in zip(rows, status.engines, strict=True):
+        lines.append(_paint(row, engine.state) if color else row)
+    for sentence in _sentences(status):
+        lines += wrapped(sentence[:LONGEST], width)
     return "\n".join(lines)
+
+
+def _sentences(status: Status) -> Iterator[str]:
+    engines = status.engines
+    yield from (f"{e.name}: {_standby(e)}" for e in engines if e.standby)
+    yield from (f"{e.name}: {e.held} requests wait for a place" for e in engines if e.held)
+    yield from (told for engine in engines if (told := _beside_the_plan(engine)))
+    yield from (_reason(engine, status.at) for engine in engines if engine.state != "ready")
+    if status.guard is not None:
+        yield _guard(status.guard)
 
 
 def _beside_the_plan(engine: EngineStatus) -> str | None:
@@ -62,7 +80,9 @@ def _row(engine: EngineStatus, now: float) -> tuple[str, ...]:
         UNKNOWN if engine.kv_usage is None else f"{engine.kv_usage * 100:.0f} %",
         f"{engine.running}/{engine.waiting}" if known else UNKNOWN,
         UNKNOWN if engine.requests_per_second is None else f"{engine.requests_per_second:.1f}",
-        UNKNOWN if engine.ttft_p95 is None else f"{engine.ttft_p95 * 1000:.0f} ms",
+        milliseconds(engine.ttft_p95),
+        milliseconds(engine.total_p95),
+        UNKNOWN if engine.tokens_per_second is None else grouped(round(engine.tokens_per_second)),
     )
 
 

@@ -7,18 +7,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from memoria.admin.status import DeviceStatus, EngineStatus, Status
+from memoria.cli.layout import shortened
 from memoria.cli.render_status import COLORS, render_status
 from memoria.logs import printable
 from memoria.text import duration, gib
 
-NARROW = 60  # columns; for less the bars are not made shorter any more
 BESIDE_BAR = 34  # columns of figures
+SHORTEST_BAR, LONGEST_NAME = 8, 24  # columns
 
 
 def render_top(status: Status, events: Sequence[dict[str, Any]], *, width: int, color: bool) -> str:
     """`events` as the API gives them, oldest first."""
     healthy = "healthy" if status.healthy else "degraded"
     left = f"memoria {status.version}  {status.url}  up {duration(status.uptime)}"
+    left = shortened(left, width - len(healthy) - 2)
     title = f"{left}{healthy:>{max(len(healthy) + 2, width - len(left))}}"
     lines = [_painted(title, "1", color=color), ""]
     for device in status.devices:
@@ -29,18 +31,21 @@ def render_top(status: Status, events: Sequence[dict[str, Any]], *, width: int, 
     for event in events:
         at = time.strftime("%H:%M:%S", time.localtime(event["at"]))
         detail = f": {event['detail']}" if event["detail"] else ""
-        lines.append(printable(f"{at}  {event['subject']}  {event['what']}{detail}")[:width])
+        lines.append(shortened(printable(f"{at}  {event['subject']}  {event['what']}{detail}"), width))
     return "\n".join(lines)
 
 
 def _device(device: DeviceStatus, engines: Sequence[EngineStatus], width: int, *, color: bool) -> list[str]:
     """The device as a whole, then what each engine has of it, all to the same scale."""
     here = [engine for engine in engines if engine.device == device.label]
-    names = max(map(len, ("others", *(engine.name for engine in here))))
-    cells = max(NARROW, width) - names - BESIDE_BAR
+    longest = max(map(len, ("others", *(engine.name for engine in here))))
+    names = min(longest, LONGEST_NAME, max(SHORTEST_BAR, width - SHORTEST_BAR - BESIDE_BAR))
+    cells = max(SHORTEST_BAR, width - names - BESIDE_BAR)
     known = [engine.used_bytes for engine in here if engine.used_bytes is not None]
     used = "-" if device.used_bytes is None else gib(device.used_bytes)
-    lines = [f"{device.label}  {device.name}  {used} of {gib(device.total_bytes)} GiB in use"]
+    in_use = f"{used} of {gib(device.total_bytes)} GiB in use"
+    name = shortened(device.name, width - len(device.label) - len(in_use) - 4)
+    lines = [f"{device.label}  {name}  {in_use}"]
     for engine in here:
         taken = engine.used_bytes or 0
         full = round(cells * taken / device.total_bytes)
@@ -48,7 +53,8 @@ def _device(device: DeviceStatus, engines: Sequence[EngineStatus], width: int, *
         bar = "█" * full + "░" * (budget - full) + "·" * (cells - budget)
         figures = "-" if engine.used_bytes is None else gib(engine.used_bytes)
         kv = "  -" if engine.kv_usage is None else f"{engine.kv_usage * 100:3.0f} %"
-        line = f"  {engine.name:{names}}  {bar}  {figures:>5} of {gib(engine.budget_bytes):>5} GiB  KV {kv}"
+        name = shortened(engine.name, names)
+        line = f"  {name:{names}}  {bar}  {figures:>5} of {gib(engine.budget_bytes):>5} GiB  KV {kv}"
         lines.append(_painted(line, COLORS.get(engine.state, "36"), color=color))
     if device.used_bytes is not None and len(known) == sum(engine.pid is not None for engine in here):
         others = max(0, device.used_bytes - sum(known))

@@ -5,38 +5,44 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from memoria.cli.client import ask
-from memoria.cli.render_requests import HEADER, render_requests
-from memoria.cli.running import admin_socket, running_config
+from memoria.cli.client import ask, understood
+from memoria.cli.render_requests import header, render_requests
+from memoria.cli.running import running
 from memoria.errors import ExitCode
 
 LOOK = 0.5  # seconds
+MOST = 500  # that a daemon keeps
 
 
-def show_requests(flag: Path | None, *, lines: int, follow: bool, as_json: bool, color: bool) -> int:
-    """Prints the latest requests, then with `follow` those that come, until interrupted."""
-    socket = admin_socket(running_config(flag))
-    rows = ask(socket, f"/requests?limit={lines}")["requests"]
-    if not as_json:
-        sys.stdout.write(HEADER + "\n")
-    _print(rows, as_json=as_json, color=color)
-    last = rows[-1]["number"] if rows else 0
+def show_requests(
+    flag: Path | None, *, lines: int, follow: bool, as_json: bool, width: int | None, color: bool
+) -> int:
+    """Prints the latest requests, then with `follow` those that come, until interrupted. Of more than `MOST`
+    between two looks the last are shown, and it is said how many are not."""
+    socket = running(flag).admin_socket
+    head, last, limit = ("" if as_json else header(width) + "\n"), 0, lines
     try:
-        while follow:
+        while True:
+            told = ask(socket, f"/requests?limit={limit}&after={last}")
+            with understood(socket):
+                rows = told["requests"]
+                text = "".join(_line(row, as_json=as_json, width=width, color=color) for row in rows)
+                missed = rows[0]["number"] - last - 1 if rows and 0 < last < rows[0]["number"] else 0
+                last = rows[-1]["number"] if rows else last
+            if missed:
+                sys.stderr.write(f"{missed} more came meanwhile\n")
+            sys.stdout.write(head + text)
+            sys.stdout.flush()
+            if not follow:
+                return ExitCode.OK
+            head, limit = "", MOST
             time.sleep(LOOK)
-            rows = ask(socket, f"/requests?limit=500&after={last}")["requests"]
-            _print(rows, as_json=as_json, color=color)
-            last = rows[-1]["number"] if rows else last
     except KeyboardInterrupt:
-        pass
-    return ExitCode.OK
+        return ExitCode.OK
 
 
-def _print(rows: Sequence[dict[str, Any]], *, as_json: bool, color: bool) -> None:
-    for row in rows:
-        sys.stdout.write((json.dumps(row) if as_json else render_requests(row, color=color)) + "\n")
-    sys.stdout.flush()
+def _line(row: dict[str, Any], *, as_json: bool, width: int | None, color: bool) -> str:
+    return (json.dumps(row) if as_json else render_requests(row, width=width, color=color)) + "\n"

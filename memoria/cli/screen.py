@@ -13,7 +13,6 @@ from memoria.cli.render_run import COLORS, engine_line, explanation, live_line, 
 from memoria.engine.diagnosis import excerpt
 from memoria.engine.lifecycle import State
 from memoria.engine.snapshot import EngineSnapshot
-from memoria.errors import MemoriaError
 from memoria.logs import printable
 
 if TYPE_CHECKING:
@@ -69,12 +68,7 @@ class Screen:
 
     async def _measure(self, snapshot: EngineSnapshot) -> None:
         """What a ready engine holds of its device."""
-        supervisor = self._daemon.supervisor
-        try:
-            device = await supervisor.memories[supervisor.plan.device(snapshot.name).uuid].read()
-            self._used[snapshot.name] = self._daemon.collector.used_bytes(snapshot.name, device)
-        except MemoriaError:
-            self._used[snapshot.name] = None
+        self._used[snapshot.name] = await self._daemon.collector.used_bytes(snapshot.name)
 
     def _line(self, name: str, text: str) -> str:
         return row(self._width, name, printable(text))

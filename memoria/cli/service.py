@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from memoria.config.load import find, load
+from memoria.config.file import find
+from memoria.config.load import load
 from memoria.errors import ExitCode, MemoriaError, Problem, UnavailableError
 
 # in an installed memoria beside this file (pyproject.toml), in its source tree where people look for it

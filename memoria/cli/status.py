@@ -7,35 +7,45 @@ import sys
 from pathlib import Path
 
 from memoria.admin.status import Status
-from memoria.cli.client import ask, events
-from memoria.cli.live import Live
+from memoria.cli.client import ask, events, understood
+from memoria.cli.live import Draw, Live
 from memoria.cli.render_status import render_status
-from memoria.cli.running import admin_socket, running_config
+from memoria.cli.running import running
 from memoria.errors import ExitCode, NotRunningError
 
 
-def show_status(flag: Path | None, *, as_json: bool, width: int, color: bool) -> bool:
+def show_status(flag: Path | None, *, as_json: bool, width: int | None, color: bool) -> bool:
     """Prints the table; returns whether every engine is ready."""
-    status = Status.from_json(ask(admin_socket(running_config(flag)), "/status"))
-    sys.stdout.write(_text(status, as_json=as_json, width=width, color=color) + "\n")
+    socket = running(flag).admin_socket
+    data = ask(socket, "/status")
+    with understood(socket):
+        status = Status.from_json(data)
+        text = (
+            json.dumps(status.to_json(), indent=2)
+            if as_json
+            else render_status(status, width=width, color=color)
+        )
+    sys.stdout.write(text + "\n")
     return status.healthy
 
 
-def watch_status(flag: Path | None, *, as_json: bool, width: int, color: bool) -> int:
-    """On a terminal one table, redrawn; otherwise one after another, each time that something is different.
-    Ends with Ctrl-C, or raises `NotRunningError` when the daemon has ended."""
+def watch_status(flag: Path | None, *, as_json: bool, color: bool) -> int:
+    """On a terminal one table, redrawn; otherwise one after another, each time that something is different;
+    as JSON one object on each line. Ends with Ctrl-C, or raises `NotRunningError` when the
+    daemon has ended."""
+    socket = running(flag).admin_socket
     try:
-        with Live(width) as live:
-            for kind, data in events(admin_socket(running_config(flag)), "/events"):
+        with Live(lines=as_json) as live:
+            for kind, data in events(socket, "/events"):
                 if kind == "status":
-                    status = Status.from_json(data)
-                    live.show(_text(status, as_json=as_json, width=width, color=color))
+                    with understood(socket):
+                        live.show(_drawn(Status.from_json(data), as_json=as_json, color=color))
     except KeyboardInterrupt:
         return ExitCode.OK
     raise NotRunningError("memoria has ended")
 
 
-def _text(status: Status, *, as_json: bool, width: int, color: bool) -> str:
+def _drawn(status: Status, *, as_json: bool, color: bool) -> Draw:
     if as_json:
-        return json.dumps(status.to_json(), indent=2)
-    return render_status(status, width=width, color=color)
+        return lambda _: json.dumps(status.to_json())
+    return lambda width: render_status(status, width=width, color=color)

@@ -6,9 +6,10 @@ import json
 import sys
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
-from memoria.cli.client import ask, events
-from memoria.cli.running import admin_socket, check_engine, running_config
+from memoria.cli.client import ask, events, understood
+from memoria.cli.running import running
 from memoria.engine.lifecycle import State
 from memoria.errors import ExitCode, NotRunningError
 from memoria.logs import printable
@@ -23,19 +24,21 @@ EXPLAINED = (State.BACKOFF, State.FAILED, State.HELD)
 
 def steer(flag: Path | None, wish: Wish, engine: str, *, now: bool = False, as_json: bool = False) -> int:
     """Prints a line for every state until the engine is where it was wished, or will not get there."""
-    config = running_config(flag)
-    check_engine(config, engine)
-    socket = admin_socket(config)
-    asked = ask(socket, f"/engines/{engine}/{wish}" + ("?now=true" if now else ""), "POST")
-    if wish != "restart" and asked["state"] == GOALS[wish]:
-        _tell(engine, {"what": f"is {asked['state']} already", "detail": ""}, as_json=as_json)
+    socket = running(flag).admin_socket
+    path = f"/engines/{quote(engine, safe='')}/{wish}" + ("?now=true" if now else "")
+    asked = ask(socket, path, "POST")
+    with understood(socket):
+        before, after = State(asked["state"]), int(asked["event"])
+    if wish != "restart" and before is GOALS[wish]:
+        _tell(engine, {"what": f"is {before} already", "detail": ""}, as_json=as_json)
         return ExitCode.OK
-    for _, entry in events(socket, f"/events?status=false&after={asked['event']}"):
-        if entry["subject"] != engine or entry["what"] not in set(State):
-            continue
-        state = State(entry["what"])
+    for kind, entry in events(socket, f"/events?status=false&after={after}"):
+        with understood(socket):
+            if kind != "journal" or entry["subject"] != engine or entry["what"] not in set(State):
+                continue
+            state, told = State(entry["what"]), {"what": entry["what"], "detail": str(entry["detail"])}
         if state not in UNTOLD:
-            _tell(engine, entry, as_json=as_json)
+            _tell(engine, entry | told, as_json=as_json)
         if (code := outcome(wish, state)) is not None:
             return code
     raise NotRunningError("memoria has ended")

@@ -7,28 +7,35 @@ from pathlib import Path
 from typing import Any
 
 from memoria.admin.status import Status
-from memoria.cli.client import events
-from memoria.cli.live import Live
+from memoria.cli.client import events, understood
+from memoria.cli.live import Draw, Live
 from memoria.cli.render_top import render_top
-from memoria.cli.running import admin_socket, running_config
+from memoria.cli.running import running
 from memoria.errors import ExitCode, NotRunningError
 
 EVENTS_SHOWN = 8
+WIDTH = 80  # columns in a pipe
 
 
-def show_top(flag: Path | None, *, width: int, color: bool) -> int:
+def show_top(flag: Path | None, *, color: bool) -> int:
     """On a terminal until Ctrl-C, otherwise once. Raises `NotRunningError` when the daemon has ended."""
+    socket = running(flag).admin_socket
     latest: deque[dict[str, Any]] = deque(maxlen=EVENTS_SHOWN)
     try:
-        with Live(width) as live:
-            for kind, data in events(admin_socket(running_config(flag)), "/events"):
+        with Live() as live:
+            for kind, data in events(socket, "/events"):
                 if kind == "journal":
                     latest.append(data)
+                if kind != "status":
                     continue
-                status = Status.from_json(data)
-                live.show(render_top(status, list(latest), width=width, color=color))
+                with understood(socket):
+                    live.show(_drawn(Status.from_json(data), list(latest), color=color))
                 if not live.is_terminal:
                     return ExitCode.OK
     except KeyboardInterrupt:
         return ExitCode.OK
     raise NotRunningError("memoria has ended")
+
+
+def _drawn(status: Status, events: list[dict[str, Any]], *, color: bool) -> Draw:
+    return lambda width: render_top(status, events, width=width or WIDTH, color=color)

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from stat import S_ISREG
 from typing import Any
 
 from pydantic import ValidationError
 
 from memoria.config import paths
 from memoria.config.checks import check_engines, check_front, check_memory
-from memoria.config.environment import SAVE_AS_UTF8, fill_in_log, pass_on_hub_variables, read_variables
+from memoria.config.environment import fill_in_log, pass_on_hub_variables, read_variables
+from memoria.config.file import find, read_text, shown
 from memoria.config.flags import check_variables, read_pooler, sort_flags
 from memoria.config.marks import Document, parse
 from memoria.config.model import (
@@ -36,8 +36,6 @@ from memoria.config.schema import VLLM_KEYS, Engine, File
 from memoria.config.wording import report_findings, without_wrong
 from memoria.errors import ConfigError, Problem
 
-SYSTEM_FILE = Path("/etc/memoria/memoria.yaml")
-
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -57,39 +55,6 @@ class WrongValuesError(ConfigError):
         self.usable = usable
 
 
-def find(flag: Path | None, environ: Mapping[str, str], cwd: Path) -> Path:
-    """The file to use: `flag`, MEMORIA_CONFIG, `cwd`/memoria.yaml, /etc/memoria/memoria.yaml.
-
-    The first two are taken at their word. Raises `ConfigError` when nothing is there."""
-    if flag is not None:
-        return cwd / flag
-    if named := environ.get("MEMORIA_CONFIG"):
-        return cwd / named
-    absent = {}
-    for candidate in (cwd / "memoria.yaml", SYSTEM_FILE):
-        reason = _absence(candidate)
-        if reason is None:
-            return candidate
-        absent[candidate] = reason
-    raise ConfigError(
-        Problem(
-            "no configuration file",
-            tuple(f"{shown(candidate)}  {reason}" for candidate, reason in absent.items()),
-            "name one with --config or MEMORIA_CONFIG; `memoria demo` needs none",
-        )
-    )
-
-
-def _absence(path: Path) -> str | None:
-    """Why there is no file at `path`; None where there is one."""
-    try:
-        return None if S_ISREG(path.stat().st_mode) else "not a file"
-    except (FileNotFoundError, NotADirectoryError):
-        return "not there"
-    except OSError as error:
-        return (error.strerror or "not readable").lower()
-
-
 def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     """Raises `ConfigError` with all problems. Without a `path` the usual places are searched (`find`)."""
     return read(path or find(None, environ, Path.cwd()), environ).config
@@ -97,7 +62,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
 
 def read(path: Path, environ: Mapping[str, str]) -> Loaded:
     report = Report()
-    text = _read_text(path)
+    text = read_text(path)
     dotenv = path.with_name(".env")
     variables = read_variables(environ, dotenv, shown(dotenv), report)
     document = parse(text, shown(path), variables, report)
@@ -136,31 +101,6 @@ def read(path: Path, environ: Mapping[str, str]) -> Loaded:
     check_front(file, report)
     report.raise_errors()
     return Loaded(_build(file, path, environ, report), file, document)
-
-
-def shown(path: Path) -> str:
-    """A path as a person in this folder would write it."""
-    absolute, here = path.absolute(), Path.cwd()
-    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
-
-
-def _read_text(path: Path) -> str:
-    name = shown(path)
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        hint = "name another with --config or MEMORIA_CONFIG"
-        raise ConfigError(Problem(f"no configuration file at {name}", hint=hint)) from error
-    except IsADirectoryError as error:
-        hint = f"name the file in it: {name}/memoria.yaml"
-        raise ConfigError(Problem(f"{name} is a folder", hint=hint)) from error
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise ConfigError(Problem("this is not UTF-8 text", (f"{name}:{line}",), SAVE_AS_UTF8)) from error
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        hint = "let memoria's user read it, or name another with --config or MEMORIA_CONFIG"
-        raise ConfigError(Problem(f"cannot read {name}: {reason}", hint=hint)) from error
 
 
 def _text(document: Document, *path: str) -> str | None:

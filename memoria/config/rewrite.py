@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from memoria.config.load import shown
+from memoria.config.file import shown
 from memoria.config.model import ConfigPath
 from memoria.errors import ConfigError, Problem
 

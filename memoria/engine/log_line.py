@@ -6,7 +6,10 @@ import re
 
 LONGEST = 4096  # characters; what follows is never looked at
 
-_ESCAPE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+# ECMA-48: control sequences (colours), strings such as a window's title or a link, and all shorter ones
+_ESCAPE = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~]|$)|\x9b[0-?]*[ -/]*[@-~]"
+)
 
 # `(EngineCore pid=4501) INFO 11-23 14:22:28 [core.py:402] text`; a message of several lines repeats it
 # (vllm/logging_utils, NewLineFormatter). tqdm, tracebacks and uvicorn's lines carry a part of it, or none.

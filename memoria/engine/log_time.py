@@ -19,12 +19,3 @@ def time_of(line: str, now: datetime) -> datetime | None:
     except ValueError:
         return None
     return at if at <= now + timedelta(days=1) else at.replace(year=now.year - 1)
-
-
-def since(lines: list[str], begin: datetime, now: datetime) -> list[str]:
-    """From the first line on that was written at `begin` or later."""
-    for number, line in enumerate(lines):
-        at = time_of(line, now)
-        if at is not None and at >= begin:
-            return lines[number:]
-    return []

@@ -10,17 +10,16 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from memoria.config.model import Logging
+from memoria.engine.log_reader import LONGEST_LINE, Follower, numbered
 from memoria.errors import Problem, UnavailableError
 
 logger = logging.getLogger(__name__)
 
-LONGEST_LINE = 4096  # bytes; the rest of a longer line is dropped
+TAIL_BYTES = 256 << 10
 _ELSEWHERE = "choose another directory with `log: {dir: ...}`, or fix its permissions"
-READ_AT_ONCE = 1 << 20  # bytes; a flood beyond it is skipped, only its end matters
 
 
 class LogFile:
@@ -85,7 +84,7 @@ class LogFile:
         try:
             self._make_room()
             if self._keep:
-                shutil.copy(self.path, self._numbered(1))
+                shutil.copy(self.path, numbered(self.path, 1))
         except OSError as error:
             logger.warning("%s: the old log could not be kept: %s", self.path, error)
         try:
@@ -106,64 +105,33 @@ class LogFile:
         try:
             self._make_room()
             if self._keep and self.path.exists():
-                self.path.replace(self._numbered(1))
+                self.path.replace(numbered(self.path, 1))
             other.path.replace(self.path)
         except OSError as error:
             logger.warning("%s: could not be replaced: %s", self.path, error)
 
     def tail(self, lines: int, since: int = 0) -> list[str]:
-        """The last lines from byte `since` on, at most 256 KiB of them."""
+        """The last lines from byte `since` on, of the file that is written now; at most 256 KiB of them."""
         try:
             with self.path.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
-                file.seek(max(since if since <= size else 0, size - (256 << 10)))
-                return split_lines(file.read())[-lines:] if lines else []
+                file.seek(max(since if since <= size else 0, size - TAIL_BYTES))
+                return _split_lines(file.read())[-lines:] if lines else []
         except OSError:
             return []
 
     def follow(self) -> Follower:
-        return Follower(self.path, self.size())
+        """From now on; of a flood only the end matters."""
+        return Follower(self.path, self.size(), skips_floods=True)
 
     def _make_room(self) -> None:
         """For a new `.1`. Raises `OSError`."""
         for number in range(self._keep - 1, 0, -1):
-            older = self._numbered(number)
+            older = numbered(self.path, number)
             if older.exists():
-                older.replace(self._numbered(number + 1))
-
-    def _numbered(self, number: int) -> Path:
-        return self.path.with_name(f"{self.path.name}.{number}")
+                older.replace(numbered(self.path, number + 1))
 
 
-class Follower:
-    """Reads the complete lines that were appended since the last call."""
-
-    def __init__(self, path: Path, position: int) -> None:
-        self._path, self._position, self._rest = path, position, b""
-
-    def new_lines(self) -> Iterator[str]:
-        try:
-            size = self._path.stat().st_size
-        except FileNotFoundError:
-            return
-        if size < self._position:  # rotated
-            self._position, self._rest = 0, b""
-        if size == self._position:
-            return
-        if size - self._position > READ_AT_ONCE:
-            self._position, self._rest = size - READ_AT_ONCE, b""
-        with self._path.open("rb") as file:
-            file.seek(self._position)
-            data = file.read(READ_AT_ONCE)
-        self._position += len(data)
-        # tqdm redraws its bar with carriage returns: each redrawing is a line for us
-        *complete, rest = (self._rest + data).replace(b"\r", b"\n").split(b"\n")
-        self._rest = rest[:LONGEST_LINE]
-        for line in complete:
-            if line:
-                yield line[:LONGEST_LINE].decode(errors="replace")
-
-
-def split_lines(data: bytes) -> list[str]:
+def _split_lines(data: bytes) -> list[str]:
     lines = data.replace(b"\r", b"\n").split(b"\n")
     return [line[:LONGEST_LINE].decode(errors="replace") for line in lines if line]

@@ -17,7 +17,8 @@ from enum import StrEnum
 from memoria.config.model import Restart
 from memoria.engine.journal import Journal
 from memoria.engine.launch import launch, reaches_gate
-from memoria.engine.logfile import Follower, LogFile
+from memoria.engine.log_reader import Follower
+from memoria.engine.logfile import LogFile
 from memoria.engine.phases import Phase, read_line
 from memoria.engine.process import EngineProcess
 from memoria.engine.start import Start

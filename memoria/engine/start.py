@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from memoria.engine.address import EngineAddress
 from memoria.engine.exit_status import ExitStatus
-from memoria.engine.logfile import Follower
+from memoria.engine.log_reader import Follower
 from memoria.engine.oom_kills import oom_kills
 from memoria.engine.process import EngineProcess
 from memoria.engine.surroundings import Boarding, Ticket

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 
 from memoria.engine.exit_status import ExitStatus
-from memoria.engine.logfile import Follower, LogFile
+from memoria.engine.log_reader import Follower
+from memoria.engine.logfile import LogFile
 from memoria.engine.process import EngineProcess
 
 logger = logging.getLogger(__name__)

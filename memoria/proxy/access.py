@@ -1,7 +1,8 @@
 """Who may ask: the Host, the Origin of a web page, what a page may send, and the API key.
 
 One decision over a request's head, before anything else is done with it. Sources: RFC 9110 7.4 (421),
-RFC 6454 (Origin), RFC 6750 (Bearer), the Fetch standard (CORS; what a page may send without asking first).
+RFC 6454 (Origin), RFC 6750 (Bearer), the Fetch standard (CORS; what a page may send without asking first),
+Fetch Metadata (Sec-Fetch-Site).
 """
 
 from __future__ import annotations
@@ -149,11 +150,24 @@ def _decide_page(
             cors = ((b"access-control-allow-origin", origin), (b"vary", b"origin"), _EXPOSED)
         else:
             return Rejection(_foreign(origin))
+    elif origin is None and not _comes_from_here(method, path, head, rules):
+        return Rejection(_not_by_another_site())
     if method == "OPTIONS" and cors and b"access-control-request-method" in head:
         return _preflight(cors, head)
     if method == "POST" and not _is_plain(head, path):
         return Rejection(_unreadable(path, cors))
     return cors
+
+
+def _comes_from_here(method: str, path: bytes, head: dict[bytes, bytes], rules: AccessRules) -> bool:
+    """What a browser fetches for an image, a script or a link it sends no Origin with, but where the page is
+    from (Fetch Metadata, W3C). From another site's page a person may follow a link to here, no more."""
+    if head[b"sec-fetch-site"] in {b"same-origin", b"none"}:
+        return True
+    if path.startswith(b"/admin/"):
+        return False
+    followed = (head.get(b"sec-fetch-mode"), head.get(b"sec-fetch-dest")) == (b"navigate", b"document")
+    return rules.any_origin or (method == "GET" and followed)
 
 
 def _is_own_page(origin: bytes, host: bytes | None) -> bool:
@@ -188,6 +202,11 @@ def _misdirected(host: bytes) -> Answer:
 
 def _foreign(origin: bytes) -> Answer:
     message = f"Pages of `{_shown(origin)}` may not ask here: add it to cors.origins"
+    return Answer(403, message, "origin_not_allowed")
+
+
+def _not_by_another_site() -> Answer:
+    message = "Another site's page may not fetch this: open it by itself, or add that site to cors.origins"
     return Answer(403, message, "origin_not_allowed")
 
 

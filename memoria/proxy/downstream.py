@@ -326,7 +326,7 @@ class Downstream(HttpToolsProtocol):
     def on_tick(self, now: float) -> None:
         if self._transfer is not None:
             self._transfer.on_tick(now)
-        elif self._held or self.cycle is None or self.cycle.response_complete:
+        elif self._held or self.blocked or self.cycle is None or self.cycle.response_complete:
             unsent = self.transport.get_write_buffer_size()
             lasts = self._still.lasts(now, (self._in_head, self._answered, unsent))
             if unsent:

@@ -12,7 +12,7 @@ class Exchange(NamedTuple):  # a tuple, since it is made for every request and c
     known. Times in seconds from the request's arrival; `first_byte_s` is None when the engine answered
     nothing. `complete`: the client was sent the whole of its answer. `key` is the name of the API key,
     `client` the address. `tail`: what the engine's body ends with, 2 KiB at most.
-    `traceparent`: the client's header, where there is exactly one."""
+    `traceparent`: the client's header, where there is exactly one. `streamed`: the answer came as events."""
 
     request_id: str
     engine: str | None
@@ -29,3 +29,4 @@ class Exchange(NamedTuple):  # a tuple, since it is made for every request and c
     request_bytes: int = 0
     tail: bytes = b""
     traceparent: bytes | None = None
+    streamed: bool = False

@@ -14,6 +14,7 @@ TAIL_BYTES = 2048
 class Reply:
     """`status` is None until there is something to send. `complete`: the client was sent everything.
     `ends_with_connection`: to the client a plain end of the connection is the end of the body.
+    `is_events`: the engine answers with a stream of events.
 
     A body is framed by its length where the engine knows that, else in chunks. HTTP/1.0 knows no chunks.
     """
@@ -21,11 +22,11 @@ class Reply:
     status: int | None = None
     complete = False
     ends_with_connection = False
+    is_events = False
     _chunked = False
     _pending = b""  # the head, until there is something to send with it
     _latest = b""  # piece of the body
     _before = b""  # the piece before it
-    _is_events = False
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class Reply:
             self.ends_with_connection = self._http_1_0
             framing = b""
         else:
-            self._chunked, self._is_events = True, head.is_events
+            self._chunked, self.is_events = True, head.is_events
             framing = b"transfer-encoding: chunked\r\n"
         end = b"\r\n\r\n" if keep_alive else b"\r\nconnection: close\r\n\r\n"
         self._pending = b"%b%b%bx-request-id: %b%b" % (
@@ -115,5 +116,5 @@ class Reply:
     def explain(self, answer: Answer) -> None:
         """Sends the reason for which a begun response will be cut short, where there is a way to: as the last
         event of an event stream. No last chunk follows."""
-        if self._is_events:
+        if self.is_events:
             self.send(b"\n\n" + answer.event)  # whatever came before, an empty line ends it

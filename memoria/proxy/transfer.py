@@ -325,11 +325,10 @@ class Transfer:
     # The end
 
     def _fail(self, failure: Failure) -> None:
-        route, engine = self._head.route, self._passage.engine
+        route, engine, identity = self._head.route, self._passage.engine, self._id.decode()
         if route is None or engine is None:
             self.refuse(self._relay.explain(failure, ""))
             return
-        identity = self._id.decode()
         self._drop_upstream()
         if failure in _DOUBTFUL and self._passage.place is not None:
             self._relay.admission.doubt(engine, self._passage.place.address)
@@ -388,4 +387,5 @@ class Transfer:
             self.upload.size,
             reply.tail,
             head.traceparent,
+            reply.is_events,
         )

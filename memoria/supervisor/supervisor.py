@@ -209,6 +209,11 @@ class Supervisor:
         """The processes of all engines as the latest look has seen them."""
         return {pid for actor in self._tasks for pid in actor.pids()}
 
+    def start_ids(self) -> set[str]:
+        """The starts that live, and the standbys: all that the engines' processes are marked with."""
+        ids = (id_ for actor in self._tasks for id_ in (actor.snapshot.start_id, actor.standby_start_id))
+        return {id_ for id_ in ids if id_ is not None}
+
     def actor(self, name: str) -> EngineActor:
         try:
             return self.actors[name]

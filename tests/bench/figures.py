@@ -4,9 +4,12 @@
     idle        memory and processor time of supervisor and proxy with two ready engines
     start       the demo from installed state to "all ready" against the engines' separate starts
     embeddings  small-embedding throughput through memoria against the engine asked directly, interleaved
-    metrics     seconds of `/metrics`, and what a scrape per second does to the others' waiting
+    metrics     seconds of `/metrics`, and what a scrape per second does to the event loop
+    status      seconds of a status and of `memoria status`, also while an engine hangs (stub engines)
+    relay       what a scrape per second does to requests on their way through memoria (stub engines)
 
-Needs `memoria setup --cpu` and memoria installed beside this Python. Asserts nothing: times are for people.
+All but the last two need `memoria setup --cpu` and memoria installed beside this Python. Asserts nothing:
+times are for people.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from pathlib import Path
 import aiohttp
 import psutil
 
+from tests.bench import stubbed
 from tests.vllm.daemon import RealDaemon
 
 MEMORIA = [str(Path(sys.executable).with_name("memoria"))]
@@ -184,6 +188,8 @@ PARTS: dict[str, Callable[[], None]] = {
     "start": start,
     "embeddings": embeddings,
     "metrics": metrics,
+    "status": stubbed.status,
+    "relay": stubbed.relay,
 }
 
 

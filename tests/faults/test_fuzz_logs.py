@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from memoria.engine.diagnosis import diagnose, excerpt
 from memoria.engine.exit_status import ExitStatus
 from memoria.engine.log_line import text_of
-from memoria.engine.logfile import LONGEST_LINE, Follower
+from memoria.engine.log_reader import LONGEST_LINE, Follower
 from memoria.engine.phases import StartFigures, read_line
 from memoria.logs import printable
 

@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, Self
 
 import uvicorn
 import uvloop
+from starlette.types import ASGIApp
 
 from memoria.config.model import Filters, Hold, Limits, Runner, Timeouts
 from memoria.engine.address import EngineAddress, TcpAddress, UnixAddress
@@ -282,9 +283,10 @@ class Rig:
         rules: AccessRules | None = None,
         filters: dict[str, Filters] | None = None,
         protect: tuple[str, Callable[[float], None]] | None = None,
+        app: ASGIApp = unknown_route,
         **engines: ScriptedEngine,
     ) -> None:
-        self._folder, self._tcp, self._engines = folder, tcp, engines
+        self._folder, self._tcp, self._engines, self._app = folder, tcp, engines, app
         self._runners: dict[str, Runner] = {"embedding": "pooling", **(runners or {})}
         self.router = FakeRouter()
         self.pool = Pool(idle_s=idle_s)
@@ -321,7 +323,7 @@ class Rig:
         listener.setblocking(False)
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(
-            unknown_route,
+            self._app,
             http=protocol_for(self.relay),
             ws="none",
             lifespan="off",

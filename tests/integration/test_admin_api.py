@@ -22,6 +22,7 @@ from tests.integration.daemon import PATIENCE, Box, RunningDaemon
 from tests.integration.http_client import Answer, Streaming
 
 ADMIN, API = "a" * 32, "k" * 32
+AFTERS = (0, 5, 999_999, 2**53 - 1)
 SPEC: dict[str, Any] = json.loads(DESCRIPTION.read_text())
 
 
@@ -155,7 +156,7 @@ def test_who_asked_is_told(daemon: RunningDaemon) -> None:
 
 def test_an_unknown_engine_is_a_404_with_a_suggestion(daemon: RunningDaemon) -> None:
     for path in ("/logs/generatio", "/engines/generatio/stop"):
-        with pytest.raises(MemoriaError, match="`generatio`; did you mean `generation`"):
+        with pytest.raises(MemoriaError, match="`generatio`\\nhint: did you mean `generation`"):
             over_socket(daemon, path, "POST" if "stop" in path else "GET")
 
 
@@ -267,6 +268,35 @@ def test_the_description_holds_against_generated_requests(
     assert f"Tested: {len(SPEC['paths']) - 1}" in done.stdout
     over_socket(daemon, "/engines/embedding/start", "POST")
     daemon.until_ready()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(f"/admin/events?status={status}&after={after}" for status in ("true", "false") for after in AFTERS),
+        *(f"/admin/logs/embedding?follow=true&lines={lines}" for lines in (0, 1, 10_000)),
+    ],
+)
+def test_a_stream_keeps_nobody_waiting(daemon: RunningDaemon, path: str) -> None:
+    """schemathesis leaves them out: they have no end."""
+    connection = http.client.HTTPConnection("127.0.0.1", daemon.box.ports.main, timeout=PATIENCE)
+    connection.request("GET", path)
+    try:
+        answer = connection.getresponse()
+        assert answer.status == 200
+        if path.startswith("/admin/events"):
+            assert answer.readline().split(b":")[0] in {b"id", b"event"}
+        asked = [over_http(daemon, "GET", "/livez") for _ in range(20)]
+        assert {answer.status for answer in asked} == {200}
+    finally:
+        connection.close()
+
+
+def test_an_event_number_of_another_daemon_is_none_of_this_one(daemon: RunningDaemon) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", daemon.box.ports.main, timeout=PATIENCE)
+    connection.request("GET", "/admin/events?status=false", headers={"Last-Event-ID": "999999"})
+    assert connection.getresponse().readline() == b"id: 1\n"
+    connection.close()
 
 
 def test_streams_end_with_the_daemon(box: Box) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,40 +131,99 @@ def test_a_watched_status_ends_with_ctrl_c_and_with_the_daemon(box: Box) -> None
     assert watching[1].returncode == 3
 
 
+class Terminal:
+    """A command on a terminal of its own."""
+
+    def __init__(self, machine: Box, *command: str, size: tuple[int, int]) -> None:
+        self._main, terminal = pty.openpty()
+        self.resize(*size)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "memoria", *command],
+            cwd=machine.folder,
+            env=machine.env({"TERM": "xterm"}),
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            start_new_session=True,
+        )
+        os.close(terminal)
+        self.seen = b""
+
+    def resize(self, columns: int, lines: int) -> None:
+        fcntl.ioctl(self._main, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    def until_drawn(self, times: int) -> list[str]:
+        """The lines of the latest picture that is complete, without colours."""
+
+        def grown() -> bool:
+            self.seen += os.read(self._main, 65536)
+            return self.seen.count(b"\033[J") >= times
+
+        until(grown)
+        picture = self.seen.rpartition(b"\033[J")[0].rpartition(b"\033[H")[2].decode()
+        return re.sub(r"\033\[[\d;]*[mK]", "", picture).replace("\r", "").rstrip("\n").split("\n")
+
+    def end(self) -> bytes:
+        """After Ctrl-C; what is left on the terminal."""
+        self.process.send_signal(signal.SIGINT)
+        try:
+            while more := os.read(self._main, 65536):
+                self.seen += more
+        except OSError:  # the terminal's other end is gone
+            pass
+        assert self.process.wait(PATIENCE) == 0
+        os.close(self._main)
+        assert b"Traceback" not in self.seen
+        return self.seen.rpartition(b"\033[?1049l")[2]
+
+
+@pytest.mark.parametrize("command", [["top"], ["status", "--watch"]])
 def test_on_a_terminal_the_picture_is_redrawn_in_place_and_left_behind(
+    daemon: RunningDaemon, machine: Box, command: list[str]
+) -> None:
+    terminal = Terminal(machine, *command, size=(80, 24))
+    first = terminal.until_drawn(2)
+    assert terminal.seen.startswith(b"\033[?1049h")
+    assert max(map(len, first)) <= 80
+    after = terminal.end()
+    assert first[0].split()[0].encode() in after
+
+
+def test_the_picture_has_the_terminals_size_also_when_that_changes(
     daemon: RunningDaemon, machine: Box
 ) -> None:
-    main, terminal = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "memoria", "top"],
-        cwd=machine.folder,
-        env=machine.env({"COLUMNS": "80", "TERM": "xterm"}),
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-        start_new_session=True,
+    terminal = Terminal(machine, "top", size=(120, 40))
+    wide = terminal.until_drawn(1)
+    assert 80 < max(map(len, wide)) <= 120
+    drawn = terminal.seen.count(b"\033[J")
+    terminal.resize(60, 6)
+    os.kill(terminal.process.pid, signal.SIGWINCH)
+    small = terminal.until_drawn(drawn + 1)
+    assert max(map(len, small)) <= 60
+    assert len(small) <= 5
+    terminal.end()
+
+
+def test_a_watched_status_for_programs_is_an_object_on_each_line(box: Box) -> None:
+    box.configure()
+    daemon = box.start()
+    daemon.until_ready()
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "memoria", "status", "--watch", "--json"],
+        cwd=box.folder,
+        env=box.env({}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    os.close(terminal)
-    seen = b""
-
-    def grown() -> bool:
-        nonlocal seen
-        seen += os.read(main, 65536)
-        return seen.count(b"\033[H") >= 2
-
-    until(grown)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(PATIENCE) == 0
-    try:
-        while more := os.read(main, 65536):
-            seen += more
-    except OSError:  # the terminal's other end is gone
-        pass
-    os.close(main)
-    assert seen.startswith(b"\033[?1049h")
-    after = seen.rpartition(b"\033[?1049l")[2]
-    assert after.startswith(b"\033[1mmemoria ")
-    assert b"Traceback" not in seen
+    assert watching.stdout is not None
+    first = watching.stdout.readline()
+    daemon.stop()
+    rest, _ = watching.communicate(timeout=PATIENCE)
+    assert watching.returncode == 3
+    statuses = [json.loads(line) for line in [first, *rest.splitlines()]]
+    assert statuses[0]["status"] == "healthy"
+    assert {engine["state"] for engine in statuses[-1]["engines"]} == {"stopped"}
 
 
 def test_the_last_requests_are_shown_and_written_down(daemon: RunningDaemon, machine: Box) -> None:
@@ -169,7 +233,7 @@ def test_the_last_requests_are_shown_and_written_down(daemon: RunningDaemon, mac
     done = machine.call("requests", "-n", "2")
     assert done.returncode == 0
     header, embedding, unknown = words(done.stdout)
-    assert header == ["TIME", "STATUS", "TOTAL", "TTFT", "TOKENS", "ENGINE", "ROUTE"]
+    assert header == ["TIME", "CODE", "TOTAL", "FIRST", "TOKENS", "ENGINE", "ROUTE"]
     assert (embedding[1], embedding[-2:]) == ("200", ["embedding", "/v1/embeddings"])
     assert (unknown[1], unknown[-1]) == ("404", "/v1/completions")
     log = machine.folder / "logs/memoria.requests.log"
@@ -183,9 +247,17 @@ def test_the_last_requests_are_shown_and_written_down(daemon: RunningDaemon, mac
 
 def test_logs_since_a_while_ago(daemon: RunningDaemon, machine: Box) -> None:
     assert "non-default args" in machine.call("logs", "embedding", "--since", "1h").stdout
+    assert "non-default args" in machine.call("logs", "embedding", "--since", "999999d").stdout
+    to_come = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3600))
+    assert machine.call("logs", "embedding", "--since", to_come).stdout == ""
     done = machine.call("logs", "embedding", "--since", "soon")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: `soon` is no time\nhint: write ")
+
+
+def test_the_flags_of_all_commands_are_those_of_every_command(box: Box) -> None:
+    assert box.call("completion", "bash", "--no-color", "-c", "other.yaml").returncode == 0
+    assert "No such option" not in box.call("service", "--json", "uninstall", "--no-color").stderr
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

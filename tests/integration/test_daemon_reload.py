@@ -115,7 +115,7 @@ def test_what_is_wrong_changes_nothing_and_is_told(
 def test_a_taken_port_changes_nothing(box: Box, daemon: RunningDaemon) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         change(box, f"listen: 127.0.0.1:{box.ports.main}", f"listen: 127.0.0.1:{holder.getsockname()[1]}")
-        assert "is in use" in reload(box, code=ExitCode.CONFIG)
+        assert "is in use" in reload(box, code=ExitCode.UNAVAILABLE)
     daemon.until_ready()
 
 

@@ -148,8 +148,7 @@ def test_status_is_a_table_of_engines(running: RunningDaemon, machine: Box) -> N
         "KV",
         "RUN/WAIT",
         "REQ/S",
-        "TTFT",
-        "p95",
+        *("TTFT", "p95", "TOTAL", "p95", "TOKENS/S"),
     ]
     assert embedding.startswith("embedding   ready")
     assert " 29.0/30.0  " in embedding

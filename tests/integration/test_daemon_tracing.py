@@ -73,6 +73,35 @@ def test_an_error_is_one_and_the_last_spans_are_sent_at_the_end(box: Box, collec
     assert span.status.code == Status.STATUS_CODE_UNSET
 
 
+@pytest.mark.parametrize(("lost", "code"), [(True, "502"), (False, "503")])
+def test_what_memoria_or_an_engine_failed_at_is_an_error(
+    box: Box, collector: Collector, lost: bool, code: str
+) -> None:
+    box.configure(top="hold: {seconds: 0}")
+    if lost:
+        box.vllm.set_faults("generation", vanish_after_tokens=2)
+    daemon = box.start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **SOON)
+    daemon.until_ready()
+    if not lost:
+        assert box.call("stop", "generation").returncode == 0
+    assert str(complete(box.ports.main)) == code
+    _, span = next(collector.spans("/v1/completions"))
+    assert span.status.code == Status.STATUS_CODE_ERROR
+    assert attributes(span)["error.type"] == code
+    assert daemon.stop() == 0
+
+
+def test_what_a_client_got_wrong_is_no_error(box: Box, collector: Collector) -> None:
+    box.configure()
+    daemon = box.start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **SOON)
+    daemon.until_ready()
+    unknown = {"model": "nobody", "prompt": "a"}
+    assert daemon.ask("POST", "/v1/completions", unknown).status == 404
+    _, span = next(collector.spans("/v1/completions"))
+    assert span.status.code == Status.STATUS_CODE_UNSET
+    assert daemon.stop() == 0
+
+
 def test_a_collector_that_is_gone_holds_nothing_up(box: Box, collector: Collector) -> None:
     collector.close()
     box.configure()

@@ -111,6 +111,7 @@ async def test_an_event_stream_passes_byte_by_byte_whatever_its_chunks(tmp_path:
 
     async with Rig(tmp_path, generation=ScriptedEngine(script)) as rig:
         response = await rig.post(CHAT)
+        assert (await rig.ended.get()).streamed
     assert (response.body, response.ended) == (stream, True)
     assert response.header(b"content-type") == [b"text/event-stream"]
     assert response.header(b"transfer-encoding") == [b"chunked"]

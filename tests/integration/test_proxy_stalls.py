@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from memoria.config.model import Filters, Hold, Timeouts
 from tests.integration.proxy_rig import (
@@ -73,6 +74,33 @@ async def test_a_reader_that_takes_nothing_stops_its_engine_and_is_cut(tmp_path:
         await engine.asked[0].gone.wait()
     assert exchange.complete is False
     assert written < 24 * 2**20  # the kernel's socket buffers, mostly
+
+
+@on_uvloop
+async def test_a_reader_that_takes_nothing_of_what_memoria_itself_answers_is_cut(tmp_path: Path) -> None:
+    gone, sent = asyncio.Event(), 0
+
+    async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal sent
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        leaving = asyncio.ensure_future(_until_left(receive))
+        while not leaving.done():
+            await send({"type": "http.response.body", "body": bytes(2**16), "more_body": True})
+            sent += 2**16
+            await asyncio.sleep(0)
+        gone.set()
+
+    async with Rig(tmp_path, patience=0.3, app=endless) as rig:
+        client = await rig.client()
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await client.send(request(b"/admin/events", method=b"GET"))
+        await asyncio.wait_for(gone.wait(), 10)
+    assert sent < 24 * 2**20  # the kernel's socket buffers, mostly
+
+
+async def _until_left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 @on_uvloop

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from memoria.admin.status import DeviceStatus, EngineStatus, Status
+from memoria.admin.status import DeviceStatus, EngineStatus, GuardStatus, Status
 from memoria.text import GIB
 
 AT = 1_700_000_000.0
@@ -40,8 +41,8 @@ EMBEDDING = EngineStatus(
     requests=12_345,
     requests_per_second=42.0,
     tokens_per_second=None,
-    ttft_p50=0.012,
-    ttft_p95=0.021,
+    ttft_p50=None,
+    ttft_p95=None,
     total_p50=0.013,
     total_p95=0.024,
     last_exit=None,
@@ -62,7 +63,11 @@ GENERATION = replace(
     running=128,
     waiting=17,
     requests_per_second=3.1,
+    tokens_per_second=2311.0,
+    ttft_p50=0.09,
     ttft_p95=0.18,
+    total_p50=4.1,
+    total_p95=12.5,
 )
 GPU = DeviceStatus("gpu 0", "NVIDIA H200", int(139.7 * GIB), int(132.7 * GIB), None, None)
 HEALTHY = Status(
@@ -97,10 +102,100 @@ DEGRADED = replace(
             running=None,
             waiting=None,
             requests_per_second=None,
+            tokens_per_second=None,
+            ttft_p50=None,
             ttft_p95=None,
+            total_p50=None,
+            total_p95=None,
         ),
     ),
 )
+
+
+def second(**facts: Any) -> Status:
+    """The good hour, but for the second engine."""
+    return replace(HEALTHY, engines=(EMBEDDING, replace(GENERATION, **facts)))
+
+
+AWAY = {
+    "used_bytes": None,
+    "kv_usage": None,
+    "running": None,
+    "waiting": None,
+    "requests_per_second": None,
+    "tokens_per_second": None,
+    "ttft_p50": None,
+    "ttft_p95": None,
+    "total_p50": None,
+    "total_p95": None,
+}
+LOST = {**AWAY, "pid": None}
+
+# Every state that a screen shows in a way of its own.
+STATUSES = {
+    "healthy": HEALTHY,
+    "degraded": DEGRADED,
+    "idle": second(
+        running=0, waiting=0, requests_per_second=0.0, kv_usage=0.0, ttft_p95=None, total_p95=None
+    ),
+    "starting": second(**AWAY, state="starting", since=AT - 12, phase="loading weights", percent=62),
+    "waiting": second(
+        **AWAY,
+        state="starting",
+        since=AT - 40,
+        phase="at the gate",
+        detail="generation needs 83.8 GiB of GPU 0, and 41.0 GiB are free",
+        hint="pid 9912 ana python train.py 47.0 GiB; stop pid 9912, or lower the fraction by 0.31",
+    ),
+    "failed": second(
+        **LOST,
+        state="failed",
+        since=AT - 900,
+        restarts=5,
+        detail="exited 1: the model needs more memory for its KV cache than there is",
+        hint="lower max_model_len to 4096, or raise gpu_memory_utilization to 0.64",
+    ),
+    "held": second(
+        **LOST,
+        state="held",
+        since=AT - 71,
+        restarts=1,
+        detail="its memory has not come back; nothing starts on this device until it does",
+    ),
+    "suspect": second(state="suspect", since=AT - 3, detail="no progress for 120 s, 4 requests in flight"),
+    "standby": second(standby="waiting", standby_bytes=int(1.2 * GIB)),
+    "difference": second(kv_tokens=613_216, planned_kv_tokens=700_000),
+    "guard": replace(
+        HEALTHY,
+        guard=GuardStatus("generation", ("embedding",), target=0.05, gap_p95=0.0614, limit=4, lowered=3),
+    ),
+    "host": replace(
+        HEALTHY,
+        devices=(replace(GPU, label="host", name="AMD EPYC 9654 96-Core Processor"),),
+        engines=tuple(replace(engine, device="host") for engine in (EMBEDDING, GENERATION)),
+    ),
+    "long-names": replace(
+        HEALTHY,
+        engines=(
+            replace(EMBEDDING, name="embedding-multilingual-large", restarts=12),
+            replace(
+                GENERATION,
+                name="generation-thinking-2507-fp8-long-context",
+                restarts=104,
+                running=1024,
+                waiting=2048,
+                requests_per_second=1234.5,
+                ttft_p95=12.345,
+            ),
+        ),
+    ),
+    "hostile": second(
+        **LOST,
+        state="failed",
+        detail="exited 1: \033]0;title\007\033[2Jwiped\r\nerror: forged line",
+        hint="\033[31mred",
+    ),
+}
 EVENTS = [
     {
         "number": 1,

@@ -123,6 +123,11 @@ def test_an_answer_cut_in_the_middle_spoils_nothing() -> None:
         (b'{b="a\\",engine=\\"0"}', 'x{engine="a",b="a\\",engine=\\"0"} 1'),
         (b'{my_engine="0"}', 'x{engine="a",my_engine="0"} 1'),
         (b'{b="}{ 7",}', 'x{engine="a",b="}{ 7",} 1'),
+        (
+            b'{engine="0",exported_engine="1"}',
+            'x{engine="a",exported_exported_engine="0",exported_engine="1"} 1',
+        ),
+        (b'{b="\\"",engine="0",}', 'x{engine="a",b="\\"",exported_engine="0"} 1'),
     ],
 )
 def test_only_a_label_named_engine_is_renamed(labels: bytes, expected: str) -> None:

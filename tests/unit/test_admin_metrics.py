@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from memoria.admin import gauges
+from memoria.admin.requests import Requests
 from memoria.admin.starts import Starts
 from memoria.admin.tally import Tally
 from tests.unit.test_admin_gauges import BOTH, GUARD
@@ -22,6 +23,7 @@ def _own_series() -> dict[str, set[str]]:
         *gauges.families(replace(BOTH, guard=GUARD), ()),
         *Starts(()).families(),
         *Tally(()).families(),
+        *Requests(None).families(),
     ):
         labels = re.findall(r'(\w+)="', b"".join(family.samples[:1]).decode())
         found[family.name.decode()] = set(labels)

@@ -8,20 +8,27 @@ from memoria.admin.rates import KEPT, WINDOW, Rate, Rates
 from memoria.proxy.exchange import Exchange
 from tests.fakes import FakeClock
 
-NOTHING = Rate(None, None)
+NOTHING = Rate(0.0, None, None, None, None)
 
 
-def exchange(*, engine: str | None = "generation", first_byte_s: float | None = 0.5) -> Exchange:
+def exchange(
+    *,
+    engine: str | None = "generation",
+    first_byte_s: float | None = 0.5,
+    status: int = 200,
+    streamed: bool = True,
+) -> Exchange:
     return Exchange(
         request_id="1",
         engine=engine,
         route="/v1/completions",
-        status=200,
+        status=status,
         response_bytes=1,
         first_byte_s=first_byte_s,
         duration_s=1.0,
         complete=True,
         replays=0,
+        streamed=streamed,
     )
 
 
@@ -35,7 +42,7 @@ def rates(clock: FakeClock) -> Rates:
     return Rates(clock)
 
 
-def test_what_nobody_asked_is_not_known(rates: Rates) -> None:
+def test_of_what_nobody_asked_the_rate_is_none_and_times_are_not_known(rates: Rates) -> None:
     assert rates.of("generation") == NOTHING
 
 
@@ -59,6 +66,34 @@ def test_under_load_the_window_gets_shorter_and_the_rate_stays_right(rates: Rate
         rates.add(exchange())
         clock.now += 0.01
     assert rates.of("generation").requests_per_second == pytest.approx(100, rel=0.01)
+
+
+@pytest.mark.parametrize("per_second", [2_000, 20_000, 100_000])
+def test_no_load_is_too_high_to_be_told(rates: Rates, clock: FakeClock, per_second: int) -> None:
+    for _ in range(KEPT * 2):
+        clock.now += 1 / per_second
+        rates.add(exchange())
+    assert rates.of("generation").requests_per_second == pytest.approx(per_second, rel=0.01)
+
+
+def test_the_first_moment_makes_no_rate_without_end(rates: Rates) -> None:
+    rates.add(exchange())
+    assert rates.of("generation").requests_per_second == 1
+
+
+@pytest.mark.parametrize("status", [400, 404, 429, 500, 503])
+def test_errors_count_as_requests_but_not_for_the_times(rates: Rates, clock: FakeClock, status: int) -> None:
+    clock.now += 10
+    rates.add(exchange(first_byte_s=2.0, status=status))
+    assert rates.of("generation") == Rate(0.1, None, None, None, None)
+    rates.add(exchange(first_byte_s=0.5))
+    assert rates.of("generation") == Rate(0.2, 0.5, 0.5, 1.0, 1.0)
+
+
+def test_only_a_stream_has_a_time_to_its_first_token(rates: Rates, clock: FakeClock) -> None:
+    clock.now += 10
+    rates.add(exchange(streamed=False))
+    assert rates.of("generation") == Rate(0.1, None, None, 1.0, 1.0)
 
 
 def test_what_is_older_than_the_window_is_forgotten(rates: Rates, clock: FakeClock) -> None:

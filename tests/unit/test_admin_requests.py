@@ -70,6 +70,9 @@ async def test_the_last_requests_are_kept_in_order_without_their_text() -> None:
     assert [record.number for record in found[:2]] == [4, 5]
     assert [record.id for record in requests.after(KEPT + 1, 10)] == [str(KEPT + 1), str(KEPT + 2)]
     assert [record.id for record in requests.after(0, 1)] == [str(KEPT + 2)]
+    assert requests.after(KEPT + 3, 10) == []
+    another_daemons = requests.after(999_999, 1)
+    assert [record.id for record in another_daemons] == [str(KEPT + 2)]
     assert b"finish_reason" not in repr(found).encode()
     assert (found[0].prompt_tokens, found[0].completion_tokens, found[0].key) == (5, 3, "chat")
 

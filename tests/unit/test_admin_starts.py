@@ -31,10 +31,11 @@ def starts(clock: FakeClock) -> Starts:
 
 
 def told(starts: Starts) -> dict[str, float]:
+    """What is not 0."""
     text = Exposition(starts.families()).render().decode()
     assert complaints(text) == []
     lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
-    return {name.partition("_engine_")[2]: float(value) for name, _, value in lines}
+    return {name.partition("_engine_")[2]: float(value) for name, _, value in lines if float(value)}
 
 
 def phase(name: Phase, start: str = "1") -> EngineSnapshot:
@@ -83,3 +84,18 @@ def test_restarts_are_counted_by_what_ended_the_start_before(starts: Starts) -> 
         'restarts_total{engine="a",cause="asked"}': 1,
         'restarts_total{engine="a",cause="memory"}': 1,
     }
+
+
+def test_every_cause_is_there_from_the_beginning(starts: Starts) -> None:
+    text = Exposition(starts.families()).render().decode()
+    for cause in ("memory", "device", "model", "start", "signal", "error", "silence", "memoria", "asked"):
+        for engine in ("a", "b"):
+            assert f'memoria_engine_restarts_total{{engine="{engine}",cause="{cause}"}} 0\n' in text
+
+
+def test_an_engine_that_was_taken_out_and_is_back_is_counted_on(starts: Starts) -> None:
+    for count in (0, 1, 2, 3):
+        starts.on_change(replace(STARTING, restarts=count))
+    for count in (0, 1):  # another one of the same name
+        starts.on_change(replace(STARTING, restarts=count))
+    assert told(starts) == {'restarts_total{engine="a",cause="asked"}': 4}

@@ -75,16 +75,6 @@ class FakeSupervisor:
         log = SimpleNamespace(last_log=lambda: [*LOG, FAILURE])
         return dict.fromkeys(self.now, log)
 
-    @property
-    def plan(self) -> Any:
-        return SimpleNamespace(device=lambda name: SimpleNamespace(uuid="GPU-0"))
-
-    @property
-    def memories(self) -> Any:
-        async def read() -> None: ...
-
-        return {"GPU-0": SimpleNamespace(read=read)}
-
     def listen(self, listener: Callable[[EngineSnapshot], None]) -> None:
         self.listeners.append(listener)
 
@@ -113,7 +103,10 @@ def supervisor() -> FakeSupervisor:
 
 
 def daemon_of(supervisor: FakeSupervisor) -> Daemon:
-    collector = SimpleNamespace(used_bytes=lambda name, device: USED[name])
+    async def used_bytes(name: str) -> int | None:
+        return USED[name]
+
+    collector = SimpleNamespace(used_bytes=used_bytes)
     fake = SimpleNamespace(
         config=supervisor.config, supervisor=supervisor, collector=collector, url="http://127.0.0.1:8200"
     )

@@ -1,4 +1,4 @@
-"""Every picture of the running daemon, at 80 and 120 columns, with and without colour: golden files.
+"""Every screen, held against its golden file.
 
 `MEMORIA_UPDATE_GOLDEN=1` writes them anew; look at what changed.
 """
@@ -6,45 +6,61 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Iterator
 
 import pytest
 
-from memoria.cli.live import cut
-from memoria.cli.render_requests import HEADER, render_requests
-from memoria.cli.render_status import render_status
-from memoria.cli.render_top import render_top
-from tests.unit.status_examples import DEGRADED, EVENTS, HEALTHY
+from memoria.cli.layout import cut, shortened, wrapped
+from tests.unit.screens import DRAWN, FIXED, SAID, said
 from tests.unit.test_cli_render_plan import check_golden
 
-SIZES = [80, 120]
-PAINTS = [True, False]
-STATUSES = {"healthy": HEALTHY, "degraded": DEGRADED}
+SIZES, PAINTS = (80, 120), ("plain", "color")
+# Lines of a log and of an error are as long as they are.
+AS_LONG = ("errors", "logs", "logs-of-one")
 
 
 @pytest.fixture(autouse=True)
-def utc(monkeypatch: pytest.MonkeyPatch) -> None:
-    import time
-
-    monkeypatch.setattr(time, "localtime", time.gmtime)
-
-
-@pytest.mark.parametrize("width", SIZES)
-@pytest.mark.parametrize("color", PAINTS)
-@pytest.mark.parametrize("name", STATUSES)
-def test_the_status_table(name: str, width: int, color: bool) -> None:
-    picture = render_status(STATUSES[name], width=width, color=color)
-    check_golden(f"status-{name}-{width}-{'color' if color else 'plain'}", picture)
+def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
 
 
-@pytest.mark.parametrize("width", SIZES)
-@pytest.mark.parametrize("color", PAINTS)
-@pytest.mark.parametrize("name", STATUSES)
-def test_top(name: str, width: int, color: bool) -> None:
-    picture = render_top(STATUSES[name], EVENTS, width=width, color=color)
-    check_golden(f"top-{name}-{width}-{'color' if color else 'plain'}", picture)
-    plain = [re.sub(r"\033\[\d+m", "", line) for line in picture.splitlines()]
-    table_only = [line for line in plain if not line.startswith("generation:")]  # a reason may wrap
-    assert max(map(len, table_only)) <= width
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_screen_at_both_widths_with_and_without_colour(name: str) -> None:
+    draw = DRAWN[name]
+    sections = [
+        f"== {width} columns, {paint}\n{draw(width, paint == 'color')}" for width in SIZES for paint in PAINTS
+    ]
+    check_golden(name, "\n\n".join(sections))
+
+
+@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+def test_colour_changes_nothing_but_colour_and_no_line_is_wider_than_the_terminal(
+    name: str, width: int
+) -> None:
+    plain = DRAWN[name](width, False)
+    assert re.sub(r"\033\[[\d;]+m", "", DRAWN[name](width, True)) == plain
+    assert all(line.isprintable() for line in plain.splitlines())
+    if name not in AS_LONG:
+        assert max(map(len, plain.splitlines())) <= width
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_what_a_command_says_in_a_pipe(name: str) -> None:
+    text = said(name)
+    assert "Traceback (most" not in text
+    assert "\033" not in text
+    check_golden(name, text)
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_what_is_always_the_same(name: str) -> None:
+    check_golden(name, FIXED[name]())
 
 
 @pytest.mark.parametrize(
@@ -60,34 +76,8 @@ def test_a_line_is_cut_at_the_terminals_width_and_its_colour_ends(line: str, wid
     assert cut(line, width) == shown
 
 
-REQUEST = {
-    "number": 1,
-    "at": 1_700_000_000.0,
-    "id": "abc",
-    "client": "127.0.0.1",
-    "key": None,
-    "method": "POST",
-    "route": "/v1/chat/completions",
-    "engine": "generation",
-    "status": 200,
-    "request_bytes": 100,
-    "response_bytes": 4511,
-    "first_byte_s": 0.18,
-    "duration_s": 12.25,
-    "prompt_tokens": 1024,
-    "completion_tokens": 512,
-    "aborted": False,
-    "replays": 0,
-}
-UNANSWERED = {"engine": None, "route": None, "status": 401, "first_byte_s": None, "prompt_tokens": None}
-REQUESTS = [
-    REQUEST,
-    {**REQUEST, **UNANSWERED, "duration_s": 0.0004},
-    {**REQUEST, "status": 502, "key": "chat", "aborted": True, "replays": 1, "duration_s": 0.5},
-]
-
-
-@pytest.mark.parametrize("color", PAINTS)
-def test_requests(color: bool) -> None:
-    picture = "\n".join([HEADER, *(render_requests(row, color=color) for row in REQUESTS)])
-    check_golden(f"requests-{'color' if color else 'plain'}", picture)
+def test_what_is_too_long_is_wrapped_or_ends_with_an_ellipsis() -> None:
+    assert wrapped("one two three four five six", 20) == ["one two three four", "  five six"]
+    assert wrapped("one two", None) == ["one two"]
+    assert wrapped("a" * 30, 20) == ["a" * 20, "  " + "a" * 10]
+    assert (shortened("abc", 3), shortened("abcd", 3)) == ("abc", "ab…")

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from memoria.config.load import find, load
+from memoria.config.file import find
+from memoria.config.load import load
 from memoria.config.model import Address
 from memoria.errors import ConfigError, ExitCode
 from tests.unit.config_files import ENGINE, NO_VARIABLES, ConfigFolder, folder
@@ -303,7 +304,7 @@ def test_the_flag_comes_before_the_variable_before_the_folder(tmp_path: Path) ->
 
 def test_nothing_found_tells_where_was_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("memoria.config.load.SYSTEM_FILE", tmp_path / "etc" / "memoria.yaml")
+    monkeypatch.setattr("memoria.config.file.SYSTEM_FILE", tmp_path / "etc" / "memoria.yaml")
     with pytest.raises(ConfigError) as caught:
         find(None, {}, tmp_path)
     (problem,) = caught.value.problems

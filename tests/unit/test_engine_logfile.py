@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from memoria.engine.logfile import LONGEST_LINE, READ_AT_ONCE, LogFile
+from memoria.engine.log_reader import LONGEST_LINE, READ_AT_ONCE
+from memoria.engine.logfile import LogFile
 from memoria.errors import UnavailableError
 
 

@@ -14,7 +14,8 @@ import pytest
 from memoria.engine import watch as watching
 from memoria.engine.census import Census
 from memoria.engine.exit_status import ExitStatus
-from memoria.engine.logfile import Follower, LogFile
+from memoria.engine.log_reader import Follower
+from memoria.engine.logfile import LogFile
 from memoria.engine.process import EngineProcess
 from memoria.engine.watch import watch
 from tests.fakes import until

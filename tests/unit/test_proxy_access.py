@@ -313,6 +313,54 @@ def test_no_other_sites_page_may_steer_whatever_cors_allows() -> None:
     assert status(HOST, own, by=anybody, method="GET", path=b"/admin/status") == 200
 
 
+PICTURE = ((b"sec-fetch-mode", b"no-cors"), (b"sec-fetch-dest", b"image"))
+LINK = ((b"sec-fetch-mode", b"navigate"), (b"sec-fetch-dest", b"document"))
+FRAME = ((b"sec-fetch-mode", b"navigate"), (b"sec-fetch-dest", b"iframe"))
+
+
+def fetched(site: bytes, how: tuple[Header, ...], path: bytes, *origins: str, method: str = "GET") -> int:
+    """A GET of a browser, which sends no Origin with it."""
+    by = rules(origins=origins)
+    return status(HOST, (b"sec-fetch-site", site), *how, by=by, method=method, path=path)
+
+
+@pytest.mark.parametrize("site", [b"cross-site", b"same-site", b"", b"some-new-word"])
+@pytest.mark.parametrize("how", [PICTURE, FRAME, ()])
+@pytest.mark.parametrize(
+    "path", [b"/admin/events", b"/admin/status", b"/v1/models", b"/metrics", b"/", b"/livez"]
+)
+def test_another_sites_page_may_not_fetch_without_an_origin_either(
+    site: bytes, how: tuple[Header, ...], path: bytes
+) -> None:
+    assert fetched(site, how, path) == 403
+    assert fetched(site, how, path, APP.decode()) == 403
+
+
+@pytest.mark.parametrize("site", [b"cross-site", b"same-site"])
+def test_a_person_may_follow_a_link_from_another_site_but_not_into_the_api(site: bytes) -> None:
+    assert fetched(site, LINK, b"/") == 200
+    assert fetched(site, LINK, b"/metrics") == 200
+    assert fetched(site, LINK, b"/admin/events") == 403
+    assert fetched(site, LINK, b"/", method="POST") == 403
+
+
+@pytest.mark.parametrize("site", [b"same-origin", b"none"])
+def test_memorias_own_page_and_the_address_bar_may_fetch(site: bytes) -> None:
+    for how in (PICTURE, LINK, ()):
+        for path in (b"/", b"/admin/events", b"/page/main.js", b"/v1/models"):
+            assert fetched(site, how, path) == 200
+
+
+def test_where_any_page_may_ask_it_may_fetch_what_is_not_memorias_own() -> None:
+    assert fetched(b"cross-site", PICTURE, b"/v1/models", "*") == 200
+    assert fetched(b"cross-site", PICTURE, b"/admin/events", "*") == 403
+
+
+def test_a_page_that_the_file_names_comes_with_its_origin() -> None:
+    site = (b"sec-fetch-site", b"cross-site")
+    assert status(HOST, JSON, site, (b"origin", APP), by=rules(origins=(APP.decode(),))) == 200
+
+
 def test_an_admins_key_is_good_for_the_engines(keys: KeyRing, tmp_path: Path) -> None:
     (tmp_path / "admins").write_text(f"ana: {'a' * 32}\n", encoding="utf-8")
     (tmp_path / "admins").chmod(0o600)

@@ -121,7 +121,7 @@ def test_the_start_limit_can_be_reached() -> None:
 
 
 def test_the_unit_starts_the_daemon_with_the_system_s_file() -> None:
-    from memoria.config.load import SYSTEM_FILE
+    from memoria.config.file import SYSTEM_FILE
 
     assert _value("ExecStart").split()[1:] == ["run", "--config", str(SYSTEM_FILE)]
     assert _value("ExecReload").split()[1:] == ["reload", "--config", str(SYSTEM_FILE)]

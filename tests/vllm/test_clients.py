@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -16,36 +17,62 @@ SHOWN = "http://127.0.0.1:8200"  # the address in the README
 PATIENCE = 120.0  # seconds; importing some of them takes a while
 
 
-def _examples() -> dict[str, str]:
-    """Under the README's headings for programs, by name."""
+OPENAI = "openai@6"  # of npm
+
+
+def _examples() -> dict[str, tuple[str, str]]:
+    """Language and text of those under the README's headings for programs, by name."""
     section = (REPOSITORY / "README.md").read_text().partition("\n## Integration\n")[2].partition("\n## ")[0]
     found = re.findall(r"^\*\*(\w+)\*\*.*?^```(\w+)\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
-    return {name: code for name, language, code in found if language == "python"}
+    return {name: (language, code) for name, language, code in found}
 
 
 EXAMPLES = _examples()
+COMMANDS = {"python": [sys.executable], "js": ["node"], "sh": ["bash", "-e"]}
+ENDINGS = {"python": ".py", "js": ".mjs", "sh": ".sh"}
 
 
 def test_the_readme_shows_every_client_that_is_tried() -> None:
-    assert list(EXAMPLES) == ["openai", "LangChain", "LlamaIndex", "LiteLLM"]
+    assert list(EXAMPLES) == ["openai", "LangChain", "LlamaIndex", "LiteLLM", "Node", "fetch", "curl"]
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_of_the_readme_embeds_and_writes(daemon: RealDaemon, name: str, tmp_path: Path) -> None:
-    script = tmp_path / f"with_{name.lower()}.py"
-    assert SHOWN in EXAMPLES[name]
-    script.write_text(EXAMPLES[name].replace(SHOWN, daemon.url))
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a script finds npm's `openai`."""
+    made = tmp_path_factory.mktemp("clients")
+    install = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(made), OPENAI]
+    done = subprocess.run(install, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return made
+
+
+def run(daemon: RealDaemon, name: str, folder: Path) -> str:
+    language, code = EXAMPLES[name]
+    assert SHOWN in code
+    script = folder / f"with_{name.lower()}{ENDINGS[language]}"
+    script.write_text(code.replace(SHOWN, daemon.url))
     quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "PYTHONWARNINGS": "ignore"}  # no prices from the network
     ended = subprocess.run(
-        [sys.executable, str(script)],
+        [*COMMANDS[language], str(script)],
         env={**os.environ, **quiet},
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=PATIENCE,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
-    dimensions, _, text = ended.stdout.partition("\n")
+    return ended.stdout
+
+
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name != "curl"])
+def test_an_example_of_the_readme_embeds_and_writes(daemon: RealDaemon, name: str, folder: Path) -> None:
+    dimensions, _, text = run(daemon, name, folder).partition("\n")
     assert dimensions == "64"
     assert len(text.strip()) > 3
+
+
+def test_the_readmes_curl_embeds_and_writes(daemon: RealDaemon, folder: Path) -> None:
+    embedded, _, streamed = run(daemon, "curl", folder).partition("data: ")
+    assert len(json.loads(embedded)["data"][0]["embedding"]) == 64
+    assert streamed.rstrip().endswith("data: [DONE]")
