@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, Self
 
 import uvicorn
 import uvloop
+from starlette.types import ASGIApp
 
 from memoria.config.model import Filters, Hold, Limits, Runner, Timeouts
 from memoria.engine.address import EngineAddress, TcpAddress, UnixAddress
@@ -282,9 +283,12 @@ class Rig:
         rules: AccessRules | None = None,
         filters: dict[str, Filters] | None = None,
         protect: tuple[str, Callable[[float], None]] | None = None,
+        app: ASGIApp = unknown_route,
+        host: str = "127.0.0.1",
         **engines: ScriptedEngine,
     ) -> None:
         self._folder, self._tcp, self._engines = folder, tcp, engines
+        self._app, self.host = app, host
         self._runners: dict[str, Runner] = {"embedding": "pooling", **(runners or {})}
         self.router = FakeRouter()
         self.pool = Pool(idle_s=idle_s)
@@ -317,11 +321,12 @@ class Rig:
                 (name, f"{name}-alias"),
                 address,
             )
-        listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        listener = socket.create_server((self.host, 0), family=family, backlog=512)
         listener.setblocking(False)
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(
-            unknown_route,
+            self._app,
             http=protocol_for(self.relay),
             ws="none",
             lifespan="off",
@@ -353,7 +358,7 @@ class Rig:
             assert self.router.held == 0, "a lease was not given back"
 
     async def client(self) -> Client:
-        return self.add(Client(*await asyncio.open_connection("127.0.0.1", self.port)))
+        return self.add(Client(*await asyncio.open_connection(self.host, self.port)))
 
     def add(self, client: Client) -> Client:
         """It is reset at the end."""
