@@ -63,7 +63,7 @@ class RequestHead:
             raise Rejection(bad_framing("The request has both Content-Length and Transfer-Encoding"))
         if self.upgrade:
             raise _body_and_upgrade()
-        length = declared[0].strip(b" \t")
+        length = declared[0]
         if len(declared) > 1 or not length.isdigit() or len(length) > 18:
             raise Rejection(bad_framing("The Content-Length is not one number"))
         return int(length)
