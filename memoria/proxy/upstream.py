@@ -46,7 +46,8 @@ class Listener(Protocol):
 
 class Upstream(asyncio.Protocol):
     """From `on_head` on: `head` and `length` (of the body, None where the engine does not tell it).
-    `received` counts the body's bytes, `reads` the times that something came. `idle` is where the connection
+    `received` counts the body's bytes, `reads` the times that something came, `pauses` those that nothing was
+    read for a while. `idle` is where the connection
     waits between requests, with the others to its address.
 
     `unread`, with `on_lost`: the engine cannot have read all that was written. Sources: RFC 1122 4.2.2.13 and
@@ -59,6 +60,7 @@ class Upstream(asyncio.Protocol):
     unread = False
     write_paused = False
     read_paused = False
+    pauses = 0
     idle_since = 0.0  # loop time
     listener: Listener | None = None
     _transport: asyncio.Transport | None = None
@@ -94,6 +96,7 @@ class Upstream(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         self.read_paused = True
+        self.pauses += 1
         if self._transport is not None:
             self._transport.pause_reading()
 
