@@ -142,6 +142,7 @@ class Upstream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         listener = self.listener
         if listener is None:
+            self._leave_pool()
             self.abort()  # nothing was asked
             return
         self.reads += 1
@@ -166,7 +167,9 @@ class Upstream(asyncio.Protocol):
     def eof_received(self) -> None:
         """A reset that came with the end shows only at the socket; what was not even written, only here."""
         transport = self._transport
-        if transport is not None and self.listener is not None:
+        if self.listener is None:
+            self._leave_pool()
+        elif transport is not None:
             failed = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             self.unread = failed != 0 or transport.get_write_buffer_size() > 0
 
@@ -174,8 +177,7 @@ class Upstream(asyncio.Protocol):
         self._transport = None
         self.unread = self.unread or isinstance(error, ConnectionResetError | BrokenPipeError)
         self._parser = None  # it refers back here
-        with suppress(ValueError):
-            self._idle.remove(self)
+        self._leave_pool()
         listener, self.listener = self.listener, None
         self._sink = None
         if listener is None:
@@ -185,6 +187,11 @@ class Upstream(asyncio.Protocol):
             listener.on_end(self)
         else:
             listener.on_lost(self)
+
+    def _leave_pool(self) -> None:
+        """At once: the loop tells of a connection's loss a turn later, and until then it could be taken."""
+        with suppress(ValueError):
+            self._idle.remove(self)
 
     @property
     def _ends_with_connection(self) -> bool:
