@@ -8,7 +8,10 @@ in a head that came before, and in a body whose length is known.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
+import struct
+import termios
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
@@ -165,13 +168,15 @@ class Upstream(asyncio.Protocol):
             self.listener.on_writable()
 
     def eof_received(self) -> None:
-        """A reset that came with the end shows only at the socket; what was not even written, only here."""
+        """What was not written, and what the engine's kernel had not acknowledged with the end, was not read.
+        A reset that came with the end shows only at the socket, too."""
         transport = self._transport
         if self.listener is None:
             self._leave_pool()
         elif transport is not None:
-            failed = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            self.unread = failed != 0 or transport.get_write_buffer_size() > 0
+            end = transport.get_extra_info("socket")
+            failed = end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            self.unread = failed != 0 or transport.get_write_buffer_size() > 0 or _unacknowledged(end) > 0
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
@@ -293,3 +298,9 @@ class Upstream(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self.head is not None:
             self.complete = self._notable = True
+
+
+def _unacknowledged(connection: socket.socket) -> int:
+    """Bytes (SIOCOUTQ of tcp(7), which has the number of TIOCOUTQ)."""
+    (queued,) = struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))
+    return int(queued)
