@@ -91,7 +91,7 @@ class Asked:
 Script = Callable[[Asked], Awaitable[None]]
 
 
-class _Protocol(asyncio.StreamReaderProtocol):
+class EngineProtocol(asyncio.StreamReaderProtocol):
     def __init__(self, engine: ScriptedEngine) -> None:
         super().__init__(asyncio.StreamReader(), engine.serve)
         self.gone = asyncio.Event()
@@ -128,9 +128,9 @@ class ScriptedEngine:
     async def listen(self, where: Path | None) -> EngineAddress:
         loop = asyncio.get_running_loop()
         if where is not None:
-            self._server = await loop.create_unix_server(lambda: _Protocol(self), str(where))
+            self._server = await loop.create_unix_server(lambda: EngineProtocol(self), str(where))
             return UnixAddress(str(where))
-        self._server = await loop.create_server(lambda: _Protocol(self), "127.0.0.1", 0)
+        self._server = await loop.create_server(lambda: EngineProtocol(self), "127.0.0.1", 0)
         return TcpAddress("127.0.0.1", self._server.sockets[0].getsockname()[1])
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -140,7 +140,7 @@ class ScriptedEngine:
         self.connections += 1
         number = self.connections
         protocol = writer.transport.get_protocol()
-        assert isinstance(protocol, _Protocol)
+        assert isinstance(protocol, EngineProtocol)
         try:
             while not writer.is_closing():
                 head = await reader.readuntil(b"\r\n\r\n")
