@@ -102,14 +102,15 @@ class Change:
         return [listener for bound in self.closed.values() for listener in bound]
 
 
-def taken(config: Config) -> list[Problem]:
+def missing(config: Config) -> list[Problem]:
     """What `Listeners` would not get. Nothing is kept, and nobody can connect meanwhile."""
-    problems = []
+    problems: list[Problem] = []
     for address, key in _wanted(config).items():
         try:
             close(_bind(address, accept=False))
         except OSError as error:
             problems.append(_problem(config, address, key, error))
+    problems += _not_free(config, _engines_own(config))
     return problems
 
 
@@ -163,14 +164,18 @@ def _bind_all(
             bound[address] = _bind(address, share=address.port in shared)
         except OSError as error:
             problems.append(_problem(config, address, key, error))
-    for port, key in tried.items():
-        if (problem := problem_of(port)) is not None:
-            problems.append(replace(problem, where=(*_mark(config, key), *problem.where)))
+    problems += _not_free(config, tried)
     if problems:
         for listeners in bound.values():
             close(listeners)
         raise UnavailableError(problems)
     return bound
+
+
+def _not_free(config: Config, ports: Mapping[int, ConfigPath]) -> Iterator[Problem]:
+    for port, key in ports.items():
+        if (problem := problem_of(port)) is not None:
+            yield replace(problem, where=(*_mark(config, key), *problem.where))
 
 
 def _share(listeners: Iterable[socket.socket], on: bool) -> None:

@@ -17,7 +17,7 @@ from memoria import __version__
 from memoria.admin.holdings import Holders, Holdings
 from memoria.admin.patience import Question
 from memoria.admin.rates import Rates, Speed
-from memoria.admin.status import DeviceStatus, EngineStatus, GuardStatus, OtherProcess, PlannedTerm, Status
+from memoria.admin.status import DeviceStatus, EngineStatus, GuardStatus, PlannedTerm, Status
 from memoria.config.model import Runner
 from memoria.engine import probe
 from memoria.engine.lifecycle import State

@@ -83,14 +83,14 @@ class Waiting:
 
 class _Engine:
     """`limit`: requests in flight at most, the lower of what is configured and what `cap` says. `doubted`:
-    an address where it may listen no longer."""
+    an address where it may listen no longer. `peak`: most in flight since it was asked for."""
 
-    __slots__ = ("doubted", "giving", "in_flight", "limit", "most", "name", "turns")
+    __slots__ = ("doubted", "giving", "in_flight", "limit", "most", "name", "peak", "turns")
 
     def __init__(self, name: str, most: int) -> None:
         self.name = name
         self.most = self.limit = most
-        self.in_flight = 0
+        self.in_flight = self.peak = 0
         self.turns: Turns[Waiting] = Turns()
         self.giving = False
         self.doubted: EngineAddress | None = None
@@ -123,6 +123,12 @@ class Admission:
     def load(self, engine: str) -> Load:
         about = self._engines[engine]
         return Load(about.in_flight, about.limit, len(about.turns))
+
+    def take_peak(self, engine: str) -> int:
+        """The most requests in flight at once since the last call."""
+        about = self._engines[engine]
+        peak, about.peak = about.peak, about.in_flight
+        return peak
 
     def try_admit(self, engine: str) -> Place | None:
         """None: there is no place now, `wait` for one. Raises `Refusal` where waiting would not help."""
@@ -217,6 +223,8 @@ class Admission:
     def _admit(self, about: _Engine) -> Place:
         place = Place(self, about, self._entrance(about))
         about.in_flight += 1
+        if about.in_flight > about.peak:  # noqa: PLR1730 - max() would be a call more for every request
+            about.peak = about.in_flight
         return place
 
     def _entrance(self, about: _Engine) -> Entrance:

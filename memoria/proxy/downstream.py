@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from memoria.proxy import answers, routes
 from memoria.proxy.access import ANYBODY, Grant
 from memoria.proxy.answers import Answer
+from memoria.proxy.asgi_lane import AsgiLane
 from memoria.proxy.ending import linger, reset
 from memoria.proxy.headers import Header, new_request_id
 from memoria.proxy.presence import Presence
@@ -50,7 +51,7 @@ class _Known(NamedTuple):
     rules: object
 
 
-class Downstream(HttpToolsProtocol):
+class Downstream(AsgiLane):
     """`self.cycle` is the request that was parsed last (a `Transfer`, or uvicorn's own kind), `_transfer` the
     one that is being answered, if it is a transfer."""
 
@@ -68,7 +69,6 @@ class Downstream(HttpToolsProtocol):
         self.flow = Presence(transport, self.relay.presence)
         self._transfer: Transfer | Tunnel | None = None
         self._tunnel: Tunnel | None = None  # all that still comes is its
-        self._own: RequestResponseCycle | None = None  # the one that is being answered, or was the last
         self._in_head = False
         self._read = 0  # bytes of the latest read that was parsed
         self._head_begun = 0  # bytes of the read that began it
@@ -78,7 +78,6 @@ class Downstream(HttpToolsProtocol):
         self._repeat: Repeat[_Known] | None = None
         self._left = 0  # bytes of a body that are not parsed but counted
         self._deaf = False  # what still comes is not read as HTTP
-        self._held = False  # the next request waits until the client has taken the answer to the last
         self._answered = 0
         self._still = Standstill()
         self.port = (self.server and self.server[1]) or 0
@@ -156,9 +155,6 @@ class Downstream(HttpToolsProtocol):
         self.relay.watch.discard(self)
         self.flow.forget()
         transfer, self._transfer = self._transfer, None
-        if self._own is not None and not self._own.response_complete:  # though another be parsed behind it
-            self._own.disconnected = True
-            self._own.message_event.set()
         if isinstance(self.cycle, Transfer | Tunnel):
             self.cycle = None
         super().connection_lost(exc)
@@ -233,7 +229,7 @@ class Downstream(HttpToolsProtocol):
             if self._lengths:
                 transfer.declare(self._lengths)
             if head.is_own and isinstance(verdict, Grant) and not transfer.is_refused:
-                self._on_asgi_headers(head, verdict)
+                self.begin_own(head, verdict, self.url, self.headers, self._lengths)
                 return
         self.cycle = transfer
         if (before is None or before.response_complete) and not self._held:
@@ -263,19 +259,6 @@ class Downstream(HttpToolsProtocol):
             return ANYBODY
         lengths = [(b"content-length", length) for length in self._lengths]
         return self.relay.decide(method, target.partition(b"?")[0], headers + lengths)
-
-    def _on_asgi_headers(self, head: RequestHead, grant: Grant) -> None:
-        """What uvicorn would have had ready by now."""
-        url, headers, lengths = self.url, self.headers, self._lengths
-        super().on_message_begin()
-        super().on_url(url)
-        for name, value in headers + [(b"content-length", length) for length in lengths]:
-            super().on_header(name, value)
-        super().on_headers_complete()
-        assert isinstance(self.cycle, RequestResponseCycle)
-        self.cycle.keep_alive = head.keep_alive
-        if grant.headers:
-            self.cycle.default_headers = [*self.cycle.default_headers, *grant.headers]
 
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle
@@ -369,10 +352,6 @@ class Downstream(HttpToolsProtocol):
         else:
             self._start_asgi_task(cycle, app)
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._own = cycle
-        super()._start_asgi_task(cycle, app)
-
     def _on_malformed(self, error: httptools.HttpParserError) -> None:
         if self._deaf:
             return
@@ -386,11 +365,13 @@ class Downstream(HttpToolsProtocol):
         self._deaf = True
         cycle: Transfer | Tunnel | RequestResponseCycle | None = self.cycle
         if cycle is None or cycle.response_complete:
-            reply = Reply(self.transport, new_request_id())
-            reply.answer(answer, keep_alive=False)
+            Reply(self.transport, new_request_id()).answer(answer, keep_alive=False)
             self._linger()
         elif isinstance(cycle, Transfer) and not cycle.upload.complete:
             cycle.refuse(answer)
+        elif cycle is self._own and cycle.more_body and self.leave_own():
+            Reply(self.transport, new_request_id()).answer(answer, keep_alive=False)
+            self._linger()
         else:
             cycle.keep_alive = False  # the request before it is answered still
 

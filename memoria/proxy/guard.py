@@ -1,8 +1,10 @@
 """The latency guard: keeps one engine's tokens coming, by giving its neighbours on the GPU fewer requests.
 
-AIMD, as in TCP's congestion control (Chiu and Jain, 1989): the limit falls by half while the tokens are late
-and grows by one while they are not, so that it swings about what the protected engine can bear. It needs to
-know nothing of models, batches or GPUs. Pure: its caller says when a period is over.
+As TCP's congestion control (CUBIC, RFC 9438): the limit falls by half while the tokens are late, and while
+they are not it comes back on a curve that is flat about the number that was too much: soon near it, then for
+a while not much above, then ever faster. So it swings about what the protected engine can bear, and is at the
+ceiling again within a minute when nothing is late any more. It needs to know nothing of models, batches or
+GPUs. Pure: its caller says when a period is over.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ _ENOUGH = 20  # gaps; of fewer, the slowest twentieth would be a single one
 _PATIENCE = 4  # periods; then what there is must do
 _IDLE = 20  # periods without a token after which nobody is there to be protected
 _FALL = 0.5
+_BACK = 10  # periods in time until the limit is again what was too much
 # Bounds of a histogram in seconds, 0.1 ms to 100 s in steps of an eighth; of a gap, only its place is kept.
 _RATIO = 1.125
 _BOUNDS = tuple(1e-4 * _RATIO**step for step in range(118))
@@ -37,8 +40,8 @@ class LatencyGuard:
 
     def __init__(self, target: float, ceiling: int) -> None:
         self._target, self._ceiling = target, ceiling
-        self._limit = ceiling
-        self._lowered = 0
+        self._limit = self._too_much = ceiling
+        self._lowered = self._good = 0  # good: periods in time since the limit fell
         self._gap_p95: float | None = None
         self._quiet = 0
         self._begin()
@@ -64,7 +67,7 @@ class LatencyGuard:
         self._counts[bisect_left(_BOUNDS, gap)] += 1
 
     def step(self, in_flight: int) -> int:
-        """A period is over. `in_flight`: of the busiest neighbour, now; with none at all it is not the
+        """A period is over. `in_flight`: the most that a neighbour had in it; with none at all it is not the
         neighbours who make the tokens late. Returns the new limit."""
         self._periods += 1
         if not self._gaps:
@@ -78,11 +81,13 @@ class LatencyGuard:
             return self._limit
         self._gap_p95 = self._percentile()
         if self._late * 20 <= self._gaps:
-            self._limit = min(self._limit + 1, self._ceiling)
+            self._good += self._periods
+            curve = self._too_much * (1 + (1 - _FALL) * (self._good / _BACK - 1) ** 3)
+            self._limit = min(max(self._limit, int(curve)), self._ceiling)
         elif 0 < in_flight <= self._limit:  # above it, the last fall has yet to take effect
-            fallen = max(1, int(min(self._limit, in_flight) * _FALL))
+            fallen = max(1, int(in_flight * _FALL))
             self._lowered += fallen < self._limit
-            self._limit = fallen
+            self._limit, self._too_much, self._good = fallen, max(in_flight, 2), 0
         self._begin()
         return self._limit
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,7 +20,7 @@ from memoria.proxy.request import RequestHead
 from memoria.proxy.router import Router
 from memoria.proxy.routes import Route
 from memoria.proxy.upload import Upload
-from memoria.proxy.upstream import Sink, Upstream
+from memoria.proxy.upstream import Upstream
 from memoria.proxy.watch import Watch
 
 
@@ -39,24 +38,10 @@ class Failure(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Protected:
     """The engine whose streams are watched for the latency guard; `observe` is told the seconds between two
-    pieces of one stream."""
+    reads of one stream."""
 
     engine: str
     observe: Callable[[float], None]
-
-    def watch(self, sink: Sink) -> Sink:
-        """`sink`, with a look at the clock for every piece after the first."""
-        before: float | None = None
-
-        def watched(piece: bytes) -> None:
-            nonlocal before
-            now = time.monotonic()
-            if before is not None:
-                self.observe(now - before)
-            before = now
-            sink(piece)
-
-        return watched
 
 
 class Answering(Protocol):

@@ -21,6 +21,7 @@ from memoria.proxy.answers import Answer, Rejection
 from memoria.proxy.client import Client
 from memoria.proxy.exchange import CLIENT_GONE, Exchange
 from memoria.proxy.headers import new_request_id
+from memoria.proxy.pace import Pace
 from memoria.proxy.passage import Passage
 from memoria.proxy.relay import Failure, Relay, may_repeat
 from memoria.proxy.reply import Reply
@@ -294,8 +295,8 @@ class Transfer:
         assert upstream.head is not None
         reply.begin(upstream.head, upstream.length, keep_alive=self.keep_alive)
         protected = self._relay.protected
-        if protected is not None and protected.engine == self._passage.engine:
-            return protected.watch(reply.send)
+        if protected is not None and protected.engine == self._passage.engine and upstream.head.is_events:
+            return Pace(upstream, reply.send, protected.observe)
         return reply.send
 
     def on_waiting(self) -> None:

@@ -8,7 +8,10 @@ in a head that came before, and in a body whose length is known.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
+import struct
+import termios
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
@@ -46,7 +49,8 @@ class Listener(Protocol):
 
 class Upstream(asyncio.Protocol):
     """From `on_head` on: `head` and `length` (of the body, None where the engine does not tell it).
-    `received` counts the body's bytes, `reads` the times that something came. `idle` is where the connection
+    `received` counts the body's bytes, `reads` the times that something came, `pauses` those that nothing was
+    read for a while. `idle` is where the connection
     waits between requests, with the others to its address.
 
     `unread`, with `on_lost`: the engine cannot have read all that was written. Sources: RFC 1122 4.2.2.13 and
@@ -59,6 +63,7 @@ class Upstream(asyncio.Protocol):
     unread = False
     write_paused = False
     read_paused = False
+    pauses = 0
     idle_since = 0.0  # loop time
     listener: Listener | None = None
     _transport: asyncio.Transport | None = None
@@ -94,6 +99,7 @@ class Upstream(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         self.read_paused = True
+        self.pauses += 1
         if self._transport is not None:
             self._transport.pause_reading()
 
@@ -139,6 +145,7 @@ class Upstream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         listener = self.listener
         if listener is None:
+            self._leave_pool()
             self.abort()  # nothing was asked
             return
         self.reads += 1
@@ -161,18 +168,21 @@ class Upstream(asyncio.Protocol):
             self.listener.on_writable()
 
     def eof_received(self) -> None:
-        """A reset that came with the end shows only at the socket; what was not even written, only here."""
+        """What was not written, and what the engine's kernel had not acknowledged with the end, was not read.
+        A reset that came with the end shows only at the socket, too."""
         transport = self._transport
-        if transport is not None and self.listener is not None:
-            failed = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            self.unread = failed != 0 or transport.get_write_buffer_size() > 0
+        if self.listener is None:
+            self._leave_pool()
+        elif transport is not None:
+            end = transport.get_extra_info("socket")
+            failed = end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            self.unread = failed != 0 or transport.get_write_buffer_size() > 0 or _unacknowledged(end) > 0
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
         self.unread = self.unread or isinstance(error, ConnectionResetError | BrokenPipeError)
         self._parser = None  # it refers back here
-        with suppress(ValueError):
-            self._idle.remove(self)
+        self._leave_pool()
         listener, self.listener = self.listener, None
         self._sink = None
         if listener is None:
@@ -182,6 +192,11 @@ class Upstream(asyncio.Protocol):
             listener.on_end(self)
         else:
             listener.on_lost(self)
+
+    def _leave_pool(self) -> None:
+        """At once: the loop tells of a connection's loss a turn later, and until then it could be taken."""
+        with suppress(ValueError):
+            self._idle.remove(self)
 
     @property
     def _ends_with_connection(self) -> bool:
@@ -283,3 +298,9 @@ class Upstream(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self.head is not None:
             self.complete = self._notable = True
+
+
+def _unacknowledged(connection: socket.socket) -> int:
+    """Bytes (SIOCOUTQ of tcp(7), which has the number of TIOCOUTQ)."""
+    (queued,) = struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))
+    return int(queued)

@@ -28,8 +28,10 @@ async def test_it_shows_engines_memory_events_and_logs_without_a_complaint(page:
 
 
 async def test_what_is_not_known_is_a_dash(page: Page) -> None:
-    texts = "[...document.querySelectorAll('#engine-generation :is(.large > div, dl > div)')].map((t) => t.innerText)"
-    told = await page.value(texts)  # nobody has asked this engine anything
+    figures = "document.querySelectorAll('#engine-generation :is(.large > div, dl > div)')"
+    told = await page.value(
+        f"[...{figures}].map((figure) => figure.innerText)"
+    )  # nobody has asked this engine anything
     assert any(text.startswith("TTFT p95\n–") for text in told)
     assert "whole answer p50 / p95\n– / –" in told
 

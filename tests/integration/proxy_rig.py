@@ -91,7 +91,7 @@ class Asked:
 Script = Callable[[Asked], Awaitable[None]]
 
 
-class _Protocol(asyncio.StreamReaderProtocol):
+class EngineProtocol(asyncio.StreamReaderProtocol):
     def __init__(self, engine: ScriptedEngine) -> None:
         super().__init__(asyncio.StreamReader(), engine.serve)
         self.gone = asyncio.Event()
@@ -128,9 +128,9 @@ class ScriptedEngine:
     async def listen(self, where: Path | None) -> EngineAddress:
         loop = asyncio.get_running_loop()
         if where is not None:
-            self._server = await loop.create_unix_server(lambda: _Protocol(self), str(where))
+            self._server = await loop.create_unix_server(lambda: EngineProtocol(self), str(where))
             return UnixAddress(str(where))
-        self._server = await loop.create_server(lambda: _Protocol(self), "127.0.0.1", 0)
+        self._server = await loop.create_server(lambda: EngineProtocol(self), "127.0.0.1", 0)
         return TcpAddress("127.0.0.1", self._server.sockets[0].getsockname()[1])
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -140,7 +140,7 @@ class ScriptedEngine:
         self.connections += 1
         number = self.connections
         protocol = writer.transport.get_protocol()
-        assert isinstance(protocol, _Protocol)
+        assert isinstance(protocol, EngineProtocol)
         try:
             while not writer.is_closing():
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -284,9 +284,11 @@ class Rig:
         filters: dict[str, Filters] | None = None,
         protect: tuple[str, Callable[[float], None]] | None = None,
         app: ASGIApp = unknown_route,
+        host: str = "127.0.0.1",
         **engines: ScriptedEngine,
     ) -> None:
-        self._folder, self._tcp, self._engines, self._app = folder, tcp, engines, app
+        self._folder, self._tcp, self._engines = folder, tcp, engines
+        self._app, self.host = app, host
         self._runners: dict[str, Runner] = {"embedding": "pooling", **(runners or {})}
         self.router = FakeRouter()
         self.pool = Pool(idle_s=idle_s)
@@ -319,7 +321,8 @@ class Rig:
                 (name, f"{name}-alias"),
                 address,
             )
-        listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        listener = socket.create_server((self.host, 0), family=family, backlog=512)
         listener.setblocking(False)
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(
@@ -354,7 +357,7 @@ class Rig:
             assert self.router.held == 0, "a lease was not given back"
 
     async def client(self) -> Client:
-        return self.add(Client(*await asyncio.open_connection("127.0.0.1", self.port)))
+        return self.add(Client(*await asyncio.open_connection(self.host, self.port)))
 
     def hang_up(self) -> None:
         """On all clients that there are."""

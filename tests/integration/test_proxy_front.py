@@ -256,34 +256,6 @@ async def test_filters_change_a_body_that_comes_in_pieces(tmp_path: Path) -> Non
     assert len(engine.asked) == 1
 
 
-@on_uvloop
-async def test_the_guard_is_told_the_gaps_of_the_protected_stream(tmp_path: Path) -> None:
-    step = asyncio.Event()
-
-    async def stream(asked: Asked) -> None:
-        await asked.read_body()
-        await asked.send(
-            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-        )
-        for _ in range(3):
-            await asked.send(b"9\r\ndata: x\n\n\r\n")
-            await step.wait()
-            step.clear()
-        await asked.send(b"0\r\n\r\n")
-
-    gaps: list[float] = []
-    async with Rig(tmp_path, protect=("generation", gaps.append), generation=ScriptedEngine(stream)) as rig:
-        client = await rig.client()
-        await client.post(b"/v1/completions", b"{}")
-        assert (await client.head()).status == 200
-        for _ in range(3):
-            await client.reader.readuntil(b"data: x\n\n")
-            step.set()
-        await client.reader.readuntil(b"0\r\n\r\n")
-    assert len(gaps) >= 2
-    assert all(gap >= 0 for gap in gaps)
-
-
 async def until(condition: object) -> None:
     """The proxy tells nobody how many wait: asked at each turn of the loop."""
     assert callable(condition)

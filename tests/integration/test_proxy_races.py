@@ -93,6 +93,24 @@ async def test_it_closes_in_the_moment_that_the_client_asks(tmp_path: Path, tcp:
 
 @both
 @on_uvloop
+async def test_it_closes_just_before_the_client_asks(tmp_path: Path, tcp: bool) -> None:
+    """memoria learns of both at once, of the engine first: the loop has yet to tell that the connection is
+    lost. Nothing has to be asked again."""
+    engine = BareEngine()
+    async with Rig(tmp_path, tcp=tcp, generation=engine) as rig:
+        client, connection = await kept(rig, engine)
+        connection.close()
+        with client.writer.get_extra_info("socket").dup() as bare:
+            bare.send(QUESTION)
+        connection = await engine.accept()
+        assert (await engine.read(connection)).endswith(b'{"n":1}')
+        connection.send(JSON_OK)
+        assert (await client.response()).status == 200
+        assert rig.exchanges[-1].replays == 0
+
+
+@both
+@on_uvloop
 async def test_it_closes_before_the_request_is_written(tmp_path: Path, tcp: bool) -> None:
     """Its end is in the kernel, but not in memoria yet."""
 

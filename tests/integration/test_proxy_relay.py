@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from memoria.config.model import Limits
-from tests.integration.proxy_rig import JSON_OK, Asked, Rig, ScriptedEngine, answer_ok, on_uvloop, request
+from tests.integration.proxy_rig import (
+    JSON_OK,
+    Asked,
+    Rig,
+    ScriptedEngine,
+    answer_ok,
+    on_uvloop,
+    request,
+)
 
 CHAT = b"/v1/chat/completions"
 

@@ -51,6 +51,7 @@ class RealDaemon:
             "VLLM_EMBED_PORT": str(self.embedding_port),
             "VLLM_GEN_PORT": str(self.generation_port),
             "LOG_FORMAT": "json",
+            "VLLM_ENABLE_RESPONSES_API_STORE": "1",  # responses are kept, to be asked for by their ids
             "XDG_STATE_HOME": str(folder / "state"),
             "MEMORIA_RUNTIME_DIR": str(self.runtime_dir),
             **environment,

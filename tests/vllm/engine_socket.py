@@ -11,7 +11,7 @@ import psutil
 from tests.vllm.daemon import RealDaemon
 
 
-class _Socket(http.client.HTTPConnection):
+class EngineSocket(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
         super().__init__("engine", timeout=60)
         self._path = str(path)
@@ -34,7 +34,7 @@ def ask_engine(daemon: RealDaemon, name: str, path: str) -> bytes:
 
 def get(engine: Path, path: str) -> tuple[int, bytes]:
     """Raises `OSError` or `HTTPException` where nobody is there any more."""
-    connection = _Socket(engine)
+    connection = EngineSocket(engine)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()

@@ -23,13 +23,14 @@ PATIENCE = 60.0  # seconds until a target answers
 
 VLLM_ROUTER = "vllm-router==0.1.17"
 
-# Every check is on that is on by default. The engines are reached by TCP, as the peers reach them.
+# Every check is on that is on by default, and the request log besides. The engines are reached by TCP, as the
+# peers reach them.
 MEMORIA = """\
 listen: 127.0.0.1:{port}
 device: cpu
 gpu_limit: 0.9
 vllm: ./vllm
-log: {{dir: logs}}
+log: {{dir: logs, requests: text}}
 engines:
   embedding:
     model: ./model
