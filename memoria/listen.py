@@ -102,7 +102,7 @@ class Change:
         return [listener for bound in self.closed.values() for listener in bound]
 
 
-def missing(config: Config) -> list[Problem]:
+def unavailable(config: Config) -> list[Problem]:
     """What `Listeners` would not get. Nothing is kept, and nobody can connect meanwhile."""
     problems: list[Problem] = []
     for address, key in _wanted(config).items():

@@ -22,9 +22,9 @@ def look_at_places(config: Config, checked: Preflight) -> Preflight:
         if (problem := LogFile.of(config.logging, engine.name).problem()) is not None
     ]
     if not RuntimeDir(config.runtime_dir).is_held():
-        from memoria.listen import missing
+        from memoria.listen import unavailable
 
-        problems += missing(config)
+        problems += unavailable(config)
     if not problems:
         return checked
     return replace(checked, errors=(*checked.errors, UnavailableError(problems)))
