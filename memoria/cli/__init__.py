@@ -13,11 +13,12 @@ from memoria.errors import ExitCode, MemoriaError, Problem
 # As a shell counts a program that SIGPIPE (13) ended: its reader has gone, as in `memoria status | head -1`.
 READER_GONE = 128 + 13
 INTERRUPTED = 128 + 2
+SELDOM = 50_000  # objects until a collection
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The `memoria` executable. Always ends in `SystemExit`."""
-    gc.disable()  # most commands live for a fraction of a second, and their imports make no garbage
+    gc.set_threshold(SELDOM)  # most commands live for a fraction of a second, and imports make no garbage
     mend_streams()
     given = sys.argv[1:] if arguments is None else arguments
     try:

@@ -25,6 +25,8 @@ from memoria.supervisor.runtime import RuntimeDir
 
 logger = logging.getLogger(__name__)
 
+OFTEN = 700  # objects until a collection, as Python has it by itself
+
 
 def run_daemon(config: Config, *, verbose: bool, color: bool, take_over: bool = False) -> int:
     """Returns when the daemon was asked to stop and everything has ended. Raises `MemoriaError` before
@@ -73,7 +75,7 @@ def _serve(
     async def serve() -> None:
         daemon = Daemon(checked, reader, runtime, os.environ, given)
         gc.freeze()  # what was made so far stays: no collection needs to look at it again
-        gc.enable()
+        gc.set_threshold(OFTEN)
         with make_screen(daemon, verbose=verbose, color=color):
             await daemon.run()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from memoria.admin.status import DeviceStatus, EngineStatus, GuardStatus, Status
+from memoria.admin.status import DeviceStatus, EngineStatus, GuardStatus, PlannedTerm, Status
 from memoria.text import GIB
 
 AT = 1_700_000_000.0
@@ -164,7 +164,11 @@ STATUSES = {
     ),
     "suspect": second(state="suspect", since=AT - 3, detail="no progress for 120 s, 4 requests in flight"),
     "standby": second(standby="waiting", standby_bytes=int(1.2 * GIB)),
-    "difference": second(kv_tokens=613_216, planned_kv_tokens=700_000),
+    "difference": second(
+        kv_tokens=613_216,
+        planned_kv_tokens=700_000,
+        plan=(PlannedTerm("kv_tokens", 700_000, 613_216, -0.124, True),),
+    ),
     "guard": replace(
         HEALTHY,
         guard=GuardStatus("generation", ("embedding",), target=0.05, gap_p95=0.0614, limit=4, lowered=3),

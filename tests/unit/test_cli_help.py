@@ -31,4 +31,5 @@ def test_the_example_of_a_command_is_one_that_it_takes(name: str) -> None:
     called = words[words.index("memoria") + 1 :]
     assert called[: len(name.split())] == name.split()
     # raises for an unknown flag; nothing is read or run
-    COMMANDS[name].make_context(name, called[len(name.split()) :], resilient_parsing=True)
+    parent = click.Context(cli, **cli.context_settings)
+    COMMANDS[name].make_context(name, called[len(name.split()) :], parent=parent, resilient_parsing=True)
