@@ -62,7 +62,7 @@ def started(names: Sequence[str]) -> Iterator[tuple[Load, Upstream, dict[str, Ta
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-")))
         load = stack.enter_context(Load(load_program.build(folder), for_load))
-        upstream = Upstream(load.listen(), load.listen())
+        upstream = Upstream.of(load, folder)
         targets: dict[str, Target] = {}
         for name in names:
             try:

@@ -12,8 +12,10 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from tests.bench.relay import cost
+from tests.bench.relay.load_program import Load
 from tests.integration.daemon import free_ports
 
 ROOT = Path(__file__).parents[3]
@@ -23,8 +25,8 @@ PATIENCE = 60.0  # seconds until a target answers
 
 VLLM_ROUTER = "vllm-router==0.1.17"
 
-# Every check is on that is on by default, and the request log besides. The engines are reached by TCP, as the
-# peers reach them.
+# Every check is on that is on by default, and the request log besides. The engines are reached as by default, over
+# Unix sockets, and so they are by nginx; vllm-router knows ports only.
 MEMORIA = """\
 listen: 127.0.0.1:{port}
 device: cpu
@@ -36,15 +38,13 @@ engines:
     model: ./model
     served_model_name: embedding
     runner: pooling
-    transport: tcp
-    port: {embedding}
     gpu_memory_utilization: 0.01
+    env: {{UPSTREAM: {embedding}}}
   generation:
     model: ./model
     served_model_name: generation
-    transport: tcp
-    port: {generation}
     gpu_memory_utilization: 0.01
+    env: {{UPSTREAM: {generation}}}
 """
 
 # Tuned as well as it can be for this use: nothing is buffered, connections to the engines are kept.
@@ -55,8 +55,8 @@ http {{
   access_log off; keepalive_requests 100000000; client_max_body_size 64m; tcp_nodelay on;
   client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
   uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-  upstream embedding {{ server 127.0.0.1:{embedding}; keepalive 2048; keepalive_requests 100000000; }}
-  upstream generation {{ server 127.0.0.1:{generation}; keepalive 2048; keepalive_requests 100000000; }}
+  upstream embedding {{ server unix:{embedding}; keepalive 2048; keepalive_requests 100000000; }}
+  upstream generation {{ server unix:{generation}; keepalive 2048; keepalive_requests 100000000; }}
   server {{
     listen 127.0.0.1:{port} backlog=4096;
     proxy_http_version 1.1; proxy_set_header Connection ""; proxy_read_timeout 600s;
@@ -76,10 +76,20 @@ QUESTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """The ports of the stub: one thread answers on both, whatever it is asked."""
+    """Where the stub listens: one thread answers on all, whatever it is asked."""
 
     embedding: int
     generation: int
+    embedding_socket: Path
+    generation_socket: Path
+
+    @classmethod
+    def of(cls, load: Load, folder: Path) -> Self:
+        """Listens in `folder`, and on ports for what knows no other."""
+        sockets = folder / "embedding.sock", folder / "generation.sock"
+        for path in sockets:
+            load.listen(f"unix:{path}")
+        return cls(load.listen(), load.listen(), *sockets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +112,9 @@ def memoria(folder: Path, upstream: Upstream) -> Command:
     (folder / "vllm").write_text(f"#!/bin/sh\nexec '{sys.executable}' -S '{STAND_IN}' \"$@\"\n")
     (folder / "vllm").chmod(0o755)
     file = folder / "memoria.yaml"
-    file.write_text(MEMORIA.format(port=port, embedding=upstream.embedding, generation=upstream.generation))
+    file.write_text(
+        MEMORIA.format(port=port, embedding=upstream.embedding_socket, generation=upstream.generation_socket)
+    )
     return Command([sys.executable, "-m", "memoria", "run", "-c", str(file)], port, alone=True)
 
 
@@ -118,8 +130,8 @@ def nginx(folder: Path, upstream: Upstream) -> Command:
             folder=folder,
             user=user,
             port=port,
-            embedding=upstream.embedding,
-            generation=upstream.generation,
+            embedding=upstream.embedding_socket,
+            generation=upstream.generation_socket,
         )
     )
     return Command([program, "-e", str(folder / "nginx.log"), "-c", str(file)], port)
