@@ -120,6 +120,8 @@ class EngineProcess:
             self._popen.wait()
             os.close(self._pidfd)
         left = await self.tree()
+        if self._popen.returncode is None:  # its leader may have ended meanwhile, and is to be reaped
+            left.add(self.pid)
         strays = left - {self.pid}
         if strays:
             await in_daemon_thread(lambda: self._kill_each(strays))

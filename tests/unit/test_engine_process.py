@@ -161,6 +161,22 @@ async def test_a_leader_that_ignores_sigterm_is_killed(spawn: Spawn, log: Path) 
     await process.clear()
 
 
+async def test_a_leader_that_ends_while_it_is_looked_for_is_reaped_by_the_next_clearing(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = spawn("import time; time.sleep(600)")
+
+    async def look() -> dict[str, set[int]]:
+        await process.exited()
+        return {}
+
+    monkeypatch.setattr(process._census, "look", look)
+    assert (await process.clear()).left == {process.pid}
+    assert is_zombie(process.pid)
+    assert await process.clear() == NOTHING_LEFT
+    assert not Path(f"/proc/{process.pid}").exists()
+
+
 async def test_terminate_asks_the_leader_alone(spawn: Spawn, log: Path) -> None:
     process = spawn("import os, time\npid = os.fork()\nprint(pid) if pid else None\ntime.sleep(600)")
     child = int(await said(log))
