@@ -25,8 +25,8 @@ PATIENCE = 60.0  # seconds until a target answers
 
 VLLM_ROUTER = "vllm-router==0.1.17"
 
-# Every check is on that is on by default, and the request log besides. The engines are reached as by default, over
-# Unix sockets, and so they are by nginx; vllm-router knows ports only.
+# Every check is on that is on by default, and the request log besides. The engines are reached as by default,
+# over Unix sockets, and so they are by nginx; vllm-router knows ports only.
 MEMORIA = """\
 listen: 127.0.0.1:{port}
 device: cpu
