@@ -40,7 +40,7 @@ _PAGE = frozenset((b"origin", b"sec-fetch-site"))  # so a browser says whose pag
 def protocol_for(relay: Relay) -> type[HttpToolsProtocol]:
     """The class that uvicorn takes as `http=`. uvicorn must run with `server_header=False,
     date_header=False`: the engine's Date is relayed, its Server is not."""
-    return type("Downstream", (Downstream,), {"relay": relay})
+    return type("Downstream", (Downstream,), {"relay": relay, "familiar": {}})
 
 
 class _Known(NamedTuple):
@@ -53,10 +53,15 @@ class _Known(NamedTuple):
 
 class Downstream(AsgiLane):
     """`self.cycle` is the request that was parsed last (a `Transfer`, or uvicorn's own kind), `_transfer` the
-    one that is being answered, if it is a transfer."""
+    one that is being answered, if it is a transfer.
+
+    `familiar`: by port, the latest head that a new connection may begin with, too: clients of one kind open
+    many. None that got its grant for a key: how long a comparison takes would tell of it."""
 
     relay: ClassVar[Relay]
+    familiar: ClassVar[dict[int, Repeat[_Known]]]
     flow: Presence
+    _repeat: Repeat[_Known] | None
     cycle: Transfer | Tunnel | RequestResponseCycle | None  # type: ignore[assignment]
     port = 0
     peer = ""
@@ -75,13 +80,13 @@ class Downstream(AsgiLane):
         self._head_size = 0  # of the reads after that one
         self._between = True  # nothing of a request has come since the last one was answered
         self._opening = b""  # the read that began it, until its head is complete
-        self._repeat: Repeat[_Known] | None = None
         self._left = 0  # bytes of a body that are not parsed but counted
         self._deaf = False  # what still comes is not read as HTTP
         self._answered = 0
         self._still = Standstill()
         self.port = (self.server and self.server[1]) or 0
         self.peer = self.client[0] if self.client else ""
+        self._repeat = self.familiar.get(self.port)
         self.relay.watch.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -212,6 +217,8 @@ class Downstream(AsgiLane):
             and _PAGE.isdisjoint(name for name, _ in self.headers)
         ):
             self._repeat = Repeat.of(opening, _Known(head, verdict, self.relay.rules_token))
+            if self._repeat is not None and verdict.key is None:
+                self.familiar[self.port] = self._repeat
         transfer: Transfer | Tunnel
         before = self.cycle
         if (

@@ -29,16 +29,16 @@ class Pool:
         return idle.pop() if idle else None
 
     async def connect(self, address: EngineAddress, timeout: float) -> Upstream:
-        """A new connection. Raises OSError (TimeoutError is one)."""
+        """A new connection, within `timeout` seconds. Raises OSError (TimeoutError is one)."""
         loop = asyncio.get_running_loop()
         idle = self._idle.setdefault(address, [])
+        if isinstance(address, UnixAddress):  # done or refused at once (connect(2), EAGAIN): nothing to time
+            _, upstream = await loop.create_unix_connection(lambda: Upstream(address, idle), address.path)
+            return upstream
         async with asyncio.timeout(timeout):
-            if isinstance(address, UnixAddress):
-                _, upstream = await loop.create_unix_connection(lambda: Upstream(address, idle), address.path)
-            else:
-                _, upstream = await loop.create_connection(
-                    lambda: Upstream(address, idle), address.host, address.port
-                )
+            _, upstream = await loop.create_connection(
+                lambda: Upstream(address, idle), address.host, address.port
+            )
         return upstream
 
     def give(self, upstream: Upstream) -> None:

@@ -1,14 +1,18 @@
-"""Requests of one connection under the same head, which is parsed once: nothing may differ for that."""
+"""Requests under the same head, which is parsed once: nothing may differ for that."""
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from memoria.proxy import downstream
 from memoria.proxy.access import AccessRules
 from memoria.proxy.keys import KeyRing
+from memoria.proxy.request import RequestHead, read_head
+from memoria.proxy.routes import Methods
 from tests.integration.proxy_rig import Asked, Rig, ScriptedEngine, on_uvloop, request
 
 PATH = b"/v1/embeddings"
@@ -23,6 +27,13 @@ async def turns() -> None:
     """The proxy, in the same loop, has read what was sent; if it has not, the test shows a little less."""
     for _ in range(5):
         await asyncio.sleep(0)
+
+
+def rules_with_key(folder: Path, name: str, key: bytes) -> AccessRules:
+    file = folder / "keys"
+    file.write_text(f"{name}: {key.decode()}\n")
+    file.chmod(0o600)
+    return AccessRules(hosts=frozenset((b"test",)), keys=KeyRing(file))
 
 
 @on_uvloop
@@ -131,10 +142,7 @@ async def test_another_path_on_the_same_connection_is_another_request(tmp_path: 
 async def test_a_head_of_memorias_own_is_not_known_as_an_engines(tmp_path: Path) -> None:
     """Nor does it get the key that came with the engine's."""
     key = b"sk-0123456789abcdef"
-    file = tmp_path / "keys"
-    file.write_text(f"ana: {key.decode()}\n")
-    file.chmod(0o600)
-    rules = AccessRules(hosts=frozenset((b"test",)), keys=KeyRing(file))
+    rules = rules_with_key(tmp_path, "ana", key)
     engine = ScriptedEngine()
     async with Rig(tmp_path, rules=rules, embedding=engine) as rig:
         client = await rig.client()
@@ -147,3 +155,68 @@ async def test_a_head_of_memorias_own_is_not_known_as_an_engines(tmp_path: Path)
             await client.send(own)
             assert (await client.response()).status == 404
         assert len(engine.asked) == 4
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The targets of the heads that were not known."""
+    targets: list[bytes] = []
+
+    def counted(
+        methods: Methods | None, method: bytes, target: bytes, *rest: Any, **named: Any
+    ) -> RequestHead:
+        targets.append(target)
+        return read_head(methods, method, target, *rest, **named)
+
+    monkeypatch.setattr(downstream, "read_head", counted)
+    return targets
+
+
+@on_uvloop
+async def test_a_new_connection_may_begin_with_another_ones_head(tmp_path: Path, parsed: list[bytes]) -> None:
+    """And gets an id and an answer of its own."""
+    async with Rig(tmp_path, embedding=ScriptedEngine(echo)) as rig:
+        for body in (b"1", b"22", b"4444"):
+            client = await rig.client()
+            await client.post(PATH, body)
+            assert (await client.response()).body == body
+        assert parsed == [PATH]
+        other = await rig.client()
+        await other.post(PATH, b"other", b"accept: */*")
+        assert (await other.response()).body == b"other"
+        assert parsed == [PATH, PATH]
+        assert len({exchange.request_id for exchange in rig.exchanges}) == 4
+
+
+@on_uvloop
+async def test_a_head_with_a_key_is_known_on_its_own_connection_alone(
+    tmp_path: Path, parsed: list[bytes]
+) -> None:
+    key = b"sk-0123456789abcdef"
+    rules = rules_with_key(tmp_path, "ana", key)
+    async with Rig(tmp_path, rules=rules, embedding=ScriptedEngine(echo)) as rig:
+        for count in (1, 2):
+            client = await rig.client()
+            for _ in range(2):
+                await client.post(PATH, b"{}", b"x-api-key: " + key)
+                assert (await client.response()).status == 200
+            assert len(parsed) == count
+
+
+@on_uvloop
+async def test_a_head_that_is_known_is_judged_anew_by_other_rules(tmp_path: Path) -> None:
+    async with Rig(tmp_path, embedding=ScriptedEngine(echo)) as rig:
+        before = await rig.client()
+        await before.post(PATH, b"{}")
+        assert (await before.response()).status == 200
+        relay = rig.relay
+        relay.adopt(
+            limits=relay.limits,
+            timeouts=relay.timeouts,
+            rules=rules_with_key(tmp_path, "ana", b"sk-0123456789abcdef"),
+            filters=None,
+            protected=None,
+        )
+        for client in (before, await rig.client()):
+            await client.post(PATH, b"{}")
+            assert (await client.response()).status == 401
