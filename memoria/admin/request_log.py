@@ -12,24 +12,27 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection
 from functools import lru_cache
+from itertools import islice
 from typing import Literal
 
-from memoria.admin.record import Record
+from memoria.admin.record import make_record, tokens
 from memoria.config.model import Logging
 from memoria.engine.logfile import LogFile
 from memoria.logs import printable
+from memoria.proxy.exchange import Exchange
 
 logger = logging.getLogger(__name__)
 
 # No engine's log has this name: engines' names have no dots.
 NAME = "memoria.requests"
-MOST_WAITING = 20_000  # lines
+MOST_WAITING = 10_000  # lines; with each waits the end of an answer, 2 KiB at most
 AT_ONCE = 200  # lines that are made between two writes: only a write lets the event loop have its turn
 END_PATIENCE = 2.0  # seconds
 
 Form = Literal["text", "json"]
+Done = tuple[float, Exchange]  # with the wall-clock time of its end
 
 
 class RequestLog:
@@ -40,7 +43,7 @@ class RequestLog:
         self._file = LogFile(logging_.dir / f"{NAME}.log", max_bytes=logging_.max_bytes, keep=logging_.keep)
         self._form = form
         self._descriptor = self._file.open()
-        self._queue: queue.SimpleQueue[Sequence[Record] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Collection[Done] | None] = queue.SimpleQueue()
         self._waiting = 0
         self._failing = False
         self.dropped = 0
@@ -48,13 +51,13 @@ class RequestLog:
         self._thread = threading.Thread(target=self._run, name="request log", daemon=True)
         self._thread.start()
 
-    def write(self, records: Sequence[Record]) -> None:
+    def write(self, done: Collection[Done]) -> None:
         """Returns at once."""
-        if self._waiting + len(records) > MOST_WAITING:
-            self.dropped += len(records)
+        if self._waiting + len(done) > MOST_WAITING:
+            self.dropped += len(done)
             return
-        self._waiting += len(records)
-        self._queue.put(records)
+        self._waiting += len(done)
+        self._queue.put(done)
 
     def close(self) -> None:
         """Gives what waits a moment to be written."""
@@ -62,10 +65,11 @@ class RequestLog:
         self._thread.join(END_PATIENCE)
 
     def _run(self) -> None:
-        while (records := self._queue.get()) is not None:
-            for at in range(0, len(records), AT_ONCE):
-                self._write("".join(line(record, self._form) for record in records[at : at + AT_ONCE]))
-            self._waiting -= len(records)
+        while (done := self._queue.get()) is not None:
+            rest = iter(done)
+            while lines := "".join(line(at, over, self._form) for at, over in islice(rest, AT_ONCE)):
+                self._write(lines)
+            self._waiting -= len(done)
             self._file.rotate_if_large()
         os.close(self._descriptor)
 
@@ -80,31 +84,33 @@ class RequestLog:
             self._failing = True
 
 
-def line(record: Record, form: Form) -> str:
-    time_ = f"{_second(int(record.at))}.{int(record.at % 1 * 1000):03d}"
+def line(at: float, exchange: Exchange, form: Form) -> str:
+    time_ = f"{_second(int(at))}.{int(at % 1 * 1000):03d}"
     if form == "text":
-        return f"{time_} {text(record)}\n"
-    known = {key: value for key, value in record._asdict().items() if value is not None and key != "at"}
+        return f"{time_} {text(exchange)}\n"
+    record = make_record(0, at, exchange)._asdict()
+    known = {key: value for key, value in record.items() if value is not None and key not in ("at", "number")}
     return json.dumps({"time": time_, **known}, separators=(",", ":")) + "\n"
 
 
-def text(record: Record) -> str:
+def text(exchange: Exchange) -> str:
     """Without the time; what is not known is left out."""
-    made = f"{record.status} {record.method or '-'} {record.route or '-'}"
-    if record.engine is not None:
-        made += f" engine={record.engine}"
-    made += f" total={record.duration_s * 1000:.1f}ms"
-    if record.first_byte_s is not None:
-        made += f" first={record.first_byte_s * 1000:.1f}ms"
-    made += f" in={record.request_bytes} out={record.response_bytes}"
-    if record.prompt_tokens is not None:
-        made += f" tokens={record.prompt_tokens}+{record.completion_tokens or 0}"
-    if record.key is not None:
-        made += f" key={record.key}"
-    made += f" client={record.client or '-'} id={record.id}"
-    if record.aborted:
+    made = f"{exchange.status} {exchange.method or '-'} {exchange.route or '-'}"
+    if exchange.engine is not None:
+        made += f" engine={exchange.engine}"
+    made += f" total={exchange.duration_s * 1000:.1f}ms"
+    if exchange.first_byte_s is not None:
+        made += f" first={exchange.first_byte_s * 1000:.1f}ms"
+    made += f" in={exchange.request_bytes} out={exchange.response_bytes}"
+    prompt, completion = tokens(exchange.tail)
+    if prompt is not None:
+        made += f" tokens={prompt}+{completion or 0}"
+    if exchange.key is not None:
+        made += f" key={exchange.key}"
+    made += f" client={exchange.client or '-'} id={exchange.request_id}"
+    if not exchange.complete:
         made += " aborted"
-    if record.replays:
+    if exchange.replays:
         made += " replayed"
     return made if made.isprintable() else printable(made)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from itertools import islice
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -16,7 +17,7 @@ from starlette.routing import Route
 from memoria.admin.exposition import Family, counter
 from memoria.admin.record import Record, make_record
 from memoria.admin.replies import number
-from memoria.admin.request_log import RequestLog
+from memoria.admin.request_log import Done, RequestLog
 from memoria.proxy.exchange import Exchange
 
 EVERY = 0.2  # seconds until a batch is due
@@ -25,15 +26,12 @@ KEPT = 500  # requests that can be looked at
 MOST = 2**53 - 1
 
 
-Done = tuple[float, Exchange]
-
-
 class Requests:
     """`log` None: they are not written down, and of those between two batches only the last are looked at."""
 
     def __init__(self, log: RequestLog | None) -> None:
         self._log = log
-        self._recent: deque[Record] = deque(maxlen=KEPT)
+        self._recent: deque[Done] = deque(maxlen=KEPT)
         self._waiting = self._new_batch()
         self._waiting_count = self._count = 0
 
@@ -49,11 +47,9 @@ class Requests:
         done, self._waiting = self._waiting, self._new_batch()
         self._count += self._waiting_count
         self._waiting_count = 0
-        first = self._count - len(done) + 1
-        records = [make_record(number, at, over) for number, (at, over) in enumerate(done, first)]
-        self._recent.extend(records)
-        if self._log is not None and records:
-            self._log.write(records)
+        self._recent.extend(done)
+        if self._log is not None and done:
+            self._log.write(done)
 
     def _new_batch(self) -> deque[Done]:
         return deque(maxlen=KEPT if self._log is None else None)
@@ -63,8 +59,10 @@ class Requests:
         self.flush()
         if number > self._count:
             number = 0
-        found = [made for made in self._recent if made.number > number]
-        return found[max(0, len(found) - limit) :]
+        first = self._count - len(self._recent) + 1
+        skipped = max(0, number + 1 - first, len(self._recent) - limit)
+        found = islice(enumerate(self._recent, first), skipped, None)
+        return [make_record(each, at, over) for each, (at, over) in found]
 
     @property
     def not_logged(self) -> int:

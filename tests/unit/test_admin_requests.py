@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from memoria.admin import request_log
-from memoria.admin.record import make_record, tokens
+from memoria.admin.record import tokens
 from memoria.admin.request_log import RequestLog, line
 from memoria.admin.requests import BATCH, KEPT, Requests
 from memoria.config.model import Logging
@@ -159,6 +159,6 @@ def test_a_log_that_cannot_be_written_is_an_error_before_anything_starts(logging
 
 
 def test_what_is_not_known_is_not_written() -> None:
-    refused = make_record(1, 0.0, Exchange("a", None, None, 401, 10, None, 0.001, True, 0))
-    assert not json.loads(line(refused, "json")).keys() & {"key", "engine", "route", "prompt_tokens"}
-    assert line(refused, "text").endswith(" 401 - - total=1.0ms in=0 out=10 client=- id=a\n")
+    refused = Exchange("a", None, None, 401, 10, None, 0.001, True, 0)
+    assert not json.loads(line(0.0, refused, "json")).keys() & {"key", "engine", "route", "prompt_tokens"}
+    assert line(0.0, refused, "text").endswith(" 401 - - total=1.0ms in=0 out=10 client=- id=a\n")
