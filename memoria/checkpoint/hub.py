@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from memoria.checkpoint.lengths import SENTENCE, TOKENIZER, encoder_length, tokenizer_length
 from memoria.checkpoint.model_files import BITS, Choice, ModelFiles, Tensor
-from memoria.checkpoint.read import SENTENCE, TOKENIZER, encoder_length, tokenizer_length
 from memoria.config.paths import hub_cache
 from memoria.errors import Problem, UnavailableError
 

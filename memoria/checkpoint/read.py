@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from memoria.checkpoint.headers import HeaderError, read_header
+from memoria.checkpoint.lengths import SENTENCE, TOKENIZER, encoder_length, tokenizer_length, whole
 from memoria.checkpoint.model_files import Choice, ModelFiles, Tensor
 from memoria.config.paths import hub_cache
 from memoria.errors import Problem, UnavailableError
 
 INDEX = "model.safetensors.index.json"
-TOKENIZER = "tokenizer_config.json"
-SENTENCE = "sentence_bert_config.json"
 _ANY = Choice()
 
 
@@ -110,14 +109,6 @@ def read_folder(model: str, folder: Path, weights: Path | None = None) -> ModelF
     )
 
 
-def tokenizer_length(tokenizer: Mapping[str, Any] | None) -> int | None:
-    return whole((tokenizer or {}).get("model_max_length"))
-
-
-def encoder_length(sentence: Mapping[str, Any] | None) -> int | None:
-    return whole((sentence or {}).get("max_seq_length"))
-
-
 def _weight_files(folder: Path, index: Mapping[str, Any]) -> tuple[list[Path], list[str]]:
     """The files that the index names, else all; and the names of those that are not there."""
     named = {name for name in mapping(index.get("weight_map")).values() if isinstance(name, str)}
@@ -163,8 +154,3 @@ def _json(path: Path) -> Mapping[str, Any] | None:
 
 def mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def whole(value: Any) -> int | None:
-    # A tokenizer without a limit says 1e30.
-    return int(value) if isinstance(value, int | float) and 0 < value < 10**15 else None

@@ -78,7 +78,8 @@ def top(globals_: Globals) -> int:
 @click.command()
 @with_globals
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion(shell: str) -> int:
+@click.pass_context
+def completion(context: click.Context, shell: str) -> int:
     """Print what makes the shell complete commands, flags and engines' names.
 
     \b
@@ -86,7 +87,7 @@ def completion(shell: str) -> int:
     """
     from memoria.cli.completion import print_completion
 
-    return print_completion(shell)
+    return print_completion(context.find_root().command, shell)
 
 
 @click.group()
