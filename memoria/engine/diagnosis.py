@@ -14,6 +14,8 @@ from memoria.engine.situation import Situation
 
 LONGEST_QUOTE = 300  # characters of an error that is not in the table
 _FOLLOWING = 6  # lines that may belong to an error's text
+# What vLLM and uvicorn say while all is well, in vLLM 0.32: its routes, its statistics, each request.
+_ROUTINE = re.compile(r"Route: /|Avg prompt throughput: |^INFO:     ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,9 @@ def diagnose(tail: Sequence[str], exit: ExitStatus, situation: Situation | None 
 
 
 def excerpt(tail: Sequence[str], lines: int) -> Sequence[str]:
-    """The part of a log's tail that tells why it ended: up to the first error's end, else the last lines.
-    (At exit, libraries may add pages of their own, such as nanobind's list of leaks.)"""
+    """The part of a log's tail that tells why it ended: up to the first error's end, else the last lines that
+    are no routine. (At exit, libraries may add pages of their own, such as nanobind's list of leaks.)"""
+    tail = [line for line in tail if not _ROUTINE.search(text_of(line))]
     for number, line in enumerate(tail):
         text = text_of(line)
         if _begins_error(text) and not any(echo in text for echo in _ECHOES):
