@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
+import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +29,22 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
+        # unix(7): pid, uid and gid
+        _, uid, _ = struct.unpack("3i", self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        reject_stranger(uid, self._path)
+
+
+def reject_stranger(uid: int, admin_socket: Path) -> None:
+    """Whoever answers there as `uid`: where everybody may make folders, as in /tmp, it is no daemon of this
+    user's. Raises `UnavailableError`."""
+    ours = uid in (0, os.geteuid())
+    if not ours and any(place.stat().st_mode & stat.S_IWOTH for place in admin_socket.parents):
+        raise UnavailableError(
+            Problem(
+                f"what answers at {admin_socket} belongs to another user (uid {uid})",
+                hint="run this command as that user, or remove the folder",
+            )
+        )
 
 
 def ask(admin_socket: Path, path: str, method: str = "GET", *, patience: float = PATIENCE) -> Any:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from memoria import __version__
+from memoria.cli.client import reject_stranger
+from memoria.errors import UnavailableError
 from tests.integration.daemon import Box, RunningDaemon
 from tests.unit.impostor import NOT_FOUND, Impostor, ok
 from tests.unit.status_examples import HEALTHY
@@ -80,6 +82,22 @@ def test_another_users_logs_are_told_in_words(closed: Box) -> None:
     logs.chmod(0o700)
     assert done.returncode == 69
     assert done.stderr.startswith("error: cannot read the log of `embedding`: permission denied\n")
+
+
+def test_a_stranger_who_took_the_folders_name_in_a_public_place_is_not_believed(tmp_path: Path) -> None:
+    public = tmp_path / "public"
+    folder = public / "memoria-0"
+    folder.mkdir(parents=True)
+    public.chmod(0o1777)
+    with pytest.raises(UnavailableError, match="another user"):
+        reject_stranger(os.geteuid() + 1, folder / "admin.sock")
+    reject_stranger(os.geteuid(), folder / "admin.sock")
+    reject_stranger(0, folder / "admin.sock")
+
+
+def test_a_daemon_of_another_user_in_a_private_place_is_asked() -> None:
+    """Such as a service's, by the superuser."""
+    reject_stranger(os.geteuid() + 1, Path("/run/admin.sock"))
 
 
 # ---------------------------------------------------------------------- another version's
