@@ -48,10 +48,10 @@ class Metrics:
 
     def routes(self) -> list[Route]:
         """On an engine's own port that engine's series alone, as it gives them."""
-        own_ports = {e.port: e.name for e in self._supervisor.config.engines if e.port is not None}
 
         async def metrics(request: Request) -> Response:
-            engine = own_ports.get(request.scope["server"][1])
+            port = request.scope["server"][1]
+            engine = next((e.name for e in self._supervisor.config.engines if port and e.port == port), None)
             text = await (self.render() if engine is None else self._collector.exposition(engine))
             if text is None:
                 return PlainTextResponse(f"{engine} does not answer\n", 503)

@@ -38,7 +38,7 @@ class Record(NamedTuple):  # a tuple, as there may be one for each of 20 000 req
 
 
 def make_record(number: int, at: float, exchange: Exchange) -> Record:
-    prompt, completion = tokens(exchange.tail)
+    prompt, completion = tokens(exchange.ends)
     return Record(
         number,
         at,
@@ -60,10 +60,11 @@ def make_record(number: int, at: float, exchange: Exchange) -> Record:
     )
 
 
-def tokens(tail: bytes) -> tuple[int | None, int | None]:
-    """Of the prompt and of the completion, read from an answer's end; None where it does not say."""
-    at = tail.rfind(b'"usage"')
-    if at < 0 or _USAGE.match(tail, at) is None:
+def tokens(ends: bytes) -> tuple[int | None, int | None]:
+    """Of the prompt and of the completion, by what an answer begins and ends with; None where that does not
+    say."""
+    at = ends.rfind(b'"usage"')
+    if at < 0 or _USAGE.match(ends, at) is None:
         return None, None
-    prompt, completion = _PROMPT.search(tail, at), _COMPLETION.search(tail, at)
+    prompt, completion = _PROMPT.search(ends, at), _COMPLETION.search(ends, at)
     return (int(prompt[1]) if prompt else None, int(completion[1]) if completion else None)

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 # No engine's log has this name: engines' names have no dots.
 NAME = "memoria.requests"
-MOST_WAITING = 10_000  # lines; with each waits the end of an answer, 2 KiB at most
+MOST_WAITING = 10_000  # lines; with each wait 4 KiB at most of its answer
 AT_ONCE = 200  # lines that are made between two writes: only a write lets the event loop have its turn
 END_PATIENCE = 2.0  # seconds
 
@@ -102,7 +102,7 @@ def text(exchange: Exchange) -> str:
     if exchange.first_byte_s is not None:
         made += f" first={exchange.first_byte_s * 1000:.1f}ms"
     made += f" in={exchange.request_bytes} out={exchange.response_bytes}"
-    prompt, completion = tokens(exchange.tail)
+    prompt, completion = tokens(exchange.ends)
     if prompt is not None:
         made += f" tokens={prompt}+{completion or 0}"
     if exchange.key is not None:

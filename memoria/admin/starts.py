@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -28,10 +28,11 @@ class _Engine:
 
 
 class Starts:
-    """Told every snapshot of every engine (`Supervisor.listen`)."""
+    """Told every snapshot of every engine (`Supervisor.listen`). `engines` are those that there are, at any
+    time: counters stay when an engine is gone, what it did last does not."""
 
-    def __init__(self, engines: Iterable[str], clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, engines: Collection[str], clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._present = clock, engines
         self._engines = {name: _Engine() for name in engines}
 
     def on_change(self, snapshot: EngineSnapshot) -> None:
@@ -71,6 +72,7 @@ class Starts:
                 (
                     ({"engine": name, "phase": phase.name.lower()}, round(seconds, 6))
                     for name, engine in self._engines.items()
+                    if name in self._present
                     for phase, seconds in engine.latest.items()
                 ),
             ),

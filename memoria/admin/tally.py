@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from memoria.admin.exposition import Family, Histogram, counter, histogram
 from memoria.proxy.exchange import CLIENT_GONE, Exchange
@@ -41,11 +41,11 @@ class _Line:
 
 
 class Tally:
-    """`engines` are listed from the beginning, with zeros. What was turned away before an engine or a route
-    was known has empty labels, which to Prometheus is the same as none."""
+    """`engines` are those that there are, at any time; they are listed with zeros. What was turned away
+    before an engine or a route was known has empty labels, which to Prometheus is the same as none."""
 
-    def __init__(self, engines: Iterable[str]) -> None:
-        self._engines = tuple(engines)
+    def __init__(self, engines: Collection[str]) -> None:
+        self._engines = engines
         self._lines: dict[tuple[str | None, str | None, int], _Line] = {}
         self._histograms: dict[tuple[str | None, str | None], tuple[Histogram, Histogram]] = {}
 

@@ -94,7 +94,7 @@ class Tracing:
 
 def attributes_of(exchange: Exchange) -> dict[str, AttributeValue]:
     """What is not known is left out."""
-    prompt, completion = tokens(exchange.tail)
+    prompt, completion = tokens(exchange.ends)
     known: dict[str, AttributeValue | None] = {
         "http.request.method": exchange.method,
         "http.route": exchange.route,

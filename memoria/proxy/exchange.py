@@ -11,7 +11,7 @@ class Exchange(NamedTuple):  # a tuple, since it is made for every request and c
     """`engine` and `route` (the table's path) are None where the request was turned away before they were
     known. Times in seconds from the request's arrival; `first_byte_s` is None when the engine answered
     nothing. `complete`: the client was sent the whole of its answer. `key` is the name of the API key,
-    `client` the address. `tail`: what the engine's body ends with, 2 KiB at most.
+    `client` the address. `ends`: what the engine's body ends with, and may begin with (`Reply.ends`).
     `traceparent`: the client's header, where there is exactly one. `streamed`: the answer came as events."""
 
     request_id: str
@@ -27,6 +27,6 @@ class Exchange(NamedTuple):  # a tuple, since it is made for every request and c
     key: str | None = None
     client: str = ""
     request_bytes: int = 0
-    tail: bytes = b""
+    ends: bytes = b""
     traceparent: bytes | None = None
     streamed: bool = False

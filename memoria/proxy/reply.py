@@ -8,7 +8,7 @@ from memoria.proxy.answers import Answer
 from memoria.proxy.headers import Header, status_line
 from memoria.proxy.response import ResponseHead
 
-TAIL_BYTES = 2048
+END_BYTES = 2048
 
 
 class Reply:
@@ -25,7 +25,8 @@ class Reply:
     is_events = False
     _chunked = False
     _pending = b""  # the head, until there is something to send with it
-    _latest = b""  # piece of the body
+    _first = b""  # piece of the body
+    _latest = b""
     _before = b""  # the piece before it
 
     def __init__(
@@ -48,9 +49,11 @@ class Reply:
         return self.status is not None and not self._pending
 
     @property
-    def tail(self) -> bytes:
-        """What the body's last two pieces end with, at most `TAIL_BYTES`."""
-        return (self._before[-TAIL_BYTES:] + self._latest[-TAIL_BYTES:])[-TAIL_BYTES:]
+    def ends(self) -> bytes:
+        """What the body's last two pieces end with; before that, what one that is no stream of events begins
+        with. At most `END_BYTES` of each."""
+        end = (self._before[-END_BYTES:] + self._latest[-END_BYTES:])[-END_BYTES:]
+        return end if self.is_events or self._first == end else self._first[:END_BYTES] + end
 
     def begin(self, head: ResponseHead, length: int | None, *, keep_alive: bool) -> None:
         """Takes an engine's head, which leaves with the first piece of the body. `length` is the body's, None
@@ -75,6 +78,8 @@ class Reply:
 
     def send(self, piece: bytes) -> None:
         """A piece of the body, not empty."""
+        if not self._latest:
+            self._first = piece
         self._before, self._latest = self._latest, piece
         if self._chunked:
             piece = b"%x\r\n%b\r\n" % (len(piece), piece)

@@ -386,7 +386,7 @@ class Transfer:
             self._key,
             self._client.peer,
             self.upload.size,
-            reply.tail,
+            reply.ends,
             head.traceparent,
             reply.is_events,
         )

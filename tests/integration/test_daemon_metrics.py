@@ -11,7 +11,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from memoria.text import GIB
-from tests.integration.daemon import Box, RunningDaemon, until
+from tests.integration.daemon import Box, RunningDaemon, free_ports, until
 from tests.promtool import complaints
 
 COMPLETION = {"prompt": "a", "max_tokens": 3}
@@ -80,6 +80,25 @@ def test_on_an_engines_own_port_its_series_are_untouched(box: Box) -> None:
     assert value(text, f'{TOKENS}{{engine="0",model_name="writer"}}') is not None
     assert "memoria_" not in text
     assert "embedder" not in text
+
+
+def test_after_a_reload_a_port_has_the_series_of_the_engine_that_has_it_now(box: Box) -> None:
+    """And what an engine that is gone did last is not told any longer."""
+    box.configure()
+    daemon = box.start()
+    daemon.until_ready()
+    (free,) = free_ports(1)
+    text = box.file.read_text().replace("  generation:", "  renamed:")
+    box.file.write_text(text.replace(str(box.ports.embedding), str(free)))
+    daemon.forget()
+    assert box.call("reload").returncode == 0
+    daemon.told("renamed", "ready")
+    writer = scrape(daemon, box.ports.generation)
+    assert value(writer, f'{TOKENS}{{engine="0",model_name="writer"}}') is not None
+    assert "memoria_" not in writer + scrape(daemon, free)
+    whole = scrape(daemon)
+    assert engines_of(whole, "memoria_engine_start_phase_seconds") == {"embedding", "renamed"}
+    assert value(whole, 'memoria_requests_aborted_total{engine="renamed"}') == 0
 
 
 def test_the_series_of_a_dead_engine_disappear_and_its_restart_has_a_cause(box: Box) -> None:

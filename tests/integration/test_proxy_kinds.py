@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from memoria.admin.record import tokens
 from memoria.engine.address import EngineAddress, TcpAddress
+from memoria.proxy.reply import END_BYTES
 from tests.integration.proxy_rig import Asked, EngineProtocol, Rig, ScriptedEngine, on_uvloop, request
 
 CHAT = b"/v1/chat/completions"
@@ -78,3 +80,25 @@ async def test_methods_that_a_route_does_not_have_are_a_405_that_names_those_it_
         await client.post(CHAT, b"{}")
         assert (await client.response()).status == 200
     assert len(engine.asked) == 1
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["head and body at once", "head alone first"])
+@on_uvloop
+async def test_tokens_are_found_at_an_answers_begin_too(tmp_path: Path, apart: bool) -> None:
+    """vLLM's rerank says what was used before its results (RerankResponse)."""
+    body = b'{"id":"r","usage":{"prompt_tokens":7,"total_tokens":7},"results":[%b]}' % (
+        b"9," * 100_000 + b"9"
+    )
+
+    async def script(asked: Asked) -> None:
+        await asked.read_body()
+        await asked.send(
+            b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body[: 0 if apart else 40]
+        )
+        await asyncio.sleep(0.02 if apart else 0)
+        await asked.send(body[0 if apart else 40 :])
+
+    async with Rig(tmp_path, embedding=ScriptedEngine(script)) as rig:
+        assert (await rig.post(b"/v1/rerank", b"{}")).body == body
+        assert tokens(rig.exchanges[0].ends) == (7, None)
+        assert len(rig.exchanges[0].ends) <= 2 * END_BYTES

@@ -78,7 +78,7 @@ async def test_the_last_requests_are_kept_in_order_without_their_text() -> None:
 
 
 def test_a_line_is_text_or_json(logging_: Logging) -> None:
-    rows = written(logging_, [EXCHANGE, EXCHANGE._replace(complete=False, replays=1, key=None, tail=b"")])
+    rows = written(logging_, [EXCHANGE, EXCHANGE._replace(complete=False, replays=1, key=None, ends=b"")])
     whole, aborted = (row.partition(" ")[2] for row in rows)
     assert whole == (
         "200 POST /v1/completions engine=generation total=12.3ms first=11.0ms in=52 out=4511 tokens=5+3 "
