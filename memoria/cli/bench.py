@@ -20,7 +20,7 @@ from memoria.bench.plot import as_svg
 from memoria.cli.client import ask, understood
 from memoria.cli.render_bench import render_phases
 from memoria.cli.running import running
-from memoria.errors import ConfigError, ExitCode, MemoriaError, Problem, UnavailableError, UsageError
+from memoria.errors import ExitCode, MemoriaError, Problem, UnavailableError, UsageError
 from memoria.text import suggestion
 
 INTERRUPTED = 130  # as the shell has it for SIGINT
@@ -67,12 +67,12 @@ def run_bench(
 
 
 def to_load(status: Status, names: Sequence[str] = ()) -> list[Engine]:
-    """Engines by these names, all ready ones without a name. Raises `ConfigError` for a name that is none,
+    """Engines by these names, all ready ones without a name. Raises `UsageError` for a name that is none,
     `UnavailableError` for an engine that is not ready."""
     known = [engine.name for engine in status.engines]
     for name in names:
         if name not in known:
-            raise ConfigError(f"there is no engine `{name}`", hint=suggestion(name, known))
+            raise UsageError(f"there is no engine `{name}`", hint=suggestion(name, known))
     wanted = [engine for engine in status.engines if not names or engine.name in names]
     late = [engine for engine in wanted if engine.state != "ready"]
     if late and (names or len(late) == len(wanted)):
@@ -130,12 +130,22 @@ def _write(path: Path, text: str) -> None:
 
 @contextmanager
 def _progress(color: bool) -> Iterator[Callable[[str, float], None]]:
-    """A bar on a terminal's standard error; nothing elsewhere."""
+    """On standard error: a bar on a terminal, elsewhere a line when a phase begins."""
+    if not sys.stderr.isatty():
+        begun: list[str] = []
+
+        def tell(name: str, _: float) -> None:
+            if name not in begun:
+                begun.append(name)
+                sys.stderr.write(f"{name} ...\n")
+
+        yield tell
+        return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True, no_color=not color)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=1.0)
         yield lambda name, part: progress.update(task, description=name, completed=part)

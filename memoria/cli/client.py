@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from memoria import __version__
-from memoria.errors import ConfigError, MemoriaError, NotRunningError, Problem, UnavailableError
+from memoria.errors import MemoriaError, NotRunningError, Problem, UnavailableError, UsageError
 
 PATIENCE = 10.0  # seconds; on streams the daemon is heard of at least as often
 REFUSED = 422
@@ -120,7 +120,7 @@ def _refusal(answer: http.client.HTTPResponse, admin_socket: Path, path: str) ->
         return UnavailableError(f"memoria answered {answer.status} to {path}")
     if code == "engine_not_found":
         what, _, hint = message.partition("; ")
-        return ConfigError(Problem(what, hint=hint or None))
+        return UsageError(Problem(what, hint=hint or None))
     if code == "route_not_found":
         return _not_understood(admin_socket)
     return MemoriaError(message) if answer.status < 500 else UnavailableError(message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def check(globals_: Globals, no_gpu: bool) -> int:
     )
 
 
-@cli.command()
+@cli.command(short_help="Say what each fraction buys, before anything starts.")
 @with_globals
 @click.option("--gpu", metavar="GPU", help="Plan for a machine that is not here: `24GiB`, `RTX 4090`.")
 @click.option("--hub", is_flag=True, help="Ask the Hugging Face hub of models that are not in the cache.")
@@ -203,7 +204,7 @@ def status(globals_: Globals, watch: bool) -> int:
     return ExitCode.OK if healthy else ExitCode.FAILURE
 
 
-@cli.command()
+@cli.command(short_help="Load the running daemon, each engine alone and then all.")
 @with_globals
 @click.argument("engines", nargs=-1, metavar="[ENGINE]...", shell_complete=complete_engine)
 @click.option("--seconds", default=20.0, show_default=True, type=click.FloatRange(1), help="Of each phase.")
@@ -213,16 +214,14 @@ def status(globals_: Globals, watch: bool) -> int:
 @click.option("--clients", default=16, show_default=True, type=click.IntRange(1), help="Embedding at once.")
 @click.option("--texts", default=8, show_default=True, type=click.IntRange(1), help="Texts of a request.")
 @click.option("--words", default=64, show_default=True, type=click.IntRange(1), help="Words of a text.")
-@click.option("--key", envvar="MEMORIA_KEY", metavar="KEY", help="API key (else MEMORIA_KEY).")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write a picture (SVG).")
 @pass_globals
-def bench(
-    globals_: Globals, /, engines: tuple[str, ...], key: str | None, plot: Path | None, **load: Any
-) -> int:
+def bench(globals_: Globals, /, engines: tuple[str, ...], plot: Path | None, **load: Any) -> int:
     """Load the running daemon: each ready engine alone, then all together.
 
     Texts or tokens per second, and how much of that is KEPT beside the others; time to an answer, to the
-    FIRST token and to each NEXT one. Name engines to load only these. Exit code 1: requests failed.
+    FIRST token and to each NEXT one. Name engines to load only these. Exit code 1: requests failed. An API
+    key is taken from MEMORIA_KEY: as an argument, other users of the machine would see it.
 
     \b
     Example:  memoria bench --seconds 60 --plot bench.svg
@@ -243,7 +242,7 @@ def bench(
             texts=load["texts"],
             text_words=load["words"],
         ),
-        key=key,
+        key=os.environ.get("MEMORIA_KEY") or None,
         plot=plot,
         as_json=globals_.json,
         color=globals_.colored,

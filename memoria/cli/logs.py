@@ -16,7 +16,7 @@ from memoria.cli.running import running
 from memoria.cli.since import parse_since
 from memoria.config.locate import Place
 from memoria.engine.log_reader import LogReader
-from memoria.errors import ConfigError, ExitCode, MemoriaError, Problem, UnavailableError
+from memoria.errors import ExitCode, MemoriaError, Problem, UnavailableError, UsageError
 from memoria.text import suggestion
 
 LOOK = 0.2  # seconds
@@ -57,7 +57,7 @@ def show_logs(
 
 def log_files(place: Place, engine: str | None) -> dict[str, Path]:
     """Of all engines, or of one, by their names: as the daemon says, or where none answers as the
-    configuration does. Raises `ConfigError` for an engine that is not there."""
+    configuration does. Raises `UsageError` for an engine that is not there."""
     try:
         told = ask(place.admin_socket, "/logs", patience=PATIENCE)
         files = {str(log["engine"]): Path(log["file"]) for log in told["logs"]}
@@ -71,7 +71,7 @@ def log_files(place: Place, engine: str | None) -> dict[str, Path]:
     if engine is None:
         return files
     if engine not in files:
-        raise ConfigError(f"there is no engine `{engine}`", hint=suggestion(engine, files))
+        raise UsageError(f"there is no engine `{engine}`", hint=suggestion(engine, files))
     return {engine: files[engine]}
 
 

@@ -10,7 +10,7 @@ engine_argument = click.argument("engine", shell_complete=complete_engine)
 now_flag = click.option("--now", is_flag=True, help="Without waiting for requests in flight.")
 
 
-@click.command()
+@click.command(short_help="Start an engine, and wait until it is ready.")
 @with_globals
 @engine_argument
 @pass_globals
@@ -72,10 +72,10 @@ def top(globals_: Globals) -> int:
     """
     from memoria.cli.top import show_top
 
-    return show_top(globals_.config, color=globals_.colored)
+    return show_top(globals_.config, width=globals_.width, color=globals_.colored)
 
 
-@click.command()
+@click.command(short_help="Print what completes commands and names in a shell.")
 @with_globals
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
@@ -90,7 +90,7 @@ def completion(context: click.Context, shell: str) -> int:
     return print_completion(context.find_root().command, shell)
 
 
-@click.group()
+@click.group(short_help="Run memoria as a systemd service.")
 @with_globals
 def service() -> None:
     """Run memoria as a systemd service: as root for the machine, otherwise for this user.
@@ -136,7 +136,7 @@ def uninstall() -> int:
     return uninstall_unit()
 
 
-@click.command()
+@click.command(short_help="Show the requests that were answered last.")
 @with_globals
 @click.option(
     "-n", "--lines", type=click.IntRange(0, 500), default=20, show_default=True, help="How many of the last."

@@ -14,11 +14,11 @@ from memoria.cli.running import running
 from memoria.errors import ExitCode, NotRunningError
 
 EVENTS_SHOWN = 8
-WIDTH = 80  # columns in a pipe
 
 
-def show_top(flag: Path | None, *, color: bool) -> int:
-    """On a terminal until Ctrl-C, otherwise once. Raises `NotRunningError` when the daemon has ended."""
+def show_top(flag: Path | None, *, width: int, color: bool) -> int:
+    """On a terminal until Ctrl-C, otherwise once, in `width` columns. Raises `NotRunningError` when the
+    daemon has ended."""
     socket = running(flag).admin_socket
     latest: deque[dict[str, Any]] = deque(maxlen=EVENTS_SHOWN)
     try:
@@ -29,7 +29,7 @@ def show_top(flag: Path | None, *, color: bool) -> int:
                 if kind != "status":
                     continue
                 with understood(socket):
-                    live.show(_drawn(Status.from_json(data), list(latest), color=color))
+                    live.show(_drawn(Status.from_json(data), list(latest), width, color=color))
                 if not live.is_terminal:
                     return ExitCode.OK
     except KeyboardInterrupt:
@@ -37,5 +37,5 @@ def show_top(flag: Path | None, *, color: bool) -> int:
     raise NotRunningError("memoria has ended")
 
 
-def _drawn(status: Status, events: list[dict[str, Any]], *, color: bool) -> Draw:
-    return lambda width: render_top(status, events, width=width or WIDTH, color=color)
+def _drawn(status: Status, events: list[dict[str, Any]], width: int, *, color: bool) -> Draw:
+    return lambda terminal: render_top(status, events, width=terminal or width, color=color)

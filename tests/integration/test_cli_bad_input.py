@@ -223,7 +223,7 @@ def test_a_start_that_was_refused_leaves_nothing_behind(box: Box) -> None:
 def test_logs_of_an_engine_that_is_not_there(box: Box) -> None:
     box.configure()
     done = box.call("logs", "generatio")
-    assert (done.returncode, done.stdout) == (78, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: there is no engine `generatio`\nhint: did you mean `generation`?\n"
 
 

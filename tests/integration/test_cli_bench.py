@@ -65,14 +65,16 @@ def test_engines_can_be_named_and_one_that_is_not_ready_is_refused(box: Box) -> 
     assert done.returncode == 0, done.stderr
     assert "embedding  alone" in done.stdout
     assert "generation" not in done.stdout
-    assert box.call("bench", "embeding").stderr.endswith("did you mean `embedding`?\n")
+    unknown = box.call("bench", "embeding")
+    assert unknown.returncode == 2
+    assert unknown.stderr.endswith("did you mean `embedding`?\n")
     assert box.call("stop", "generation", "--now").returncode == 0
     refused = box.call("bench", "generation", *SHORT)
     assert refused.returncode == 69
     assert "generation is not ready: stopped" in refused.stderr
     rest = box.call("bench", *SHORT)
     assert rest.returncode == 0
-    assert rest.stderr == "generation is left out: it is stopped\n"
+    assert rest.stderr == "generation is left out: it is stopped\nembedding alone ...\n"
 
 
 def test_requests_that_fail_are_told_and_counted(box: Box) -> None:

@@ -71,7 +71,7 @@ def test_the_steps_are_objects_for_programs(daemon: RunningDaemon, machine: Box)
 @pytest.mark.parametrize("command", ["start", "stop", "restart", "logs"])
 def test_an_engine_that_is_not_there(daemon: RunningDaemon, machine: Box, command: str) -> None:
     done = machine.call(command, "generatio")
-    assert (done.returncode, done.stdout) == (78, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: there is no engine `generatio`\nhint: did you mean `generation`?\n"
 
 
