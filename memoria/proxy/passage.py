@@ -13,6 +13,9 @@ from memoria.proxy.relay import Relay
 from memoria.proxy.request import RequestHead
 from memoria.proxy.router import Refusal
 from memoria.proxy.upload import Upload
+from memoria.proxy.watch import Standstill
+
+GRACE_S = 5.0  # for an upload's next `Upload.LARGE` bytes, while others wait for its place
 
 
 class Waiter(Protocol):
@@ -31,6 +34,7 @@ class Passage:
     _filters: Filters | None = None
     _waiting: Waiting | None = None
     _waiter: Waiter | None = None
+    _slow: Standstill | None = None  # the upload, while others wait
     _gathered = 0  # bytes of a body that must be whole first, as admission counts them
 
     def __init__(self, relay: Relay, head: RequestHead, upload: Upload, client: str) -> None:
@@ -41,10 +45,14 @@ class Passage:
     def waits(self) -> bool:
         return self._waiting is not None
 
-    @property
-    def is_wanted(self) -> bool:
-        """There is a place, and others wait for one."""
-        return self.place is not None and self.place.is_wanted
+    def holds_up_others(self, now: float) -> bool:
+        """By an upload that comes too slowly, if at all, with a place that they wait for. Asked now and then;
+        `now` is `time.monotonic()`."""
+        if self.place is None or not self.place.is_wanted:
+            self._slow = None
+            return False
+        self._slow = self._slow or Standstill()
+        return self._slow.lasts(now, self._upload.size // Upload.LARGE) >= GRACE_S
 
     def seek(self, port: int, waiter: Waiter) -> bool:
         """Goes as far as what is here of the body allows. True: there is a place, and all that is needed of

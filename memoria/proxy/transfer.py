@@ -33,7 +33,6 @@ from memoria.proxy.watch import Standstill
 logger = logging.getLogger(__name__)
 
 _DOUBTFUL = {Failure.UNREACHABLE, Failure.LOST}  # so an engine that has just ended looks
-GRACE_S = 5.0  # for an upload that stalls with a place that others wait for
 
 
 class State(StrEnum):
@@ -194,8 +193,8 @@ class Transfer:
             failure, limit = Failure.SILENT, relay.timeouts.idle
         else:
             failure, limit = Failure.UPLOAD_STALLED, relay.patience
-            if self._passage.is_wanted:
-                limit = min(limit, GRACE_S)
+            if self._passage.holds_up_others(now):
+                limit = 0.0
         if lasts >= limit:
             self._fail(failure)
 

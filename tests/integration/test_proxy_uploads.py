@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from memoria.config.model import Hold
-from memoria.proxy import transfer
+from memoria.proxy import passage
 from tests.integration.proxy_rig import Asked, Rig, ScriptedEngine, answer_ok, on_uvloop
 
 CHAT = b"/v1/chat/completions"
@@ -31,11 +32,17 @@ async def test_an_unfinished_upload_does_not_hold_up_others(tmp_path: Path, here
         assert (await slow.response()).status == 200
 
 
+@pytest.mark.parametrize("pace", ["stalls", "crawls"])
 @on_uvloop
-async def test_a_large_upload_that_stalls_gives_its_place_to_those_who_wait(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_large_upload_that_is_too_slow_gives_its_place_to_those_who_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pace: str
 ) -> None:
-    monkeypatch.setattr(transfer, "GRACE_S", 0.1)
+    async def crawl() -> None:
+        while True:
+            await slow.send(b"x")
+            await asyncio.sleep(0.02)
+
+    monkeypatch.setattr(passage, "GRACE_S", 0.1)
     async with Rig(
         tmp_path, max_requests=1, hold=Hold(), patience=2.0, generation=ScriptedEngine(hang, answer_ok)
     ) as rig:
@@ -43,6 +50,9 @@ async def test_a_large_upload_that_stalls_gives_its_place_to_those_who_wait(
         await slow.send(
             b"POST /v1/completions HTTP/1.1\r\nhost: t\r\ncontent-length: 100000\r\n\r\n" + b"x" * 70_000
         )
+        crawling = asyncio.create_task(crawl()) if pace == "crawls" else None
         assert rig.admission.load("generation").waiting == 0
         assert (await rig.post(CHAT)).status == 200
         assert (await slow.response()).error["code"] == "upload_stalled"
+        if crawling is not None:
+            crawling.cancel()

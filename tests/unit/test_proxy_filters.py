@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memoria.config.model import Filters
-from memoria.proxy.filters import apply
+from memoria.proxy.filters import MOST_VALUES, apply
 
 NOTHING = Filters()
 
@@ -55,6 +55,11 @@ def test_a_field_that_stands_there_twice_cannot_slip_through() -> None:
 def test_what_is_no_json_object_does_not_go_on(body: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         apply(body, NOTHING)
+
+
+def test_what_would_hold_up_the_others_does_not_go_on() -> None:
+    with pytest.raises(ValueError, match="too many values"):
+        apply(b'{"a":[' + b"{}," * MOST_VALUES + b"0]}", NOTHING)
 
 
 @pytest.mark.parametrize("text", ["ä 漢 😀", "\ud800", "\x00\x1f", "</script>"])

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memoria.proxy.model_field import _scan, from_form, from_json
+from memoria.proxy import model_field
+from memoria.proxy.model_field import _scan, _Walk, from_form, from_json
 
 LARGE = "x" * 100_000
 
@@ -97,7 +98,40 @@ def test_deep_nesting_is_refused(body: bytes) -> None:
 
 
 def test_deep_nesting_in_a_large_body_is_walked_over() -> None:
-    assert from_json(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b',"model":"m"}') == "m"
+    assert from_json(b'{"a":' + b"[" * 90_000 + b"]" * 90_000 + b',"model":"m"}') == "m"
+
+
+@pytest.mark.parametrize(
+    "filler",
+    [
+        b'"a":[' + b"{}," * 1_000_000 + b"0]",
+        b'"a":[' + b'"",' * 1_000_000 + b"0]",
+        b'"a":[' + b"0," * 10_000_000 + b"0]",
+        b'"a":"' + b'\\"' * 1_000_000 + b'"',
+        b'"a":0,' * 500_000 + b'"a":0',
+        b" " * 20_000_000 + b'"a":0',
+    ],
+    ids=["objects", "texts", "numbers", "quotes", "keys", "blanks"],
+)
+def test_a_walk_ends_before_it_holds_up_the_others(filler: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that comes first is found; one that comes after too much is told to come first."""
+    walks: list[_Walk] = []
+
+    class Watched(_Walk):
+        def __init__(self, body: bytes) -> None:
+            super().__init__(body)
+            walks.append(self)
+
+    monkeypatch.setattr(model_field, "_Walk", Watched)
+    assert from_json(b'{"model":"first",' + filler + b"}") == "first"
+    with pytest.raises(ValueError, match="put it first"):
+        from_json(b"{" + filler + b',"model":"last"}')
+    assert [walk.work > -100 for walk in walks] == [True, True]
+
+
+def test_a_form_has_a_thousand_parts_at_most() -> None:
+    with pytest.raises(ValueError, match="more than 1000 parts"):
+        from_form(b"--b" + b"\r\n--b" * 1001, FORM)
 
 
 def part(name: str, value: bytes, more: str = "") -> bytes:
