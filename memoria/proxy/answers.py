@@ -97,6 +97,11 @@ def head_too_large(most: int, fields: int) -> Answer:
     return Answer(431, message, "head_too_large", close=True)
 
 
+def too_many_connections() -> Answer:
+    headers = ((b"retry-after", b"%d" % RETRY_CUT),)
+    return Answer(503, "Too many connections are open", "too_many_connections", headers=headers, close=True)
+
+
 def route_not_found(method: str, path: str) -> Answer:
     return Answer(404, f"No route {method} {_short(path)}", "route_not_found")
 

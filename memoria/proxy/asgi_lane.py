@@ -8,7 +8,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from memoria.proxy.access import Grant
-from memoria.proxy.headers import Header
+from memoria.proxy.headers import Header, new_request_id
 from memoria.proxy.request import RequestHead
 
 
@@ -31,7 +31,8 @@ class AsgiLane(HttpToolsProtocol):
         cycle: Any = self.cycle
         assert isinstance(cycle, RequestResponseCycle)
         cycle.keep_alive = head.keep_alive
-        cycle.default_headers = [*cycle.default_headers, *grant.headers]
+        identity = (b"x-request-id", head.own_id or new_request_id())
+        cycle.default_headers = [*cycle.default_headers, identity, *grant.headers]
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if self._held:

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 HEAD_S = 10.0  # the longest a client may take to send a request's head
 HEAD_BYTES = 64 * 1024
 HEAD_FIELDS = 256
+CONNECTIONS = 10_000  # at once; an idle one takes some 13 KiB
 _PAGE = frozenset((b"origin", b"sec-fetch-site"))  # so a browser says whose page asks
 
 
@@ -88,6 +89,10 @@ class Downstream(AsgiLane):
         self.peer = self.client[0] if self.client else ""
         self._repeat = self.familiar.get(self.port)
         self.relay.watch.add(self)
+        if self.port and len(self.connections) > CONNECTIONS:
+            self._deaf = True
+            Reply(transport, new_request_id()).answer(answers.too_many_connections(), keep_alive=False)
+            transport.close()
 
     def data_received(self, data: bytes) -> None:
         if self._between:
@@ -209,16 +214,6 @@ class Downstream(AsgiLane):
         line = (parser.get_method(), self.url, parser.get_http_version(), self.headers)
         verdict = self._decide(*line)
         head = self._read_head(*line)
-        # a page's request is also judged by its length, which a head that is known again may tell otherwise
-        if (
-            opening
-            and isinstance(verdict, Grant)
-            and head.is_plain
-            and _PAGE.isdisjoint(name for name, _ in self.headers)
-        ):
-            self._repeat = Repeat.of(opening, _Known(head, verdict, self.relay.rules_token))
-            if self._repeat is not None and verdict.key is None:
-                self.familiar[self.port] = self._repeat
         transfer: Transfer | Tunnel
         before = self.cycle
         if (
@@ -235,9 +230,12 @@ class Downstream(AsgiLane):
             transfer = Transfer(self.relay, self, head, verdict)
             if self._lengths:
                 transfer.declare(self._lengths)
-            if head.is_own and isinstance(verdict, Grant) and not transfer.is_refused:
-                self.begin_own(head, verdict, self.url, self.headers, self._lengths)
-                return
+            if isinstance(verdict, Grant) and not transfer.is_refused:
+                if head.is_own:
+                    self.begin_own(head, verdict, self.url, self.headers, self._lengths)
+                    return
+                if head.is_plain and opening:
+                    self._remember(opening, _Known(head, verdict, self.relay.rules_token))
         self.cycle = transfer
         if (before is None or before.response_complete) and not self._held:
             self._transfer = transfer
@@ -245,6 +243,13 @@ class Downstream(AsgiLane):
         else:
             self.pause_reading()
             self.pipeline.appendleft((transfer, self.app))
+
+    def _remember(self, opening: bytes, known: _Known) -> None:
+        # a page's request is also judged by its length, which a head that is known again may tell otherwise
+        if _PAGE.isdisjoint(name for name, _ in self.headers):
+            self._repeat = Repeat.of(opening, known)
+            if self._repeat is not None and known.grant.key is None:
+                self.familiar[self.port] = self._repeat
 
     def _read_head(
         self, method: bytes, target: bytes, http_version: str, headers: list[Header]

@@ -108,7 +108,7 @@ class Passage:
     def _gather(self) -> None:
         """Counts what is kept of a body that is not whole. Raises `Rejection`."""
         size = self._upload.size
-        if size > Upload.LARGE:
+        if size > self._gathered:
             try:
                 self._relay.admission.gather(size - self._gathered, self._gathered)
             except Refusal as refusal:

@@ -105,7 +105,7 @@ def read_head(
         chunked=bool(values_of(headers, b"transfer-encoding")),
         upgrade=upgrade,
         http_1_0=http_version == "1.0",
-        keep_alive=keep_alive and not upgrade and http_version != "1.0",
+        keep_alive=keep_alive and not upgrade and http_version != "1.0" and method != b"CONNECT",
         expects_continue=http_version != "1.0"
         and b"100-continue" in [value.lower() for value in values_of(headers, b"expect")],
         traceparent=traces[0] if len(traces) == 1 else None,

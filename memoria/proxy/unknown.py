@@ -5,7 +5,6 @@ from __future__ import annotations
 from starlette.types import Receive, Scope, Send
 
 from memoria.proxy.answers import route_not_found
-from memoria.proxy.headers import client_request_id, new_request_id
 
 
 async def unknown_route(scope: Scope, receive: Receive, send: Send) -> None:
@@ -14,7 +13,6 @@ async def unknown_route(scope: Scope, receive: Receive, send: Send) -> None:
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
-        (b"x-request-id", client_request_id(scope["headers"]) or new_request_id()),
     ]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

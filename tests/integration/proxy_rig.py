@@ -356,6 +356,11 @@ class Rig:
         if kind is None:
             assert self.router.held == 0, "a lease was not given back"
 
+    @property
+    def connections(self) -> set[Any]:
+        """Of clients that the proxy has."""
+        return self._server.server_state.connections
+
     async def client(self) -> Client:
         return self.add(Client(*await asyncio.open_connection(self.host, self.port)))
 

@@ -6,12 +6,15 @@ import asyncio
 import json
 from pathlib import Path
 
+import pytest
+
 from memoria.config.model import Filters, Hold
 from memoria.engine.address import UnixAddress
+from memoria.proxy import downstream
 from memoria.proxy.access import AccessRules
 from memoria.proxy.keys import KeyRing
 from memoria.proxy.router import Refusal
-from tests.integration.proxy_rig import Asked, Rig, ScriptedEngine, answer_ok, on_uvloop
+from tests.integration.proxy_rig import Asked, Rig, ScriptedEngine, answer_ok, on_uvloop, until
 
 EMBEDDINGS = b"/v1/embeddings"
 KEY = b"sk-0123456789abcdef"
@@ -256,8 +259,53 @@ async def test_filters_change_a_body_that_comes_in_pieces(tmp_path: Path) -> Non
     assert len(engine.asked) == 1
 
 
-async def until(condition: object) -> None:
-    """The proxy tells nobody how many wait: asked at each turn of the loop."""
-    assert callable(condition)
-    while not condition():  # noqa: ASYNC110
-        await asyncio.sleep(0)
+@on_uvloop
+async def test_what_memoria_answers_itself_has_an_id_too(tmp_path: Path) -> None:
+    async with Rig(tmp_path, embedding=ScriptedEngine()) as rig:
+        assert (await rig.post(b"/own", b"{}", b"x-request-id: mine")).header(b"x-request-id") == [b"mine"]
+        first, second = [(await rig.post(b"/own")).header(b"x-request-id") for _ in range(2)]
+        assert len(first) == len(second) == 1
+        assert first != second
+
+
+@on_uvloop
+async def test_after_connect_the_connection_is_closed(tmp_path: Path) -> None:
+    """What follows it may not be HTTP."""
+    async with Rig(tmp_path, embedding=ScriptedEngine()) as rig:
+        client = await rig.client()
+        await client.send(b"CONNECT /v1/embeddings HTTP/1.1\r\nhost: test\r\n\r\n")
+        response = await client.response()
+        assert (response.status, response.header(b"connection")) == (405, [b"close"])
+        assert await client.closed() == b""
+
+
+@on_uvloop
+async def test_a_connection_too_many_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downstream, "CONNECTIONS", 2)
+    async with Rig(tmp_path, embedding=ScriptedEngine()) as rig:
+        kept = [await rig.client() for _ in range(2)]
+        for client in kept:
+            await client.post(EMBEDDINGS, b"{}")
+            assert (await client.response()).status == 200
+        refused = await (one_more := await rig.client()).response()
+        assert (refused.status, refused.error["code"]) == (503, "too_many_connections")
+        assert await one_more.closed() == b""
+        kept[0].reset()
+        await until(lambda: len(rig.connections) == 1)
+        assert (await rig.post(EMBEDDINGS)).status == 200
+
+
+@on_uvloop
+async def test_small_bodies_that_do_not_end_share_the_room_for_what_waits(tmp_path: Path) -> None:
+    head = b"POST /v1/embeddings HTTP/1.1\r\nhost: test\r\ncontent-length: 50000\r\n\r\n"
+    async with Rig(tmp_path, hold=Hold(bytes=100_000), embedding=ScriptedEngine()) as rig:
+        slow = [await rig.client() for _ in range(3)]
+        for client in slow:
+            await client.send(head + b"x" * 40_000)
+        refused = await slow[2].response()
+        assert (refused.status, refused.error["code"]) == (429, "hold_full")
+        slow[0].reset()
+        await rig.ended.get()
+        await slow[1].send(b"x" * 10_000)
+        assert (await slow[1].response()).status == 200
+        assert (await rig.post(EMBEDDINGS, b"x" * 50_000)).status == 200
