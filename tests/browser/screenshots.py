@@ -47,10 +47,11 @@ async def take(folder: Path) -> None:
         daemon = start(Path(stage), gpu)
         async with aiohttp.ClientSession(daemon.url) as client:
             held = asyncio.create_task(follow(gpu, client))
-            busy = [asyncio.create_task(complete(client, lag)) for lag in (0.0, 5.0, 10.0)]
-            busy.append(asyncio.create_task(embed(client)))
+            busy: list[asyncio.Task[NoReturn]] = []
             try:
                 await asyncio.to_thread(daemon.wait_ready)
+                busy += [asyncio.create_task(complete(client, lag)) for lag in (0.0, 5.0, 10.0)]
+                busy.append(asyncio.create_task(embed(client)))
                 await asyncio.sleep(KILLED_AFTER)
                 os.kill((await pids(client))["embedding"], signal.SIGKILL)
                 await asyncio.sleep(TAKEN_AFTER - KILLED_AFTER)
