@@ -87,7 +87,8 @@ class Feed:
 
     async def all(self, after: int, *, history: bool = False) -> AsyncIterator[str]:
         """Entries, and a status whenever something has changed, every `EVERY` seconds at least; with
-        `history` also the samples of the last minutes, then each that is added."""
+        `history` also the samples of the last minutes, then each that is added, before what is drawn with
+        them."""
         after, shown, sampled = self._known(after), None, 0
         while True:
             heard, is_open = self.changed.rings, self.is_open
@@ -95,12 +96,12 @@ class Feed:
                 after = entry.number
                 yield _journal_event(entry)
             look = await self._look(heard)
-            if look is not shown:
-                shown = look
-                yield _event("status", look.status.to_json())
             if history and (samples := self._history.after(sampled)):
                 sampled = samples[-1].number
                 yield _event("history", {"samples": [sample.to_json() for sample in samples]})
+            if look is not shown:
+                shown = look
+                yield _event("status", look.status.to_json())
             if not is_open:
                 return
             await self.changed.rung(look.rings, look.began + EVERY - time.monotonic())

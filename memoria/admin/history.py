@@ -23,6 +23,7 @@ class Figures:
     requests_per_second: float | None
     tokens_per_second: float | None
     ttft_p95: float | None
+    total_p95: float | None
     kv_usage: float | None
 
 
@@ -68,4 +69,4 @@ def _figures(engine: EngineStatus, before: EngineStatus | None, passed: float) -
     rate = None
     if before is not None and passed > 0 and engine.requests >= before.requests:
         rate = (engine.requests - before.requests) / passed
-    return Figures(rate, engine.tokens_per_second, engine.ttft_p95, engine.kv_usage)
+    return Figures(rate, engine.tokens_per_second, engine.ttft_p95, engine.total_p95, engine.kv_usage)

@@ -45,9 +45,10 @@ class Question(Generic[T]):
     async def answer(self, *, hurry: bool = False) -> T | None:
         """None where there is no answer in time. Raises what `ask` raises."""
         asked = self.begin()
-        await asyncio.wait({asked}, timeout=self._limit(hurry=hurry))
+        limit = self._limit(hurry=hurry)
+        await asyncio.wait({asked}, timeout=limit)
         if not asked.done():
-            self._silent = True
+            self._silent |= limit >= self._patience  # a hurry says nothing against whoever is asked
             return None
         return asked.result()
 

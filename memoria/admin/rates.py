@@ -82,12 +82,12 @@ class Speed:
         self._read: deque[tuple[float, float]] = deque()
 
     def of(self, total: float | None) -> float | None:
-        """Per second, over the readings of the last ten seconds; None after a single one, or none."""
+        """Per second, over the readings of the last ten seconds; None after a single one, and for none."""
         now = self._clock()
-        if total is None or (self._read and total < self._read[-1][1]):  # its engine was started anew
-            self._read.clear()
         if total is None:
             return None
+        if self._read and total < self._read[-1][1]:  # its engine was started anew
+            self._read.clear()
         self._read.append((now, total))
         while now - self._read[0][0] > SPEED_WINDOW:
             self._read.popleft()

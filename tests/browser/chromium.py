@@ -60,8 +60,8 @@ class Page:
             raise AssertionError(f"{expression}: {found['exceptionDetails']}")
         return found["result"].get("value")
 
-    async def until(self, expression: str) -> None:
-        deadline = time.monotonic() + PATIENCE
+    async def until(self, expression: str, patience: float = PATIENCE) -> None:
+        deadline = time.monotonic() + patience
         while not await self.value(f"Boolean({expression})"):
             if time.monotonic() > deadline:
                 text = await self.value("document.body.innerText")

@@ -8,13 +8,14 @@ import os
 import pytest
 
 from memoria.admin.page import STATIC
-from tests.browser.acts import ADMIN, STEERABLE, grave_problems, reached_by_tab, text_of, use_key
+from tests.browser.acts import ADMIN, LOOKS, STEERABLE, reached_by_tab, reads_well, text_of, use_key
 from tests.browser.chromium import Page
 from tests.integration.daemon import RunningDaemon
 from tests.integration.http_client import ask
 
 BUNDLE_BYTES = 150_000
 LONGEST_MODULE = 150  # lines
+LABELS = "[...document.querySelectorAll('#engine-%s .spark')].map((line) => line.ariaLabel.split(' in ')[0])"
 
 
 async def test_it_shows_engines_memory_events_and_logs_without_a_complaint(page: Page) -> None:
@@ -52,6 +53,23 @@ async def test_an_unknown_kv_usage_is_a_dash_over_an_empty_bar(page: Page) -> No
     assert drawn == [True, True, "0px"]
 
 
+async def test_an_engine_that_will_be_tried_again_says_why_it_fell_and_when_that_will_be(page: Page) -> None:
+    drawn = await page.value(
+        """
+        import('/page/engines.js').then(async ({ drawEngines }) => {
+          const status = await (await fetch('/admin/status')).json();
+          const retry_at = status.at + 29.5;
+          const fallen = { state: 'backoff', detail: 'It fell', hint: 'Hold it', retry_at };
+          Object.assign(status.engines[0], fallen);
+          drawEngines(status, new Map(), { steer() {}, allowed: false });
+          const told = document.querySelectorAll('#engine-embedding :is(.state, .why)');
+          return [...told].map((one) => one.innerText);
+        })
+        """
+    )
+    assert drawn == ["backoff\nretry in 29 s", "It fell", "Hold it"]
+
+
 async def test_a_line_has_a_gap_where_nothing_was_known_and_is_not_drawn_where_nothing_ever_was(
     page: Page,
 ) -> None:
@@ -79,10 +97,8 @@ async def test_the_last_minutes_are_there_when_it_opens(page: Page, daemon: Runn
     await page.until("performance.timeOrigin > 0 && document.querySelector('article') !== null")
     await page.until(line)
     assert await page.value("performance.now()") < 4000  # no two samples were taken since
-    labels = (
-        "[...document.querySelectorAll('#engine-generation .spark')].map((l) => l.ariaLabel.split(' in ')[0])"
-    )
-    assert await page.value(labels) == ["requests/s", "tokens/s", "TTFT p95"]
+    assert await page.value(LABELS % "generation") == ["requests/s", "tokens/s", "TTFT p95"]
+    assert await page.value(LABELS % "embedding") == ["requests/s", "answer p95"]
 
 
 async def test_figures_change_in_place_and_only_news_is_announced(page: Page) -> None:
@@ -101,12 +117,9 @@ async def test_figures_change_in_place_and_only_news_is_announced(page: Page) ->
     assert await page.value("window.spoken") == 0
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize(("width", "scheme"), LOOKS)
 async def test_it_reads_at_every_width_in_light_and_dark(page: Page, width: int, scheme: str) -> None:
-    await page.look(width, scheme)
-    assert await page.value("document.documentElement.scrollWidth") <= width
-    assert await grave_problems(page) == []
+    await reads_well(page, width, scheme)
     assert page.complaints == []
 
 

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.browser.acts import ADMIN, API, READY, STATES, STEERABLE, steer, text_of, use_key, write_keys
+from tests.browser.acts import (
+    ADMIN,
+    API,
+    FOCUSED,
+    READY,
+    STATES,
+    STEERABLE,
+    steer,
+    text_of,
+    use_key,
+    write_keys,
+)
 from tests.browser.chromium import Page, browser_page
 from tests.integration.daemon import Box, RunningDaemon
 
@@ -33,15 +44,14 @@ async def test_an_engine_is_restarted_after_it_was_asked_once_more(page: Page, d
     await use_key(page, ADMIN)
     await page.until(STEERABLE)
     before = await asyncio.to_thread(daemon.leader, "embedding")
-    focused = "document.activeElement.getAttribute('aria-label')"
     await page.value(f'document.querySelector("{RESTART}").focus()')
     await page.press("Enter")
-    assert await page.value(focused) == "confirm: restart embedding"
+    assert await page.value(FOCUSED) == "confirm: restart embedding"
     await page.press("Escape")
-    assert await page.value(focused) == "restart embedding"
+    assert await page.value(FOCUSED) == "restart embedding"
     await page.press("Enter")
     await page.press("Tab")
-    assert await page.value(focused) == "cancel: restart embedding"
+    assert await page.value(FOCUSED) == "cancel: restart embedding"
     await page.press("Enter")
     assert await asyncio.to_thread(daemon.leader, "embedding") == before
     await steer(page, "restart", "embedding")

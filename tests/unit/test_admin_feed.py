@@ -97,7 +97,7 @@ async def test_a_change_is_told_by_a_status_of_its_own(feed: Feed) -> None:
     assert await take(stream, 1) == ["status 2.0"]
 
 
-async def test_the_samples_come_with_the_statuses_where_they_are_wanted(
+async def test_the_samples_come_before_the_statuses_where_they_are_wanted(
     journal: Journal, looks: Looks
 ) -> None:
     history = History()
@@ -106,7 +106,7 @@ async def test_the_samples_come_with_the_statuses_where_they_are_wanted(
     stream = feed.all(3, history=True)
     async with asyncio.timeout(10):
         kinds = [(await anext(stream)).splitlines()[0] for _ in range(2)]
-    assert kinds == ["event: status", "event: history"]
+    assert kinds == ["event: history", "event: status"]
     feed.changed.ring()
     assert await take(stream, 1) == ["status 2.0"]
 

@@ -101,3 +101,16 @@ async def test_a_slow_answer_is_waited_for_as_long_the_next_time() -> None:
         question._took = took
         assert question._limit(hurry=True) == limit
         assert question._limit(hurry=False) == 1.0
+
+
+async def test_a_hurry_makes_nobody_else_impatient() -> None:
+    oracle = Oracle()
+    question = Question(oracle, patience=1000.0, hurry=0.0, glance=0.0)
+    oracle.may_answer.set()
+    assert await question.answer() == 1
+    oracle.may_answer.clear()
+    assert await question.answer(hurry=True) is None
+    asking = asyncio.create_task(question.answer())
+    await asyncio.sleep(0.01)
+    oracle.may_answer.set()
+    assert await asking == 2

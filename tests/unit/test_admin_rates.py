@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memoria.admin.rates import KEPT, WINDOW, Rate, Rates
+from memoria.admin.rates import KEPT, SPEED_WINDOW, WINDOW, Rate, Rates, Speed
 from memoria.proxy.exchange import Exchange
 from tests.fakes import FakeClock
 
@@ -118,3 +118,23 @@ def test_engines_are_counted_apart_and_what_reached_none_not_at_all(rates: Rates
     rates.add(exchange(engine=None))
     assert rates.of("generation") == NOTHING
     assert rates.of("embedding") != NOTHING
+
+
+def test_a_counter_that_was_not_read_once_goes_on_growing(clock: FakeClock) -> None:
+    speed = Speed(clock)
+    told = []
+    for total in (0, 100, None, 300):
+        told.append(speed.of(total))
+        clock.now += 1
+    assert told == [None, 100, None, 100]
+
+
+def test_a_counter_that_began_anew_has_no_speed_at_first(clock: FakeClock) -> None:
+    speed = Speed(clock)
+    told = []
+    for total in (500, 600, None, 20, 70):
+        told.append(speed.of(total))
+        clock.now += 1
+    assert told == [None, 100, None, None, 50]
+    clock.now += SPEED_WINDOW
+    assert speed.of(1000) is None

@@ -8,13 +8,16 @@ from pathlib import Path
 import openai
 import pytest
 
+from tests.browser.acts import ADMIN, write_keys
 from tests.vllm.daemon import RealDaemon
 
 
 @pytest.fixture(scope="session")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealDaemon]:
     """Needs `memoria setup --cpu`; fails, never skips, where that was not done."""
-    running = RealDaemon(tmp_path_factory.mktemp("daemon"))
+    folder = tmp_path_factory.mktemp("daemon")
+    write_keys(folder / "admins", ana=ADMIN)
+    running = RealDaemon(folder, environment={"MEMORIA_ADMIN_KEYS": str(folder / "admins")})
     try:
         running.wait_ready()
         yield running

@@ -27,7 +27,8 @@ NAMES = {"embedding": "tiny-embedding", "generation": "tiny-generation"}
 
 class RealDaemon:
     """`keys` are laid over the demo's file, and `only` names the one engine of it that is run, with `engine`
-    laid over what the file says of that. `environment` is the daemon's, beside the usual."""
+    laid over what the file says of that, or `engines` over what it says of each. `environment` is the
+    daemon's, beside the usual."""
 
     def __init__(
         self,
@@ -126,8 +127,12 @@ class RealDaemon:
 def _changed(folder: Path, only: str | None, keys: dict[str, Any]) -> Path:
     """The demo's file, with one of its two engines or with both."""
     demo = yaml.safe_load(config_path().read_text())
-    own = keys.pop("engine", {})
-    engines = {name: {**engine, **own} for name, engine in demo["engines"].items() if only in (None, name)}
+    own, each = keys.pop("engine", {}), keys.pop("engines", {})
+    engines = {
+        name: {**engine, **own, **each.get(name, {})}
+        for name, engine in demo["engines"].items()
+        if only in (None, name)
+    }
     for engine in engines.values():
         engine["model"] = str(config_path().parent / engine["model"])
     file = folder / "memoria.yaml"

@@ -5,16 +5,17 @@ import { UNKNOWN, count, duration, gibOf, known, milliseconds, percent, rate } f
 import { drawLine, makeLine, series } from "./history.js";
 import { makeSteering, updateSteering } from "./steer.js";
 
-// The large figures, each with its last five minutes. A pooling engine generates nothing.
+// The large figures, each with its last five minutes. A pooling engine generates nothing, and streams nothing.
 const LARGE = [
   { figure: "requests_per_second", label: "requests/s", write: rate, about: "of the last minute" },
   { figure: "tokens_per_second", label: "tokens/s", write: rate, about: "generated", runner: "generate" },
-  { figure: "ttft_p95", label: "TTFT p95", write: milliseconds, about: "time to the answer's first byte, of the last minute" },
+  { figure: "ttft_p95", label: "TTFT p95", write: milliseconds, about: "time to the answer's first byte, of the last minute", runner: "generate" },
+  { figure: "total_p95", label: "answer p95", write: milliseconds, about: "time to the answer's last byte, of the last minute", runner: "pooling" },
 ];
-const SMALL = [
+const SMALL = [ // a label, how its figure is written, and the runner that has one
   ["in the engine", (e) => (known(e.running) ? `${count(e.running)} running, ${count(e.waiting)} waiting` : UNKNOWN)],
   ["queued in memoria", (e) => count(e.held)],
-  ["TTFT p50", (e) => milliseconds(e.ttft_p50)],
+  ["TTFT p50", (e) => milliseconds(e.ttft_p50), "generate"],
   ["whole answer p50 / p95", (e) => `${milliseconds(e.total_p50)} / ${milliseconds(e.total_p95)}`],
   ["memory", (e) => gibOf(e.used_bytes, e.budget_bytes)],
   ["restarts", (e) => count(e.restarts)],
@@ -35,9 +36,10 @@ function build(engine) {
   part.models = make("p", "", { class: "models quiet" });
   part.why = make("p", "", { class: "why" });
   part.hint = make("p", "", { class: "why quiet" });
-  part.large = LARGE.filter(({ runner }) => !runner || runner === engine.runner).map(buildLarge);
+  const has = (runner) => runner === undefined || runner === engine.runner;
+  part.large = LARGE.filter(({ runner }) => has(runner)).map(buildLarge);
   part.kv = buildMeter();
-  part.small = SMALL.map(([label, write]) => ({ write, value: make("dd"), label: make("dt", label) }));
+  part.small = SMALL.filter(([, , runner]) => has(runner)).map(([label, write]) => ({ write, value: make("dd"), label: make("dt", label) }));
   part.steering = makeSteering(engine.name, actions.steer);
   const swatch = make("b", "", { class: `swatch ${colors.get(engine.name)}`, "aria-hidden": "true" });
   part.element = make("article", "", { id: `engine-${engine.name}`, "aria-label": engine.name },
@@ -65,12 +67,11 @@ function update(part, engine) {
   const { now, actions } = context;
   const progress = known(engine.percent) ? ` ${engine.percent} %` : "";
   setText(part.phase, engine.phase && engine.state === "starting" ? `${engine.state}: ${engine.phase}${progress}` : engine.state);
-  setText(part.since, duration(now - engine.since));
+  setText(part.since, known(engine.retry_at) ? `retry in ${duration(engine.retry_at - now)}` : duration(now - engine.since));
   part.state.className = `state ${engine.state}`;
   setText(part.models, engine.models.join(", "));
-  const retry = known(engine.retry_at) ? `; retry in ${duration(engine.retry_at - now)}` : "";
   const last = engine.last_exit ? `last exit: ${engine.last_exit}` : "";
-  setText(part.why, engine.detail ? engine.detail + retry : last);
+  setText(part.why, engine.detail || last);
   part.why.classList.toggle("quiet", !engine.detail);
   setText(part.hint, (engine.detail && engine.hint) || "");
   for (const large of part.large) {

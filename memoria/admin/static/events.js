@@ -44,7 +44,7 @@ const MARKS = { good: "✓", warn: "!", bad: "✕", "": "·" };
 
 export function tellEvent({ at, subject, what, detail }) {
   const [words, weight, joint = ": "] = WORDS[what] ?? [what, ""];
-  const more = detail && !SAID.has(detail) ? joint + detail : "";
+  const more = detail && !SAID.has(detail) ? joint + detail.replace(/\bgpu (?=\d)/, "gpu\u00a0") : "";
   const text = make("span", "", {}, make("b", subject), ` ${words}${more}`);
   const mark = make("i", MARKS[weight], { "aria-hidden": "true" });
   byId("events").prepend(make("li", "", weight ? { class: weight } : {}, make("time", clock(at)), mark, text));
