@@ -116,7 +116,7 @@ class Tally:
             ),
             histogram(
                 "memoria_request_first_byte_seconds",
-                "From a request's arrival to the first byte of the engine's answer.",
+                "From a request's arrival to the first byte of the answer's body.",
                 ((labels, first_byte) for labels, (_, first_byte) in observed),
             ),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from asyncio import Transport
 
 from memoria.proxy.answers import Answer
@@ -14,7 +15,8 @@ END_BYTES = 2048
 class Reply:
     """`status` is None until there is something to send. `complete`: the client was sent everything.
     `ends_with_connection`: to the client a plain end of the connection is the end of the body.
-    `is_events`: the engine answers with a stream of events.
+    `is_events`: the engine answers with a stream of events. `first_at`: when the body began
+    (`time.monotonic()`).
 
     A body is framed by its length where the engine knows that, else in chunks. HTTP/1.0 knows no chunks.
     """
@@ -23,6 +25,7 @@ class Reply:
     complete = False
     ends_with_connection = False
     is_events = False
+    first_at: float | None = None
     _chunked = False
     _pending = b""  # the head, until there is something to send with it
     _first = b""  # piece of the body
@@ -79,7 +82,7 @@ class Reply:
     def send(self, piece: bytes) -> None:
         """A piece of the body, not empty."""
         if not self._latest:
-            self._first = piece
+            self._first, self.first_at = piece, time.monotonic()
         self._before, self._latest = self._latest, piece
         if self._chunked:
             piece = b"%x\r\n%b\r\n" % (len(piece), piece)

@@ -56,7 +56,7 @@ class Transfer:
     _connector: asyncio.Task[None] | None = None
     _failed: frozenset[Failure] = frozenset()  # why earlier tries failed
     _tries = 0
-    _first_byte_at: float | None = None
+    _head_at: float | None = None
     _response_bytes = 0
     _moved = True  # since the last tick
     _still: Standstill | None = None  # most are over before the first tick
@@ -288,7 +288,7 @@ class Transfer:
     # From the engine
 
     def on_head(self, upstream: Upstream) -> Sink:
-        self._first_byte_at = time.monotonic()
+        self._head_at = time.monotonic()
         self.upload.pieces = None
         reply = self.reply
         assert upstream.head is not None
@@ -370,7 +370,9 @@ class Transfer:
             self._relay.on_done(self._exchange())
 
     def _exchange(self) -> Exchange:
-        first, began, reply, head = self._first_byte_at, self._began, self.reply, self._head
+        began, reply, head = self._began, self.reply, self._head
+        # vLLM may send a stream's head long before its first token
+        first = reply.first_at or self._head_at
         return Exchange(
             self._id.decode(),
             self._passage.engine,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import time
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,46 @@ async def test_tokens_are_found_at_an_answers_begin_too(tmp_path: Path, apart: b
         assert (await rig.post(b"/v1/rerank", b"{}")).body == body
         assert tokens(rig.exchanges[0].ends) == (7, None)
         assert len(rig.exchanges[0].ends) <= 2 * END_BYTES
+
+
+@on_uvloop
+async def test_the_first_byte_is_the_bodys_for_a_head_says_nothing_yet(tmp_path: Path) -> None:
+    """vLLM sends the head of a stream before its first token."""
+    go = asyncio.Event()
+
+    async def script(asked: Asked) -> None:
+        await asked.read_body()
+        await asked.send(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        await go.wait()
+        await asked.send(b"8\r\ndata: 1\n\r\n0\r\n\r\n")
+
+    async with Rig(tmp_path, embedding=ScriptedEngine(script)) as rig:
+        began = time.monotonic()
+        client = await rig.client()
+        await client.post(b"/v1/embeddings", b"{}")
+        assert (await client.head()).status == 200
+        await asyncio.sleep(0.05)  # the time that is measured
+        waited = time.monotonic() - began
+        go.set()
+        await rig.ended.get()
+        (exchange,) = rig.exchanges
+        assert exchange.first_byte_s is not None
+        assert exchange.first_byte_s > 0.05
+        assert waited - 0.05 < exchange.first_byte_s
+
+
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.1 204 No Content\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"]
+)
+@on_uvloop
+async def test_without_a_body_the_first_byte_is_the_heads(tmp_path: Path, head: bytes) -> None:
+    async def script(asked: Asked) -> None:
+        await asked.read_body()
+        await asked.send(head)
+
+    async with Rig(tmp_path, embedding=ScriptedEngine(script)) as rig:
+        await rig.post(b"/v1/embeddings")
+        await rig.ended.get()
+        assert rig.exchanges[0].first_byte_s is not None
