@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from memoria.config.load import Loaded, read
 from memoria.config.model import ConfigPath
 from memoria.config.report import key_name
 from memoria.config.schema import SECTIONS, Engine, File
+from memoria.text import GIB
 
 SECRET = "***"
 
@@ -77,11 +79,18 @@ def _shown(key: ConfigPath, value: Any, loaded: Loaded) -> str:
     variables = _variables(key, loaded)
     if (in_env and looks_secret(key[3])) or any(looks_secret(name) for name in variables):
         return SECRET
+    if key[2:] == ("gpu_memory",):
+        return _exact_gib(value)
     if isinstance(value, (bool, dict)):
         return json.dumps(value)
     if isinstance(value, (list, tuple)):
         return ", ".join(str(item) for item in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _exact_gib(size_bytes: int) -> str:
+    gib = Decimal(size_bytes) / GIB
+    return f"{gib.normalize():f}GiB" if gib == round(gib, 3) else f"{size_bytes} bytes"
 
 
 def _source(key: ConfigPath, computed: str | None, loaded: Loaded) -> str:

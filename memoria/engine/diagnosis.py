@@ -102,7 +102,7 @@ def _begins_error(text: str) -> bool:
 def _by_error(errors: Sequence[str]) -> Diagnosis | None:
     if not errors:
         return None
-    first = errors[0].partition("\n")[0]
+    first = errors[0].partition("\n")[0].rstrip(". ")
     quote = first if len(first) <= LONGEST_QUOTE else f"{first[:LONGEST_QUOTE]}..."
     return Diagnosis(quote, "the whole traceback is in the engine's log (`memoria logs`)", "yes")
 

@@ -76,3 +76,11 @@ def test_secrets_are_told_nowhere(settings: Mapping[str, Setting]) -> None:
 
 def test_what_vllm_decides_itself_is_left_out(settings: Mapping[str, Setting]) -> None:
     assert "a.dtype" not in settings
+
+
+@pytest.mark.parametrize(("written", "shown"), [("5.5GiB", "5.5GiB"), ("12000MiB", "12582912000 bytes")])
+def test_a_size_is_told_as_it_is_written_where_it_is_round(tmp_path: Path, written: str, shown: str) -> None:
+    file = tmp_path / "memoria.yaml"
+    file.write_text(f"engines: {{a: {{model: org/name, gpu_memory: {written}}}}}\n")
+    found = {setting.key: setting.value for setting in explain(file, {})}
+    assert found["a.gpu_memory"] == shown

@@ -35,10 +35,10 @@ function say(text) {
 
 function row(request) {
   const tokens = known(request.prompt_tokens) ? `${count(request.prompt_tokens)} → ${count(request.completion_tokens)}` : UNKNOWN;
-  const marks = (request.aborted ? " aborted" : "") + (request.replays ? " replayed" : "");
-  const isBad = request.status >= 400 || request.aborted;
-  const cells = [request.engine ?? UNKNOWN, (request.route ?? UNKNOWN) + marks, milliseconds(request.first_byte_s),
-    milliseconds(request.duration_s), tokens, request.key ?? UNKNOWN];
-  return make("tr", "", {}, make("td", clock(request.at)), make("td", String(request.status), isBad ? { class: "bad" } : {}),
-    ...cells.map((text) => make("td", text)));
+  const route = make("td", (request.route ?? UNKNOWN) + (request.replays ? " replayed" : ""), {},
+    ...(request.aborted ? [" ", make("span", "aborted", { class: "bad" })] : []));
+  const figures = [milliseconds(request.first_byte_s), milliseconds(request.duration_s), tokens, request.key ?? UNKNOWN];
+  return make("tr", "", {}, make("td", clock(request.at)),
+    make("td", String(request.status), request.status >= 400 ? { class: "bad" } : {}),
+    make("td", request.engine ?? UNKNOWN), route, ...figures.map((text) => make("td", text)));
 }
