@@ -31,6 +31,7 @@ RESPONSES = {"input": "hello", "max_output_tokens": 8, "temperature": 0}
 MESSAGES = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8, "temperature": 0}
 STREAM = {"stream": True}
 COUNTED = {"stream": True, "stream_options": {"include_usage": True}}
+SCORED = {"query": "what?", "items": ["this", "that"], "label_token_ids": [5, 6]}
 PAIR = {"query": "what?", "documents": ["this", "that"]}
 
 
@@ -51,7 +52,7 @@ GENERATION = [
     Case("generation", "POST", "/v1/chat/completions", CHAT),
     Case("generation", "POST", "/v1/chat/completions", CHAT | STREAM),
     Case("generation", "POST", "/v1/chat/completions", CHAT | {"logprobs": True, "top_logprobs": 2}),
-    Case("generation", "POST", "/v1/chat/completions/batch", CHAT, sure=False),
+    Case("generation", "POST", "/v1/chat/completions/batch", CHAT | {"messages": [CHAT["messages"]] * 2}),
     Case("generation", "POST", "/v1/responses", RESPONSES),
     Case("generation", "POST", "/v1/responses", RESPONSES | STREAM),
     Case("generation", "GET", "/v1/responses/resp_nobody", sure=False),
@@ -60,7 +61,7 @@ GENERATION = [
     Case("generation", "POST", "/v1/messages", MESSAGES | STREAM),
     Case("generation", "POST", "/v1/messages/count_tokens", MESSAGES),
     Case("generation", "POST", "/cohere/v2/chat", CHAT, sure=False),
-    Case("generation", "POST", "/generative_scoring", PAIR, sure=False),
+    Case("generation", "POST", "/generative_scoring", SCORED),
     Case("generation", "POST", "/tokenize", {"prompt": "one two"}),
     Case("generation", "POST", "/detokenize", {"tokens": [5, 6, 7]}),
     Case("generation", "POST", "/v1/completions", TEXT | {"max_tokens": -1}, sure=False),
@@ -70,8 +71,9 @@ GENERATION = [
 POOLING = [
     Case("embedding", "POST", "/v1/embeddings", {"input": ["one", "two"]}),
     Case("embedding", "POST", "/v1/embeddings", {"input": "one", "encoding_format": "base64"}),
+    Case("embedding", "POST", "/v2/embed", {"texts": ["one"]}),
     Case("embedding", "POST", "/v2/embed", {"texts": ["one"], "input_type": "search_query"}, sure=False),
-    Case("embedding", "POST", "/pooling", {"input": "one", "task": "embed"}, sure=False),
+    Case("embedding", "POST", "/pooling", {"input": "one", "task": "embed"}),
     Case("embedding", "POST", "/score", {"text_1": "one", "text_2": ["one", "two"]}),
     Case("embedding", "POST", "/v1/score", {"text_1": "one", "text_2": ["one", "two"]}),
     Case("embedding", "POST", "/rerank", PAIR),
