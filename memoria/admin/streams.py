@@ -14,10 +14,11 @@ HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no", "x-content-ty
 
 
 class Streams:
-    """Whoever takes nothing of one for long is cut by its connection (memoria/proxy/downstream.py)."""
+    """Whoever takes nothing of one for long is cut by its connection (memoria/proxy/downstream.py). `open` is
+    how many there are over HTTP, and on the admin socket, whose owner those cannot keep out."""
 
     def __init__(self) -> None:
-        self.open = 0
+        self.open = {"http": 0, "socket": 0}
 
     def response(self, content: AsyncIterator[str], media_type: str) -> StreamingResponse:
         return _Stream(self, content, media_type)
@@ -30,7 +31,8 @@ class _Stream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises `Rejection`: 503 where there are too many already."""
-        if self._streams.open >= MOST:
+        way = "socket" if scope["server"][1] is None else "http"
+        if self._streams.open[way] >= MOST:
             raise Rejection(
                 Answer(
                     503,
@@ -39,8 +41,8 @@ class _Stream(StreamingResponse):
                     headers=((b"retry-after", b"5"),),
                 )
             )
-        self._streams.open += 1
+        self._streams.open[way] += 1
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._streams.open -= 1
+            self._streams.open[way] -= 1

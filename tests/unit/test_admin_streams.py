@@ -12,7 +12,8 @@ from memoria.admin import streams as streaming
 from memoria.admin.streams import Streams
 from memoria.proxy.answers import Rejection
 
-SCOPE: Scope = {"type": "http", "method": "GET", "headers": []}
+SCOPE: Scope = {"type": "http", "method": "GET", "headers": [], "server": ("127.0.0.1", 8200)}
+OWNERS: Scope = {**SCOPE, "server": ("/run/memoria/admin.sock", None)}
 
 
 async def for_ever(end: asyncio.Event) -> AsyncIterator[str]:
@@ -29,9 +30,9 @@ async def test_only_so_many_streams_are_open_at_once(monkeypatch: pytest.MonkeyP
         await end.wait()
         return {"type": "http.disconnect"}
 
-    def open_one() -> asyncio.Task[None]:
+    def open_one(scope: Scope = SCOPE) -> asyncio.Task[None]:
         answer = streams.response(for_ever(end), "text/plain")
-        return asyncio.create_task(answer(SCOPE, receive, begun.put))
+        return asyncio.create_task(answer(scope, receive, begun.put))
 
     opened = [open_one(), open_one()]
     for _ in range(4):  # a head and a first line each
@@ -39,7 +40,9 @@ async def test_only_so_many_streams_are_open_at_once(monkeypatch: pytest.MonkeyP
     with pytest.raises(Rejection) as refused:
         await open_one()
     assert (refused.value.answer.status, refused.value.answer.code) == (503, "too_many_streams")
+    opened.append(open_one(OWNERS))
+    await asyncio.wait_for(begun.get(), 10)
     end.set()
     await asyncio.gather(*opened)
-    assert streams.open == 0
+    assert streams.open == {"http": 0, "socket": 0}
     await open_one()
