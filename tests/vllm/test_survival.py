@@ -57,12 +57,15 @@ def test_a_killed_process_brings_its_engine_back_and_leaves_the_neighbour_alone(
         seconds = time.monotonic() - began
     silent = (Verdict.WRONG,) if name == "embedding" else (Verdict.WRONG, Verdict.CUT)
     assert traffic.causes(*silent) == {}
-    allowed = before[name]["start_seconds"] + 3 + 1.2 * 2 * 2 ** before[name]["restarts"]
-    figure(1, f"{victim} killed to ready, vLLM", seconds, "s")
-    figure(1, f"{victim} killed: own start + 3 s + backoff", allowed, "s")
-    assert seconds <= allowed
-
     after = daemon.status()
+    # the start that followed, not the first: how long one takes is the machine's doing, too
+    besides = seconds - after[name]["start_seconds"]
+    allowed = 3 + 1.2 * 2 * 2 ** before[name]["restarts"]
+    figure(1, f"{victim} killed to ready, vLLM", seconds, "s")
+    figure(1, f"{victim} killed to ready besides the start itself, vLLM", besides, "s")
+    figure(1, f"{victim} killed: 3 s + backoff", allowed, "s")
+    assert besides <= allowed
+
     assert after[name]["pid"] != leader
     assert after[name]["restarts"] == before[name]["restarts"] + 1
     assert after[other]["pid"] == before[other]["pid"]
