@@ -20,8 +20,9 @@ logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
 # Seconds until the kernel drops a connection whose peer takes nothing (tcp(7)): closing it does not, as long
-# as bytes are waiting to be sent. Accepted connections inherit it.
-READER_TIMEOUT = 60
+# as bytes are waiting to be sent. Accepted connections inherit it. Longer than the relay's own patience: the
+# relay logs whom it cuts and resets the connection, the kernel tells neither memoria why nor the peer at all.
+READER_TIMEOUT = 70
 # libuv accepts one connection of a descriptor in every round of its loop; of 256 that come at once the last
 # would wait 256 rounds, and 16 with as many descriptors.
 ACCEPTS = 16

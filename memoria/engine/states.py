@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 STACKS = 0.5  # seconds in which a hanging engine core may write where its threads are
 LOOK_STARTING, LOOK_RUNNING = 0.1, 1.0  # seconds between two looks at the log
 CORE_GRACE = 10.0  # seconds for a leader to end after its core; vLLM's takes 4 at most
+CORE_GONE = "its engine core is gone"
 RETRY_HELD = 5.0  # seconds until memory that is held is looked at again, after a look that failed
 LONGEST_LOOK = 5.0  # seconds at what the processes have mapped
 TAIL_LINES = 400  # read for a diagnosis
@@ -143,11 +144,15 @@ class EngineStates(Machine):
         if self._vigil is None:
             assert self.snapshot.address is not None
             self._vigil = Vigil(self._around, self.snapshot.address, self.traffic, self._timeouts.hang)
+            if self._current.core_lost:
+                self._vigil.alert(CORE_GONE)
         self._suspicion = await self._vigil.until_silent()
         return Event.SILENT
 
     async def _while_suspect(self) -> Event:
         assert self._vigil is not None
+        if self._current.core_lost:  # its leader tells those whose requests it has, and ends by itself
+            await asyncio.sleep(CORE_GRACE)
         if not await self._vigil.is_hung():
             return Event.MOVED
         self._current.trouble = f"hung: {self._suspicion}"
@@ -317,15 +322,13 @@ class EngineStates(Machine):
         self._journal.add(self.name, "waits for a neighbour", f"{neighbour} is behind the gate")
 
     def _on_core_lost(self, start: Start) -> None:
-        """Its memory is on its way back, though its leader has not ended yet."""
+        """Its memory is on its way back, though its leader has not ended yet. What that is given meanwhile it
+        can only refuse."""
         if start is self._current:
             start.core_lost = True
             self._tell_gate(releasing=True)
-            asyncio.get_running_loop().call_later(CORE_GRACE, self._miss_core, start)
-
-    def _miss_core(self, start: Start) -> None:
-        if start is self._current and self._vigil is not None:
-            self._vigil.alert("its engine core is gone")
+            if self._vigil is not None:
+                self._vigil.alert(CORE_GONE)
 
     # ------------------------------------------------------------------ ending
 

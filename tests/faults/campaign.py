@@ -26,23 +26,30 @@ NEIGHBOUR, VICTIM = ENGINES
 STUB_FAULTS = {VICTIM: {"token_seconds": 0.01}}  # a stream takes 0.1 s
 CLIENTS = {"embeddings": 2, "streams": 4}
 MORE_S = 3.0  # above an engine's own start and its delay, to be ready again
+LATE_S = LONGEST_BACKOFF + MORE_S
 GONE_S = 2.0  # for the whole tree to be gone with its daemon
 
 
 @dataclass(frozen=True, slots=True)
 class Kills:
-    """Of one engine's processes. `waits`: seconds from each to ready, sorted; `own_start`: of the undisturbed
-    start before them; `survivors`: processes of killed starts that were there when the next was ready."""
+    """Of one engine's processes. `waits`: seconds from each to ready, sorted; `besides`: without what the
+    start itself took, sorted; `own_start`: of the undisturbed start before them; `survivors`: processes of
+    killed starts that were there when the next was ready."""
 
     results: tuple[Result, ...]
     own_start: float
     waits: tuple[float, ...]
+    besides: tuple[float, ...]
     survivors: int
     same_neighbour: bool
 
     @property
-    def longest_allowed(self) -> float:
-        return self.own_start + LONGEST_BACKOFF + MORE_S
+    def allowed(self) -> float:
+        return self.own_start + LATE_S
+
+    @property
+    def median(self) -> float:
+        return percentile(list(self.waits), 0.5)
 
     def wrong(self) -> list[str]:
         found = [f"{r.kind}: {r.verdict}, {r.cause}" for r in self.results if r.verdict is Verdict.WRONG]
@@ -53,16 +60,19 @@ class Kills:
             found.append(f"{self.survivors} survivors")
         if not self.same_neighbour:
             found.append("the neighbour was restarted")
-        if self.waits[-1] > self.longest_allowed:
-            found.append(f"ready again after {self.waits[-1]:.2f} s, of {self.longest_allowed:.2f} s")
+        # a start's length is the machine's doing, too: each is judged by its own, half of them by the first
+        if self.besides[-1] > LATE_S:
+            found.append(f"ready again {self.besides[-1]:.2f} s later than the start took")
+        if self.median > self.allowed:
+            found.append(f"ready again after {self.median:.2f} s in the median, of {self.allowed:.2f} s")
         return found
 
     def lines(self) -> list[str]:
         return [
             *told(self.results),
             f"kills       {len(self.waits)}; its own start took {self.own_start:.2f} s",
-            f"ready again median {percentile(list(self.waits), 0.5):.2f} s, longest {self.waits[-1]:.2f} s, "
-            f"of {self.longest_allowed:.2f} s",
+            f"ready again median {self.median:.2f} of {self.allowed:.2f} s; longest {self.waits[-1]:.2f} s",
+            f"late        longest {self.besides[-1]:.2f} s besides its start, of {LATE_S:.2f} s",
             f"survivors   {self.survivors}",
         ]
 
@@ -71,7 +81,7 @@ def kill_processes(daemon: Target, times: int) -> Kills:
     own_start = daemon.engine(VICTIM).start_seconds
     assert own_start is not None
     neighbour = daemon.engine(NEIGHBOUR).pid
-    waits, survivors = [], 0
+    waits, besides, survivors = [], [], 0
     with Traffic(daemon.port, daemon.expected, **CLIENTS) as traffic:
         for _ in range(times):
             before, tree = daemon.engine(VICTIM), daemon.tree(VICTIM)
@@ -79,9 +89,14 @@ def kill_processes(daemon: Target, times: int) -> Kills:
             os.kill(random.choice(daemon.vital(VICTIM)), signal.SIGKILL)
             daemon.until_ready_again(VICTIM, before.restarts)
             waits.append(time.monotonic() - began)
+            latest = daemon.engine(VICTIM).start_seconds
+            assert latest is not None
+            besides.append(waits[-1] - latest)
             survivors += len(set(tree) & set(daemon.tree(VICTIM)))
     same = daemon.engine(NEIGHBOUR).pid == neighbour
-    return Kills(tuple(traffic.results), own_start, tuple(sorted(waits)), survivors, same)
+    return Kills(
+        tuple(traffic.results), own_start, tuple(sorted(waits)), tuple(sorted(besides)), survivors, same
+    )
 
 
 @dataclass(frozen=True, slots=True)

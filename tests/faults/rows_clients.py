@@ -58,6 +58,7 @@ ROWS = (
         "held and replayed",
         (
             f"{DAEMON}crashes.py::test_a_request_to_an_engine_that_restarts_is_held_until_it_is_ready",
+            f"{DAEMON}crashes.py::test_an_engine_whose_core_is_dead_is_asked_nothing_more",
             f"{PROXY}front.py::test_an_embedding_is_held_and_asked_again_when_its_engine_dies",
             f"{FAULTS}campaigns.py::test_embeddings_outlast_twenty_planned_restarts",
         ),

@@ -63,7 +63,8 @@ def _tell(report: Kills, figure: Figure, engines: str) -> None:
     figure(1, f"{engines}: survivors", report.survivors)
     figure(1, f"{engines}: death to ready, median", percentile(list(report.waits), 0.5), "s")
     figure(1, f"{engines}: death to ready, longest", report.waits[-1], "s")
-    figure(1, f"{engines}: own start + 3 s + backoff", report.longest_allowed, "s")
+    figure(1, f"{engines}: own start + 3 s + backoff", report.allowed, "s")
+    figure(1, f"{engines}: death to ready besides the start itself, longest", report.besides[-1], "s")
     figure(26, f"{engines}: streams under fire", len(streams))
     for verdict in (Verdict.ERROR, Verdict.ENDED, Verdict.CUT, Verdict.REFUSED):
         figure(26, f"{engines}: {verdict}", streams.count(verdict))

@@ -75,10 +75,11 @@ def test_a_crowd_that_stalls_is_cut_in_time(daemon: RunningDaemon, figure: Figur
 
 
 class Stalled:
-    """One connection, and since when it is there."""
+    """One connection, since when it is there, and when at the latest nothing moved in it any more."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.socket, self.since = connection, time.monotonic()
+        self.settled = self.since
 
 
 @contextmanager
@@ -92,24 +93,31 @@ def _readers(daemon: RunningDaemon) -> Iterator[list[Stalled]]:
         connection.connect(("127.0.0.1", daemon.box.ports.main))
         connection.sendall(head + LONG)
         readers.append(Stalled(connection))
-    until(lambda: daemon.engine("generation").in_flight == READERS)
-    engine, before = psutil.Process(daemon.leader("generation")), -1.0
-    while (now := sum(engine.cpu_times()[:2])) - before > 0.01:
-        before = now
-        time.sleep(0.5)
-    yield readers
-    _close(readers)
+    try:
+        until(lambda: daemon.engine("generation").in_flight == READERS)
+        engine, before = psutil.Process(daemon.leader("generation")), -1.0
+        while (now := sum(engine.cpu_times()[:2])) - before > 0.01:
+            before = now
+            time.sleep(0.5)
+        settled = time.monotonic()
+        for reader in readers:
+            reader.settled = settled
+        yield readers
+    finally:
+        _close(readers)
     until(lambda: daemon.engine("generation").in_flight == 0)
 
 
 @contextmanager
 def _heads(daemon: RunningDaemon) -> Iterator[list[Stalled]]:
     heads = []
-    for _ in range(HEADS):
-        heads.append(Stalled(socket.create_connection(("127.0.0.1", daemon.box.ports.main))))
-        heads[-1].socket.sendall(b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\nx-slow: ")
-    yield heads
-    _close(heads)
+    try:
+        for _ in range(HEADS):
+            heads.append(Stalled(socket.create_connection(("127.0.0.1", daemon.box.ports.main))))
+            heads[-1].socket.sendall(b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\nx-slow: ")
+        yield heads
+    finally:
+        _close(heads)
 
 
 def _close(crowd: Sequence[Stalled]) -> None:
@@ -134,7 +142,7 @@ def _send_a_byte(connection: socket.socket) -> None:
 def _lifetimes(
     crowd: Sequence[Stalled], within: float, each: Callable[[socket.socket], None] = lambda _: None
 ) -> list[float]:
-    """How long memoria bore each of them, in seconds. Fails when one is there for longer."""
+    """How long memoria bore each of them, in seconds. Fails when one that is settled is there for longer."""
     poller = select.poll()
     for stalled in crowd:
         poller.register(stalled.socket, select.POLLRDHUP)  # an error is told unasked
@@ -145,6 +153,6 @@ def _lifetimes(
             poller.unregister(number)
             seconds.append(time.monotonic() - left.pop(number).since)
         for stalled in left.values():
-            assert time.monotonic() - stalled.since < within, f"{len(left)} are still there"
+            assert time.monotonic() - stalled.settled < within, f"{len(left)} are still there"
             each(stalled.socket)
     return seconds

@@ -95,6 +95,11 @@ class EngineProtocol(asyncio.StreamReaderProtocol):
     def __init__(self, engine: ScriptedEngine) -> None:
         super().__init__(asyncio.StreamReader(), engine.serve)
         self.gone = asyncio.Event()
+        self.reads = 0
+
+    def data_received(self, data: bytes) -> None:
+        self.reads += 1
+        super().data_received(data)
 
     def eof_received(self) -> bool:
         self.gone.set()

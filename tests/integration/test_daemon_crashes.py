@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.report import Figure
+from tests.faults.traffic import Traffic
 from tests.integration.daemon import Box, RunningDaemon, until
 from tests.integration.http_client import Streaming
 from tests.stub_engine.process import alive
@@ -79,6 +80,21 @@ def test_a_killed_core_ends_its_leader_with_0_and_that_is_a_crash_too(daemon: Ru
     assert "engine core died" in daemon.told("embedding", "backoff")
     daemon.told("embedding", "ready")
     assert daemon.leader("generation") == neighbour
+
+
+def test_an_engine_whose_core_is_dead_is_asked_nothing_more(daemon: RunningDaemon) -> None:
+    """A real leader takes a second or two to end after its core, and accepts nothing meanwhile."""
+    daemon.box.vllm.set_faults("embedding", leader_stays=1.5)
+    daemon.forget()
+    assert daemon.box.call("restart", "embedding").returncode == 0
+    daemon.box.vllm.set_faults("embedding")
+    daemon.forget()
+    os.kill(daemon.core("embedding"), signal.SIGKILL)
+    assert daemon.told("embedding", "suspect") == "its engine core is gone"
+    with Traffic(daemon.box.ports.main, embeddings=2) as traffic:
+        assert daemon.told("embedding", "releasing") == "exited 0"
+        daemon.told("embedding", "ready")
+    assert traffic.failures() == {}
 
 
 def test_a_dead_core_leaves_the_neighbours_streams_alone(daemon: RunningDaemon, figure: Figure) -> None:

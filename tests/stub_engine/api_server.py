@@ -112,7 +112,7 @@ async def _run(args: argparse.Namespace, faults: Faults, log: Log, listener: soc
         task.add_done_callback(connections.discard)
 
     start = asyncio.start_unix_server if args.uds else asyncio.start_server
-    await start(connected, sock=listener)
+    server = await start(connected, sock=listener)
     asked = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _on_sigterm, asked, routes)
     noise = asyncio.ensure_future(_make_noise(routes))
@@ -133,6 +133,11 @@ async def _run(args: argparse.Namespace, faults: Faults, log: Log, listener: soc
             place="async_llm.py:906",
         )
         await asyncio.sleep(DEATH_NOTICED_BUSY if core.died_busy else DEATH_NOTICED_IDLE)
+        if routes.faults.leader_stays:
+            server.close()
+            for task in connections:
+                task.cancel()
+            await asyncio.sleep(routes.faults.leader_stays)
     noise.cancel()
     _exit(0)
 

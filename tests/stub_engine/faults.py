@@ -35,6 +35,7 @@ class Faults:
     log: tuple[str, ...] = ("RuntimeError: the stub was told to fail",)  # written before
     hang_at: Step | None = None
 
+    leader_stays: float = 0.0  # when its core is dead: accepts no more, and ends so much later
     ignore_sigterm: bool = False  # the API server; the engine core always does
     grandchild: bool = False  # a process with a session of its own outlives everything
     stderr_bytes_per_second: int = 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from memoria import listen
 from memoria.config.model import Address, Config
 from memoria.errors import Mark, UnavailableError
+from memoria.proxy.relay import Relay
 from tests.unit.plans import config
 
 
@@ -127,6 +130,14 @@ def test_a_port_can_be_bound_again_right_after_a_connection() -> None:
         bound.setblocking(True)
         bound.accept()[0].close()  # our side closes first and waits in TIME_WAIT
         listen.close([bound])
+
+
+def test_who_takes_nothing_is_cut_by_the_relay_before_the_kernel_drops_it() -> None:
+    patience = inspect.signature(Relay).parameters["patience"].default
+    with closing(listen.Listeners(listening(free_port()))) as listeners:
+        for listener in listeners.sockets:
+            timeout = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) / 1000
+            assert timeout >= patience + 5  # the relay's looks are a second apart
 
 
 def test_other_addresses_are_opened_before_the_old_ones_are_closed() -> None:

@@ -19,6 +19,7 @@ from memoria.engine.marker import marked
 from tests.faults.report import Figure
 from tests.faults.traffic import OfVllm, Traffic
 from tests.faults.verdict import Verdict, judge_stream, read_stream
+from tests.stub_engine.process import alive
 from tests.vllm.daemon import RealDaemon
 from tests.vllm.engine_socket import engine_socket, get
 
@@ -57,12 +58,15 @@ def test_a_killed_process_brings_its_engine_back_and_leaves_the_neighbour_alone(
         seconds = time.monotonic() - began
     silent = (Verdict.WRONG,) if name == "embedding" else (Verdict.WRONG, Verdict.CUT)
     assert traffic.causes(*silent) == {}
-    allowed = before[name]["start_seconds"] + 3 + 1.2 * 2 * 2 ** before[name]["restarts"]
-    figure(1, f"{victim} killed to ready, vLLM", seconds, "s")
-    figure(1, f"{victim} killed: own start + 3 s + backoff", allowed, "s")
-    assert seconds <= allowed
-
     after = daemon.status()
+    # the start that followed, not the first: how long one takes is the machine's doing, too
+    besides = seconds - after[name]["start_seconds"]
+    allowed = 3 + 1.2 * 2 * 2 ** before[name]["restarts"]
+    figure(1, f"{victim} killed to ready, vLLM", seconds, "s")
+    figure(1, f"{victim} killed to ready besides the start itself, vLLM", besides, "s")
+    figure(1, f"{victim} killed: 3 s + backoff", allowed, "s")
+    assert besides <= allowed
+
     assert after[name]["pid"] != leader
     assert after[name]["restarts"] == before[name]["restarts"] + 1
     assert after[other]["pid"] == before[other]["pid"]
@@ -165,18 +169,19 @@ def test_nothing_is_left_after_the_daemon_was_killed_at_work(tmp_path: Path, fig
 
 
 def _kill_daemon(killed: RealDaemon, traffic: Traffic | None = None) -> float:
-    """The seconds until nothing is left of its engines."""
+    """The seconds until nothing is left of its engines, but for what init takes to reap them."""
     gate = str(killed.runtime_dir / "gate.sock")
-    tree = [psutil.Process(pid) for pid in marked("MEMORIA_GATE", gate)]
+    tree = marked("MEMORIA_GATE", gate)
     assert len(tree) >= 2
     began = time.monotonic()
     killed.process.kill()
     if traffic is not None:
         traffic.stop_asking()
-    _, alive = psutil.wait_procs(tree, timeout=10)
+    while any(alive(pid) for pid in tree):
+        assert time.monotonic() - began < 10
+        time.sleep(0.01)
     seconds = time.monotonic() - began
     killed.stop()
-    assert not alive
     assert marked("MEMORIA_GATE", gate) == []
     return seconds
 
