@@ -125,6 +125,7 @@ def test_a_stored_tensor_weighs_what_vllm_makes_of_it(tensor: Tensor, size: int)
 @pytest.mark.parametrize(
     ("method", "linear", "expert"),
     [
+        ("fp8", 64 * 64, 64 * 64),
         ("fp8_per_tensor", 64 * 64, 64 * 64),
         ("fp8-per-tensor", 64 * 64, 64 * 64),
         ("fp8_per_channel", 64 * 64, 64 * 64),
@@ -147,11 +148,29 @@ def test_quantisation_while_loading_shrinks_what_the_method_covers(
     for name, size in tensors.items():
         footprint = of(models.LLAMA_8B, Tensor(name, "BF16", (64, 64)), quantization=method)
         assert footprint.weights.total_bytes == size
-        assert footprint.caveats == ()
+        assert not any("fail" in caveat for caveat in footprint.caveats)
+
+
+def test_what_a_method_makes_of_weights_is_what_they_are_shown_as() -> None:
+    weight = Tensor("model.layers.0.mlp.up_proj.weight", "BF16", (64, 64))
+    embeddings = Tensor("model.embed_tokens.weight", "BF16", (64, 64))
+    for method, dtype in (("fp8", "F8_E4M3"), ("mxfp4", "U8"), ("experts_int8", "BF16")):
+        weights = of(models.LLAMA_8B, weight, embeddings, quantization=method).weights
+        assert {name for name, _ in weights.by_dtype} == {dtype, "BF16"}
+
+
+def test_the_old_spelling_of_fp8_is_named_and_halves_the_weights_of_the_linear_layers() -> None:
+    """vLLM 0.32 warns, and takes it as fp8_per_tensor (`get_quant_config`)."""
+    old, new = (of(models.LLAMA_8B, quantization=method) for method in ("fp8", "fp8_per_tensor"))
+    assert old.weights == new.weights
+    assert old.weights.total_bytes < 0.6 * of(models.LLAMA_8B).weights.total_bytes
+    (caveat,) = old.caveats
+    assert "deprecated" in caveat
+    assert "fp8_per_tensor" in caveat
+    assert new.caveats == ()
 
 
 def test_methods_that_vllm_dropped_are_named() -> None:
-    assert "use fp8_per_tensor" in of(models.LLAMA_8B, quantization="fp8").caveats[0]
     assert "bitsandbytes" in of(models.LLAMA_8B, quantization="bitsandbytes").caveats[0]
     assert of(models.QWEN3_4B_FP8, quantization="fp8").caveats == ()
 
@@ -203,8 +222,8 @@ OTHER = 2 * (8_030_261_248 - LINEAR)
 )
 def test_quantised_weights_are_counted_without_their_files(quantization: dict[str, Any], linear: int) -> None:
     weights = of({**models.LLAMA_8B, "quantization_config": quantization}).weights
-    scales_of_the_cache = 32 * 3 * 6 if quantization.get("quant_method") == "compressed-tensors" else 0
-    assert weights.total_bytes == OTHER + linear + scales_of_the_cache
+    each = {"compressed-tensors": 3 * 6, "fp8": 4 * 2}  # scales of a layer's cache
+    assert weights.total_bytes == OTHER + linear + 32 * each.get(quantization.get("quant_method", ""), 0)
     assert not weights.exact
 
 
