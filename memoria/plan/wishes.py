@@ -19,9 +19,8 @@ from memoria.gpu.device import Device
 from memoria.plan.budgets import CONTEXT_BYTES, MARGIN_BYTES, kv_cache_bytes
 from memoria.plan.footprint.kv_cache import KvCache
 from memoria.plan.footprint.layers import Demand
-from memoria.plan.fractions import HUNDREDTH, ROUNDING_BYTES
+from memoria.plan.fractions import HUNDREDTH, ROUNDING_BYTES, smallest_fraction
 from memoria.plan.outcome import Outcome, footprint_of, make_terms
-from memoria.plan.remedies import smallest_fraction
 from memoria.text import aligned, fraction_text, gib, grouped
 
 # An engine that only shares gets this much at least.
@@ -97,6 +96,14 @@ def wanted_cache_bytes(cache: KvCache, want: Want) -> int:
     shorter = _at(cache, want.context)
     wished = shorter.bytes_for(concurrency=want.concurrency or 1.0, tokens=want.tokens or 0)
     return max(1, cache.least_bytes, wished)
+
+
+def granting_bytes(outcome: Outcome) -> int:
+    """The smallest budget with which an engine that fits starts, and has what it wishes for."""
+    if outcome.engine.want is None:
+        return outcome.needed_bytes
+    wished = outcome.terms.fixed_bytes + wanted_cache_bytes(outcome.kv_cache, outcome.engine.want)
+    return max(outcome.needed_bytes, wished)
 
 
 def wish_problem(config: Config, outcome: Outcome) -> Problem | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from memoria.cli.plan import as_data, plan_problems
+from memoria.cli.plan import as_data
 from memoria.cli.render_html import render_html
 from memoria.cli.render_outcomes import render_outcomes
 from memoria.config.model import Config
@@ -19,6 +19,7 @@ from memoria.errors import ConfigError, Problem
 from memoria.gpu.catalogue import CATALOGUE, named_device
 from memoria.plan.outcome import Outcomes
 from memoria.plan.plan import Plan, make_plan
+from memoria.plan.problems import plan_problems
 from memoria.supervisor.outcomes import make_outcomes
 from memoria.text import GIB
 from tests.unit import checkpoints as models
