@@ -119,8 +119,8 @@ def _from_neighbour(
         return None
     _, other, lowered = best
     return (
-        f"give it of {other.engine.name}'s share: {other.engine.name}: gpu_memory_utilization "
-        f"{fraction_text(lowered)}, {outcome.engine.name}: gpu_memory_utilization {fraction_text(needed)}"
+        f"set gpu_memory_utilization of {other.engine.name}, which has that to spare, to "
+        f"{fraction_text(lowered)} and of {outcome.engine.name} to {fraction_text(needed)}"
     )
 
 

@@ -114,7 +114,7 @@ def hints(wanted: Config) -> tuple[str, ...]:
 def test_a_neighbour_with_something_to_spare_may_give_it() -> None:
     wanted, (hint,) = two("0.74", "0.20")
     first = hint.split(", or ")[0]
-    given = dict(re.findall(r"(\w+): gpu_memory_utilization (\d\.\d+)", first))
+    given = dict(re.findall(r"of (\w+)[^.]*? to (\d\.\d+)", first))
     assert set(given) == {"embedding", "generation"}
     assert sum(map(Decimal, given.values())) == Decimal("0.94")  # no more is moved than what is missing
     moved = tuple(
