@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memoria.cli.render_html import render_html
 from memoria.cli.render_outcomes import render_choices, render_outcomes
 from memoria.config.model import Config, ConfigPath
 from memoria.config.rewrite import rewrite
@@ -49,6 +50,8 @@ def run_plan(
     files, unknown = read_models(config, os.environ, may_ask_hub=ask_hub)
     chosen = settle(config, devices, files, unknown)
     if chosen.problems:
+        if html is not None:
+            _write_page(html, render_html(config, None, Outcomes({}, {}), chosen.problems))
         if as_json:
             _print_json({"ok": False, "devices": [], "problems": _problem_data(chosen.problems)})
             return ExitCode.CONFIG
@@ -61,13 +64,15 @@ def run_plan(
     outcomes = make_outcomes(config, plan, files, unknown, {} if gpu else learnt(config, plan))
     problems = plan_problems(config, plan, outcomes)
     if html is not None:
-        _write_html(html, config, plan, outcomes, problems)
+        _write_page(html, render_html(config, plan, outcomes, problems, chosen.choices))
     if as_json:
         _print_json(as_data(plan, outcomes, problems))
         return ExitCode.CONFIG if problems else _code(outcomes)
     sys.stdout.write(render_outcomes(config, plan, outcomes, width, color, ok=not problems) + "\n")
     if shown := _shown(config, chosen.choices, write=write):
         sys.stdout.write("\n" + "\n".join(render_choices(shown, written=write)) + "\n")
+    elif write:
+        sys.stdout.write("\nnothing to write: no engine has `gpu_memory_utilization: auto`\n")
     sys.stdout.flush()
     if problems:
         raise ConfigError(problems)
@@ -183,12 +188,8 @@ def _devices(config: Config, gpu: str | None) -> dict[int | str, Device]:
         reader.close()
 
 
-def _write_html(
-    file: Path, config: Config, plan: Plan, outcomes: Outcomes, problems: tuple[Problem, ...]
-) -> None:
-    from memoria.cli.render_html import render_html
-
+def _write_page(file: Path, page: str) -> None:
     try:
-        file.write_text(render_html(config, plan, outcomes, problems), encoding="utf-8")
+        file.write_text(page, encoding="utf-8")
     except OSError as error:
         raise ConfigError(Problem(f"cannot write {file}: {error.strerror}")) from error

@@ -128,7 +128,7 @@ def wish_problem(config: Config, outcome: Outcome) -> Problem | None:
 def describe(want: Want) -> str:
     parts = []
     if want.concurrency is not None:
-        parts.append(f"{want.concurrency:g} requests")
+        parts.append(f"{want.concurrency:g} request{'' if want.concurrency == 1 else 's'}")
     if want.context is not None:
         parts.append(f"{'of ' if parts else 'a context of '}{grouped(want.context)} tokens")
     if want.tokens is not None:
@@ -164,7 +164,9 @@ def _choose(
         if engine.gpu_memory is None and not engine.is_auto:
             continue
         found = (
-            _sized(config, engine, device) if engine.gpu_memory else _wished(engine, files, unknown, device)
+            _sized(config, engine, device)
+            if engine.gpu_memory
+            else _wished(config, engine, files, unknown, device)
         )
         if isinstance(found, Problem):
             problems.append(found)
@@ -199,11 +201,16 @@ def _sized(config: Config, engine: EngineConfig, device: Device) -> Choice | Pro
 
 
 def _wished(
-    engine: EngineConfig, files: Mapping[str, ModelFiles], unknown: Mapping[str, Problem], device: Device
+    config: Config,
+    engine: EngineConfig,
+    files: Mapping[str, ModelFiles],
+    unknown: Mapping[str, Problem],
+    device: Device,
 ) -> Choice | Problem:
     found = _needed(engine, files, unknown, device)
     if isinstance(found, Problem):
-        return found
+        key = "want" if engine.want else "gpu_memory_utilization"
+        return replace(found, where=found.where or _where(config, [engine.name], key))
     return Choice(engine.name, found, f"for {describe(engine.want)}" if engine.want else "a share")
 
 
