@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memoria.cli.render_html import render_html
 from memoria.cli.render_outcomes import render_choices, render_outcomes
 from memoria.config.model import Config, ConfigPath
 from memoria.config.rewrite import rewrite
@@ -18,10 +19,10 @@ from memoria.gpu import open_reader, read_devices
 from memoria.gpu.catalogue import named_device
 from memoria.plan.outcome import Learned, Outcomes
 from memoria.plan.plan import Plan, make_plan
-from memoria.plan.remedies import device_problem, fit_problems
-from memoria.plan.wishes import Choice, settle, wish_problem
+from memoria.plan.problems import plan_problems
+from memoria.plan.wishes import Choice, settle
+from memoria.supervisor.fit import learned
 from memoria.supervisor.outcomes import make_outcomes, read_models
-from memoria.supervisor.records import Records, fingerprint_now, records_dir
 from memoria.supervisor.runtime import RuntimeDir
 from memoria.text import fraction_text
 from memoria.vllm_env.find import find
@@ -49,6 +50,8 @@ def run_plan(
     files, unknown = read_models(config, os.environ, may_ask_hub=ask_hub)
     chosen = settle(config, devices, files, unknown)
     if chosen.problems:
+        if html is not None:
+            _write_page(html, render_html(config, None, Outcomes({}, {}), chosen.problems))
         if as_json:
             _print_json({"ok": False, "devices": [], "problems": _problem_data(chosen.problems)})
             return ExitCode.CONFIG
@@ -58,16 +61,18 @@ def run_plan(
         write_choices(config, chosen.choices)
     own = () if gpu is not None else RuntimeDir(config.runtime_dir).own_pids()
     plan = make_plan(config, devices, own)
-    outcomes = make_outcomes(config, plan, files, unknown, {} if gpu else learned(config, plan, os.environ))
+    outcomes = make_outcomes(config, plan, files, unknown, {} if gpu else learnt(config, plan))
     problems = plan_problems(config, plan, outcomes)
     if html is not None:
-        _write_html(html, config, plan, outcomes, problems)
+        _write_page(html, render_html(config, plan, outcomes, problems, chosen.choices))
     if as_json:
         _print_json(as_data(plan, outcomes, problems))
         return ExitCode.CONFIG if problems else _code(outcomes)
     sys.stdout.write(render_outcomes(config, plan, outcomes, width, color, ok=not problems) + "\n")
     if shown := _shown(config, chosen.choices, write=write):
         sys.stdout.write("\n" + "\n".join(render_choices(shown, written=write)) + "\n")
+    elif write:
+        sys.stdout.write("\nnothing to write: no engine has `gpu_memory_utilization: auto`\n")
     sys.stdout.flush()
     if problems:
         raise ConfigError(problems)
@@ -84,22 +89,13 @@ def _shown(config: Config, choices: tuple[Choice, ...], *, write: bool) -> tuple
     return tuple(c for c in choices if not write or config.engine(c.engine).gpu_memory is None)
 
 
-def learned(config: Config, plan: Plan, environ: Mapping[str, str]) -> dict[str, Learned]:
-    """What engines said at earlier starts with these very settings."""
-    records = Records(records_dir(config, environ))
-    if records.is_empty:
-        return {}
+def learnt(config: Config, plan: Plan) -> dict[str, Learned]:
+    """Nothing where there is no vLLM that could have said it."""
     try:
-        install = find(config.vllm, data_home(environ), config.device)
+        install = find(config.vllm, data_home(os.environ), config.device)
     except UnavailableError:
         return {}
-    found = {
-        engine.name: records.find(
-            engine.name, fingerprint_now(engine, plan.device(engine.name), install, environ)
-        )
-        for engine in config.engines
-    }
-    return {name: record.learned for name, record in found.items() if record is not None}
+    return learned(config, plan, install, os.environ)
 
 
 def write_choices(config: Config, choices: tuple[Choice, ...]) -> None:
@@ -111,21 +107,6 @@ def write_choices(config: Config, choices: tuple[Choice, ...]) -> None:
     }
     if config.path is not None and chosen:
         rewrite(config.path, chosen)
-
-
-def plan_problems(config: Config, plan: Plan, outcomes: Outcomes) -> tuple[Problem, ...]:
-    """What stays wrong whoever else holds memory; that a plan is not for."""
-    unfit = (
-        problem
-        for device in plan.devices
-        for budget in device.budgets
-        # A KV cache that is larger than the budget by itself is among the configuration's problems.
-        if budget.engine in outcomes.known and (budget.kv_cache_bytes or 0) <= budget.requested_bytes
-        for problem in fit_problems(config, device, outcomes.known[budget.engine])
-    )
-    wishes = (wish_problem(config, outcome) for outcome in outcomes.known.values())
-    together = (device_problem(device, outcomes.known) for device in plan.devices)
-    return plan.config_problems + tuple(problem for problem in (*unfit, *together, *wishes) if problem)
 
 
 def as_data(plan: Plan, outcomes: Outcomes, problems: tuple[Problem, ...]) -> dict[str, Any]:
@@ -207,12 +188,8 @@ def _devices(config: Config, gpu: str | None) -> dict[int | str, Device]:
         reader.close()
 
 
-def _write_html(
-    file: Path, config: Config, plan: Plan, outcomes: Outcomes, problems: tuple[Problem, ...]
-) -> None:
-    from memoria.cli.render_html import render_html
-
+def _write_page(file: Path, page: str) -> None:
     try:
-        file.write_text(render_html(config, plan, outcomes, problems), encoding="utf-8")
+        file.write_text(page, encoding="utf-8")
     except OSError as error:
         raise ConfigError(Problem(f"cannot write {file}: {error.strerror}")) from error

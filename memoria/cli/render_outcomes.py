@@ -23,8 +23,9 @@ DTYPES = {
     "I32": "packed int",
     "U8": "packed 4 bit",
 }
-# Of a budget's bar, in the order of its terms: weights, a step and graphs, the KV cache.
-CELLS = "▓▒█"
+# Of a budget's bar, in the order of its terms: weights, a step, graphs, the KV cache.
+CELLS = "▓▒▒█"
+BUDGET_MARK, BEYOND = "│", "›"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ def render_outcomes(
 
 
 def render_choices(choices: Iterable[Choice], *, written: bool) -> Iterator[str]:
+    """`choices` is not empty."""
     rows = [(choice.engine, fraction_text(choice.fraction), choice.reason) for choice in choices]
     yield "fractions written into the file:" if written else "fractions chosen:"
     yield from (f"  {line}" for line in aligned(rows))
@@ -84,10 +86,9 @@ def _device(plan: DevicePlan, outcomes: Outcomes, width: int, color: bool) -> It
         yield f"{paint(head, BOLD, color)}  {_cut(outcome.files.name, room)}"
         yield "    " + _bar(outcome, plan, width, color)
         for term in terms_of(outcome):
-            line = f"    {term.name:<9} {_figure(term.size):>6} GiB  {term.note}"
-            yield (
-                paint(line, RED, color) if term.name == "KV cache" and not outcome.fits else _cut(line, width)
-            )
+            line = f"    {term.name:<9} {figure(term.size):>6} GiB  {term.note}"
+            wrong = term.name == "KV cache" and not outcome.fits
+            yield paint(_cut(line, width), RED, color and wrong)
         for caveat in outcome.footprint.caveats:
             yield from _wrapped(caveat, width, color)
     if plan.unplanned_bytes > 0:
@@ -95,20 +96,42 @@ def _device(plan: DevicePlan, outcomes: Outcomes, width: int, color: bool) -> It
         yield paint(f"  unplanned  {gib(plan.unplanned_bytes)} GiB{contexts}", DIM, color)
 
 
+def segments(outcome: Outcome) -> tuple[int, int, int, int]:
+    """Bytes of a bar: weights, one step, graphs, and the KV cache, or where that does not fit, the smallest
+    with which vLLM would start: beyond the budget then lies what is missing."""
+    terms, kv_bytes = outcome.terms, max(0, outcome.kv_bytes)
+    if not outcome.fits:
+        kv_bytes = max(kv_bytes, outcome.kv_cache.least_bytes)
+    return terms.weights_bytes, terms.step_bytes, terms.graph_bytes, kv_bytes
+
+
 def _bar(outcome: Outcome, plan: DevicePlan, width: int, color: bool) -> str:
-    """On the scale of the whole device."""
-    cells = min(max(width - 8, BAR_CELLS.start), 60)
+    """On the scale of the whole device, with a mark where the budget ends. What does not fit lies beyond it,
+    and ends in an arrow where it is more than the device."""
+    cells = min(max(width - 9, BAR_CELLS.start), 60)
     total = plan.device.usable_bytes
-    ends, reached = [], 0
-    terms = outcome.terms
-    for size in (terms.weights_bytes, terms.step_bytes + terms.graph_bytes, max(0, outcome.kv_bytes)):
+
+    def cell(size: int) -> int:
+        return round(cells * min(size, total) / total)
+
+    text, reached = "", 0
+    for glyph, size in zip(CELLS, segments(outcome), strict=True):
         reached += size
-        ends.append(round(cells * min(reached, total) / total))
-    text, begin = "", 0
-    for cell, end in zip(CELLS, ends, strict=True):
-        text += cell * (end - begin)
-        begin = max(begin, end)
-    return paint(text or CELLS[0], CYAN, color) + paint("·" * (cells - len(text or CELLS[0])), DIM, color)
+        text += glyph * (cell(reached) - len(text))
+    budget = min(max(1, cell(outcome.budget.requested_bytes)), cells)
+    if reached > outcome.budget.requested_bytes and len(text) <= budget < cells:
+        text = text.ljust(budget, CELLS[-1]) + CELLS[-1]  # by less than a cell
+    if reached > total:
+        text = text[:-1] + BEYOND
+    text = text or CELLS[0]
+    inside, beyond = text[:budget], text[budget:]
+    return (
+        paint(inside, CYAN, color)
+        + paint("·" * (budget - len(inside)), DIM, color)
+        + BUDGET_MARK
+        + paint(beyond, RED, color)
+        + paint("·" * (cells - budget - len(beyond)), DIM, color)
+    )
 
 
 def _weights_note(outcome: Outcome) -> str:
@@ -148,7 +171,7 @@ def verdict(outcomes: Outcomes) -> str:
     return f"not planned: {', '.join(outcomes.unknown)}; the fractions and all else fit"
 
 
-def _figure(size: int) -> str:
+def figure(size: int) -> str:
     """Small terms with two decimals, so that none of them reads 0.0."""
     return gib(size) if abs(size) >= GIB else f"{size / GIB:.2f}"
 

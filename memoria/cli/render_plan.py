@@ -31,7 +31,9 @@ def render_plan(
         if len(plan.devices) > 1:
             lines.append(device.device.label)
         lines += bars
-    if ok:
+    if ok and config.warnings:
+        lines.append(paint("ready to run, with the warnings above", YELLOW, color))
+    elif ok:
         lines.append(paint("ok: ready to run", GREEN, color))
     return "\n".join(lines)
 

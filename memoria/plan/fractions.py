@@ -7,7 +7,8 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 from memoria.config.model import Config, EngineConfig
 from memoria.errors import Problem
-from memoria.plan.budgets import Budget, DevicePlan, spoken_name
+from memoria.gpu.device import Device
+from memoria.plan.budgets import Budget, DevicePlan, requested_bytes, spoken_name
 from memoria.text import aligned, fraction_text, gib
 
 HUNDREDTH = Decimal("0.01")
@@ -47,6 +48,14 @@ def largest_fraction(plan: DevicePlan, available_bytes: int) -> Decimal:
     rounding = ROUNDING_BYTES * len(plan.budgets)
     share = Decimal(available_bytes - plan.overhead_bytes - rounding) / plan.device.usable_bytes
     return share.quantize(HUNDREDTH, rounding=ROUND_FLOOR)
+
+
+def smallest_fraction(needed: int, device: Device) -> Decimal | None:
+    """The smallest hundredth of the device that is `needed` bytes; None where it has not so many."""
+    fraction = (Decimal(needed) / device.usable_bytes).quantize(HUNDREDTH, rounding=ROUND_CEILING)
+    if requested_bytes(device.usable_bytes, fraction) < needed:
+        fraction += HUNDREDTH
+    return fraction if fraction <= 1 else None
 
 
 def _over_device(config: Config, plan: DevicePlan, room: Decimal) -> Problem | None:

@@ -22,6 +22,7 @@ from memoria.plan.budgets import Budget
 from memoria.plan.footprint.footprint import Footprint, measure
 from memoria.plan.footprint.kv_cache import Capacity, KvCache
 from memoria.plan.footprint.settings import Machine
+from memoria.plan.footprint.weights import Weights
 
 # A vLLM process on a CPU before its model: Python, torch and their libraries. An estimate.
 HOST_RUNTIME_BYTES = 800 * 2**20
@@ -100,14 +101,18 @@ def machine_of(device: Device) -> Machine:
     return Machine(device.usable_bytes, device.name, device.is_host)
 
 
-def footprint_of(engine: EngineConfig, files: ModelFiles, device: Device) -> Footprint:
-    """Raises `ValueError` where the model is of a kind that the planner does not know."""
+def footprint_of(
+    engine: EngineConfig, files: ModelFiles, device: Device, weights: Weights | None = None
+) -> Footprint:
+    """`weights` are those that are known already. Raises `ValueError` where the model is of a kind that the
+    planner does not know."""
     return measure(
         files,
         engine.vllm_args,
         machine_of(device),
         pooling=engine.runner == "pooling",
         environ=engine.env,
+        weights=weights,
     )
 
 
@@ -149,7 +154,7 @@ def changed(outcome: Outcome, device: Device, **args: Any) -> Outcome:
     """The outcome with other flags, none of which changes the weights; everything else as it is. What was
     learnt of a step and of graphs is changed as the planner's estimates of them are."""
     engine = replace(outcome.engine, vllm_args={**outcome.engine.vllm_args, **args})
-    footprint = footprint_of(engine, outcome.files, device)
+    footprint = footprint_of(engine, outcome.files, device, outcome.footprint.weights)
     terms, before = make_terms(footprint, device), make_terms(outcome.footprint, device)
     if outcome.terms.learned:
         terms = Terms(

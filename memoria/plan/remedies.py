@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from decimal import ROUND_CEILING, Decimal
+from decimal import Decimal
 
 from memoria.config.model import Config
 from memoria.errors import Problem
 from memoria.gpu.device import Device
 from memoria.plan.budgets import DevicePlan, requested_bytes, spoken_name
 from memoria.plan.footprint.kv_dtype import is_wide
-from memoria.plan.fractions import HUNDREDTH, largest_fraction
+from memoria.plan.fractions import largest_fraction, smallest_fraction
 from memoria.plan.outcome import Outcome, changed
+from memoria.plan.wishes import granting_bytes
 from memoria.text import aligned, fraction_text, gib, grouped
 
 # A length below this helps nobody, and is not proposed.
@@ -19,16 +20,18 @@ SHORTEST_USEFUL = 256
 _STEPS = (256, 128, 64, 32, 16)
 
 
-def fit_problems(config: Config, plan: DevicePlan, outcome: Outcome) -> Iterator[Problem]:
-    """None where vLLM would start and stay within its budget."""
-    if (problem := _length_problem(config, outcome)) is not None:
-        yield problem
-    if not outcome.fits:
-        ways = tuple(remedies(config, plan, outcome))
-        yield Problem(_what(outcome), _where(config, outcome, "gpu_memory_utilization"), _hint(ways))
+def misfit(
+    config: Config, plan: DevicePlan, outcome: Outcome, outcomes: Mapping[str, Outcome]
+) -> Problem | None:
+    """None where vLLM would start and stay within its budget. `outcomes` are all that are known, by engine:
+    a neighbour may have something to spare."""
+    if outcome.fits:
+        return None
+    ways = tuple(remedies(config, plan, outcome, outcomes))
+    return Problem(_what(outcome), _where(config, outcome, "gpu_memory_utilization"), _hint(ways))
 
 
-def _length_problem(config: Config, outcome: Outcome) -> Problem | None:
+def length_problem(config: Config, outcome: Outcome) -> Problem | None:
     """vLLM refuses a length beyond the model's own (`_get_and_verify_max_len`, vllm/config/model.py)."""
     longest = outcome.footprint.settings.longest
     if longest is None or outcome.max_model_len <= longest:
@@ -64,17 +67,23 @@ def device_problem(plan: DevicePlan, outcomes: Mapping[str, Outcome]) -> Problem
     )
 
 
-def remedies(config: Config, plan: DevicePlan, outcome: Outcome) -> Iterator[str]:
+def remedies(
+    config: Config, plan: DevicePlan, outcome: Outcome, outcomes: Mapping[str, Outcome]
+) -> Iterator[str]:
     """Each by itself makes it fit, the first without anything that clients see; where none does, the two
     together that do."""
-    single = tuple(_single(config, plan, outcome))
+    single = tuple(_single(config, plan, outcome, outcomes))
     yield from single or _both(config, plan, outcome)
 
 
-def _single(config: Config, plan: DevicePlan, outcome: Outcome) -> Iterator[str]:
+def _single(
+    config: Config, plan: DevicePlan, outcome: Outcome, outcomes: Mapping[str, Outcome]
+) -> Iterator[str]:
     device = plan.device
     if fraction := larger_fraction(config, plan, outcome):
         yield f"raise gpu_memory_utilization to {fraction_text(fraction)}"
+    elif (moved := _from_neighbour(config, plan, outcome, outcomes)) is not None:
+        yield moved
     if outcome.budget.kv_cache_bytes is not None:
         yield from _other_cache(outcome)
     longest = _longest(outcome, outcome.kv_bytes)
@@ -87,6 +96,32 @@ def _single(config: Config, plan: DevicePlan, outcome: Outcome) -> Iterator[str]
         yield f"set max_num_seqs to {seqs}"
     if tokens := _fewer_tokens(outcome, device):
         yield f"set max_num_batched_tokens to {tokens}"
+
+
+def _from_neighbour(
+    config: Config, plan: DevicePlan, outcome: Outcome, outcomes: Mapping[str, Outcome]
+) -> str | None:
+    """What is missing, taken from the neighbour that has most to spare beyond its own needs and wish. A
+    neighbour whose size is written in bytes keeps it."""
+    if (needed := _raised(plan, outcome)) is None:
+        return None
+    missing = needed - _room(config, plan, outcome)
+    best: tuple[Decimal, Outcome, Decimal] | None = None
+    for budget in plan.budgets:
+        other = outcomes.get(budget.engine)
+        if other is None or other is outcome or not other.fits or other.engine.gpu_memory is not None:
+            continue
+        least = smallest_fraction(granting_bytes(other), plan.device)
+        spare = budget.fraction - least if least is not None else Decimal(0)
+        if spare >= missing and (best is None or spare > best[0]):
+            best = spare, other, budget.fraction - missing
+    if best is None:
+        return None
+    _, other, lowered = best
+    return (
+        f"set gpu_memory_utilization of {other.engine.name}, which has that to spare, to "
+        f"{fraction_text(lowered)} and of {outcome.engine.name} to {fraction_text(needed)}"
+    )
 
 
 def _other_cache(outcome: Outcome) -> Iterator[str]:
@@ -128,18 +163,16 @@ def _room(config: Config, plan: DevicePlan, outcome: Outcome) -> Decimal:
 
 def larger_fraction(config: Config, plan: DevicePlan, outcome: Outcome) -> Decimal | None:
     """The smallest hundredth that holds the engine, where the limit and the device leave room for it."""
-    needed = smallest_fraction(outcome.needed_bytes, plan.device)
-    if needed is None or (outcome.budget.kv_cache_bytes is not None and not outcome.starts):
+    needed = _raised(plan, outcome)
+    return needed if needed is not None and needed <= _room(config, plan, outcome) else None
+
+
+def _raised(plan: DevicePlan, outcome: Outcome) -> Decimal | None:
+    """The smallest hundredth that holds the engine, where that is more than it has and would help."""
+    if outcome.budget.kv_cache_bytes is not None and not outcome.starts:
         return None
-    return needed if outcome.budget.fraction < needed <= _room(config, plan, outcome) else None
-
-
-def smallest_fraction(needed: int, device: Device) -> Decimal | None:
-    """The smallest hundredth of the device that is `needed` bytes; None where it has not so many."""
-    fraction = (Decimal(needed) / device.usable_bytes).quantize(HUNDREDTH, rounding=ROUND_CEILING)
-    if requested_bytes(device.usable_bytes, fraction) < needed:
-        fraction += HUNDREDTH
-    return fraction if fraction <= 1 else None
+    needed = smallest_fraction(outcome.needed_bytes, plan.device)
+    return needed if needed is not None and needed > outcome.budget.fraction else None
 
 
 def _fewer_sequences(outcome: Outcome, device: Device) -> int | None:
@@ -154,7 +187,13 @@ def _fewer_tokens(outcome: Outcome, device: Device) -> int | None:
 
 
 def _what(outcome: Outcome) -> str:
-    name, budget = outcome.engine.name, gib(outcome.budget.requested_bytes)
+    name, budget, weights = (
+        outcome.engine.name,
+        gib(outcome.budget.requested_bytes),
+        outcome.terms.weights_bytes,
+    )
+    if weights > outcome.budget.requested_bytes:
+        return f"the weights of {name} alone are {gib(weights)} GiB, its budget is {budget} GiB"
     if outcome.kv_bytes <= 0:
         return (
             f"{name} needs {gib(outcome.terms.fixed_bytes)} GiB before its KV cache, "

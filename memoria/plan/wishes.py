@@ -19,9 +19,8 @@ from memoria.gpu.device import Device
 from memoria.plan.budgets import CONTEXT_BYTES, MARGIN_BYTES, kv_cache_bytes
 from memoria.plan.footprint.kv_cache import KvCache
 from memoria.plan.footprint.layers import Demand
-from memoria.plan.fractions import HUNDREDTH, ROUNDING_BYTES
+from memoria.plan.fractions import HUNDREDTH, ROUNDING_BYTES, smallest_fraction
 from memoria.plan.outcome import Outcome, footprint_of, make_terms
-from memoria.plan.remedies import smallest_fraction
 from memoria.text import aligned, fraction_text, gib, grouped
 
 # An engine that only shares gets this much at least.
@@ -99,6 +98,14 @@ def wanted_cache_bytes(cache: KvCache, want: Want) -> int:
     return max(1, cache.least_bytes, wished)
 
 
+def granting_bytes(outcome: Outcome) -> int:
+    """The smallest budget with which an engine that fits starts, and has what it wishes for."""
+    if outcome.engine.want is None:
+        return outcome.needed_bytes
+    wished = outcome.terms.fixed_bytes + wanted_cache_bytes(outcome.kv_cache, outcome.engine.want)
+    return max(outcome.needed_bytes, wished)
+
+
 def wish_problem(config: Config, outcome: Outcome) -> Problem | None:
     """A fraction that is written and does not grant the wish beside it."""
     want = outcome.engine.want
@@ -121,7 +128,7 @@ def wish_problem(config: Config, outcome: Outcome) -> Problem | None:
 def describe(want: Want) -> str:
     parts = []
     if want.concurrency is not None:
-        parts.append(f"{want.concurrency:g} requests")
+        parts.append(f"{want.concurrency:g} request{'' if want.concurrency == 1 else 's'}")
     if want.context is not None:
         parts.append(f"{'of ' if parts else 'a context of '}{grouped(want.context)} tokens")
     if want.tokens is not None:
@@ -157,7 +164,9 @@ def _choose(
         if engine.gpu_memory is None and not engine.is_auto:
             continue
         found = (
-            _sized(config, engine, device) if engine.gpu_memory else _wished(engine, files, unknown, device)
+            _sized(config, engine, device)
+            if engine.gpu_memory
+            else _wished(config, engine, files, unknown, device)
         )
         if isinstance(found, Problem):
             problems.append(found)
@@ -192,11 +201,16 @@ def _sized(config: Config, engine: EngineConfig, device: Device) -> Choice | Pro
 
 
 def _wished(
-    engine: EngineConfig, files: Mapping[str, ModelFiles], unknown: Mapping[str, Problem], device: Device
+    config: Config,
+    engine: EngineConfig,
+    files: Mapping[str, ModelFiles],
+    unknown: Mapping[str, Problem],
+    device: Device,
 ) -> Choice | Problem:
     found = _needed(engine, files, unknown, device)
     if isinstance(found, Problem):
-        return found
+        key = "want" if engine.want else "gpu_memory_utilization"
+        return replace(found, where=found.where or _where(config, [engine.name], key))
     return Choice(engine.name, found, f"for {describe(engine.want)}" if engine.want else "a share")
 
 

@@ -45,9 +45,9 @@ def preflight(config: Config, reader: DeviceReader | None, environ: Mapping[str,
     """Looks at the plan, vLLM and the models; `reader` None leaves the device out (`check --no-gpu`). What
     this configuration's own daemon holds of the device, if it runs, counts as free."""
     errors: list[MemoriaError] = []
-    install: VllmInstall | None = None
     plan: Plan | None = None
     driver = ""
+    install, not_found = _find_vllm(config, environ)
     try:
         if reader is None:
             if problems := limit_problems(config):
@@ -56,20 +56,43 @@ def preflight(config: Config, reader: DeviceReader | None, environ: Mapping[str,
             driver, devices = _read(reader, config)
             config = settled(config, devices, environ)
             plan = make_plan(config, devices, RuntimeDir(config.runtime_dir).own_pids())
+            config, plan = _with_models(config, plan, install, environ)
             plan.raise_for_problems()
     except MemoriaError as error:
         errors.append(error)
-    try:
-        install = find(config.vllm, data_home(environ), config.device)
-    except UnavailableError as error:
-        mark = config.where("vllm") if config.vllm != "auto" else None
-        where = (f"{mark}  vllm",) if mark else ()
-        errors.append(UnavailableError(replace(p, where=where + p.where) for p in error.problems))
+    errors += not_found
     looked = look_for_models(config, environ)
     if looked.problems:
         errors.append(ConfigError(looked.problems))
     config = replace(config, warnings=config.warnings + looked.unknown)
     return Preflight(config, install, plan, driver, tuple(errors))
+
+
+def _find_vllm(
+    config: Config, environ: Mapping[str, str]
+) -> tuple[VllmInstall | None, tuple[UnavailableError, ...]]:
+    try:
+        return find(config.vllm, data_home(environ), config.device), ()
+    except UnavailableError as error:
+        mark = config.where("vllm") if config.vllm != "auto" else None
+        where = (f"{mark}  vllm",) if mark else ()
+        return None, (UnavailableError(replace(p, where=where + p.where) for p in error.problems),)
+
+
+def _with_models(
+    config: Config, plan: Plan, install: VllmInstall | None, environ: Mapping[str, str]
+) -> tuple[Config, Plan]:
+    """The plan with what its models certainly make impossible, the configuration with warnings of what they
+    likely do. Not where the budgets will change anyway."""
+    if plan.config_problems:
+        return config, plan
+    from memoria.supervisor.fit import judge_models  # noqa: PLC0415 (as in `settled`)
+
+    judged = judge_models(config, plan, install, environ)
+    return (
+        replace(config, warnings=config.warnings + judged.likely),
+        replace(plan, config_problems=judged.certain),
+    )
 
 
 def _read(reader: DeviceReader, config: Config) -> tuple[str, dict[int | str, Device]]:

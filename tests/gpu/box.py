@@ -88,7 +88,8 @@ class GpuBox(Box):
             "args": {"load_format": "dummy"},
             "env": {"HF_HUB_OFFLINE": "1"},
         }
-        method = os.environ.get("MEMORIA_GPU_QUANTIZATION", "fp8")  # as the default file's model is
+        # As the default file's model is, in a spelling that vLLM 0.26 to 0.33 all know; `fp8` is deprecated.
+        method = os.environ.get("MEMORIA_GPU_QUANTIZATION", "fp8_per_tensor")
         return engine | ({"quantization": method} if name == "generation" and method else {})
 
     def env(self, extra: dict[str, str | None]) -> dict[str, str]:

@@ -7,8 +7,8 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,13 @@ class _Running:
 def start_together(box: GpuBox, names: Iterable[str]) -> dict[str, Said]:
     """Starts the engines of the box's file, waits until each is ready or gone, kills them, and returns when
     their memory is free again."""
+    with started(box, names) as said:
+        return said
+
+
+@contextmanager
+def started(box: GpuBox, names: Iterable[str]) -> Iterator[dict[str, Said]]:
+    """The same, with something to do while those that are ready live."""
     before = box.used_bytes()
     running: dict[str, _Running] = {}
     said: dict[str, Said] = {}
@@ -80,10 +87,10 @@ def start_together(box: GpuBox, names: Iterable[str]) -> dict[str, Said]:
                 if (found := running[name].said()) is not None:
                     said[name] = found
             time.sleep(0.05)
+        yield {name: said[name] for name in running}
     finally:
         box.bury(_kill(running.values()))
     wait(lambda: box.used_bytes() <= before + box.slack_bytes, "their memory is free again", every=0.05)
-    return {name: said[name] for name in running}
 
 
 def _spawn(box: GpuBox, name: str) -> _Running:

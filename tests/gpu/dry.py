@@ -46,6 +46,7 @@ class StubBox(GpuBox):
     patience = Box.patience
     load = SHORT
     dry = True
+    steps_bytes = (128 * MIB, 128 * MIB)  # coarse: a step is a process
 
     def __init__(self, folder: Path, nvml_library: Path | None = None) -> None:
         super().__init__(folder, nvml_library)

@@ -1,5 +1,5 @@
-"""Both engines under load, alone and together: as they are, with the latency guard, with CUDA MPS; and what
-it takes to run one at a time instead."""
+"""Both engines under load, alone and together: as they are, with the latency guard, both of that with CUDA
+MPS; and what it takes to run one at a time instead."""
 
 from __future__ import annotations
 
@@ -26,33 +26,17 @@ MPS_PATIENCE = 30.0  # seconds, for its control daemon
 
 
 def together(box: GpuBox) -> dict[str, Any]:
-    """As `memoria bench`: each engine alone, then both; then both again with a guard that lets the gaps
-    between tokens grow by half of what they are alone."""
+    """As `memoria bench`: each engine alone, then both; then both again with a guard."""
     box.want()
     daemon = box.ready()
-    phases = _measured(box, daemon)
-    alone = next(e.between_tokens for phase in phases for e in phase.generation)
-    assert alone is not None, phases
-    guard = {"protect": "generation", "inter_token_ms": round(alone.p50 * 1500, 3)}
-    box.want(Wish(top={"guard": guard}))
-    daemon.signal(signal.SIGHUP)
-    wait(lambda: daemon.status().guard is not None, "the guard is on duty")
-    status = daemon.status()
-    guarded = asyncio.run(run_phase("together", Endpoint(status.url), box.load, to_load(status)))
-    kept = daemon.status().guard
+    found = _measured(box, daemon)
     daemon.stop()
-    assert kept is not None
-    return {
-        "load": asdict(box.load),
-        "phases": _shown(phases),
-        "guard": guard | {"lowered": kept.lowered, "limit": kept.limit},
-        "guarded": _shown([guarded]),
-    }
+    return found
 
 
 def with_mps(box: GpuBox) -> dict[str, Any] | None:
-    """The same without a guard, under CUDA MPS; its control daemon is started for this and stopped again.
-    None where there is none."""
+    """The same under CUDA MPS; its control daemon is started for this and stopped again. None where there is
+    none."""
     control = box.mps_control
     if control is None:
         return None
@@ -67,13 +51,13 @@ def with_mps(box: GpuBox) -> dict[str, Any] | None:
             try:
                 box.until_all_ready(daemon)
                 servers = ask("get_server_list").split()
-                phases = _measured(box, daemon)
+                found = _measured(box, daemon)
                 daemon.stop()
             finally:
                 daemon.kill()  # the control daemon waits for its clients
     finally:
         box.extra = {}
-    return {"load": asdict(box.load), "servers": len(servers), "phases": _shown(phases)}
+    return {"servers": len(servers), **found}
 
 
 @contextmanager
@@ -129,13 +113,30 @@ def _alone(box: GpuBox, name: str) -> RunningDaemon:
     return box.ready()
 
 
-def _measured(box: GpuBox, daemon: RunningDaemon) -> list[Phase]:
+def _measured(box: GpuBox, daemon: RunningDaemon) -> dict[str, Any]:
+    """Without a guard, and then together with one that lets the gaps between tokens grow by half of what they
+    are alone."""
     status = daemon.status()
 
     async def measure() -> list[Phase]:
         return [phase async for phase in run_phases(Endpoint(status.url), box.load, to_load(status))]
 
-    return asyncio.run(measure())
+    phases = asyncio.run(measure())
+    alone = next(e.between_tokens for phase in phases for e in phase.generation)
+    assert alone is not None, phases
+    guard = {"protect": "generation", "inter_token_ms": round(alone.p50 * 1500, 3)}
+    box.want(Wish(top={"guard": guard}))
+    daemon.signal(signal.SIGHUP)
+    wait(lambda: daemon.status().guard is not None, "the guard is on duty")
+    guarded = asyncio.run(run_phase("together", Endpoint(status.url), box.load, to_load(daemon.status())))
+    kept = daemon.status().guard
+    assert kept is not None
+    return {
+        "load": asdict(box.load),
+        "phases": _shown(phases),
+        "guard": guard | {"lowered": kept.lowered, "limit": kept.limit},
+        "guarded": _shown([guarded]),
+    }
 
 
 def _shown(phases: Sequence[Phase]) -> list[dict[str, Any]]:

@@ -107,10 +107,27 @@ def at_once(box: GpuBox) -> dict[str, Any]:
 def boundary(box: GpuBox) -> dict[str, Any]:
     """The largest size that `memoria check` accepts for one engine on the free GPU, the largest that vLLM
     starts with, and every start that was tried."""
+    box.want()
+    total = box.plan()["devices"][0]["total_bytes"]  # as CUDA gives it: what fractions are fractions of
+    return _boundary(box, "embedding", total, total // 2, total)
+
+
+def beside(box: GpuBox) -> dict[str, Any]:
+    """The same for the second engine, while the first one runs."""
+    box.want()
+    total = box.plan()["devices"][0]["total_bytes"]
+    with by_hand.started(box, ["embedding"]) as first:
+        assert first["embedding"].ready, first
+        free = box.check()["devices"][0]["free_bytes"]
+        return {"free": free, **_boundary(box, "generation", total, free // 2, free)}
+
+
+def _boundary(box: GpuBox, name: str, total: int, low: int, high: int) -> dict[str, Any]:
+    """Between `low`, which is taken to fit, and `high`."""
     tried: list[dict[str, Any]] = []
 
     def want(size: int) -> None:
-        box.want(Wish({"embedding": round(size / total, 7)}, {"gpu_limit": 1}))
+        box.want(Wish({name: round(size / total, 7)}, {"gpu_limit": 1}))
 
     def accepted(size: int) -> bool:
         want(size)
@@ -118,16 +135,14 @@ def boundary(box: GpuBox) -> dict[str, Any]:
 
     def starts(size: int) -> bool:
         want(size)
-        said = by_hand.start_together(box, ["embedding"])["embedding"]
+        said = by_hand.start_together(box, [name])[name]
         tried.append({"size": size, **said.to_json()})
         return said.ready
 
-    box.want()
-    total = box.plan()["devices"][0]["total_bytes"]  # as CUDA gives it: what fractions are fractions of
     check_step, vllm_step = box.steps_bytes
-    allowed = _largest(accepted, total // 2, total, check_step)
+    allowed = _largest(accepted, low, high, check_step)
     fine = starts(allowed)
-    limit = _largest(starts, allowed, total, vllm_step) if fine else None
+    limit = _largest(starts, allowed, high, vllm_step) if fine else None
     return {
         "total": total,
         "check_accepts": allowed,

@@ -10,6 +10,7 @@ import pytest
 from memoria.text import GIB
 from tests.integration.daemon import Box
 from tests.stub_nvml import StubProcess
+from tests.unit.checkpoints import LLAMA_8B, QWEN3_EMBEDDING, write_checkpoint
 
 PLAN = """\
 config  memoria.yaml       2 engines
@@ -21,6 +22,7 @@ vllm    version unknown    vllm
   unplanned   ··                  0.10  10.0 GiB   contexts take about 1.0 of it
 ok: ready to run
 """
+OK = "ok: ready to run"
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +69,7 @@ def test_without_the_gpu_fractions_over_the_limit_are_seen_too(box: Box) -> None
 def test_a_model_that_nobody_knows_of_is_warned_of(box: Box) -> None:
     box.file.write_text(box.file.read_text().replace("./models/writer", "org/writer"))
     done = box.call("check", HF_ENDPOINT="http://127.0.0.1:1")
-    assert (done.returncode, done.stdout) == (0, PLAN)
+    assert (done.returncode, done.stdout) == (0, PLAN.replace(OK, "ready to run, with the warnings above"))
     assert done.stderr.startswith(
         "warning: nobody knows whether the hub has `org/writer`: it cannot be reached: Connection refused\n"
         "  memoria.yaml:"
@@ -104,3 +106,66 @@ def test_what_the_own_running_engines_hold_counts_as_free(box: Box) -> None:
     done = box.call("check")
     assert (done.returncode, done.stderr) == (0, "")
     assert "100.0 GiB total, 13.0 free" in done.stdout
+
+
+HUGE = {**LLAMA_8B, "num_hidden_layers": 180}  # 75.1 GiB of weights
+
+
+def test_weights_beyond_the_budget_start_nothing(box: Box) -> None:
+    """vLLM would load them for minutes, and end."""
+    write_checkpoint(box.folder / "models" / "writer", HUGE)
+    for command in ("check", "run"):
+        done = box.call(command)
+        assert done.returncode == 78
+        assert done.stderr.startswith(
+            "error: the weights of generation alone are 75.1 GiB, its budget is 60.0 GiB\n"
+        )
+        assert "memoria.yaml:" in done.stderr
+        assert "ready to run" not in done.stdout
+    assert box.vllm.events("spawned") == []
+    told = json.loads(box.call("check", "--json").stdout)
+    assert not told["ok"]
+    assert "75.1 GiB" in told["problems"][0]["what"]
+
+
+def test_weights_beyond_the_budget_are_told_also_where_others_hold_the_memory(box: Box) -> None:
+    box.use_gpu(processes=[StubProcess(os.getpid(), 47)])
+    write_checkpoint(box.folder / "models" / "writer", HUGE)
+    done = box.call("check")
+    assert done.returncode == 78
+    assert done.stderr.count("error: ") == 2
+
+
+def test_a_reload_with_weights_beyond_their_budget_changes_nothing(box: Box) -> None:
+    write_checkpoint(box.folder / "models" / "writer", {**LLAMA_8B, "max_position_embeddings": 8192})
+    daemon = box.start()
+    daemon.until_ready()
+    text = box.file.read_text()
+    box.file.write_text(text.replace("0.60", "0.10"))
+    done = box.call("reload")
+    assert done.returncode == 78
+    assert "the weights of generation alone are 15.0 GiB, its budget is 10.0 GiB" in done.stderr
+    assert daemon.status().healthy
+
+
+def test_what_only_the_estimates_doubt_is_a_warning_with_what_would_help(box: Box) -> None:
+    write_checkpoint(box.folder / "models" / "embedder", QWEN3_EMBEDDING)
+    write_checkpoint(box.folder / "models" / "writer", {**LLAMA_8B, "num_hidden_layers": 140})  # 58.8 GiB
+    done = box.call("check")
+    assert done.returncode == 0
+    assert done.stdout.endswith("ready to run, with the warnings above\n")
+    assert "ok" not in done.stdout
+    assert done.stderr.startswith("warning: generation needs ")
+    assert "  not certain; `memoria plan` shows every term\nhint: " in done.stderr
+    (warning,) = json.loads(box.call("check", "--json").stdout)["warnings"]
+    assert warning["what"].startswith("generation needs ")
+    daemon = box.start()  # an estimate stops nobody
+    daemon.until_ready()
+    assert daemon.stop() == 0
+
+
+def test_models_that_fit_are_not_spoken_of(box: Box) -> None:
+    write_checkpoint(box.folder / "models" / "embedder", QWEN3_EMBEDDING)
+    write_checkpoint(box.folder / "models" / "writer", LLAMA_8B)
+    done = box.call("check")
+    assert (done.returncode, done.stdout, done.stderr) == (0, PLAN, "")

@@ -145,6 +145,9 @@ def test_a_choice_is_printed_written_and_then_stands(models: Box) -> None:
     )
     assert file.read_text() == text.replace("utilization: auto", f"utilization: {fraction}")
     assert models.call("plan").returncode == 0
+    again = models.call("plan", "--write")
+    assert again.returncode == 0
+    assert again.stdout.endswith("\nnothing to write: no engine has `gpu_memory_utilization: auto`\n")
 
 
 def test_vllm_is_told_the_size_and_the_choice(models: Box) -> None:
@@ -165,8 +168,9 @@ def test_vllm_is_told_the_size_and_the_choice(models: Box) -> None:
 def test_wishes_that_cannot_be_granted_start_nothing(models: Box) -> None:
     file = wish(models)
     file.write_text(file.read_text().replace("concurrency: 16", "concurrency: 160"))
-    for command in ("check", "plan", "run"):
-        called = models.call(command)
+    for command in (("check",), ("plan", "--html", "plan.html"), ("run",)):
+        called = models.call(*command)
         assert called.returncode == 78
         assert "160 requests of 8 192 tokens" in called.stderr
+    assert "160 requests of 8 192 tokens" in (models.folder / "plan.html").read_text()
     assert models.vllm.events("spawned") == []

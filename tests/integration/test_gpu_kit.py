@@ -41,16 +41,19 @@ def test_a_dry_run_measures_every_part() -> None:
     told = _report(ended.stdout)
     assert told["dry_run"] == "stub"
     parts = told["parts"]
-    assert set(parts) == {"memory", "planned", "race", "boundary", "kill", "load", "mps", "swap"}
+    assert set(parts) == {"memory", "planned", "race", "boundary", "beside", "kill", "load", "mps", "swap"}
     assert [name for name, part in parts.items() if part["failure"]] == []
     memory = parts["memory"]["figures"]["engines"]
     assert {engine["outside_the_fraction"] for engine in memory.values()} == {CONTEXT_BYTES}
-    boundary = parts["boundary"]["figures"]
-    limit = boundary["total"] - CONTEXT_BYTES
-    assert 0 <= limit - boundary["vllm_starts_up_to"] <= boundary["vllm_step"]
-    refused = [start["error"] for start in boundary["tried"] if not start["ready"]]
-    assert refused
-    assert all("is less than desired GPU memory utilization" in error for error in refused)
+    boundary, beside = (parts[name]["figures"] for name in ("boundary", "beside"))
+    for found, free in ((boundary, boundary["total"]), (beside, beside["free"])):
+        assert 0 <= free - CONTEXT_BYTES - found["vllm_starts_up_to"] <= found["vllm_step"]
+        refused = [start["error"] for start in found["tried"] if not start["ready"]]
+        assert refused
+        assert all("is less than desired GPU memory utilization" in error for error in refused)
+    assert beside["free"] == beside["total"] - memory["embedding"]["held"]
+    for name in ("load", "mps"):
+        assert parts[name]["figures"]["guarded"]
 
 
 def test_the_results_say_how_to_run_every_part_just_once() -> None:
@@ -58,7 +61,7 @@ def test_the_results_say_how_to_run_every_part_just_once() -> None:
     chosen = re.findall(r"pytest tests/gpu -m gpu -k '([^']+)'", text)
     words = [word for expression in chosen for word in expression.split(" or ")]
     tests = re.findall(r"^def (test_\w+)", (ROOT / "tests/gpu/test_gpu.py").read_text(), re.M)
-    assert len(tests) == 8
+    assert len(tests) == 9
     assert {test: [word for word in words if word in test] for test in tests} == {
         test: [test.split("_")[1]] for test in tests
     }
@@ -193,5 +196,5 @@ def _run(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[st
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=450,
     )

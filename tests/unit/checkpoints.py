@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from memoria.checkpoint.model_files import ModelFiles, Tensor
+from memoria.plan.footprint.parameters import tensors_from_shape
+from memoria.plan.footprint.shape import read_shape
 
 LLAMA_8B = {
     "model_type": "llama",
@@ -186,3 +191,22 @@ MODERNBERT = {
 
 def model_files(config: Mapping[str, Any], *tensors: Tensor, **more: Any) -> ModelFiles:
     return ModelFiles(name="model", source="test", config=config, tensors=tensors, **more)
+
+
+def with_headers(config: Mapping[str, Any]) -> ModelFiles:
+    """As if its weights were here."""
+    return model_files(config, *tensors_from_shape(read_shape(model_files(config))))
+
+
+def write_checkpoint(folder: Path, config: Mapping[str, Any]) -> None:
+    """With a file of weights of the whole size, of which only the header takes room on the disk."""
+    header, end = {}, 0
+    for tensor in with_headers(config).tensors:
+        begin, end = end, end + tensor.stored_bytes
+        header[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(file.tell() + end)

@@ -25,6 +25,7 @@ from memoria.cli.render_status import render_status
 from memoria.cli.render_top import render_top
 from memoria.cli.service import unit_text
 from memoria.errors import MemoriaError, Problem
+from tests.unit import plan_examples
 from tests.unit.impostor import Impostor, ok, refusal, stream
 from tests.unit.status_examples import AT, EVENTS, HEALTHY, STATUSES
 
@@ -93,6 +94,10 @@ def _top(name: str) -> Screen:
 DRAWN: Mapping[str, Screen] = {
     **{f"status-{name}": _status(name) for name in STATUSES},
     **{f"top-{name}": _top(name) for name in STATUSES},
+    "plan-unfit": plan_examples.unfit,
+    "plan-unfit-problems": plan_examples.unfit_problems,
+    "plan-wishes": plan_examples.wishes,
+    "plan-wishes-refused": plan_examples.wishes_refused,
     "requests": _requests,
     "errors": lambda _, color: render_problems(PROBLEMS, color),
     "logs": lambda _, color: "\n".join(map(render(ENGINES, as_json=False, color=color), LINES)),

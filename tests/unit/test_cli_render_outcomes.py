@@ -4,67 +4,29 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
-from memoria.cli.plan import as_data, plan_problems
+from memoria.cli.plan import as_data
 from memoria.cli.render_html import render_html
-from memoria.cli.render_outcomes import render_outcomes
-from memoria.config.model import Config
-from memoria.errors import ConfigError, Problem
-from memoria.gpu.catalogue import CATALOGUE, named_device
+from memoria.cli.render_outcomes import figure, render_outcomes, terms_of
+from memoria.errors import Problem
 from memoria.plan.outcome import Outcomes
-from memoria.plan.plan import Plan, make_plan
-from memoria.supervisor.outcomes import make_outcomes
+from memoria.plan.problems import plan_problems
 from memoria.text import GIB
-from tests.unit import checkpoints as models
-from tests.unit.checkpoints import model_files
-from tests.unit.plans import config
+from tests.unit.plan_examples import (
+    DEFAULT_FLAGS,
+    UNFIT,
+    UNFIT_GPU,
+    default_config,
+    planned,
+    screen,
+    wishing,
+)
 from tests.unit.test_cli_render_plan import check_golden
-
-Flags = Mapping[str, Mapping[str, Any]]
-DEFAULT_FLAGS: Flags = {
-    "embedding": {"max_num_seqs": 256, "max_num_batched_tokens": 8192},
-    "generation": {"max_num_seqs": 128, "max_num_batched_tokens": 16384, "max_model_len": 8192},
-}
-
-
-def default_config(flags: Flags = DEFAULT_FLAGS, embedding: str = "0.30", generation: str = "0.60") -> Config:
-    """memoria.yaml's two engines."""
-    made = config({"embedding": embedding, "generation": generation})
-    named = {"embedding": "Qwen/Qwen3-Embedding-0.6B", "generation": "Qwen/Qwen3-4B-Thinking-2507-FP8"}
-    engines = (
-        replace(
-            engine,
-            model=named[engine.name],
-            runner="pooling" if engine.name == "embedding" else "generate",
-            vllm_args=flags[engine.name],
-        )
-        for engine in made.engines
-    )
-    return replace(made, engines=tuple(engines))
-
-
-FILES = {
-    "embedding": replace(model_files(models.QWEN3_EMBEDDING), name="Qwen/Qwen3-Embedding-0.6B"),
-    "generation": replace(model_files(models.QWEN3_4B_FP8), name="Qwen/Qwen3-4B-Thinking-2507-FP8"),
-}
-
-
-def planned(wanted: Config, gpu: str, unknown: Mapping[str, Problem] | None = None) -> tuple[Plan, Outcomes]:
-    plan = make_plan(wanted, {0: named_device(gpu)})
-    files = {name: found for name, found in FILES.items() if name not in (unknown or {})}
-    return plan, make_outcomes(wanted, plan, files, unknown or {})
-
-
-def screen(wanted: Config, gpu: str, width: int, *, color: bool = False) -> str:
-    plan, outcomes = planned(wanted, gpu)
-    problems = plan_problems(wanted, plan, outcomes)
-    return render_outcomes(wanted, plan, outcomes, width, color, ok=not problems)
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -260,53 +222,61 @@ def test_the_page_is_whole_and_asks_for_nothing_elsewhere() -> None:
     assert "a &amp; b" in page
 
 
-@pytest.mark.parametrize(
-    ("text", "total"),
-    [
-        ("24GiB", 24 * GIB),
-        ("24 GB", 24 * 10**9),
-        ("512mib", 512 * 2**20),
-        ("23.5GiB", 23 * GIB + GIB // 2),
-        ("rtx4090", int(23.53 * GIB)),
-        ("NVIDIA H200", int(139.81 * GIB)),
-        ("h100", int(79.10 * GIB)),
-        ("RTX 4060", int(7.63 * GIB)),
-        ("RTX 4060 Ti 16GB", int(15.58 * GIB)),
-        ("NVIDIA H100 80GB HBM3", int(79.10 * GIB)),
-        ("NVIDIA H100 PCIe", int(79.10 * GIB)),
-        ("NVIDIA A100-SXM4-80GB", int(79.15 * GIB)),
-        ("NVIDIA A100-PCIE-40GB", int(39.39 * GIB)),
-        ("NVIDIA GeForce RTX 4090", int(23.53 * GIB)),
-        ("NVIDIA RTX 6000 Ada Generation", int(47.38 * GIB)),
-        ("Tesla V100-SXM2-16GB", int(15.77 * GIB)),
-    ],
-)
-def test_a_gpu_is_known_by_size_or_by_name(text: str, total: int) -> None:
-    assert abs(named_device(text).usable_bytes - total) <= 1
+def test_the_page_says_what_the_screen_says() -> None:
+    chosen = wishing(8.0)
+    for wanted, gpu, settled in ((UNFIT, UNFIT_GPU, None), (chosen.config, "RTX 4090", chosen)):
+        plan, outcomes = planned(wanted, gpu)
+        problems = plan_problems(wanted, plan, outcomes)
+        choices = settled.choices if settled else ()
+        page = render_html(wanted, plan, outcomes, problems, choices)
+        balance = _Balance()
+        balance.feed(page)
+        assert balance.open == []
+        assert "contexts take about 1.0 of it" in page
+        for outcome in outcomes.known.values():
+            for term in terms_of(outcome):
+                assert f"<td>{figure(term.size)} GiB</td>" in page
+        for choice in choices:
+            assert f"<td>{choice.reason}</td>" in page
+        for problem in problems:
+            assert f"<code>{problem.where[0]}</code>" in page
+        assert (" over'" in page) == bool(problems)
 
 
-@pytest.mark.parametrize(
-    ("text", "said", "named"),
-    [
-        ("A100", "several", "A100 40GB"),
-        ("RTX 4060 Ti", "several", "RTX 4060 Ti 16GB"),
-        ("RTX", "several", "RTX A6000"),
-        ("RTX 4090 Laptop", "no GPU named", "RTX 4090"),
-        ("Voodoo 2", "no GPU named", "A100 40GB"),
-        ("", "no GPU", "A100 40GB"),
-    ],
-)
-def test_an_unknown_gpu_is_told_with_those_that_are_known(text: str, said: str, named: str) -> None:
-    with pytest.raises(ConfigError, match=said) as caught:
-        named_device(text)
-    assert named in str(caught.value)
+def test_the_page_marks_each_budget_and_hatches_what_lies_beyond() -> None:
+    page = render_html(UNFIT, *planned(UNFIT, UNFIT_GPU), ())
+    assert "left:10.00%'><em class='right'>budget 2.4 GiB, it needs 5.0</em>" in page
+    bars = re.findall(r"<div class='bar'>(.*?)<b", page)
+    for bar in bars:
+        inside, beyond = (
+            sum(float(width) for width in re.findall(rf"class='\w+{over}' style='width:([\d.]+)%'", bar))
+            for over in ("", " over")
+        )
+        assert inside + beyond <= 100.01
+        assert beyond > 0
 
 
-@pytest.mark.parametrize("text", ["0GiB", "0 MiB", "0.001GiB"])
-def test_a_gpu_without_memory_is_no_gpu(text: str) -> None:
-    with pytest.raises(ConfigError, match="no size of a GPU"):
-        named_device(text)
+def test_a_page_without_a_plan_has_its_problems() -> None:
+    settled = wishing(64.0)
+    page = render_html(settled.config, None, Outcomes({}, {}), settled.problems)
+    assert "generation needs 77.3 GiB for 64 requests" in page
+    assert "every engine fits" not in page
 
 
-def test_every_gpu_of_the_catalogue_is_found_by_its_own_name() -> None:
-    assert [named_device(name).name for name in CATALOGUE] == list(CATALOGUE)
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_bar_of_a_budget_that_is_kept_ends_at_its_mark(width: int) -> None:
+    for line in screen(default_config(), "H200", width).splitlines():
+        if "│" in line:
+            inside, beyond = line.strip().split("│")
+            assert "·" not in inside
+            assert set(beyond) == {"·"}
+
+
+def test_a_cache_that_is_too_small_in_a_budget_that_holds_more_is_not_drawn_beyond_it() -> None:
+    flags = {**DEFAULT_FLAGS["generation"], "kv_cache_memory_bytes": "100M"}
+    (_, bar) = (
+        line
+        for line in screen(default_config({**DEFAULT_FLAGS, "generation": flags}), "H200", 80).splitlines()
+        if "│" in line
+    )
+    assert set(bar.split("│")[1]) == {"·"}

@@ -17,7 +17,7 @@ from tests.unit.test_cli_render_plan import check_golden
 
 SIZES, PAINTS = (80, 120), ("plain", "color")
 # Lines of a log and of an error are as long as they are.
-AS_LONG = ("errors", "logs", "logs-of-one")
+AS_LONG = ("errors", "logs", "logs-of-one", "plan-unfit-problems", "plan-wishes-refused")
 
 
 @pytest.fixture(autouse=True)

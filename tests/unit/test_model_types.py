@@ -17,7 +17,7 @@ from memoria.supervisor.outcomes import make_outcomes
 from memoria.text import GIB
 from tests.unit import checkpoints as models
 from tests.unit.checkpoints import model_files
-from tests.unit.test_cli_render_outcomes import default_config, planned
+from tests.unit.plan_examples import default_config, planned
 from tests.unit.test_kv_cache import RECORDS
 
 GPU = Machine(80 * GIB, "NVIDIA H100")

@@ -16,7 +16,7 @@ from memoria.engine.lifecycle import TRANSITIONS, State
 from memoria.errors import ExitCode
 from memoria.text import GIB, gib, grouped
 from tests.unit import test_kv_cache, test_weights
-from tests.unit.test_cli_render_outcomes import default_config, planned
+from tests.unit.plan_examples import default_config, planned
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"

@@ -35,6 +35,7 @@ _KINDS = {
 }
 # Beside what the models are elsewhere: other types, a head of its own, a vocabulary of no round size.
 _OTHER: Mapping[str, Mapping[str, Any]] = {
+    "qwen3-fp8": {"torch_dtype": "bfloat16"},
     "llama": {"torch_dtype": "bfloat16", "tie_word_embeddings": False},
     "qwen3": {"torch_dtype": "bfloat16"},
     "mixtral-moe": {"tie_word_embeddings": False, "vocab_size": 1061},
@@ -66,8 +67,15 @@ def _compressed(bits: int, form: str, strategy: str, **more: Any) -> dict[str, A
     }
 
 
-# Of the tiny Llama: what its linear layers are stored as.
+# What linear layers are stored as: of the tiny Llama, and where a name begins so, of the tiny Qwen3, which is
+# what the default file's generation model is.
 _QUANTISED: Mapping[str, Mapping[str, Any]] = {
+    "qwen3-fp8": {
+        "quant_method": "fp8",
+        "fmt": "e4m3",
+        "activation_scheme": "dynamic",
+        "weight_block_size": [128, 128],
+    },
     "llama-int8": _compressed(8, "int-quantized", "channel"),
     "llama-w4a16": _compressed(4, "pack-quantized", "group", group_size=32),
     "llama-awq": {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "version": "gemm"},
@@ -97,6 +105,11 @@ def quantise(folder: Path, config: Mapping[str, Any], quantization: Mapping[str,
                 made[f"{layer}.weight_packed"] = integers("int32", outputs, inputs // 8)
                 made[f"{layer}.weight_scale"] = torch.rand(outputs, inputs // 32).to(tensor.dtype)
                 made[f"{layer}.weight_shape"] = torch.tensor([outputs, inputs])
+            case "fp8", _:
+                made[name] = (torch.randn(outputs, inputs) * 0.1).to(torch.float8_e4m3fn)
+                rows, columns = quantization["weight_block_size"]
+                scales = torch.rand(-(-outputs // rows), -(-inputs // columns))
+                made[f"{layer}.weight_scale_inv"] = scales.to(tensor.dtype)
             case "awq", _:
                 made[f"{layer}.qweight"] = integers("int32", inputs, outputs // 8)
                 made[f"{layer}.qzeros"] = integers("int32", inputs // 32, outputs // 8)
@@ -125,6 +138,9 @@ def loaded_bytes(folder: Path, *, pooling: bool) -> int:
     """Counted when everything is loaded, before the CPU's kernels pack it anew."""
     loader: Any = import_module("vllm.model_executor.model_loader.base_loader")
     pack, seen = loader.process_weights_after_loading, []
+    # The one kernel of a CPU for blocks of fp8 needs AMX; the parameters are made and loaded before it works.
+    kernels: Any = import_module("vllm.model_executor.kernels.linear.scaled_mm.cpu")
+    kernels.CPUFp8BlockScaledMMKernel.is_supported = classmethod(lambda *_: (True, None))
 
     def count(model: Any, *arguments: Any, **named: Any) -> Any:
         seen.append(sum(tensor.numel() * tensor.element_size() for tensor in model.parameters()))
@@ -153,7 +169,7 @@ def main(names: list[str]) -> int:
     with tempfile.TemporaryDirectory() as place:
         for name in names or (*MODELS, *_QUANTISED):
             quantization = _QUANTISED.get(name)
-            config, own = MODELS["llama" if quantization else name]
+            config, own = MODELS[name.split("-")[0] if quantization else name]
             config, folder, pooling = {**config, **_OTHER.get(name, {})}, Path(place, name), "runner" in own
             try:
                 write_weights(folder, config)

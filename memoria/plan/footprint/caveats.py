@@ -7,7 +7,7 @@ from typing import Any
 
 from memoria.checkpoint.model_files import ModelFiles
 from memoria.plan.footprint.model_types import is_verified
-from memoria.plan.footprint.quantization import REFUSED, unknown_method
+from memoria.plan.footprint.quantization import REFUSED, REMARKS, unknown_method
 from memoria.plan.footprint.settings import Settings
 from memoria.plan.footprint.shape import Shape
 
@@ -34,10 +34,12 @@ def caveats(files: ModelFiles, shape: Shape, settings: Settings, args: Mapping[s
     """Each a sentence without a full stop."""
     if not is_verified(shape.model_type):
         yield f"counted as plain attention; not verified for `{shape.model_type or 'a model without a type'}`"
-    if shape.quantization == "bitsandbytes" or (
-        shape.quantization is None and settings.quantization in REFUSED
-    ):
-        yield REFUSED[settings.quantization or shape.quantization or ""]
+    # vLLM goes by the checkpoint; the flag alone decides where that says nothing.
+    named = shape.quantization or settings.quantization or ""
+    if named in REFUSED:
+        yield REFUSED[named]
+    elif shape.quantization is None and named in REMARKS:
+        yield REMARKS[named]
     if files.missing:
         yield f"weights file {' and '.join(files.missing[:3])} is missing: download the model again"
     if not files.tensors and (method := unknown_method(shape.quantization_config)):

@@ -52,16 +52,15 @@ def measure(
     *,
     pooling: bool,
     environ: Mapping[str, str] | None = None,
+    weights: Weights | None = None,
 ) -> Footprint:
-    """`environ` is what the engine's environment sets. Raises `ValueError` (`UnknownModelError`), with a text
-    for a person, where the model is of a kind not known here, or its configuration makes no sense."""
+    """`environ` is what the engine's environment sets; `weights` are those that are known already. Raises
+    `ValueError` (`UnknownModelError`), with a text for a person, where the model is of a kind not known here,
+    or its configuration makes no sense."""
     try:
         shape = read_shape(files)
         settings = read_settings(args, shape, machine, pooling=pooling, environ=environ)
-        stored = files.tensors or tensors_from_shape(shape)
-        weights = weigh(stored, shape, settings, pooling=pooling, exact=bool(files.tensors))
-        if not files.tensors and files.index_bytes:
-            weights = scaled(weights, stored, files.index_bytes)
+        weights = weights or _weighed(files, shape, settings, pooling=pooling)
         kv_cache = lay_out(
             kv_layers(shape, settings),
             Demand(settings.max_model_len, settings.in_flight),
@@ -86,3 +85,11 @@ def measure(
         kv_cache,
         tuple(caveats(files, shape, settings, args)),
     )
+
+
+def _weighed(files: ModelFiles, shape: Shape, settings: Settings, *, pooling: bool) -> Weights:
+    stored = files.tensors or tensors_from_shape(shape)
+    weights = weigh(stored, shape, settings, pooling=pooling, exact=bool(files.tensors))
+    if not files.tensors and files.index_bytes:
+        return scaled(weights, stored, files.index_bytes)
+    return weights

@@ -199,27 +199,34 @@ _READERS = {
 @dataclass(frozen=True, slots=True)
 class Online:
     """Bytes of a weight after quantisation while loading, scales included: in linear layers and in experts.
-    None: left as it is."""
+    None: left as it is. `dtype` is what the weights are then, by safetensors' name."""
 
     linear: float | None
     experts: float | None
+    dtype: str = "F8_E4M3"
 
 
 # Scales beside the weights: one for a square of 128, for 32 or 16 of a row; for a row or a matrix they do not
 # count.
 _SQUARE = 4 / 128**2
+_PER_TENSOR = Online(1.0, 1.0)
 ONLINE: Mapping[str, Online] = {
-    "fp8_per_tensor": Online(1.0, 1.0),
+    "fp8": _PER_TENSOR,  # the old spelling (`get_quant_config`, model_executor/model_loader/weight_utils.py)
+    "fp8_per_tensor": _PER_TENSOR,
     "fp8_per_block": Online(1.0 + _SQUARE, 1.0 + _SQUARE),
     "fp8_per_channel": Online(1.0, 1.0),
     "mxfp8": Online(1.0 + 1 / 32, 1.0 + 1 / 32),
-    "mxfp4": Online(0.5 + 1 / 32, 0.5 + 1 / 32),
-    "int8_per_channel_weight_only": Online(None, 1.0),
-    "experts_int8": Online(None, 1.0),
-    "nvfp4_per_token": Online(None, 0.5 + 1 / 16),
+    "mxfp4": Online(0.5 + 1 / 32, 0.5 + 1 / 32, "U8"),
+    "int8_per_channel_weight_only": Online(None, 1.0, "I8"),
+    "experts_int8": Online(None, 1.0, "I8"),
+    "nvfp4_per_token": Online(None, 0.5 + 1 / 16, "U8"),
 }
-# What vLLM 0.32 says of others for a model that is not quantised.
+# What vLLM 0.32 says of `quantization` for a model that is not quantised.
+REMARKS: Mapping[str, str] = {
+    "fp8": "`quantization: fp8` is deprecated for a model that is not quantised: vLLM 0.32 takes it as "
+    "fp8_per_tensor, which is better written",
+}
+# Of any model.
 REFUSED: Mapping[str, str] = {
-    "fp8": "vLLM 0.32 refuses `quantization: fp8` for a model that is not quantised: use fp8_per_tensor",
     "bitsandbytes": "vLLM 0.32 knows no bitsandbytes any more: its start will fail",
 }

@@ -45,7 +45,8 @@ _BYTE_WIDE = frozenset({"F8_E4M3", "F8_E5M2", "I8"})
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """`by_dtype` is what is on the GPU, by the stored type; `exact` where headers were read."""
+    """`by_dtype` is what is on the GPU, by the stored type, or by the type that vLLM quantises to while it
+    loads; `exact` where headers were read."""
 
     total_bytes: int
     by_dtype: tuple[tuple[str, int], ...]
@@ -66,9 +67,11 @@ def weigh(
         if _is_loaded(stored, shape, pooling=pooling):
             tensor = _with_scale_dtype(stored, packed, byte_wide)
             size = _loaded_bytes(tensor, shape, settings)
-            sums[tensor.dtype] = sums.get(tensor.dtype, 0) + size
-    if shape.quantization == "compressed_tensors":
-        sums["F32"] = sums.get("F32", 0) + _cache_scales(shape, settings)
+            online = _online(tensor, shape, settings)
+            dtype = online[1] if online else tensor.dtype
+            sums[dtype] = sums.get(dtype, 0) + size
+    if scales := _cache_scales(shape, settings):
+        sums["F32"] = sums.get("F32", 0) + scales
     largest_first = sorted(sums.items(), key=lambda item: (-item[1], item[0]))
     return Weights(sum(sums.values()), tuple(largest_first), exact)
 
@@ -84,10 +87,14 @@ def _with_scale_dtype(tensor: Tensor, packed: Collection[str], byte_wide: Collec
 
 
 def _cache_scales(shape: Shape, settings: Settings) -> int:
-    """Scales and zero points that compressed-tensors makes for every layer's cache
-    (`CompressedTensorsKVCacheMethod.create_weights`)."""
+    """Of every layer's cache: scales and zero points that compressed-tensors makes
+    (`CompressedTensorsKVCacheMethod.create_weights`), four scales that fp8 does, but not for MLA
+    (`BaseKVCacheMethod.create_weights`, `Fp8Config.get_quant_method`)."""
+    each = {"compressed_tensors": 3 * (4 + settings.dtype_bytes)}
+    if shape.mla_rank is None:
+        each["fp8"] = 4 * settings.dtype_bytes
     cached = sum(kind not in ("state", "none") for kind in shape.layers)
-    return cached * 3 * (4 + settings.dtype_bytes)
+    return cached * each.get(shape.quantization or "", 0)
 
 
 def scaled(weights: Weights, tensors: Sequence[Tensor], index_bytes: int) -> Weights:
@@ -149,14 +156,17 @@ def _element_bytes(tensor: Tensor, shape: Shape, settings: Settings) -> float:
         return tensor.stored_bytes / tensor.parameters if tensor.parameters else 0
     if _FULL_PRECISION.search(tensor.name):
         return 4
-    if (
-        shape.quantization is None
-        and (online := ONLINE.get(settings.quantization or ""))
-        and _is_linear(tensor)
-    ):
-        size = online.experts if _EXPERT.search(tensor.name) else online.linear
-        return settings.dtype_bytes if size is None else size
-    return settings.dtype_bytes
+    online = _online(tensor, shape, settings)
+    return online[0] if online else settings.dtype_bytes
+
+
+def _online(tensor: Tensor, shape: Shape, settings: Settings) -> tuple[float, str] | None:
+    """What vLLM makes of a weight while it loads it: bytes of an element, and their type. None: nothing."""
+    online = ONLINE.get(settings.quantization or "") if shape.quantization is None else None
+    if online is None or tensor.dtype not in FLOATS or not _is_linear(tensor):
+        return None
+    size = online.experts if _EXPERT.search(tensor.name) else online.linear
+    return None if size is None else (size, online.dtype)
 
 
 def _is_linear(tensor: Tensor) -> bool:
