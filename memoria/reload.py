@@ -37,7 +37,7 @@ from memoria.supervisor.supervisor import Supervisor
 logger = logging.getLogger(__name__)
 
 REFUSED = "reload refused, nothing has changed"
-PATIENCE = 60.0  # seconds for reading the GPU and looking for the models
+PATIENCE = 60.0  # seconds for reading the file, and for reading the GPU and looking for the models
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +126,14 @@ class Reloader:
         if self._config.path is None:
             raise UnavailableError("this configuration is not from a file, and cannot be read again")
         path, environ = self._config.path, self._environ
-        config = load(path, environ)
-        if fixed := compare(self._config, config).fixed:
-            raise ConfigError(_needs_restart(config, key) for key in fixed)
-        keys = Keys.of(config.access)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                config = await in_daemon_thread(lambda: load(path, environ))
+                if fixed := compare(self._config, config).fixed:
+                    raise ConfigError(_needs_restart(config, key) for key in fixed)
+                keys = await in_daemon_thread(lambda: Keys.of(config.access))
+        except TimeoutError:
+            raise UnavailableError(f"the configuration could not be read within {PATIENCE:g} s") from None
         try:
             async with asyncio.timeout(PATIENCE):
                 checked = await in_daemon_thread(lambda: preflight(config, self._reader, environ))
