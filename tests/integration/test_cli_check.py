@@ -104,3 +104,13 @@ def test_what_the_own_running_engines_hold_counts_as_free(box: Box) -> None:
     done = box.call("check")
     assert (done.returncode, done.stderr) == (0, "")
     assert "100.0 GiB total, 13.0 free" in done.stdout
+
+
+def test_a_runtime_directory_that_is_a_file_is_told_as_run_would(box: Box) -> None:
+    file = box.runtime.with_name("a-file")
+    file.touch()
+    for command in ("check", "run"):
+        done = box.call(command, MEMORIA_RUNTIME_DIR=str(file))
+        assert done.returncode == 69
+        assert done.stderr.startswith(f"error: cannot use the runtime directory {file}: ")
+    assert box.vllm.events() == []
