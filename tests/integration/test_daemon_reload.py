@@ -296,7 +296,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
-def in_terminal(box: Box) -> tuple[subprocess.Popen[bytes], int]:
+def in_terminal(box: Box, *, shown: bool = False) -> tuple[subprocess.Popen[bytes], int]:
     """`memoria run` as the leader of a session on a terminal; also the terminal's other end."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
@@ -304,8 +304,8 @@ def in_terminal(box: Box) -> tuple[subprocess.Popen[bytes], int]:
         cwd=box.folder,
         env=box.env({}),
         stdin=slave,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=slave if shown else subprocess.DEVNULL,
+        stderr=slave if shown else subprocess.DEVNULL,
         start_new_session=True,
     )
     os.close(slave)
@@ -320,6 +320,18 @@ def test_a_terminal_that_closes_ends_the_daemon_and_its_engines(box: Box) -> Non
     more_sequences(box)
     process.send_signal(signal.SIGHUP)
     until(lambda: len(box.vllm.events("ready", engine="generation")) == 2)
+    os.close(terminal)
+    assert process.wait(PATIENCE) == 0
+    assert box.survivors() == []
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_daemon_whose_screen_was_the_terminal_that_closed_has_ended_well(box: Box, form: str) -> None:
+    """What it still had to show can be shown to nobody, and is no failure."""
+    box.configure()
+    change(box, "${LOG_FORMAT:-json}", form)
+    process, terminal = in_terminal(box, shown=True)
+    until(lambda: box.call("status").returncode == 0)
     os.close(terminal)
     assert process.wait(PATIENCE) == 0
     assert box.survivors() == []
