@@ -20,6 +20,7 @@ import pytest
 from memoria.errors import ExitCode
 from memoria.text import GIB
 from tests.integration.daemon import PATIENCE, Box, RunningDaemon, free_ports, until
+from tests.integration.http_client import Streaming
 from tests.stub_nvml import StubProcess
 
 PROMPT = {"model": "writer", "prompt": "a", "max_tokens": 2}
@@ -176,6 +177,33 @@ def test_engines_come_and_go(box: Box, daemon: RunningDaemon) -> None:
     assert set(leaders(daemon)) == {"embedding", "second"}
     assert leaders(daemon)["embedding"] == before["embedding"]
     assert daemon.ask("POST", "/v1/completions", {**PROMPT, "model": "second"}).status == 200
+    assert daemon.stop() == 0
+    assert box.survivors() == []
+
+
+def test_an_engine_that_comes_back_while_it_still_drains_starts_when_it_has_ended(box: Box) -> None:
+    """As with a restart: its stream ends whole, what is asked meanwhile is held, and no new stream is cut."""
+    box.configure()
+    box.vllm.set_faults("generation", token_seconds=0.02)
+    daemon = box.start()
+    daemon.until_ready()
+    with_both, long = box.file.read_text(), {**PROMPT, "max_tokens": 150}
+    with Streaming(box.ports.main, long) as before:
+        before.event()
+        box.file.write_text(with_both[: with_both.index("  generation:")])
+        assert reload(box) == "stopped: generation\n"
+        daemon.told("generation", "draining")
+        box.file.write_text(with_both)
+        assert reload(box) == "started: generation\n"
+        with Streaming(box.ports.main, long) as held:
+            assert held.status == 200
+            assert held.rest()[-1] == "[DONE]"
+        assert before.rest()[-1] == "[DONE]"
+    story = daemon.story("draining", "stopping", "queued", "ready")
+    assert [what for name, what in story if name == "generation"] == [
+        *("queued", "ready"),
+        *("draining", "stopping", "queued", "ready"),
+    ]
     assert daemon.stop() == 0
     assert box.survivors() == []
 
