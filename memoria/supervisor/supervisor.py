@@ -180,7 +180,7 @@ class Supervisor:
         self._asked(name, "start", by).start()
 
     def stop(self, name: str, by: str, *, now: bool = False) -> None:
-        self._asked(name, "stop", by, now=now).stop(now=now)
+        self._asked(name, "stop", by, now=now).stop(now=now, in_turn=True)
 
     def restart(self, name: str, by: str, *, now: bool = False) -> None:
         self._asked(name, "restart", by, now=now).restart(now=now)
