@@ -211,6 +211,7 @@ class Daemon:
     def _hang_up(self) -> None:
         """SIGHUP: a person asks for a reload, or the terminal that memoria was started in has closed."""
         if self._terminal.is_gone():
+            self._terminal.let_go()
             self.stop()
         else:
             self._reloading = asyncio.ensure_future(self._reloader.on_signal())

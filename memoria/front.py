@@ -9,6 +9,7 @@ from collections.abc import Callable
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from memoria.config.model import Config
+from memoria.engine.aside import in_daemon_thread
 from memoria.engine.lifecycle import State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.own_app import OwnApp
@@ -60,7 +61,9 @@ class Front:
     async def run(self) -> None:
         while True:
             self._renewed.clear()
-            tasks = [asyncio.create_task(keys.watch(), name="keys") for keys in self._keys.rings]
+            tasks = [
+                asyncio.create_task(keys.watch(in_daemon_thread), name="keys") for keys in self._keys.rings
+            ]
             if self._guarding is not None:
                 tasks.append(asyncio.create_task(self._guarding.run(), name="guard"))
             try:

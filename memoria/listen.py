@@ -13,7 +13,7 @@ from typing import Any
 
 from memoria.config.model import Address, Config, ConfigPath
 from memoria.config.report import key_name
-from memoria.engine.port import holders, problem_of, taken
+from memoria.engine.port import holders, listens, problem_of, taken
 from memoria.errors import Problem, UnavailableError
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ class Listeners:
         """`given` listen already, on some of the addresses; what the configuration does not have is closed.
         Raises `UnavailableError` with every address that cannot be had, leaving none behind."""
         wanted, self._bound = _wanted(config), dict[Address, list[socket.socket]]()
+        self._late: dict[Address, ConfigPath] = {}
         self._engines_own = _engines_own(config)
         for listener in given:
             address = _address_of(listener, wanted)
@@ -56,12 +57,21 @@ class Listeners:
     def sockets(self) -> list[socket.socket]:
         return [listener for bound in self._bound.values() for listener in bound]
 
-    def open_new(self, config: Config) -> Change:
+    @property
+    def are_late(self) -> bool:
+        """Whether there are addresses that an engine has yet to give up."""
+        return bool(self._late)
+
+    def open_new(self, config: Config, own_pids: Collection[int] = ()) -> Change:
         """Listens on what another configuration adds. Nothing else changes until `adopt`.
 
-        Where only the address of a port changes, both listen on it meanwhile. Raises `UnavailableError`."""
+        Where only the address of a port changes, both listen on it meanwhile. A port on which vLLM listens
+        itself so far, one of the engines' processes `own_pids`, has to wait for its end (`open_late`). Raises
+        `UnavailableError`."""
         wanted = _wanted(config)
         missing = {address: key for address, key in wanted.items() if address not in self._bound}
+        left = {*self._engines_own, *(address.port for address in self._late)}
+        late = {a: missing.pop(a) for a in tuple(missing) if a.port in left and listens(own_pids, a.port)}
         gone = [address for address in self._bound if address not in wanted]
         ports = {address.port for address in missing} & {address.port for address in gone}
         sharing = [listener for address in gone if address.port in ports for listener in self._bound[address]]
@@ -73,10 +83,24 @@ class Listeners:
             opened = _bind_all(config, missing, shared=ports, tried=tried)
         finally:
             _share(sharing, False)
-        return Change(opened, {address: self._bound[address] for address in gone}, engines_own)
+        return Change(opened, {address: self._bound[address] for address in gone}, engines_own, late)
+
+    def open_late(self, config: Config) -> tuple[list[socket.socket], list[Problem]]:
+        """Listens on what an engine has given up meanwhile; with the problems of what cannot be had yet."""
+        opened: list[socket.socket] = []
+        problems: list[Problem] = []
+        for address, key in tuple(self._late.items()):
+            try:
+                self._bound[address] = _bind(address)
+            except OSError as error:
+                problems.append(_problem(config, address, key, error))
+            else:
+                del self._late[address]
+                opened += self._bound[address]
+        return opened, problems
 
     def adopt(self, change: Change) -> None:
-        self._engines_own = change.engines_own
+        self._engines_own, self._late = change.engines_own, dict(change.late)
         self._bound |= change.opened
         for address in change.closed:
             close(self._bound.pop(address))
@@ -88,11 +112,12 @@ class Listeners:
 @dataclass(frozen=True, slots=True)
 class Change:
     """Sockets by address: those that listen already, and those that are to be closed. `engines_own` are the
-    ports that vLLM itself listens on."""
+    ports that vLLM itself listens on, `late` are addresses that an engine has yet to give up."""
 
     opened: dict[Address, list[socket.socket]]
     closed: dict[Address, list[socket.socket]]
     engines_own: dict[int, ConfigPath]
+    late: dict[Address, ConfigPath]
 
     @property
     def new(self) -> list[socket.socket]:

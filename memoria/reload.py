@@ -20,7 +20,8 @@ from memoria.config.model import Config
 from memoria.config.report import key_name
 from memoria.engine.aside import in_daemon_thread
 from memoria.engine.journal import Journal
-from memoria.engine.lifecycle import State
+from memoria.engine.lifecycle import WITHOUT_PROCESS, State
+from memoria.engine.snapshot import EngineSnapshot
 from memoria.errors import ConfigError, MemoriaError, Problem, UnavailableError
 from memoria.front import Front
 from memoria.gpu.device import DeviceReader
@@ -37,7 +38,7 @@ from memoria.supervisor.supervisor import Supervisor
 logger = logging.getLogger(__name__)
 
 REFUSED = "reload refused, nothing has changed"
-PATIENCE = 60.0  # seconds for reading the GPU and looking for the models
+PATIENCE = 60.0  # seconds for reading the file, and for reading the GPU and looking for the models
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,8 @@ class Reloader:
         self._reader, self._environ, self._journal = reader, environ, journal
         self._on_adopted = on_adopted
         self._roll = Roll(supervisor)
+        self._late: set[asyncio.Task[None]] = set()
+        supervisor.listen(self._on_engine)
         self._closing = False
         self._one_at_a_time = asyncio.Lock()
 
@@ -121,15 +124,43 @@ class Reloader:
         """memoria stops: what is under way is not finished."""
         self._closing = True
         self._roll.cancel()
+        for task in self._late:
+            task.cancel()
+
+    def _on_engine(self, snapshot: EngineSnapshot) -> None:
+        if snapshot.state in WITHOUT_PROCESS and self._listeners.are_late:  # perhaps it had the port
+            task = asyncio.create_task(self._open_late(), name="late ports")
+            self._late.add(task)
+            task.add_done_callback(self._late.discard)
+
+    async def _open_late(self) -> None:
+        async with self._one_at_a_time:
+            opened, problems = self._listeners.open_late(self._config)
+            for listener in opened:
+                port = listener.getsockname()[1]
+                try:
+                    await self._server.open(listener)
+                    await self._server.accept(listener)
+                except OSError as error:  # out of descriptors
+                    problems.append(Problem(f"cannot listen on port {port}: {error.strerror}"))
+                else:
+                    self._journal.add("memoria", "listening", f"port {port}, given up by an engine")
+        for problem in problems:
+            told = "; ".join((problem.what, *problem.where))
+            self._journal.add("memoria", "cannot listen yet", told, level=WARNING)
 
     async def _check(self) -> _Checked:
         if self._config.path is None:
             raise UnavailableError("this configuration is not from a file, and cannot be read again")
         path, environ = self._config.path, self._environ
-        config = load(path, environ)
-        if fixed := compare(self._config, config).fixed:
-            raise ConfigError(_needs_restart(config, key) for key in fixed)
-        keys = Keys.of(config.access)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                config = await in_daemon_thread(lambda: load(path, environ))
+                if fixed := compare(self._config, config).fixed:
+                    raise ConfigError(_needs_restart(config, key) for key in fixed)
+                keys = await in_daemon_thread(lambda: Keys.of(config.access))
+        except TimeoutError:
+            raise UnavailableError(f"the configuration could not be read within {PATIENCE:g} s") from None
         try:
             async with asyncio.timeout(PATIENCE):
                 checked = await in_daemon_thread(lambda: preflight(config, self._reader, environ))
@@ -164,7 +195,8 @@ class Reloader:
     async def _open(self, config: Config) -> Change:
         """Listens on what is new, but answers nobody there yet. Raises `UnavailableError`, and then
         leaves nothing."""
-        change, trouble = self._listeners.open_new(config), None
+        own_pids = await self._supervisor.own_pids()
+        change, trouble = self._listeners.open_new(config, own_pids), None
         try:
             for listener in change.new:
                 await self._server.open(listener)

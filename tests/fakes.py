@@ -172,6 +172,11 @@ class FakeSurroundings:
     def is_calm(self) -> bool:
         return self.alone.is_set()
 
+    async def until_calm(self, on_wait: Callable[[str], None]) -> None:
+        if not self.alone.is_set():
+            on_wait("neighbour is behind the gate")
+        await self.alone.wait()
+
     async def until_alone(self, on_wait: Callable[[str], None]) -> None:
         if not self.alone.is_set():
             on_wait("neighbour")

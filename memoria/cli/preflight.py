@@ -14,14 +14,18 @@ from memoria.supervisor.runtime import RuntimeDir
 
 
 def look_at_places(config: Config, checked: Preflight) -> Preflight:
-    """Adds what else `run` would find out: ports that are taken, logs that cannot be written. While this
+    """Adds what else `run` would find out: ports that are taken, logs that cannot be written, a runtime
+    directory that cannot be used. While this
     configuration's own daemon runs, the ports are its own."""
     problems = [
         problem
         for engine in config.engines
         if (problem := LogFile.of(config.logging, engine.name).problem()) is not None
     ]
-    if not RuntimeDir(config.runtime_dir).is_held():
+    runtime = RuntimeDir(config.runtime_dir)
+    if not runtime.is_held():
+        if (problem := runtime.problem()) is not None:
+            problems.append(problem)
         from memoria.listen import unavailable
 
         problems += unavailable(config)

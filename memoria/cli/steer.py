@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from memoria.cli.client import ask, events, understood
 from memoria.cli.running import running
-from memoria.engine.lifecycle import State
+from memoria.engine.lifecycle import CALLED_OFF, WAITS, State
 from memoria.errors import ExitCode, NotRunningError
 from memoria.logs import printable
 
@@ -34,7 +34,13 @@ def steer(flag: Path | None, wish: Wish, engine: str, *, now: bool = False, as_j
         return ExitCode.OK
     for kind, entry in events(socket, f"/events?status=false&after={after}"):
         with understood(socket):
-            if kind != "journal" or entry["subject"] != engine or entry["what"] not in set(State):
+            if kind != "journal" or entry["subject"] != engine:
+                continue
+            if entry["what"] in (WAITS, CALLED_OFF):
+                _tell(engine, entry, as_json=as_json)
+            if entry["what"] == CALLED_OFF and wish == "stop":
+                return ExitCode.FAILURE
+            if entry["what"] not in set(State):
                 continue
             state, told = State(entry["what"]), {"what": entry["what"], "detail": str(entry["detail"])}
         if state not in UNTOLD:
@@ -59,5 +65,7 @@ def _tell(engine: str, entry: dict[str, Any], *, as_json: bool) -> None:
     else:
         what, detail = entry["what"], entry["detail"]
         told = printable(detail) if what in EXPLAINED else ""
+        if what == WAITS:
+            what, told = "waits", f"until it is its turn: {printable(detail)}"
         sys.stdout.write(f"{engine}  {what:9} {told}".rstrip() + "\n")
     sys.stdout.flush()

@@ -18,19 +18,27 @@ from memoria.config.report import Report, key_name
 from memoria.config.schema import File
 from memoria.config.values import parse_address
 
+# Names that mean memoria itself.
+RESERVED = {
+    "memoria": "events that are memoria's own have this name",
+    "router": "`/health` tells of memoria itself under this name",
+}
+
 
 def check_engines(document: Document, folder: Path, environ: Mapping[str, str], report: Report) -> None:
     engines = document.data.get("engines")
-    ports: dict[str, ConfigPath] = {}
+    ports: dict[int, ConfigPath] = {}
     with suppress(ValueError):  # the schema says so
-        ports[str(parse_address(document.data.get("listen", "127.0.0.1:8200")).port)] = ("listen",)
+        ports[parse_address(document.data.get("listen", "127.0.0.1:8200")).port] = ("listen",)
     names: dict[tuple[str, str], ConfigPath] = {}
     for name, engine in engines.items() if isinstance(engines, dict) else ():
+        path = ("engines", name)
+        if name in RESERVED:
+            report.error(f"no engine can be named `{name}`: {RESERVED[name]}", path, hint="name it otherwise")
         if isinstance(engine, dict):
-            path = ("engines", name)
             _check_port(engine, path, ports, report)
             _check_model(engine, path, folder, environ, report)
-            _check_names(engine, path, names, report)
+            _check_names(engine, path, [*_served_names(engine, folder, environ)], names, report)
 
 
 def check_memory(document: Document, report: Report) -> None:
@@ -105,11 +113,11 @@ def _check_guard(file: File, report: Report) -> None:
 
 
 def _check_port(
-    engine: Mapping[str, Node], path: ConfigPath, ports: dict[str, ConfigPath], report: Report
+    engine: Mapping[str, Node], path: ConfigPath, ports: dict[int, ConfigPath], report: Report
 ) -> None:
-    port = engine.get("port")
+    written = engine.get("port")
     here = (*path, "port")
-    if engine.get("transport") == "tcp" and port is None:
+    if engine.get("transport") == "tcp" and written is None:
         report.error("`transport: tcp` needs a `port`", (*path, "transport"), hint="write `port: 8100`, say")
     if engine.get("transport") == "tcp" and str(engine.get("standby")).lower() in ("true", "yes", "on", "1"):
         report.error(
@@ -118,8 +126,9 @@ def _check_port(
             also=((*path, "transport"),),
             hint="leave out `transport: tcp`: the `port` is answered all the same",
         )
-    if not isinstance(port, str):
+    if not isinstance(written, str) or not written.isdecimal() or len(written) > 9:  # the schema says so
         return
+    port = int(written)
     if other := ports.get(port):
         report.error(
             f"port {port} is taken twice: `{key_name(here)}` and `{key_name(other)}`",
@@ -128,7 +137,7 @@ def _check_port(
             hint="give one of them another port",
         )
     else:
-        ports[str(port)] = here
+        ports[port] = here
 
 
 def _check_model(
@@ -151,11 +160,21 @@ def _check_model(
 
 
 def _check_names(
-    engine: Mapping[str, Node], path: ConfigPath, names: dict[tuple[str, str], ConfigPath], report: Report
+    engine: Mapping[str, Node],
+    path: ConfigPath,
+    served: list[str],
+    names: dict[tuple[str, str], ConfigPath],
+    report: Report,
 ) -> None:
     runner = engine.get("runner") or "generate"
     here = (*path, "served_model_name" if engine.get("served_model_name") else "model")
-    for name in dict.fromkeys(_served_names(engine)):
+    for name in dict.fromkeys(served):
+        if name.startswith("-") and here[-1] == "model" and is_local_model(str(engine.get("model"))):
+            report.error(
+                f"its folder's name would be the model's, and begins with `-`: `{name}`",
+                here,
+                hint="vLLM would take it for a flag: write a `served_model_name`",
+            )
         key = (str(runner), name)
         if other := names.get(key):
             report.error(
@@ -168,11 +187,11 @@ def _check_names(
             names[key] = here
 
 
-def _served_names(engine: Mapping[str, Node]) -> Iterator[str]:
+def _served_names(engine: Mapping[str, Node], folder: Path, environ: Mapping[str, str]) -> Iterator[str]:
     written, model = engine.get("served_model_name"), engine.get("model")
     if isinstance(written, list):
         yield from (str(name) for name in written if isinstance(name, str))
     elif isinstance(written, str):
         yield str(written)
     elif isinstance(model, str):
-        yield Path(model).name if is_local_model(model) else str(model)
+        yield expand(model, folder, environ).name if is_local_model(model) else str(model)

@@ -47,8 +47,10 @@ def hub_token_file(environ: Mapping[str, str]) -> Path:
 
 
 def instance_id(config: Path) -> str:
-    """Names one configuration file among all on this machine; short, as socket paths are."""
-    return f"{config.stem[:20]}-{zlib.crc32(os.fsencode(config.resolve())):08x}"
+    """Names one configuration file among all on this machine; short, as socket paths are. So
+    does a link to it."""
+    real = config.resolve()
+    return f"{real.stem[:20]}-{zlib.crc32(os.fsencode(real)):08x}"
 
 
 def runtime_dir(written: str | None, config: Path, environ: Mapping[str, str]) -> Located:

@@ -17,6 +17,7 @@ from pydantic import Field
 from memoria.config import model as facts
 from memoria.config.sections import Cors, Filters, Guard, Hold, Limits, Log, Restart, Section, Timeouts, Want
 from memoria.config.values import (
+    Argument,
     Count,
     EngineName,
     Flags,
@@ -36,7 +37,7 @@ from memoria.config.values import (
 
 
 class Engine(Section):
-    model: Word = Field(
+    model: Argument = Field(
         description="A name on the Hugging Face hub; "
         "what begins with `/`, `./`, `../` or `~` is a folder, relative to this file."
     )
@@ -76,13 +77,13 @@ class Engine(Section):
     max_model_len: ModelLen | None = Field(
         default=None, description="Context length in tokens; `auto` fits it to the memory that is left."
     )
-    dtype: Word | None = Field(
+    dtype: Argument | None = Field(
         default=None, description="Type of the weights: `auto`, `bfloat16`, `half`, `float32`."
     )
-    quantization: Word | None = Field(
+    quantization: Argument | None = Field(
         default=None, description="Method of quantization, where the model does not tell."
     )
-    kv_cache_dtype: Word | None = Field(default=None, description="Type of the KV cache: `auto`, `fp8`.")
+    kv_cache_dtype: Argument | None = Field(default=None, description="Type of the KV cache: `auto`, `fp8`.")
     kv_cache_memory_bytes: Count | None = Field(
         default=None, description="Size of the KV cache in bytes, instead of what the fraction leaves."
     )
@@ -92,7 +93,7 @@ class Engine(Section):
     trust_remote_code: bool | None = Field(
         default=None, description="Runs Python code out of the model's repository, with your rights."
     )
-    convert: Word | None = Field(
+    convert: Argument | None = Field(
         default=None, description="Adapts a model to another task: `embed`, `classify`."
     )
     pooler_config: PoolerConfig | None = Field(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -17,6 +16,7 @@ from memoria.config.values import (
     LogLevel,
     Origins,
     Seconds,
+    Weight,
     Word,
 )
 
@@ -130,7 +130,7 @@ class Want(Section):
         default=None, description="Such requests at once."
     )
     tokens: Count | None = Field(default=None, description="Tokens in the KV cache, all requests together.")
-    weight: Annotated[Decimal, Field(ge=0, le=1000)] | None = Field(
+    weight: Weight | None = Field(
         default=None, description="Share of what the wishes of all engines leave; unset: none."
     )
 

@@ -15,7 +15,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Str
 from memoria.config.marks import Scalar, plain
 from memoria.config.model import Address
 
-_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<host>[A-Za-z0-9.-]+)):(?P<port>\d{1,5})")
+_ADDRESS = re.compile(
+    r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<host>[A-Za-z0-9.-]+)):(?P<port>[1-9][0-9]{0,4})"
+)
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 _SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?([KMGT]i?B)")
@@ -24,13 +26,16 @@ _UNITS = {
     for power, letter in enumerate("KMGT", 1)
     for i in ("", "i")
 }
+LEAST_FRACTION = Decimal("0.001")  # 24 MiB of 24 GiB: no engine starts with less
+LEAST_WEIGHT = Decimal("0.001")
+_PLAIN_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
 _GPU_UUID = re.compile(r"(GPU|MIG)-[0-9A-Za-z/-]+")
 
 
 def parse_address(text: Any) -> Address:
     """`HOST:PORT`, an IPv6 host in brackets."""
     match = _ADDRESS.fullmatch(text) if isinstance(text, str) else None
-    if match is None or not 0 < int(match["port"]) < 65536:
+    if match is None or int(match["port"]) > 65535:
         raise ValueError("must be HOST:PORT, as in 127.0.0.1:8200 or [::1]:8200")
     return Address(match["ipv6"] or match["host"], int(match["port"]))
 
@@ -91,9 +96,17 @@ def _parse_fraction(text: Any) -> Decimal | str:
         raise ValueError("must be a number, or `auto`")
     if fraction <= 0:
         raise ValueError("must be more than 0")
+    if fraction < LEAST_FRACTION:
+        raise ValueError(f"must be at least {LEAST_FRACTION}")
     if fraction > 1:
         raise ValueError("must be at most 1")
     return fraction
+
+
+def _weight(weight: Decimal) -> Decimal:
+    if 0 < weight < LEAST_WEIGHT:
+        raise ValueError(f"must be 0, or at least {LEAST_WEIGHT}")
+    return weight
 
 
 def _parse_size(text: Any) -> int:
@@ -102,6 +115,13 @@ def _parse_size(text: Any) -> int:
     if size <= 0:
         raise ValueError("must be a size with its unit, as in `12GiB`")
     return size
+
+
+def _digits(text: Any) -> Any:
+    """Only as one writes a number: `010`, `1_0` and `10.0` are ten for pydantic, and not for everybody."""
+    if isinstance(text, str) and re.search(r"\d", text) and not _PLAIN_NUMBER.fullmatch(text):
+        raise ValueError("must be a whole number in plain digits, as in 8101")
+    return text
 
 
 def _one_or_more(node: Any) -> Any:
@@ -128,25 +148,33 @@ def _printable(text: str) -> str:
     return text
 
 
+def _no_flag(text: str) -> str:
+    """vLLM's parser would take it for one of its flags, memoria's own among them."""
+    if text.startswith("-"):
+        raise ValueError("must be text that does not begin with `-`, as a flag of vLLM's does")
+    return text
+
+
 def _text_or_list(**bounds: Any) -> WithJsonSchema:
     text = {"type": "string", **bounds}
     return WithJsonSchema({"anyOf": [text, {"type": "array", "items": text, "minItems": 1}]})
 
 
+_NOT_FLAG = {"minLength": 1, "not": {"pattern": "^-"}}
 _NOT_MODEL = {"not": {"const": "model"}}
 Word = Annotated[str, StringConstraints(min_length=1), AfterValidator(_printable)]
+Weight = Annotated[Decimal, Field(ge=0, le=1000), AfterValidator(_weight)]
 Count = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-Fraction = Annotated[
-    Decimal, Field(gt=0, le=1), WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": 1})
-]
+# A word that stands on vLLM's command line.
+Argument = Annotated[Word, AfterValidator(_no_flag), WithJsonSchema({"type": "string", **_NOT_FLAG})]
+Port = Annotated[int, Field(ge=1, le=65535), BeforeValidator(_digits)]
+_SHARE = {"type": "number", "minimum": float(LEAST_FRACTION), "maximum": 1}
+Fraction = Annotated[Decimal, Field(ge=LEAST_FRACTION, le=1), WithJsonSchema(_SHARE)]
 FractionOrAuto = Annotated[
     Decimal | Literal["auto"],
     PlainValidator(_parse_fraction),
-    WithJsonSchema(
-        {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": 1}, {"const": "auto"}]},
-    ),
+    WithJsonSchema({"anyOf": [_SHARE, {"const": "auto"}]}),
 ]
 Size = Annotated[
     int, PlainValidator(_parse_size), WithJsonSchema({"type": "string", "pattern": f"^{_SIZE.pattern}$"})
@@ -164,10 +192,10 @@ Gpu = Annotated[
     ),
 ]
 Names = Annotated[
-    list[Word],
+    list[Argument],
     BeforeValidator(_one_or_more),
     Field(min_length=1),
-    _text_or_list(minLength=1),
+    _text_or_list(**_NOT_FLAG),
 ]
 Hosts = Annotated[
     list[Annotated[str, AfterValidator(_host)]],

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from memoria.config.model import Restart, Timeouts
 from memoria.engine.journal import Journal
-from memoria.engine.lifecycle import WITHOUT_PROCESS, Event, State
+from memoria.engine.lifecycle import CALLED_OFF, WAITS, WITHOUT_PROCESS, Event, State
 from memoria.engine.logfile import LogFile
 from memoria.engine.shared_memory import remove
 from memoria.engine.snapshot import EngineSnapshot
@@ -52,6 +52,7 @@ class EngineActor(EngineStates):
             on_change=on_change,
             jitter=jitter,
         )
+        self._turn: asyncio.Task[None] | None = None  # to end, which a wish waits for
         self._settled, self._at_rest = asyncio.Event(), asyncio.Event()
         self._settled.set()
         self._at_rest.set()
@@ -62,19 +63,55 @@ class EngineActor(EngineStates):
     # ------------------------------------------------------------------ wishes
 
     def start(self) -> None:
-        """Also gives an engine that had used up its attempts all of them again."""
+        """Also gives an engine that had used up its attempts all of them again. A stop that still waits for
+        its turn is called off."""
+        if self._turn is not None and not self._wanted:
+            self._end_turn()
+            self._publish(detail="")
+            self._journal.add(self.name, CALLED_OFF, "it is to run")
         self._wanted = True
         self._judge.pardon()
         self._tell(Event.START)
 
-    def stop(self, *, now: bool = False) -> None:
+    def stop(self, *, now: bool = False, in_turn: bool = False) -> None:
+        """`in_turn`: it serves on while a neighbour is behind the gate, which must not see memory go."""
         self._wanted = False
-        self._tell(Event.KILL if now else Event.STOP)
+        if in_turn and not now:
+            self._tell_in_turn(Event.STOP)
+        else:
+            self._tell(Event.KILL if now else Event.STOP)
 
     def restart(self, *, now: bool = False) -> None:
+        """In its turn, if not `now`: it serves on until it could come back, too."""
         self._wanted = True
         self._judge.pardon()
-        self._tell(Event.RESTART_NOW if now else Event.RESTART)
+        if now:
+            self._tell(Event.RESTART_NOW)
+        else:
+            self._tell_in_turn(Event.RESTART)
+
+    def _tell_in_turn(self, wish: Event) -> None:
+        if self.state is not State.READY:
+            self._tell(wish)
+        elif self._turn is None:  # else one such wish waits already, and what is wanted then decides
+            self._turn = asyncio.create_task(self._until_turn(wish), name=f"{self.name} {wish}")
+
+    async def _until_turn(self, wish: Event) -> None:
+        if wish is Event.RESTART:
+            await self._around.until_calm(self._on_wait)
+        else:
+            await self._around.until_alone(lambda neighbour: self._on_wait(f"{neighbour} is behind the gate"))
+        self._turn = None
+        self._tell(wish)
+
+    def _on_wait(self, reason: str) -> None:
+        self._publish(detail=f"{'restarts' if self._wanted else 'stops'} in its turn: {reason}")
+        self._journal.add(self.name, WAITS, reason)
+
+    def _end_turn(self) -> None:
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
 
     def adopt(self, around: Surroundings, timeouts: Timeouts, restart: Restart) -> None:
         """Other settings: the waits from the next one on, the rest from the next start on. The start that is
@@ -130,10 +167,13 @@ class EngineActor(EngineStates):
             await super().run()
         finally:
             self._spare.discard()
+            self._end_turn()
             if self._watch is not None:
                 self._watch.cancel()
 
     def _enter(self, state: State, event: Event) -> None:
+        if state not in (State.READY, State.SUSPECT):
+            self._end_turn()
         if event in (Event.STOP, Event.KILL, Event.UNGUARDED, Event.OVERSIZED):
             self._current.asked = True
         self._gently = event is Event.DRAINED

@@ -131,6 +131,11 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
 }
 
 
+# As the journal tells them.
+WAITS = "waits for a neighbour"
+CALLED_OFF = "stop called off"
+
+
 class ImpossibleTransition(Exception):
     """A bug in memoria: the actor reported an event that its state cannot have."""
 

@@ -18,7 +18,7 @@ from memoria.engine.diagnosis import Diagnosis
 from memoria.engine.journal import Journal
 from memoria.engine.judge import Judge
 from memoria.engine.launch import launch, reaches_gate
-from memoria.engine.lifecycle import Event, State
+from memoria.engine.lifecycle import WAITS, Event, State
 from memoria.engine.liveness import WATCHDOG
 from memoria.engine.logfile import LogFile
 from memoria.engine.machine import Machine
@@ -319,7 +319,7 @@ class EngineStates(Machine):
 
     def _on_neighbour(self, neighbour: str) -> None:
         self._publish(detail=f"waits until {neighbour} has started, which must not see memory move")
-        self._journal.add(self.name, "waits for a neighbour", f"{neighbour} is behind the gate")
+        self._journal.add(self.name, WAITS, f"{neighbour} is behind the gate")
 
     def _on_core_lost(self, start: Start) -> None:
         """Its memory is on its way back, though its leader has not ended yet. What that is given meanwhile it

@@ -79,6 +79,10 @@ class Surroundings(Protocol):
         """No other engine is behind the device's gate, and no other's memory is on its way back."""
         ...
 
+    async def until_calm(self, on_wait: Callable[[str], None]) -> None:
+        """Until it `is_calm`. `on_wait` is told what is in the way."""
+        ...
+
     async def until_alone(self, on_wait: Callable[[str], None]) -> None:
         """Until no neighbour is behind the gate that would see the engine's memory go. `on_wait` is told who
         is."""

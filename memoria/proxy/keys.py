@@ -11,11 +11,12 @@ replaced without a gap; a key has one name. Only digests are kept in memory.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from hmac import compare_digest
@@ -37,6 +38,12 @@ _Version = tuple[int, int, int]
 class _Key(NamedTuple):
     name: str
     digest: bytes
+
+
+_Read = tuple[tuple[_Key, ...], _Version | None]
+_Seen = _Read | tuple[ConfigError, _Version | None] | None
+# Has it done in a thread.
+Aside = Callable[[Callable[[], _Seen]], Awaitable[_Seen]]
 
 
 class KeyRing:
@@ -68,7 +75,10 @@ class KeyRing:
 
     def reload(self) -> None:
         """Reads the file now. Raises as the constructor does, and then keeps the keys it had."""
-        self._keys, self._version = _read(self._path)
+        self._adopt(_read(self._path))
+
+    def _adopt(self, read: _Read) -> None:
+        self._keys, self._version = read
         logger.info("%d API keys in %s", len(self._keys), self._path)
         if self.on_change is not None:
             self.on_change()
@@ -76,20 +86,34 @@ class KeyRing:
     def refresh(self) -> None:
         """Reads the file if it has changed since. A wrong one is logged, once, and the keys stay as they are:
         no slip of an editor and no file that is gone may lock everybody out, or let them in."""
+        self._take(self._look())
+
+    def _look(self) -> _Seen:
+        """What the file holds, or what is wrong with it; None if it is as it was. Changes nothing."""
         version = _version(self._path)
         if version == self._version:
-            return
-        self._version = version
+            return None
         try:
-            self.reload()
+            return _read(self._path)
         except ConfigError as error:
-            logger.error("the API keys stay as they were: %s", error)  # noqa: TRY400 - a person's slip
+            return error, version
 
-    async def watch(self, interval: float = 1.0) -> None:
-        """Looks for a changed file every `interval` seconds, until cancelled."""
+    def _take(self, seen: _Seen) -> None:
+        if seen is None:
+            return
+        found, version = seen
+        if isinstance(found, ConfigError):
+            self._version = version
+            logger.error("the API keys stay as they were: %s", found)
+        else:
+            self._adopt((found, version))
+
+    async def watch(self, aside: Aside, interval: float = 1.0) -> None:
+        """Looks for a changed file every `interval` seconds, until cancelled. `aside` looks for it: a file
+        system that does not answer must not hold up the requests."""
         while True:
             await asyncio.sleep(interval)
-            self.refresh()
+            self._take(await aside(self._look))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +137,9 @@ class Keys:
         return [ring for ring in (self.clients, self.admins) if ring is not None]
 
 
-def _read(path: Path) -> tuple[tuple[_Key, ...], _Version | None]:
+def _read(path: Path) -> _Read:
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with os.fdopen(_open(path), encoding="utf-8-sig") as file:
             status = os.fstat(file.fileno())
             lines = file.read().splitlines()
     except UnicodeDecodeError:
@@ -128,11 +152,22 @@ def _read(path: Path) -> tuple[tuple[_Key, ...], _Version | None]:
                 f"cannot read the API keys: {path}: {error.strerror or error}",
                 hint=f"make it: a line of it is `name: key`; {_HINT_KEY}"
                 if isinstance(error, FileNotFoundError)
+                else "a pipe, a folder or a device is none"
+                if error.errno == errno.EINVAL
                 else "let memoria's user, and nobody else, read it: chown, chmod 600",
             )
         ) from None
     _ask_for_privacy(path, status)
     return _parse(lines, path), _version_of(status)
+
+
+def _open(path: Path) -> int:
+    """Whoever opens a pipe waits for its other end. Raises `OSError` for what is no file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no file")
+    return descriptor
 
 
 def _parse(lines: list[str], path: Path) -> tuple[_Key, ...]:

@@ -67,8 +67,7 @@ class GpuGate:
 
     def is_calm(self, engine: str) -> bool:
         """No other engine is inside, and no other's memory is on its way back."""
-        inside = None if self._inside is None else self._inside.engine
-        return inside in (None, engine) and all(releasing == engine for releasing, _ in self._releasing)
+        return self._unrest(engine) is None
 
     def ticket(self, engine: str) -> Ticket:
         self._numbers += 1
@@ -116,6 +115,21 @@ class GpuGate:
         elif (engine, start) in self._releasing:
             self._releasing.remove((engine, start))
             self._notify()
+
+    async def until_calm(self, engine: str, on_wait: Callable[[str], None]) -> None:
+        """Until `is_calm`. `on_wait` is told what is in the way."""
+        told: str | None = None
+        while (unrest := self._unrest(engine)) is not None:
+            if unrest != told:
+                told = unrest
+                on_wait(unrest)
+            await self._change(self._recheck)
+
+    def _unrest(self, engine: str) -> str | None:
+        if self._inside is not None and self._inside.engine != engine:
+            return f"{self._inside.engine} is behind the gate"
+        others = min((other for other, _ in self._releasing if other != engine), default=None)
+        return None if others is None else f"the memory of {others} is on its way back"
 
     async def until_alone(self, engine: str, on_wait: Callable[[str], None]) -> None:
         """Until no other engine is inside that is still to get ready. `on_wait` is told which one is."""

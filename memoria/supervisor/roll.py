@@ -41,10 +41,14 @@ class Roll:
         """`restarts` in their order. Returns at once."""
         if self._task is not None:
             self._task.cancel()
+        for task, actor in tuple(self._leaving.items()):
+            if self._supervisor.actors.get(actor.name) is actor:  # it has come back
+                task.cancel()
+                del self._leaving[task]
         for actor in retired:  # goes on even if another reload takes the place of this one
             task = asyncio.create_task(self._supervisor.retire(actor), name=f"{actor.name} leaves")
             self._leaving[task] = actor
-            task.add_done_callback(self._leaving.pop)
+            task.add_done_callback(lambda task: self._leaving.pop(task, None))
         late = [name for name in self._pending if name not in restarts and name in self._supervisor.actors]
         self._pending = [*restarts, *late]
         self._task = asyncio.create_task(self._run(added), name="reload")

@@ -84,6 +84,19 @@ class RuntimeDir:
             return False
         return False
 
+    def problem(self) -> Problem | None:
+        """Why a daemon could not run here, as far as can be told without making anything."""
+        there = next(place for place in (self.path, *self.path.parents) if os.path.lexists(place))
+        try:
+            if not there.is_dir():
+                raise NotADirectoryError(0, f"{there} is not a directory")
+            self._judge(there)
+            if not os.access(there, os.W_OK | os.X_OK):
+                raise PermissionError(0, f"nothing can be written in {there}")
+        except OSError as error:
+            return self._unusable(error)
+        return None
+
     def socket_of(self, start_id: str) -> Path:
         """Where one start of an engine listens."""
         return self.engines / f"{start_id}.sock"
@@ -100,12 +113,7 @@ class RuntimeDir:
             self._own()
             lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise UnavailableError(
-                Problem(
-                    f"cannot use the runtime directory {self.path}: {error.strerror}",
-                    hint="set `runtime_dir` in the configuration, or MEMORIA_RUNTIME_DIR",
-                )
-            ) from None
+            raise UnavailableError(self._unusable(error)) from None
         try:
             self._take(lock)
         except BlockingIOError:
@@ -123,6 +131,10 @@ class RuntimeDir:
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         self._lock = lock
         self._clear()
+
+    def _unusable(self, error: OSError) -> Problem:
+        what = f"cannot use the runtime directory {self.path}: {error.strerror}"
+        return Problem(what, hint="set `runtime_dir` in the configuration, or MEMORIA_RUNTIME_DIR")
 
     def _take(self, lock: int) -> None:
         """Raises `BlockingIOError`."""
@@ -150,11 +162,15 @@ class RuntimeDir:
     def _own(self) -> None:
         """mkdir's mode says nothing of a directory that was there: it must be ours and closed to others."""
         facts = self.path.stat()
-        if facts.st_uid != os.getuid():
-            raise PermissionError(0, "it belongs to another user")
-        if facts.st_mode & 0o077:
+        if facts.st_uid == os.getuid() and facts.st_mode & 0o077:
             self.path.chmod(0o700)
-        if reason := replaceable(self.path, {0, os.getuid(), Path("/").stat().st_uid}):
+        self._judge(self.path)
+
+    def _judge(self, there: Path) -> None:
+        """`there` is the directory, or the nearest one above it that is there."""
+        if there == self.path and there.stat().st_uid != os.getuid():
+            raise PermissionError(0, "it belongs to another user")
+        if reason := replaceable(there, {0, os.getuid(), Path("/").stat().st_uid}):
             raise PermissionError(0, reason)
 
     def _clear(self) -> None:

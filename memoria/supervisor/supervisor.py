@@ -113,14 +113,16 @@ class Supervisor:
 
     def adopt(self, config: Config, plan: Plan, install: VllmInstall) -> list[EngineActor]:
         """Another configuration: every engine has its new settings at its next start, new engines are there
-        and rest, and those that are not in it any more are returned, to be retired."""
+        and rest, and those that are not in it any more are returned, to be retired. One that comes back while
+        it is being retired is the same one still: two of a name would take each other's log and requests."""
         self.config, self.plan, self._install = config, plan, install
         self.verifier.adopt(install)
         self._open_devices()
         before = dict(self.actors)
+        leaving = {actor.name: actor for actor in self._tasks if before.get(actor.name) is not actor}
         self.actors.clear()  # the router has this very mapping
         for engine in config.engines:
-            actor = before.pop(engine.name, None)
+            actor = before.pop(engine.name, None) or leaving.get(engine.name)
             if actor is None:
                 actor = self._actor(engine)
                 self._run(actor)
@@ -131,10 +133,12 @@ class Supervisor:
         return list(before.values())
 
     async def retire(self, actor: EngineActor) -> None:
-        """Drains and stops an engine that is no longer one of these. As long as its memory is held, its
-        device is closed and its actor at work: nobody else would open it again."""
+        """Drains and stops an engine that is no longer one of these, unless it comes back meanwhile. As long
+        as its memory is held, its device is closed and its actor at work: nobody else would open it again."""
         actor.stop()
         await actor.at_rest()
+        if self.actors.get(actor.name) is actor:
+            return
         if (task := self._tasks.pop(actor, None)) is not None:
             task.cancel()
 
@@ -176,7 +180,7 @@ class Supervisor:
         self._asked(name, "start", by).start()
 
     def stop(self, name: str, by: str, *, now: bool = False) -> None:
-        self._asked(name, "stop", by, now=now).stop(now=now)
+        self._asked(name, "stop", by, now=now).stop(now=now, in_turn=True)
 
     def restart(self, name: str, by: str, *, now: bool = False) -> None:
         self._asked(name, "restart", by, now=now).restart(now=now)

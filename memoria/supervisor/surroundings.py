@@ -111,6 +111,9 @@ class EngineSurroundings:
     def is_calm(self) -> bool:
         return self.gate.is_calm(self.engine.name)
 
+    async def until_calm(self, on_wait: Callable[[str], None]) -> None:
+        await self.gate.until_calm(self.engine.name, on_wait)
+
     async def until_alone(self, on_wait: Callable[[str], None]) -> None:
         await self.gate.until_alone(self.engine.name, on_wait)
 

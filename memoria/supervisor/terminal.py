@@ -7,9 +7,11 @@ nobody sees it any more, and it holds the GPU. `nohup` says that it shall not, b
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
+import termios
 
 # The terminal was hung up, or this process never had one (tty(4)). Any other failure, such as a want of
 # descriptors, says nothing of it.
@@ -23,6 +25,23 @@ class Terminal:
 
     def is_gone(self) -> bool:
         return self._counts and not _is_there()
+
+    def let_go(self) -> None:
+        """It is gone: what is still written to it goes nowhere. It would fail, up to Python's own last flush,
+        which makes the exit code 120."""
+        with contextlib.suppress(OSError):  # out of descriptors
+            null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            for output in filter(_is_hung_up, (1, 2)):
+                os.dup2(null, output)
+            os.close(null)
+
+
+def _is_hung_up(output: int) -> bool:
+    try:
+        termios.tcgetattr(output)
+    except termios.error as error:
+        return bool(error.args[0] == errno.EIO)
+    return False
 
 
 def _is_there() -> bool:

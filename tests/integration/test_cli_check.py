@@ -169,3 +169,13 @@ def test_models_that_fit_are_not_spoken_of(box: Box) -> None:
     write_checkpoint(box.folder / "models" / "writer", LLAMA_8B)
     done = box.call("check")
     assert (done.returncode, done.stdout, done.stderr) == (0, PLAN, "")
+
+
+def test_a_runtime_directory_that_is_a_file_is_told_as_run_would(box: Box) -> None:
+    file = box.runtime.with_name("a-file")
+    file.touch()
+    for command in ("check", "run"):
+        done = box.call(command, MEMORIA_RUNTIME_DIR=str(file))
+        assert done.returncode == 69
+        assert done.stderr.startswith(f"error: cannot use the runtime directory {file}: ")
+    assert box.vllm.events() == []

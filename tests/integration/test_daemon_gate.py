@@ -182,8 +182,14 @@ def test_a_restart_waits_for_a_neighbour_behind_the_gate(box: Box) -> None:
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(box.call, "restart", "embedding")
         assert daemon.told("embedding", "waits for a neighbour") == "generation is behind the gate"
+        answer = daemon.ask("POST", "/v1/embeddings", {"model": "embedder", "input": "it serves on"})
+        assert answer.status == 200
+        assert daemon.story("draining") == []
         go.touch()
         assert asked.result().returncode == 0
+    assert asked.result().stdout.splitlines()[0] == (
+        "embedding  waits     until it is its turn: generation is behind the gate"
+    )
     assert daemon.story("ready", "stopping") == [
         ("embedding", "ready"),
         ("generation", "ready"),

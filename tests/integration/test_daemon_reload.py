@@ -20,6 +20,7 @@ import pytest
 from memoria.errors import ExitCode
 from memoria.text import GIB
 from tests.integration.daemon import PATIENCE, Box, RunningDaemon, free_ports, until
+from tests.integration.http_client import Streaming
 from tests.stub_nvml import StubProcess
 
 PROMPT = {"model": "writer", "prompt": "a", "max_tokens": 2}
@@ -180,6 +181,33 @@ def test_engines_come_and_go(box: Box, daemon: RunningDaemon) -> None:
     assert box.survivors() == []
 
 
+def test_an_engine_that_comes_back_while_it_still_drains_starts_when_it_has_ended(box: Box) -> None:
+    """As with a restart: its stream ends whole, what is asked meanwhile is held, and no new stream is cut."""
+    box.configure()
+    box.vllm.set_faults("generation", token_seconds=0.02)
+    daemon = box.start()
+    daemon.until_ready()
+    with_both, long = box.file.read_text(), {**PROMPT, "max_tokens": 150}
+    with Streaming(box.ports.main, long) as before:
+        before.event()
+        box.file.write_text(with_both[: with_both.index("  generation:")])
+        assert reload(box) == "stopped: generation\n"
+        daemon.told("generation", "draining")
+        box.file.write_text(with_both)
+        assert reload(box) == "started: generation\n"
+        with Streaming(box.ports.main, long) as held:
+            assert held.status == 200
+            assert held.rest()[-1] == "[DONE]"
+        assert before.rest()[-1] == "[DONE]"
+    story = daemon.story("draining", "stopping", "queued", "ready")
+    assert [what for name, what in story if name == "generation"] == [
+        *("queued", "ready"),
+        *("draining", "stopping", "queued", "ready"),
+    ]
+    assert daemon.stop() == 0
+    assert box.survivors() == []
+
+
 def test_two_that_change_restart_one_after_the_other_and_who_shrinks_goes_first(
     box: Box, daemon: RunningDaemon
 ) -> None:
@@ -296,7 +324,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
-def in_terminal(box: Box) -> tuple[subprocess.Popen[bytes], int]:
+def in_terminal(box: Box, *, shown: bool = False) -> tuple[subprocess.Popen[bytes], int]:
     """`memoria run` as the leader of a session on a terminal; also the terminal's other end."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
@@ -304,8 +332,8 @@ def in_terminal(box: Box) -> tuple[subprocess.Popen[bytes], int]:
         cwd=box.folder,
         env=box.env({}),
         stdin=slave,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=slave if shown else subprocess.DEVNULL,
+        stderr=slave if shown else subprocess.DEVNULL,
         start_new_session=True,
     )
     os.close(slave)
@@ -320,6 +348,18 @@ def test_a_terminal_that_closes_ends_the_daemon_and_its_engines(box: Box) -> Non
     more_sequences(box)
     process.send_signal(signal.SIGHUP)
     until(lambda: len(box.vllm.events("ready", engine="generation")) == 2)
+    os.close(terminal)
+    assert process.wait(PATIENCE) == 0
+    assert box.survivors() == []
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_daemon_whose_screen_was_the_terminal_that_closed_has_ended_well(box: Box, form: str) -> None:
+    """What it still had to show can be shown to nobody, and is no failure."""
+    box.configure()
+    change(box, "${LOG_FORMAT:-json}", form)
+    process, terminal = in_terminal(box, shown=True)
+    until(lambda: box.call("status").returncode == 0)
     os.close(terminal)
     assert process.wait(PATIENCE) == 0
     assert box.survivors() == []

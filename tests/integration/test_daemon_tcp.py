@@ -91,3 +91,50 @@ def test_whoever_takes_the_port_between_two_starts_gets_no_request(box: Box) -> 
         assert f"pid {os.getpid()}" not in answer.error["message"]
     daemon.told("generation", "ready", times=2)
     assert daemon.ask("POST", "/v1/completions", PROMPT).status == 200
+
+
+def test_a_reload_takes_the_port_over_from_its_engine_and_gives_it_back(box: Box) -> None:
+    over_tcp(box)
+    tcp = box.file.read_text()
+    daemon = box.start()
+    daemon.until_ready()
+    box.file.write_text(tcp.replace("    transport: tcp\n", ""))
+    done = box.call("reload")
+    assert (done.returncode, done.stdout) == (0, "restarted: generation (transport)\n"), done.stderr
+    assert str(box.ports.generation) in daemon.told("memoria", "listening", times=2)
+    daemon.told("generation", "ready", times=2)
+    assert daemon.ask("POST", "/v1/completions", PROMPT, port=box.ports.generation).status == 200
+    assert daemon.ask("GET", "/metrics", port=box.ports.generation).status == 200
+    box.file.write_text(tcp)
+    assert box.call("reload").returncode == 0
+    daemon.told("generation", "ready", times=3)
+    assert daemon.ask("POST", "/v1/completions", PROMPT, port=box.ports.generation).status == 200
+    assert daemon.stop() == 0
+    assert box.survivors() == []
+
+
+def test_a_new_engine_gets_the_port_of_one_that_goes(box: Box) -> None:
+    over_tcp(box)
+    text = box.file.read_text()
+    daemon = box.start()
+    daemon.until_ready()
+    box.file.write_text(text.replace("  generation:", "  second:").replace("    transport: tcp\n", ""))
+    done = box.call("reload")
+    assert done.returncode == 0, done.stderr
+    daemon.told("second", "ready")
+    assert daemon.ask("POST", "/v1/completions", PROMPT, port=box.ports.generation).status == 200
+    assert daemon.stop() == 0
+
+
+def test_a_reload_does_not_wait_for_a_strangers_end(box: Box) -> None:
+    over_tcp(box)
+    text = box.file.read_text()
+    daemon = box.start()
+    daemon.until_ready()
+    assert box.call("stop", "generation").returncode == 0
+    with stranger(box.ports.generation):
+        box.file.write_text(text.replace("    transport: tcp\n", ""))
+        done = box.call("reload")
+    assert done.returncode == ExitCode.UNAVAILABLE
+    assert f"port {box.ports.generation} is in use" in done.stderr
+    assert box.call("reload").returncode == 0

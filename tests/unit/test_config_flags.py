@@ -4,7 +4,7 @@ import pytest
 
 from memoria.config.flags import REFUSED_FLAGS
 from memoria.config.schema import VLLM_KEYS
-from tests.unit.config_files import ConfigFolder, folder
+from tests.unit.config_files import ENGINE, ConfigFolder, folder
 
 __all__ = ["folder"]
 
@@ -105,6 +105,41 @@ def test_a_flag_that_vllm_dropped_is_told_its_successor(folder: ConfigFolder, fl
 @pytest.mark.parametrize("flag", ["host=0.0.0.0 --x", "-tp", "a b", "1x"])
 def test_what_is_no_flag_is_refused(folder: ConfigFolder, flag: str) -> None:
     assert folder.engine_problem(f'args: {{"{flag}": 1}}').what == f"`{flag}` is not the name of a vLLM flag"
+
+
+@pytest.mark.parametrize(
+    ("keys", "where"),
+    [
+        ("served_model_name: [m, --trust-remote-code]", "2:76  a.served_model_name.1"),
+        ("served_model_name: --port", "2:53  a.served_model_name.0"),
+        ('served_model_name: "${NAME}"', "2:53  a.served_model_name.0"),
+        *(
+            (f"{key}: --port", f"2:53  a.{key}")
+            for key in ("dtype", "quantization", "kv_cache_dtype", "convert")
+        ),
+    ],
+)
+def test_no_flag_gets_onto_the_command_line_as_a_value(folder: ConfigFolder, keys: str, where: str) -> None:
+    text = f"engines:\n  a: {{{ENGINE}, {keys}}}\n"
+    problem = folder.problem(text, {"NAME": "--enable-lora"})
+    assert "must be text that does not begin with `-`" in problem.what
+    assert problem.where[0] == f"memoria.yaml:{where}"
+
+
+def test_neither_a_model_nor_its_folders_name_is_taken_for_a_flag(folder: ConfigFolder) -> None:
+    problem = folder.problem('engines: {a: {model: "${M}", gpu_memory_utilization: 0.5}}', {"M": "--port"})
+    assert (
+        problem.what
+        == "`model` must be text that does not begin with `-`, as a flag of vLLM's does, not `--port`"
+    )
+    assert problem.where == ("memoria.yaml:1:15  a.model", "from M in the environment")
+    (folder.file.parent / "--port/x").mkdir(parents=True)
+    text = "engines: {a: {model: ./--port/x/.., gpu_memory_utilization: 0.5}}"
+    problem = folder.problem(text)
+    assert problem.what == "its folder's name would be the model's, and begins with `-`: `--port`"
+    assert folder.load(text.replace("0.5", "0.5, served_model_name: m")).engines[0].served_model_name == (
+        "m",
+    )
 
 
 @pytest.mark.parametrize("value", ["--host=0.0.0.0", "[a, --host]"])

@@ -90,7 +90,9 @@ def test_fractions_are_exact_decimals(folder: ConfigFolder) -> None:
     assert sum(engine.gpu_memory_utilization for engine in config.engines) == Decimal("0.95")
 
 
-@pytest.mark.parametrize("fraction", ["0", "-0.1", "1.01", "30", "lots", ".nan", ".inf", "[0.3]"])
+@pytest.mark.parametrize(
+    "fraction", ["0", "-0.1", "1.01", "30", "1e-999999999", "0.0009", "lots", ".nan", ".inf", "[0.3]"]
+)
 def test_a_fraction_that_is_no_share_is_refused_with_its_line(folder: ConfigFolder, fraction: str) -> None:
     problem = folder.problem(f"engines:\n  a:\n    model: org/a\n    gpu_memory_utilization: {fraction}\n")
     assert problem.what.startswith("`gpu_memory_utilization` must be")
@@ -140,6 +142,14 @@ def test_an_unknown_flag_of_vllm_is_sent_to_args(folder: ConfigFolder) -> None:
         ("port: many", "`port` must be a whole number, not `many`"),
         ("port: 0", "`port` must be at least 1, not `0`"),
         ("port: 65536", "`port` must be at most 65535, not `65536`"),
+        *(
+            (
+                f"port: {odd}",
+                f"`port` must be a whole number in plain digits, as in 8101, not `{odd.strip(chr(39))}`",
+            )
+            for odd in ("018200", "'018200'", "18_200", "18200.0", "+18200", "' 18200'", "8.2e3")
+        ),
+        ("want: {weight: 1e-999999999}", "`weight` must be 0, or at least 0.001, not `1e-999999999`"),
         ("runner: embed", "`runner` must be `generate` or `pooling`, not `embed`"),
         ("enforce_eager: perhaps", "`enforce_eager` must be true or false, not `perhaps`"),
         ("max_num_seqs: {a: 1}", "`max_num_seqs` must be a whole number, not a mapping"),
@@ -330,3 +340,10 @@ def test_the_environment_is_the_default_of_the_log(folder: ConfigFolder) -> None
     assert (written.logging.format, written.logging.level) == ("text", "DEBUG")
     unwritten = folder.load(f"engines:\n  a: {{{ENGINE}}}\n", {**NO_VARIABLES, "LOG_FORMAT": "json"})
     assert (unwritten.logging.format, unwritten.logging.level) == ("json", "DEBUG")
+
+
+@pytest.mark.parametrize("name", ["router", "memoria"])
+def test_a_name_that_is_memorias_own_is_no_engines(folder: ConfigFolder, name: str) -> None:
+    problem = folder.problem(f"engines:\n  {name}: {{{ENGINE}}}\n")
+    assert problem.what.startswith(f"no engine can be named `{name}`: ")
+    assert problem.where == (f"memoria.yaml:2:3  {name}",)

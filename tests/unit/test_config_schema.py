@@ -71,12 +71,16 @@ def test_a_shipped_file_names_the_schema(file: Path) -> None:
         "engines: {Big: {model: x, gpu_memory_utilization: 0.1}}",
         "engines: {a: {model: x, gpu_memory_utilization: 1.5}}",
         "engines: {a: {model: x, gpu_memory_utilization: 0}}",
+        "engines: {a: {model: --port, gpu_memory_utilization: 0.1}}",
+        "engines: {a: {model: x, gpu_memory_utilization: 0.0001}}",
         "engines: {a: {model: [x], gpu_memory_utilization: 0.1}}",
         *(
             f"engines: {{a: {{{ENGINE}, {keys}}}}}"
             for keys in (
                 "port: 0",
                 "port: high",
+                "served_model_name: [a, --port]",
+                "dtype: --port",
                 "runner: embed",
                 "transport: http",
                 "max_num_seqs: -1",

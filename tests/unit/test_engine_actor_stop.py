@@ -162,3 +162,64 @@ async def test_a_start_asked_while_it_stops_follows_the_stop(bench: Bench) -> No
     actor.start()
     actor.traffic.ended()
     await bench.until(S.STOPPING, S.RELEASING, S.QUEUED, S.READY)
+
+
+async def test_a_restart_serves_on_until_it_is_its_turn(bench: Bench) -> None:
+    actor = await bench.ready()
+    bench.around.alone.clear()
+    actor.restart()
+    await bench.until_told("waits for a neighbour")
+    assert actor.state is S.READY
+    assert actor.snapshot.detail == "restarts in its turn: neighbour is behind the gate"
+    bench.around.alone.set()
+    await bench.until(S.DRAINING, S.STOPPING, S.RELEASING, S.QUEUED, S.READY)
+    assert actor.snapshot.detail == ""
+
+
+async def test_a_stop_that_is_asked_for_serves_on_until_it_is_its_turn(bench: Bench) -> None:
+    actor = await bench.ready()
+    bench.around.alone.clear()
+    actor.stop(in_turn=True)
+    await bench.until_told("waits for a neighbour")
+    assert actor.state is S.READY
+    bench.around.alone.set()
+    await bench.until(S.DRAINING, S.STOPPING, S.STOPPED)
+
+
+@pytest.mark.parametrize("now", [True, False])
+async def test_nobody_else_waits_for_a_turn(bench: Bench, now: bool) -> None:
+    """`--now`; and the end of the daemon, which drains at once."""
+    actor = await bench.ready()
+    bench.around.alone.clear()
+    actor.restart()
+    await bench.until_told("waits for a neighbour")
+    actor.stop(now=now)
+    await bench.until(S.STOPPING if now else S.DRAINING)
+    bench.around.alone.set()
+    await bench.until(S.STOPPED)
+
+
+async def test_a_stop_that_waits_for_its_turn_can_be_called_off(bench: Bench) -> None:
+    actor = await bench.ready()
+    bench.around.alone.clear()
+    actor.stop(in_turn=True)
+    await bench.until_told("waits for a neighbour")
+    actor.start()
+    assert "stop called off" in bench.told()
+    bench.around.alone.set()
+    actor.restart()
+    await bench.until(S.DRAINING, S.STOPPING, S.RELEASING, S.QUEUED, S.READY)
+    assert len(bench.around.starts) == 2
+
+
+async def test_a_crash_while_a_restart_waits_is_followed_by_one_start_alone(bench: Bench) -> None:
+    actor = await bench.ready()
+    bench.around.alone.clear()
+    actor.restart()
+    await bench.until_told("waits for a neighbour")
+    kill(actor)
+    await bench.until(S.RELEASING, S.BACKOFF, S.QUEUED, S.READY)
+    bench.around.alone.set()
+    actor.stop()
+    await bench.until(S.DRAINING, S.STOPPING, S.STOPPED)
+    assert len(bench.around.starts) == 2

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from memoria.engine.aside import in_daemon_thread
 from memoria.errors import ConfigError
 from memoria.proxy.keys import KeyRing
 from tests.fakes import until
@@ -81,6 +83,14 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
         KeyRing(tmp_path / "latin")
 
 
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    """Opening a pipe would wait for whoever writes to it."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/null")):
+        with pytest.raises(ConfigError, match="it is no file"):
+            KeyRing(path)
+
+
 @pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o400, False), (0o640, True), (0o604, True)])
 def test_keys_that_others_may_read_are_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, warned: bool
@@ -135,9 +145,45 @@ def test_a_reload_that_is_asked_for_says_what_is_wrong(file: Path) -> None:
 
 async def test_a_watched_file_needs_no_call(file: Path) -> None:
     ring = KeyRing(file)
-    watching = asyncio.create_task(ring.watch(0.001))
+    watching = asyncio.create_task(ring.watch(in_daemon_thread, 0.001))
     write(file, f"new: {'n' * 16}\n")
     await until(lambda: ring.names == {"new"})
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_a_file_system_that_does_not_answer_holds_up_nobody(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop goes on while the look at the file hangs, and what it finds counts afterwards."""
+    ring, looked, answers = KeyRing(file), threading.Event(), threading.Event()
+    write(file, f"new: {'n' * 16}\n")
+    stat = Path.stat
+
+    def hanging(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        looked.set()
+        answers.wait(10)
+        return stat(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", hanging)
+    watching = asyncio.create_task(ring.watch(in_daemon_thread, 0.001))
+    await until(looked.is_set)
+    assert ring.names == {"chat", "batch"}
+    answers.set()
+    await until(lambda: ring.names == {"new"})
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_a_file_that_becomes_a_pipe_leaves_the_keys_as_they_were(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ring = KeyRing(file)
+    os.unlink(file)  # noqa: PTH108
+    os.mkfifo(file)
+    watching = asyncio.create_task(ring.watch(in_daemon_thread, 0.001))
+    await until(lambda: "the API keys stay as they were" in caplog.text)
+    assert ring.names == {"chat", "batch"}
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
 

@@ -280,6 +280,22 @@ async def test_a_stop_waits_until_no_neighbour_is_inside(gate: GpuGate) -> None:
     await passed(waiting)
 
 
+async def test_a_restart_waits_until_no_neighbours_memory_moves(gate: GpuGate) -> None:
+    inside, told = Engine(gate, "inside"), list[str]()
+    await passed(inside.arrive())
+    waiting = asyncio.ensure_future(gate.until_calm("other", told.append))
+    await settle()
+    gate.set_releasing("dead", True)
+    gate.set_releasing("other", True)  # it need not wait for itself
+    inside.ticket.leave()
+    await settle()
+    assert told == ["inside is behind the gate", "the memory of dead is on its way back"]
+    assert not waiting.done()
+    gate.set_releasing("dead", False)
+    await passed(waiting)
+    assert gate.is_calm("other")
+
+
 async def test_nobody_waits_for_a_neighbour_that_ends_itself(gate: GpuGate) -> None:
     inside = Engine(gate, "inside")
     await passed(inside.arrive())

@@ -42,13 +42,16 @@ class Engine:
     def __init__(self, fleet: Fleet, name: str, state: State = State.READY) -> None:
         self._fleet, self.name = fleet, name
         self.may_go = self.wanted = True
-        self.restarts = 0
+        self.restarts = self.starts = 0
         self.snapshot = EngineSnapshot(name, state, since=0.0)
         self.settles = asyncio.Event()
 
     @property
     def state(self) -> State:
         return self.snapshot.state
+
+    def start(self) -> None:
+        self.starts += 1
 
     def restart(self) -> None:
         self.restarts += 1
@@ -146,3 +149,14 @@ async def test_what_a_person_has_stopped_stays_stopped() -> None:
     roll(fleet, "a")
     await settle()
     assert fleet.restarts() == {"a": 0}
+
+
+async def test_nobody_waits_for_the_end_of_one_that_has_come_back() -> None:
+    fleet = Fleet("b")
+    back = Engine(fleet, "back", State.DRAINING)
+    rolling = roll(fleet, retired=[back])
+    await settle()
+    fleet.actors["back"] = back
+    rolling.begin([], ["b"], ["back"])
+    await settle()
+    assert (back.starts, fleet.restarts()["b"]) == (1, 1)

@@ -72,6 +72,26 @@ def test_a_place_that_everybody_can_put_another_directory_in_is_refused(path: Pa
         pass
 
 
+def test_what_cannot_be_used_is_told_without_making_anything(path: Path, tmp_path: Path) -> None:
+    assert RuntimeDir(path).problem() is None
+    assert not path.parent.exists()
+    file = tmp_path / "file"
+    file.touch()
+    for place in (file, file / "under"):
+        problem = RuntimeDir(place).problem()
+        assert problem is not None
+        assert problem.what == f"cannot use the runtime directory {place}: {file} is not a directory"
+        with pytest.raises(UnavailableError, match=f"cannot use the runtime directory {place}: "):
+            RuntimeDir(place).__enter__()
+    path.parent.mkdir()
+    path.parent.chmod(0o777)
+    problem = RuntimeDir(path).problem()
+    assert problem is not None
+    assert f"everybody can replace what is in {path.parent}" in problem.what
+    with RuntimeDir(tmp_path / "used") as used:
+        assert used.problem() is None
+
+
 def test_a_parent_or_a_link_of_somebody_else_is_refused(path: Path, tmp_path: Path) -> None:
     """Of whom is asked of a function: to make a file somebody else's takes root."""
     path.mkdir(parents=True)
