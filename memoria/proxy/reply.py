@@ -28,9 +28,9 @@ class Reply:
     first_at: float | None = None
     _chunked = False
     _pending = b""  # the head, until there is something to send with it
-    _first = b""  # piece of the body
-    _latest = b""
-    _before = b""  # the piece before it
+    _first = b""  # what the body's first piece begins with
+    _latest = b""  # what its latest one ends with
+    _before = b""  # and the one before that
 
     def __init__(
         self,
@@ -55,8 +55,8 @@ class Reply:
     def ends(self) -> bytes:
         """What the body's last two pieces end with; before that, what one that is no stream of events begins
         with. At most `END_BYTES` of each."""
-        end = (self._before[-END_BYTES:] + self._latest[-END_BYTES:])[-END_BYTES:]
-        return end if self.is_events or self._first == end else self._first[:END_BYTES] + end
+        end = (self._before + self._latest)[-END_BYTES:]
+        return end if self.is_events or self._first == end else self._first + end
 
     def begin(self, head: ResponseHead, length: int | None, *, keep_alive: bool) -> None:
         """Takes an engine's head, which leaves with the first piece of the body. `length` is the body's, None
@@ -82,8 +82,9 @@ class Reply:
     def send(self, piece: bytes) -> None:
         """A piece of the body, not empty."""
         if not self._latest:
-            self._first, self.first_at = piece, time.monotonic()
-        self._before, self._latest = self._latest, piece
+            self._first, self.first_at = piece[:END_BYTES], time.monotonic()
+        # no more of a piece than is needed: for a client that takes nothing it would be there twice
+        self._before, self._latest = self._latest, piece if len(piece) <= END_BYTES else piece[-END_BYTES:]
         if self._chunked:
             piece = b"%x\r\n%b\r\n" % (len(piece), piece)
         if self._pending:

@@ -119,18 +119,17 @@ async def test_the_first_byte_is_the_bodys_for_a_head_says_nothing_yet(tmp_path:
         await asked.send(b"8\r\ndata: 1\n\r\n0\r\n\r\n")
 
     async with Rig(tmp_path, embedding=ScriptedEngine(script)) as rig:
-        began = time.monotonic()
         client = await rig.client()
         await client.post(b"/v1/embeddings", b"{}")
         assert (await client.head()).status == 200
+        headed = time.monotonic()
         await asyncio.sleep(0.05)  # the time that is measured
-        waited = time.monotonic() - began
+        waited = time.monotonic() - headed
         go.set()
         await rig.ended.get()
         (exchange,) = rig.exchanges
         assert exchange.first_byte_s is not None
-        assert exchange.first_byte_s > 0.05
-        assert waited - 0.05 < exchange.first_byte_s
+        assert exchange.first_byte_s > waited
 
 
 @pytest.mark.parametrize(
