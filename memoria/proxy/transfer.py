@@ -182,6 +182,7 @@ class Transfer:
             self._upstream.resume_reading()
 
     def on_tick(self, now: float) -> None:
+        self.reply.flush()  # a head whose body is late after all
         if self._moved or self._still is None or self.state is WAITING:  # the wait has a clock of its own
             self._moved, self._still = False, Standstill()
         upstream, relay, client = self._upstream, self._relay, self._client

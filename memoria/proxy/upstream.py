@@ -35,7 +35,9 @@ class Listener(Protocol):
         """The head is here (1xx heads are passed over). Returns what takes the pieces of the body."""
 
     def on_waiting(self) -> None:
-        """With the head came no more than what was handed on."""
+        """With the head of a body whose length is not known came no more than what was handed on: its next
+        piece may take long. That of another is written by the engine right after the head, and may leave with
+        it."""
 
     def on_end(self, upstream: Upstream) -> None:
         """The response is complete."""
@@ -214,8 +216,6 @@ class Upstream(asyncio.Protocol):
         self._left = length
         if start < len(data) or not length:
             self._count(data[start:], listener)
-        else:
-            listener.on_waiting()
 
     def _count(self, data: bytes, listener: Listener) -> None:
         """A piece of a body whose length is known."""
@@ -258,11 +258,11 @@ class Upstream(asyncio.Protocol):
         elif self.garbled:
             self.abort()
             listener.on_lost(self)
-        else:
+        elif self.length is None:
             listener.on_waiting()
-            if self.length is not None:
-                self._left = self.length - self.received
-                self._parser = None
+        else:
+            self._left = self.length - self.received
+            self._parser = None
 
     def on_message_begin(self) -> None:
         if self.complete:
