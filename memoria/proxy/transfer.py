@@ -153,6 +153,7 @@ class Transfer:
             return
         self._drop_upstream()
         if not self.reply.is_sent:
+            self._head_at = None  # of an engine's answer that nobody will see
             self.keep_alive = self.keep_alive and not answer.close
             wanted = self._head.method != b"HEAD"
             self.reply.answer(answer, keep_alive=self.keep_alive, body_wanted=wanted)

@@ -118,12 +118,7 @@ class GpuGate:
 
     async def until_calm(self, engine: str, on_wait: Callable[[str], None]) -> None:
         """Until `is_calm`. `on_wait` is told what is in the way."""
-        told: str | None = None
-        while (unrest := self._unrest(engine)) is not None:
-            if unrest != told:
-                told = unrest
-                on_wait(unrest)
-            await self._change(self._recheck)
+        await self._until_clear(lambda: self._unrest(engine), on_wait)
 
     def _unrest(self, engine: str) -> str | None:
         if self._inside is not None and self._inside.engine != engine:
@@ -133,11 +128,14 @@ class GpuGate:
 
     async def until_alone(self, engine: str, on_wait: Callable[[str], None]) -> None:
         """Until no other engine is inside that is still to get ready. `on_wait` is told which one is."""
+        await self._until_clear(lambda: self._other_inside(engine), on_wait)
+
+    async def _until_clear(self, obstacle: Callable[[], str | None], on_wait: Callable[[str], None]) -> None:
         told: str | None = None
-        while (other := self._other_inside(engine)) is not None:
-            if other != told:
-                told = other
-                on_wait(other)
+        while (found := obstacle()) is not None:
+            if found != told:
+                told = found
+                on_wait(found)
             await self._change(self._recheck)
 
     def _other_inside(self, engine: str) -> str | None:

@@ -96,7 +96,8 @@ async def test_tokens_are_found_at_an_answers_begin_too(tmp_path: Path, apart: b
         await asked.send(
             b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body[: 0 if apart else 40]
         )
-        await asyncio.sleep(0.02 if apart else 0)
+        for _ in range(5 if apart else 0):  # the proxy, in the same loop, has read the head
+            await asyncio.sleep(0)
         await asked.send(body[0 if apart else 40 :])
 
     async with Rig(tmp_path, embedding=ScriptedEngine(script)) as rig:
@@ -145,3 +146,19 @@ async def test_without_a_body_the_first_byte_is_the_heads(tmp_path: Path, head: 
         await rig.post(b"/v1/embeddings")
         await rig.ended.get()
         assert rig.exchanges[0].first_byte_s is not None
+
+
+@on_uvloop
+async def test_a_head_whose_body_never_comes_is_answered_by_memoria(tmp_path: Path) -> None:
+    """Nothing of it was sent yet, so the client is told, and nobody counts it as an engine's answer."""
+
+    async def script(asked: Asked) -> None:
+        await asked.read_body()
+        await asked.send(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n")
+        raise ConnectionError  # it dies
+
+    async with Rig(tmp_path, generation=ScriptedEngine(script)) as rig:
+        response = await rig.post(b"/v1/completions")
+        assert (response.status, response.error["code"]) == (502, "engine_lost")
+        await rig.ended.get()
+        assert (rig.exchanges[0].status, rig.exchanges[0].first_byte_s) == (502, None)
