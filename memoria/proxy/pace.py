@@ -24,7 +24,15 @@ class Pace:
         self._before = 0.0
         self._pauses = self._reads = self._seen = 0
 
-    def __call__(self, piece: bytes) -> None:
+    def send(self, piece: bytes) -> None:
+        self._look()
+        self._sink.send(piece)
+
+    def send_chunk(self, framed: bytes) -> None:
+        self._look()
+        self._sink.send_chunk(framed)
+
+    def _look(self) -> None:
         upstream = self._upstream
         if upstream.reads != self._reads:
             now = time.monotonic()
@@ -32,4 +40,3 @@ class Pace:
                 self._observe(now - self._before)
             self._seen += 1
             self._reads, self._pauses, self._before = upstream.reads, upstream.pauses, now
-        self._sink(piece)

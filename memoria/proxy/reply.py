@@ -6,10 +6,12 @@ import time
 from asyncio import Transport
 
 from memoria.proxy.answers import Answer
+from memoria.proxy.chunks import LAST, chunk, data_of
 from memoria.proxy.headers import Header, status_line
 from memoria.proxy.response import ResponseHead
 
 END_BYTES = 2048
+_SHORT = 64  # bytes of a chunk that tells of no tokens: [DONE], or `message_stop`
 
 
 class Reply:
@@ -27,6 +29,7 @@ class Reply:
     is_events = False
     first_at: float | None = None
     _chunked = False
+    _through = False  # the head and a first piece are sent, and chunks need no other framing
     _pending = b""  # the head, until there is something to send with it
     _first = b""  # what the body's first piece begins with
     _latest = b""  # what its latest one ends with
@@ -81,16 +84,26 @@ class Reply:
 
     def send(self, piece: bytes) -> None:
         """A piece of the body, not empty."""
-        if not self._latest:
+        if self.first_at is None:
             self._first, self.first_at = piece[:END_BYTES], time.monotonic()
         # no more of a piece than is needed: for a client that takes nothing it would be there twice
         self._before, self._latest = self._latest, piece if len(piece) <= END_BYTES else piece[-END_BYTES:]
         if self._chunked:
-            piece = b"%x\r\n%b\r\n" % (len(piece), piece)
+            piece = chunk(piece)
+            self._through = True
         if self._pending:
             piece = self._pending + piece
             self._pending = b""
         self._write(piece)
+
+    def send_chunk(self, framed: bytes) -> None:
+        """A piece of the body as the engine framed it."""
+        if not self._through:
+            self.send(data_of(framed))
+            return
+        if len(framed) > _SHORT:
+            self._latest = framed
+        self._write(framed)
 
     def flush(self) -> None:
         """Lets a head go that still waits for a body."""
@@ -100,7 +113,7 @@ class Reply:
 
     def end(self) -> None:
         if self._chunked:
-            self._write(self._pending + b"0\r\n\r\n")
+            self._write(self._pending + LAST)
         elif self._pending:
             self._write(self._pending)
         self.complete = True

@@ -18,6 +18,7 @@ from enum import StrEnum
 from memoria.engine.address import EngineAddress
 from memoria.proxy.access import ANYBODY, Grant
 from memoria.proxy.answers import Answer, Rejection
+from memoria.proxy.chunks import LAST, chunk
 from memoria.proxy.client import Client
 from memoria.proxy.exchange import CLIENT_GONE, Exchange
 from memoria.proxy.headers import new_request_id
@@ -26,7 +27,7 @@ from memoria.proxy.passage import Passage
 from memoria.proxy.relay import Failure, Relay, may_repeat
 from memoria.proxy.reply import Reply
 from memoria.proxy.request import RequestHead
-from memoria.proxy.upload import REPLAYABLE_BYTES, Upload, chunk
+from memoria.proxy.upload import REPLAYABLE_BYTES, Upload
 from memoria.proxy.upstream import Sink, Upstream
 from memoria.proxy.watch import Standstill
 
@@ -144,7 +145,7 @@ class Transfer:
         if self.state is READING:
             self._proceed()
         elif self.upload.chunked and self._upstream is not None:
-            self._upstream.write(b"0\r\n\r\n")
+            self._upstream.write(LAST)
 
     def refuse(self, answer: Answer) -> None:
         """Ends the request with an answer of memoria's own, or cuts the response that has begun."""
@@ -297,8 +298,8 @@ class Transfer:
         reply.begin(upstream.head, upstream.length, keep_alive=self.keep_alive)
         protected = self._relay.protected
         if protected is not None and protected.engine == self._passage.engine and upstream.head.is_events:
-            return Pace(upstream, reply.send, protected.observe)
-        return reply.send
+            return Pace(upstream, reply, protected.observe)
+        return reply
 
     def on_waiting(self) -> None:
         self.reply.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from memoria.proxy.answers import Rejection, body_too_large
+from memoria.proxy.chunks import chunk
 
 REPLAYABLE_BYTES = 2**20  # a larger body is not kept once it has been written
 
@@ -69,7 +70,3 @@ class Upload:
         """All of it so far is on its way to the engine."""
         if self.size > REPLAYABLE_BYTES:
             self.pieces = None
-
-
-def chunk(piece: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(piece), piece)

@@ -19,20 +19,28 @@ from typing import Protocol
 import httptools
 
 from memoria.engine.address import EngineAddress
+from memoria.proxy.chunks import BY_LENGTH, END, LONGEST
 from memoria.proxy.headers import Header
 from memoria.proxy.repeat import Repeat
 from memoria.proxy.response import ResponseHead, read_response
 
 _USUAL = b"HTTP/1.1 200 "  # heads that are worth to be known again
 
-Sink = Callable[[bytes], None]
+
+class Sink(Protocol):
+    """What takes a response's body, a piece at a time and none that is empty."""
+
+    def send(self, piece: bytes) -> None: ...
+
+    def send_chunk(self, framed: bytes) -> None:
+        """A piece that is framed still, as one chunk without extensions."""
 
 
 class Listener(Protocol):
     """Whoever waits for a response. Called from the event loop's callbacks; must not block."""
 
     def on_head(self, upstream: Upstream) -> Sink:
-        """The head is here (1xx heads are passed over). Returns what takes the pieces of the body."""
+        """The head is here (1xx heads are passed over). Returns what takes the body."""
 
     def on_waiting(self) -> None:
         """With the head of a body whose length is not known came no more than what was handed on: its next
@@ -73,6 +81,8 @@ class Upstream(asyncio.Protocol):
     _repeat: Repeat[ResponseHead] | None = None  # the latest head that can be known again
     _sink: Sink | None = None
     _left = 0  # bytes of a body that are not parsed but counted
+    _between_chunks = False  # of a body, by what was parsed
+    _send_chunk: Callable[[bytes], None] | None = None  # what takes the next read, should it be one chunk
     _headers: list[Header]
     _notable = False  # the read brought more than a piece of the body
 
@@ -126,7 +136,7 @@ class Upstream(asyncio.Protocol):
 
     def rest(self, now: float) -> None:
         """Waits for its next request."""
-        self.listener = self._sink = None
+        self.listener = self._sink = self._send_chunk = None
         if self.read_paused:  # with the last piece, for a client that had not taken it yet
             self.resume_reading()
         self.idle_since = now
@@ -134,7 +144,7 @@ class Upstream(asyncio.Protocol):
 
     def abort(self) -> None:
         """Closes at once, which makes vLLM abort the request."""
-        self.listener = self._sink = None
+        self.listener = self._sink = self._send_chunk = None
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.abort()
@@ -145,6 +155,13 @@ class Upstream(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
+        if self._send_chunk is not None and len(data) <= LONGEST:
+            line, size = BY_LENGTH[len(data)]
+            if size and data.startswith(line) and data.endswith(END):
+                self.reads += 1
+                self.received += size
+                self._send_chunk(data)
+                return
         listener = self.listener
         if listener is None:
             self._leave_pool()
@@ -186,7 +203,7 @@ class Upstream(asyncio.Protocol):
         self._parser = None  # it refers back here
         self._leave_pool()
         listener, self.listener = self.listener, None
-        self._sink = None
+        self._sink = self._send_chunk = None
         if listener is None:
             return
         if error is None and not self.complete and self._ends_with_connection:
@@ -226,7 +243,7 @@ class Upstream(asyncio.Protocol):
         self.received += len(data)
         if data:
             assert self._sink is not None
-            self._sink(data)
+            self._sink.send(data)
         if not self._left:
             self.complete = True
             listener.on_end(self)
@@ -245,6 +262,9 @@ class Upstream(asyncio.Protocol):
             raise  # an error of memoria's own
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self.garbled = self._notable = True
+        # Of a size line that is not all here the parser does not tell
+        between = self._between_chunks and data.endswith(END)
+        self._send_chunk = self._sink.send_chunk if between and self._sink is not None else None
         if first and self.head is not None and not self.garbled and data.startswith(_USUAL):
             self._repeat = Repeat.of(data, self.head)
         if self._notable:
@@ -289,13 +309,21 @@ class Upstream(asyncio.Protocol):
             return
         self.head = head
         self._sink = self.listener.on_head(self)
+        self._between_chunks = head.chunked
+
+    def on_chunk_header(self) -> None:
+        self._between_chunks = False
+
+    def on_chunk_complete(self) -> None:
+        self._between_chunks = True
 
     def on_body(self, body: bytes) -> None:
         if self._sink is not None and not self.complete:
             self.received += len(body)
-            self._sink(body)
+            self._sink.send(body)
 
     def on_message_complete(self) -> None:
+        self._between_chunks = False
         if self.head is not None:
             self.complete = self._notable = True
 

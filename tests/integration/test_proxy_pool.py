@@ -17,7 +17,14 @@ class _Pausing:
         self.ended = asyncio.Event()
 
     def on_head(self, upstream: Upstream) -> Sink:
-        return lambda _: upstream.pause_reading()
+        self._upstream = upstream
+        return self
+
+    def send(self, piece: bytes) -> None:
+        self._upstream.pause_reading()
+
+    def send_chunk(self, framed: bytes) -> None:
+        self._upstream.pause_reading()
 
     def on_waiting(self) -> None:
         pass
