@@ -130,7 +130,7 @@ def test_some_lengths_are_of_no_chunk(length: int) -> None:
 @pytest.mark.parametrize(
     "reads",
     [
-        [b"2", b"5\r\nhello\r\n" + b"a" * 30 + b"\r\n"],
+        [b"2", b"5\r\nhello\r\n", b"a" * 30 + b"\r\n"],
         [b"25\r", b"\n5\r\nhello\r\n" + b"a" * 27 + b"\r\n"],
         [b"a\r\n", b"5\r\nhello\r\n", b"\r\n"],
         [b"c\r\n12345678\r\n", b"5\r\nhello\r\n"],
