@@ -28,7 +28,10 @@ logger = logging.getLogger(__name__)
 # No engine's log has this name: engines' names have no dots.
 NAME = "memoria.requests"
 MOST_WAITING = 10_000  # lines; with each wait 4 KiB at most of its answer
-AT_ONCE = 200  # lines that are made between two writes: only a write lets the event loop have its turn
+AT_ONCE = 100  # lines that are made between two writes
+# Seconds for the event loop after each: it waits for the interpreter's lock meanwhile, and a thread that only
+# writes in between has it back before the loop is awake
+REST = 0.0005
 END_PATIENCE = 2.0  # seconds
 
 Form = Literal["text", "json"]
@@ -69,6 +72,7 @@ class RequestLog:
             rest = iter(done)
             while lines := "".join(line(at, over, self._form) for at, over in islice(rest, AT_ONCE)):
                 self._write(lines)
+                time.sleep(REST)
             self._waiting -= len(done)
             self._file.rotate_if_large()
         os.close(self._descriptor)
