@@ -29,7 +29,9 @@ class Times:
 @dataclass(frozen=True, slots=True)
 class Result:
     """`operations` are answers, of event streams events. `errors` are connections lost or left unanswered,
-    `wrong` are answers that are not what the upstream sent; `trouble` tells of the first of either."""
+    `wrong` are answers that are not what the upstream sent; `trouble` tells of the first of either. `latency`
+    is counted from a request, or from when the upstream wrote an event, `wait` of an event from when the
+    upstream began with its burst."""
 
     seconds: float
     operations: int
@@ -38,6 +40,7 @@ class Result:
     wrong: int
     trouble: str
     latency: Times | None
+    wait: Times | None
     first: Times | None
 
     @property
@@ -170,6 +173,7 @@ def _result(found: dict[str, Any]) -> Result:
         wrong=found["wrong"],
         trouble=found["trouble"],
         latency=_times(found["latency_us"]),
+        wait=_times(found["wait_us"]),
         first=_times(found["first_us"]),
     )
 

@@ -22,14 +22,14 @@ static struct {
     bool burst, hold, reconnect;
     int port, connections, at_once, opened, first_seen, finished;
     int64_t requests, begun;                    /* the number wanted, 0: as many as the time allows */
-    nanoseconds length, pause, period, began, measured_from, measured_to, next_burst;
+    nanoseconds length, pause, period, began, measured_from, measured_to, next_burst, burst_began;
     int64_t operations, bytes, errors, wrong;
     char trouble[160];
 } run;
 
 static struct wire *clients[CLIENTS];
-static uint32_t samples[SAMPLES], firsts[CLIENTS];
-static size_t sample_count, first_count;
+static uint32_t samples[SAMPLES], waits[SAMPLES], firsts[CLIENTS];
+static size_t sample_count, wait_count, first_count;
 
 static void client_open(int number);
 
@@ -57,6 +57,7 @@ static void report(void) {
            run.opened, (double)(run.measured_to - run.measured_from) / SECOND, (long long)run.operations,
            (long long)run.bytes, (long long)run.errors, (long long)run.wrong, run.trouble);
     print_times("latency_us", samples, sample_count);
+    print_times("wait_us", waits, wait_count);
     print_times("first_us", firsts, first_count);
     printf("}\n");
     fflush(stdout);
@@ -112,6 +113,8 @@ static void got_event(struct wire *wire, const char *bytes) {
         run.operations++;
         if (sample_count < SAMPLES)
             samples[sample_count++] = clipped(time - sent);
+        if (run.burst && wait_count < SAMPLES) /* an event may be so late that the next burst has begun */
+            waits[wait_count++] = clipped(time - run.burst_began + (sent < run.burst_began ? run.period : 0));
     }
     if (!run.burst && !run.hold && run.stage < ENDING)
         upstream_emit(wire->number);
@@ -241,7 +244,7 @@ void client_begin(const char *command) {
         return;
     }
     memset(&run, 0, sizeof run);
-    sample_count = first_count = 0;
+    sample_count = wait_count = first_count = 0;
     long long milliseconds, pause_us;
     int reconnect;
     if (sscanf(command, "run %15s port=%d connections=%d at_once=%d ms=%lld requests=%" SCNd64 " pause_us=%lld reconnect=%d", name,
@@ -325,6 +328,7 @@ void client_tick(void) {
         begin_measuring(time);
     if (run.stage == MEASURING && run.burst && time >= run.next_burst) {
         run.next_burst += run.period;
+        run.burst_began = time;
         upstream_burst(true);
     } else if (run.stage == MEASURING && run.burst) {
         upstream_burst(false);

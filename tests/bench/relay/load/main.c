@@ -4,7 +4,8 @@
  *   idle MICROSECONDS                          {}   the upstream closes what is idle for a random time up to that
  *   run KIND port=.. connections=.. at_once=.. ms=.. requests=.. pause_us=.. reconnect=..
  *        measuring | measured                  at the ends of the measured time
- *        {...}                                 the result; times in microseconds
+ *        {...}                                 the result; times in microseconds: `latency_us` from when the
+ *                                              upstream wrote, `wait_us` of an event from its burst's begin
  *   KIND is small, embedding, large, upload (one request after another on each connection), lockstep, burst
  *   (event streams), or hold: streams that are opened, `at_once` of them without a first event at a time, and
  *   stay until `end`, which has no more than the result that follows.
