@@ -1,6 +1,7 @@
 """memoria against nginx and vllm-router in interleaved rounds:  python -m tests.bench.relay
 
     --smoke       half a minute at most, figures of no worth: does it work?
+    --tcp         all three reach the engines over TCP (else memoria and nginx do over Unix sockets)
     --markdown    the table for the README
     --install     vllm-router from PyPI into an environment in ~/.cache/memoria-bench
 
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         install_peers()
         return 0
     names = options.only.split(",") if options.only else list(TARGETS)
-    with started(names) as (load, upstream, targets):
+    with started(names, tcp=options.tcp) as (load, upstream, targets):
         bench = Bench(load, options.milliseconds)
         if options.smoke:
             bench.milliseconds, bench.streams, bench.tries, options.rounds = 50, 100, 1, 1
@@ -56,13 +57,13 @@ def cores() -> tuple[int | None, int | None]:
 
 
 @contextmanager
-def started(names: Sequence[str]) -> Iterator[tuple[Load, Upstream, dict[str, Target]]]:
+def started(names: Sequence[str], *, tcp: bool = False) -> Iterator[tuple[Load, Upstream, dict[str, Target]]]:
     """The load program and every target that is installed."""
     for_load, for_target = cores()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-")))
         load = stack.enter_context(Load(load_program.build(folder), for_load))
-        upstream = Upstream.of(load, folder)
+        upstream = Upstream.of(load, folder, tcp=tcp)
         targets: dict[str, Target] = {}
         for name in names:
             try:
@@ -120,7 +121,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--milliseconds", type=int, default=1000, help="of each measure (1000)")
     parser.add_argument("--only", metavar="NAME,...", help=f"of {', '.join(TARGETS)}")
-    for flag in ("smoke", "markdown", "json", "install"):
+    for flag in ("smoke", "tcp", "markdown", "json", "install"):
         parser.add_argument(f"--{flag}", action="store_true")
     return parser.parse_args(arguments)
 

@@ -95,7 +95,8 @@ class Load:
         return self._process.pid
 
     def listen(self, where: str = "tcp:0") -> int:
-        """Another address of the upstream, `tcp:PORT` or `unix:PATH`; returns the port."""
+        """Another address of the upstream, `tcp:PORT` or `unix:PATH`; returns the port. At `pass:PATH` other
+        processes bring the sockets that they listen on."""
         port = int(self._answer(f"upstream {where}")["port"])
         if port < 0:
             raise LoadError(f"the upstream cannot listen on {where}")

@@ -26,7 +26,7 @@ PATIENCE = 60.0  # seconds until a target answers
 VLLM_ROUTER = "vllm-router==0.1.17"
 
 # Every check is on that is on by default, and the request log besides. The engines are reached as by default,
-# over Unix sockets, and so they are by nginx; vllm-router knows ports only.
+# over Unix sockets, and so they are by nginx; vllm-router knows ports only. Or all know ports only.
 MEMORIA = """\
 listen: 127.0.0.1:{port}
 device: cpu
@@ -39,12 +39,12 @@ engines:
     served_model_name: embedding
     runner: pooling
     gpu_memory_utilization: 0.01
-    env: {{UPSTREAM: {embedding}}}
+    {embedding}
   generation:
     model: ./model
     served_model_name: generation
     gpu_memory_utilization: 0.01
-    env: {{UPSTREAM: {generation}}}
+    {generation}
 """
 
 # Tuned as well as it can be for this use: nothing is buffered, connections to the engines are kept.
@@ -55,8 +55,8 @@ http {{
   access_log off; keepalive_requests 100000000; client_max_body_size 64m; tcp_nodelay on;
   client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
   uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-  upstream embedding {{ server unix:{embedding}; keepalive 2048; keepalive_requests 100000000; }}
-  upstream generation {{ server unix:{generation}; keepalive 2048; keepalive_requests 100000000; }}
+  upstream embedding {{ server {embedding}; keepalive 2048; keepalive_requests 100000000; }}
+  upstream generation {{ server {generation}; keepalive 2048; keepalive_requests 100000000; }}
   server {{
     listen 127.0.0.1:{port} backlog=4096;
     proxy_http_version 1.1; proxy_set_header Connection ""; proxy_read_timeout 600s;
@@ -76,20 +76,24 @@ QUESTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """Where the stub listens: one thread answers on all, whatever it is asked."""
+    """Where the stub listens: one thread answers on all, whatever it is asked. `passing` is where it takes
+    other sockets that listen. `tcp`: all targets are to reach it over TCP."""
 
     embedding: int
     generation: int
     embedding_socket: Path
     generation_socket: Path
+    passing: Path
+    tcp: bool = False
 
     @classmethod
-    def of(cls, load: Load, folder: Path) -> Self:
+    def of(cls, load: Load, folder: Path, *, tcp: bool = False) -> Self:
         """Listens in `folder`, and on ports for what knows no other."""
         sockets = folder / "embedding.sock", folder / "generation.sock"
         for path in sockets:
             load.listen(f"unix:{path}")
-        return cls(load.listen(), load.listen(), *sockets)
+        load.listen(f"pass:{folder / 'pass.sock'}")
+        return cls(load.listen(), load.listen(), *sockets, folder / "pass.sock", tcp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +110,21 @@ class Absent(Exception):
 
 
 def memoria(folder: Path, upstream: Upstream) -> Command:
-    (port,) = free_ports(1)
+    port, *engine_ports = free_ports(3)
     (folder / "model").mkdir()
     (folder / "model" / "config.json").write_text("{}")
     (folder / "vllm").write_text(f"#!/bin/sh\nexec '{sys.executable}' -S '{STAND_IN}' \"$@\"\n")
     (folder / "vllm").chmod(0o755)
     file = folder / "memoria.yaml"
-    file.write_text(
-        MEMORIA.format(port=port, embedding=upstream.embedding_socket, generation=upstream.generation_socket)
-    )
+    if upstream.tcp:
+        engines = [
+            f"transport: tcp\n    port: {each}\n    env: {{PASS: {upstream.passing}}}"
+            for each in engine_ports
+        ]
+    else:
+        sockets = upstream.embedding_socket, upstream.generation_socket
+        engines = [f"env: {{UPSTREAM: {path}}}" for path in sockets]
+    file.write_text(MEMORIA.format(port=port, embedding=engines[0], generation=engines[1]))
     return Command([sys.executable, "-m", "memoria", "run", "-c", str(file)], port, alone=True)
 
 
@@ -125,14 +135,12 @@ def nginx(folder: Path, upstream: Upstream) -> Command:
     (port,) = free_ports(1)
     user = "user root;" if os.geteuid() == 0 else ""  # else a worker of root's cannot use the folder
     file = folder / "nginx.conf"
+    if upstream.tcp:
+        engines = [f"127.0.0.1:{number}" for number in (upstream.embedding, upstream.generation)]
+    else:
+        engines = [f"unix:{path}" for path in (upstream.embedding_socket, upstream.generation_socket)]
     file.write_text(
-        NGINX.format(
-            folder=folder,
-            user=user,
-            port=port,
-            embedding=upstream.embedding_socket,
-            generation=upstream.generation_socket,
-        )
+        NGINX.format(folder=folder, user=user, port=port, embedding=engines[0], generation=engines[1])
     )
     return Command([program, "-e", str(folder / "nginx.log"), "-c", str(file)], port)
 

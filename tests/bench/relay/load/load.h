@@ -98,7 +98,8 @@ bool content_is_piece(struct text body, size_t offset, const char *piece, size_t
 
 /* ---------------------------------------------------------------- upstream.c */
 
-int upstream_listen(const char *where);                       /* "unix:PATH" or "tcp:PORT" (0: any); returns the port */
+/* "unix:PATH", "tcp:PORT" (0: any), or "pass:PATH", where others bring sockets that listen; returns the port. */
+int upstream_listen(const char *where);
 void upstream_idle(nanoseconds longest);                      /* idle connections are closed by then; 0: never */
 void upstream_emit(int stream);                               /* the next event of a stream, if it is still there */
 bool upstream_burst(bool begin);                              /* a few streams' next events; false: all have had theirs */

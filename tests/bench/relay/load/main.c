@@ -1,6 +1,6 @@
 /* Commands come as lines on standard input, answers go as lines to standard output:
  *
- *   upstream unix:PATH | upstream tcp:PORT     {"port": N}
+ *   upstream unix:PATH | tcp:PORT | pass:PATH  {"port": N}   at "pass" others bring sockets that listen
  *   idle MICROSECONDS                          {}   the upstream closes what is idle for a random time up to that
  *   run KIND port=.. connections=.. at_once=.. ms=.. requests=.. pause_us=.. reconnect=..
  *        measuring | measured                  at the ends of the measured time

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "load.h"
 
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
@@ -169,12 +170,32 @@ static void on_connection(int listener) {
     }
 }
 
+/* Another process listens, too: each of these connections brings its listening socket (unix(7), SCM_RIGHTS). */
+static void on_listener(int passing) {
+    union {
+        char room[CMSG_SPACE(sizeof(int))];
+        struct cmsghdr aligned;
+    } control;
+    char byte;
+    struct iovec data = {&byte, sizeof byte};
+    struct msghdr message = {
+        .msg_iov = &data, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room};
+    int from = accept4(passing, NULL, NULL, 0), listener;
+    if (recvmsg(from, &message, 0) > 0 && CMSG_FIRSTHDR(&message)) {
+        memcpy(&listener, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof listener);
+        fcntl(listener, F_SETFL, O_NONBLOCK);
+        watch(listener, on_connection);
+    }
+    close(from);
+}
+
 int upstream_listen(const char *where) {
     struct sockaddr_un local = {.sun_family = AF_UNIX};
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t size = sizeof address;
     int fd, one = 1, failed;
-    if (!strncmp(where, "unix:", 5)) {
+    bool passing = !strncmp(where, "pass:", 5);
+    if (passing || !strncmp(where, "unix:", 5)) {
         fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
         strncpy(local.sun_path, where + 5, sizeof local.sun_path - 1);
         failed = bind(fd, (struct sockaddr *)&local, sizeof local);
@@ -187,7 +208,7 @@ int upstream_listen(const char *where) {
     }
     if (failed || listen(fd, 4096))
         return -1;
-    watch(fd, on_connection);
+    watch(fd, passing ? on_listener : on_connection);
     return ntohs(address.sin_port);
 }
 
