@@ -1,6 +1,7 @@
 """The requests that were answered last, and where they are written down. Never what was asked or answered.
 
-On the way of a request there is one append to a list; what is made of it waits until a batch is due.
+On the way of a request there is one append to a list; what is made of it waits until the event loop has done
+all that was at hand.
 """
 
 from __future__ import annotations
@@ -20,43 +21,34 @@ from memoria.admin.replies import number
 from memoria.admin.request_log import Done, RequestLog
 from memoria.proxy.exchange import Exchange
 
-EVERY = 0.2  # seconds until a batch is due
-BATCH = 1000  # requests that make one due at once
 KEPT = 500  # requests that can be looked at
 MOST = 2**53 - 1
 
 
 class Requests:
-    """`log` None: they are not written down, and of those between two batches only the last are looked at."""
+    """`log` None: they are not written down."""
 
     def __init__(self, log: RequestLog | None) -> None:
         self._log = log
         self._recent: deque[Done] = deque(maxlen=KEPT)
-        self._waiting = self._new_batch()
-        self._waiting_count = self._count = 0
+        self._new: list[Done] = []
+        self._count = 0
 
     def add(self, exchange: Exchange) -> None:
-        self._waiting.append((time.time(), exchange))
-        self._waiting_count += 1
-        if self._waiting_count == 1:
-            asyncio.get_running_loop().call_later(EVERY, self.flush)
-        elif self._waiting_count == BATCH and self._log is not None:
-            self.flush()
+        self._new.append((time.time(), exchange))
+        if len(self._new) == 1:
+            asyncio.get_running_loop().call_soon(self._take)
 
-    def flush(self) -> None:
-        done, self._waiting = self._waiting, self._new_batch()
-        self._count += self._waiting_count
-        self._waiting_count = 0
-        self._recent.extend(done)
-        if self._log is not None and done:
-            self._log.write(done)
-
-    def _new_batch(self) -> deque[Done]:
-        return deque(maxlen=KEPT if self._log is None else None)
+    def _take(self) -> None:
+        new, self._new = self._new, []
+        self._count += len(new)
+        self._recent.extend(new)
+        if self._log is not None and new:
+            self._log.write(new)
 
     def after(self, number: int, limit: int) -> list[Record]:
         """The latest, oldest first. A number that has not come yet was another daemon's, so it is 0."""
-        self.flush()
+        self._take()
         if number > self._count:
             number = 0
         first = self._count - len(self._recent) + 1
@@ -76,7 +68,7 @@ class Requests:
         return (counter(name, text, [({}, self.not_logged)]),)
 
     def close(self) -> None:
-        self.flush()
+        self._take()
         if self._log is not None:
             self._log.close()
 

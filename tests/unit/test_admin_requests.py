@@ -12,8 +12,8 @@ import pytest
 
 from memoria.admin import request_log
 from memoria.admin.record import tokens
-from memoria.admin.request_log import RequestLog, line
-from memoria.admin.requests import BATCH, KEPT, Requests
+from memoria.admin.request_log import BATCH, RequestLog, line
+from memoria.admin.requests import KEPT, Requests
 from memoria.config.model import Logging
 from memoria.errors import UnavailableError
 from memoria.proxy.exchange import Exchange
@@ -100,6 +100,7 @@ def written(logging_: Logging, exchanges: list[Exchange], form: str = "text") ->
         requests = Requests(RequestLog(logging_, form))  # type: ignore[arg-type]
         for exchange in exchanges:
             requests.add(exchange)
+            await asyncio.sleep(0)
         requests.close()
 
     asyncio.run(answer())
@@ -128,6 +129,7 @@ def test_a_slow_disk_holds_nobody_up_and_what_it_misses_is_counted(
         requests = Requests(log)
         for _ in range(request_log.MOST_WAITING + 2 * BATCH):
             requests.add(EXCHANGE)
+            await asyncio.sleep(0)
         missed = requests.not_logged
         requests.close()
         return missed
