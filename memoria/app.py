@@ -162,7 +162,7 @@ class Daemon:
                 self._front.refuse_waiting()
                 await self.supervisor.close()
                 self._app.end_streams()
-                self._server.should_exit = True
+                self._server.end()
                 await asyncio.gather(serving, return_exceptions=True)
                 self._front.close()
                 self._requests.close()

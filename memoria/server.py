@@ -37,6 +37,7 @@ class Server(uvicorn.Server):
         )
         self._listeners = listeners
         self._accepting: dict[socket.socket, list[asyncio.Server]] = {}
+        self._ended = asyncio.Event()
 
     def set_drain(self, seconds: float) -> None:
         """How long requests in flight have when it ends."""
@@ -74,6 +75,15 @@ class Server(uvicorn.Server):
         for server in self._accepting.pop(listener, ()):
             self.servers.remove(server)
             server.close()
+
+    def end(self) -> None:
+        """What is in flight may finish, within the drain."""
+        self.should_exit = True
+        self._ended.set()
+
+    async def main_loop(self) -> None:
+        """uvicorn's own looks ten times a second whether to end, and what the date is, which nobody asks."""
+        await self._ended.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

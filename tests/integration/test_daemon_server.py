@@ -6,14 +6,14 @@ from tests.integration.daemon import ROOT, Box
 
 FALLS_OVER = """
 import asyncio, os
-import uvicorn.server
+import memoria.server
 
 async def main_loop(self):
     while not os.path.exists(os.environ["FALL_OVER"]):
         await asyncio.sleep(0.01)
     raise RuntimeError("the server fell over")
 
-uvicorn.server.Server.main_loop = main_loop
+memoria.server.Server.main_loop = main_loop
 """
 
 
