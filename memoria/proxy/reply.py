@@ -56,8 +56,8 @@ class Reply:
 
     @property
     def ends(self) -> bytes:
-        """What the body's last two pieces end with; before that, what one that is no stream of events begins
-        with. At most `END_BYTES` of each."""
+        """What the body's last two pieces end with, framed where they came as chunks; before that, what one
+        that is no stream of events begins with. At most `END_BYTES` of each."""
         end = (self._before + self._latest)[-END_BYTES:]
         return end if self.is_events or self._first == end else self._first + end
 
