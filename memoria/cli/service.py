@@ -20,6 +20,7 @@ TEMPLATES = (
 UNIT = "memoria.service"
 MARK = "# Written by `memoria service install`; `memoria service uninstall` removes it.\n"
 
+HOMES = ("/home", "/root", "/run/user")  # what ProtectHome= hides (systemd.exec(5))
 DOES = {"ExecStart": "run", "ExecReload": "reload"}
 # A user's own systemd may not do these, and a user's files are where they always are.
 FOR_ROOT = (
@@ -89,7 +90,7 @@ def unit_path() -> Path:
 
 def unit_text(executable: Path, config: Path, account: str | None) -> str:
     """`account` None: a unit for a user's own systemd, without what that may not do."""
-    at_home = any(str(path).startswith(("/home/", "/root/")) for path in (executable, config))
+    at_home = any(path.is_relative_to(home) for path in (executable, config) for home in HOMES)
     lines = []
     template = next(path for path in TEMPLATES if path.exists())
     for line in template.read_text(encoding="utf-8").splitlines():

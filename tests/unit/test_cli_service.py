@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from memoria.cli import service
-from memoria.cli.service import MARK, unit_text
+from memoria.cli.service import HOMES, MARK, unit_text
 from memoria.errors import MemoriaError
 
 OPT, ETC = Path("/opt/memoria/bin/memoria"), Path("/etc/memoria/memoria.yaml")
@@ -32,9 +32,15 @@ def test_it_starts_this_environments_memoria_with_this_file_as_that_user() -> No
     assert {"User=root", "Group=root"} <= set(lines)
 
 
-@pytest.mark.parametrize("home", ["/home/ana/.venv/bin/memoria", "/root/venv/bin/memoria"])
+@pytest.mark.parametrize("home", HOMES)
 def test_what_lies_in_a_home_can_be_read(home: str) -> None:
-    assert "ProtectHome=read-only" in unit_text(Path(home), ETC, "memoria").splitlines()
+    executable = Path(home, "venv/bin/memoria")
+    assert "ProtectHome=read-only" in unit_text(executable, ETC, "memoria").splitlines()
+
+
+def test_what_only_sounds_like_a_home_changes_nothing() -> None:
+    text = unit_text(Path("/homes/venv/bin/memoria"), ETC, "memoria")
+    assert "ProtectHome=read-only" not in text.splitlines()
 
 
 def test_a_users_unit_asks_for_nothing_that_only_root_may_do() -> None:

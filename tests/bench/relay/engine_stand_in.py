@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 
 
 def main() -> None:
@@ -20,7 +21,7 @@ def main() -> None:
     for plugin in entry_points(group="vllm.general_plugins"):
         plugin.load()()
     if "--uds" in sys.argv:
-        os.symlink(os.environ["UPSTREAM"], sys.argv[sys.argv.index("--uds") + 1])  # noqa: PTH211
+        Path(sys.argv[sys.argv.index("--uds") + 1]).symlink_to(os.environ["UPSTREAM"])
     else:
         listener = socket.create_server(
             ("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), backlog=4096
