@@ -11,7 +11,7 @@ from typing import Literal, TextIO
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 # In text form the screen already tells what the journal tells.
-TOLD_BY_SCREEN = "memoria.engine.journal"
+TOLD_BY_SCREEN = "memoria.engine.events"
 # Chatty at INFO about their own business.
 QUIET = ("uvicorn", "uvicorn.error", "asyncio", "aiohttp")
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 from memoria.engine.address import EngineAddress, UnixAddress
-from memoria.engine.census import Census
-from memoria.engine.command import EngineSpec
-from memoria.engine.liveness import Progress
-from memoria.engine.situation import Situation
+from memoria.engine.hang import Progress
+from memoria.engine.launch_settings import Situation
+from memoria.engine.process.table import Census
 from memoria.errors import Problem, UnavailableError
 from memoria.gpu.device import Device
 from memoria.supervisor.passengers import Boarding
+from memoria.vllm.command import EngineSpec
 
 GIB = 2**30
 PRELUDE = """

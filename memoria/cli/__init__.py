@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(arguments: Sequence[str]) -> int:
     import click
 
-    from memoria.cli.commands import cli
+    from memoria.cli.commands.main import cli
 
     try:
         result = cli.main(args=arguments, prog_name="memoria", standalone_mode=False)
@@ -62,7 +62,7 @@ def _tell(problems: Sequence[Problem], code: int, arguments: Sequence[str]) -> i
         import traceback
 
         traceback.print_exc()
-    from memoria.cli.render_plan import render_problems
+    from memoria.cli.screens.plan import render_problems
 
     color = sys.stderr.isatty() and "NO_COLOR" not in os.environ and "--no-color" not in arguments
     try:

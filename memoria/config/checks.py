@@ -11,12 +11,12 @@ from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
-from memoria.config.marks import Document, Node
 from memoria.config.model import ConfigPath
 from memoria.config.paths import expand, is_local_model
 from memoria.config.report import Report, key_name
 from memoria.config.schema import File
 from memoria.config.values import parse_address
+from memoria.config.yaml import Document, Node
 
 # Names that mean memoria itself.
 RESERVED = {

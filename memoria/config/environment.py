@@ -13,9 +13,9 @@ from pathlib import Path
 from stat import S_ISREG
 
 from memoria.config.interpolate import ENVIRONMENT, InterpolationError, Variable, interpolate
-from memoria.config.marks import Node, Scalar
 from memoria.config.model import ConfigPath
 from memoria.config.report import Report
+from memoria.config.yaml import Node, Scalar
 from memoria.errors import Mark
 
 _SINGLE_QUOTED = re.compile(r"[^=]*=\s*'")

@@ -15,8 +15,7 @@ from memoria.config import paths
 from memoria.config.checks import check_engines, check_front, check_memory
 from memoria.config.environment import fill_in_log, pass_on_hub_variables, read_variables
 from memoria.config.file import find, read_text, shown
-from memoria.config.flags import check_variables, read_pooler, sort_flags
-from memoria.config.marks import Document, parse
+from memoria.config.messages import report_findings, without_wrong
 from memoria.config.model import (
     Access,
     Config,
@@ -33,7 +32,8 @@ from memoria.config.model import (
 )
 from memoria.config.report import Report
 from memoria.config.schema import VLLM_KEYS, Engine, File
-from memoria.config.wording import report_findings, without_wrong
+from memoria.config.vllm_flags import check_variables, read_pooler, sort_flags
+from memoria.config.yaml import Document, parse
 from memoria.errors import ConfigError, Problem
 
 

@@ -15,8 +15,8 @@ from memoria.config import paths
 from memoria.config.environment import read_variables
 from memoria.config.file import read_text, shown
 from memoria.config.interpolate import Variable
-from memoria.config.marks import Document, Node, Scalar, parse
 from memoria.config.report import Report
+from memoria.config.yaml import Document, Node, Scalar, parse
 from memoria.errors import ConfigError
 
 # One key at the top of the file, with the lines below that belong to it.

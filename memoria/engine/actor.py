@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable
 
 from memoria.config.model import Restart, Timeouts
-from memoria.engine.journal import Journal
+from memoria.engine.events import Journal
+from memoria.engine.host import Surroundings
 from memoria.engine.lifecycle import CALLED_OFF, WAITS, WITHOUT_PROCESS, Event, State
-from memoria.engine.logfile import LogFile
-from memoria.engine.shared_memory import remove
+from memoria.engine.log.file import LogFile
+from memoria.engine.process.shared_memory import remove
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.engine.start import Start
 from memoria.engine.states import EngineStates
-from memoria.engine.surroundings import Surroundings
 
 AT_REST = frozenset({State.STOPPED, State.FAILED})
 ENDING = frozenset({State.STOPPING, State.RELEASING, State.HELD})  # the device's memory moves

@@ -7,10 +7,10 @@ import os
 import time
 import uuid
 
-from memoria.engine.logfile import LogFile
-from memoria.engine.process import EngineProcess
+from memoria.engine.host import Surroundings
+from memoria.engine.log.file import LogFile
+from memoria.engine.process.process import EngineProcess
 from memoria.engine.start import Start
-from memoria.engine.surroundings import Surroundings
 
 
 async def launch(start: Start, around: Surroundings, log: LogFile) -> None:

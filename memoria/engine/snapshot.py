@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from memoria.engine.address import EngineAddress
-from memoria.engine.diagnosis import Diagnosis
 from memoria.engine.lifecycle import State
-from memoria.engine.phases import Phase, StartFigures
+from memoria.vllm.diagnosis import Diagnosis
+from memoria.vllm.log_lines import Phase, StartFigures
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ import asyncio
 from dataclasses import dataclass, field
 
 from memoria.engine.address import EngineAddress
-from memoria.engine.exit_status import ExitStatus
-from memoria.engine.log_reader import Follower
-from memoria.engine.oom_kills import oom_kills
-from memoria.engine.process import EngineProcess
-from memoria.engine.surroundings import Boarding, Ticket
+from memoria.engine.host import Boarding, Ticket
+from memoria.engine.log.reader import Follower
+from memoria.engine.process.exit_status import ExitStatus
+from memoria.engine.process.oom_kills import oom_kills
+from memoria.engine.process.process import EngineProcess
 
 
 @dataclass(slots=True)

@@ -12,26 +12,26 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from memoria.aio import in_daemon_thread
 from memoria.config.model import Restart, Timeouts
-from memoria.engine.aside import in_daemon_thread
-from memoria.engine.diagnosis import Diagnosis
-from memoria.engine.journal import Journal
-from memoria.engine.judge import Judge
+from memoria.engine.events import Journal
+from memoria.engine.hang import WATCHDOG
+from memoria.engine.hang_detector import Vigil
+from memoria.engine.host import Surroundings
 from memoria.engine.launch import launch, reaches_gate
 from memoria.engine.lifecycle import WAITS, Event, State
-from memoria.engine.liveness import WATCHDOG
-from memoria.engine.logfile import LogFile
+from memoria.engine.log.file import LogFile
 from memoria.engine.machine import Machine
-from memoria.engine.phases import Phase, StartFigures, read_line
-from memoria.engine.shared_memory import segments
+from memoria.engine.process.shared_memory import segments
+from memoria.engine.process.watch import watch
+from memoria.engine.restart_policy import Judge
 from memoria.engine.snapshot import EngineSnapshot
-from memoria.engine.spare import Spare
+from memoria.engine.standby import Spare
 from memoria.engine.start import Start
-from memoria.engine.surroundings import Surroundings
 from memoria.engine.traffic import Traffic
-from memoria.engine.vigil import Vigil
-from memoria.engine.watch import watch
 from memoria.errors import MemoriaError, Problem
+from memoria.vllm.diagnosis import Diagnosis
+from memoria.vllm.log_lines import Phase, StartFigures, read_line
 
 logger = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_FLOOR, Decimal
 
-from memoria.checkpoint.model_files import ModelFiles
 from memoria.config.model import Config, EngineConfig, Want
 from memoria.errors import Problem
 from memoria.gpu.device import Device
 from memoria.plan.budgets import CONTEXT_BYTES, MARGIN_BYTES, kv_cache_bytes
+from memoria.plan.checkpoint.model_files import ModelFiles
 from memoria.plan.footprint.kv_cache import KvCache
 from memoria.plan.footprint.layers import Demand
 from memoria.plan.fractions import HUNDREDTH, ROUNDING_BYTES, smallest_fraction

@@ -16,7 +16,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from memoria.engine.journal import Journal
+from memoria.engine.events import Journal
 from memoria.errors import Problem
 
 Check = Callable[[], Awaitable[Problem | None]]

@@ -11,24 +11,24 @@ from pathlib import Path
 
 from memoria.config.model import Config, EngineConfig
 from memoria.engine.actor import EngineActor
-from memoria.engine.census import Census
-from memoria.engine.journal import Journal
+from memoria.engine.events import Journal
 from memoria.engine.lifecycle import State
-from memoria.engine.logfile import LogFile
+from memoria.engine.log.file import LogFile
+from memoria.engine.process.table import Census
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.engine.traffic import Flow
 from memoria.errors import UnavailableError
 from memoria.gpu.device import DeviceReader
 from memoria.plan.plan import Plan
+from memoria.preflight.records import Records, records_dir
+from memoria.supervisor.device_memory import DeviceMemory
+from memoria.supervisor.engine_host import EngineSurroundings
 from memoria.supervisor.gate import GpuGate
-from memoria.supervisor.memory import DeviceMemory
 from memoria.supervisor.passengers import Passengers
-from memoria.supervisor.records import Records, records_dir
-from memoria.supervisor.runtime import RuntimeDir
-from memoria.supervisor.surroundings import EngineSurroundings
+from memoria.supervisor.runtime_dir import RuntimeDir
 from memoria.supervisor.verifier import Verifier
 from memoria.text import suggestion
-from memoria.vllm_env.install import VllmInstall
+from memoria.vllm.install.facts import VllmInstall
 
 logger = logging.getLogger(__name__)
 

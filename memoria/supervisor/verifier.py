@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from memoria.config.model import EngineConfig
-from memoria.engine.journal import Journal
+from memoria.engine.events import Journal
 from memoria.engine.lifecycle import State
-from memoria.engine.phases import StartFigures
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.errors import MemoriaError
 from memoria.gpu.device import Device
@@ -18,10 +17,11 @@ from memoria.plan.budgets import Budget
 from memoria.plan.outcome import Outcome, make_outcome
 from memoria.plan.plan import Plan
 from memoria.plan.records import Comparison, Record, block_bytes, may_pin, planned_tokens
-from memoria.supervisor.outcomes import read_engine_model
-from memoria.supervisor.records import Records, fingerprint_now
+from memoria.preflight.outcomes import read_engine_model
+from memoria.preflight.records import Records, fingerprint_now
 from memoria.text import GIB, gib, grouped
-from memoria.vllm_env.install import VllmInstall
+from memoria.vllm.install.facts import VllmInstall
+from memoria.vllm.log_lines import StartFigures
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from memoria.admin.page import STATIC
+from memoria.admin.api.page import STATIC
 from tests.browser.acts import ADMIN, LOOKS, STEERABLE, reached_by_tab, reads_well, text_of, use_key
 from tests.browser.chromium import Page
 from tests.integration.daemon import RunningDaemon

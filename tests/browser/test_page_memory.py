@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from memoria.admin.status import DeviceStatus, EngineStatus, OtherProcess
+from memoria.admin.status.status import DeviceStatus, EngineStatus, OtherProcess
 from memoria.text import GIB
 from tests.browser.chromium import Page
 from tests.unit.status_examples import EMBEDDING, GENERATION

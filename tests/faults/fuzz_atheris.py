@@ -20,9 +20,9 @@ import atheris
 
 with atheris.instrument_imports(include=["memoria"]):
     from memoria.config.load import load
-    from memoria.engine.exit_status import ExitStatus
+    from memoria.engine.process.exit_status import ExitStatus
     from memoria.errors import MemoriaError
-    from memoria.proxy import downstream
+    from memoria.proxy.downstream import connection
     from tests.faults import corpus, test_fuzz_logs, test_fuzz_requests
 
 SHORT_S = 0.05
@@ -47,7 +47,7 @@ class Said(logging.Handler):
 
 def requests(folder: Path) -> Reader:
     """An engine reads what memoria meant. The first byte tells where what is sent is cut in two."""
-    downstream.HEAD_S = SHORT_S  # half of a request is as good as all of it, and comes often
+    connection.HEAD_S = SHORT_S  # half of a request is as good as all of it, and comes often
     bench, said = test_fuzz_requests.Bench(folder), Said()
     bench.rig.relay.patience, bench.rig.relay.watch.interval = SHORT_S, SHORT_S / 4
     check = test_fuzz_requests.test_whatever_a_client_sends_an_engine_reads_what_memoria_meant

@@ -18,9 +18,9 @@ from typing import Any
 import psutil
 import yaml
 
-from memoria.admin.status import EngineStatus, Status
+from memoria.admin.status.status import EngineStatus, Status
 from memoria.cli.client import ask
-from memoria.engine.marker import marked
+from memoria.engine.process.marker import marked
 from tests.faults.inside import observed
 from tests.faults.traffic import Expected, OfStub, OfVllm
 from tests.integration.daemon import Box

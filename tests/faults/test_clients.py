@@ -15,7 +15,7 @@ import pytest
 import uvloop
 
 from memoria.config.model import Limits
-from memoria.proxy import downstream
+from memoria.proxy.downstream import connection
 from tests.faults.report import Figure
 from tests.faults.traffic import percentile
 from tests.integration.proxy_rig import (
@@ -168,7 +168,7 @@ async def _deaf_client(rig: Rig, data: bytes) -> Client:
 async def test_heads_that_never_end_are_closed_and_others_answered(
     tmp_path: Path, figure: Figure, many_descriptors: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(downstream, "HEAD_S", 1.0)
+    monkeypatch.setattr(connection, "HEAD_S", 1.0)
     engine = ScriptedEngine()
     seconds = []
     async with Rig(tmp_path, embedding=engine) as rig:

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memoria.engine.diagnosis import diagnose, excerpt
-from memoria.engine.exit_status import ExitStatus
-from memoria.engine.log_line import text_of
-from memoria.engine.log_reader import LONGEST_LINE, Follower
-from memoria.engine.phases import StartFigures, read_line
+from memoria.engine.log.reader import LONGEST_LINE, Follower
+from memoria.engine.process.exit_status import ExitStatus
 from memoria.logs import printable
+from memoria.vllm.diagnosis import diagnose, excerpt
+from memoria.vllm.log_line import text_of
+from memoria.vllm.log_lines import StartFigures, read_line
 
 REAL = [
     line

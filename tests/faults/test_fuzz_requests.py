@@ -23,8 +23,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from memoria.config.model import Limits
-from memoria.proxy import downstream
-from memoria.proxy.routes import ROUTES
+from memoria.proxy.downstream import connection
+from memoria.proxy.routing.routes import ROUTES
 from tests.faults import corpus
 from tests.integration.proxy_rig import JSON_OK, Asked, Client, Rig, ScriptedEngine
 
@@ -219,7 +219,7 @@ async def _all(reader: asyncio.StreamReader) -> bytes:
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(downstream, "HEAD_S", 0.2)
+        patch.setattr(connection, "HEAD_S", 0.2)
         bench = Bench(tmp_path_factory.mktemp("fuzz"))
         yield bench
         bench.close()

@@ -22,7 +22,7 @@ from memoria.bench.clients import Load
 from memoria.config.load import load
 from memoria.errors import ExitCode, MemoriaError
 from memoria.gpu import open_reader
-from memoria.supervisor.records import records_dir
+from memoria.preflight.records import records_dir
 from tests.gpu.models import write_models
 from tests.integration.daemon import Box, RunningDaemon
 

@@ -16,10 +16,10 @@ from typing import Any
 import psutil
 
 from memoria.config.load import load
-from memoria.engine.command import StartFacts, build_spec
-from memoria.engine.phases import StartFigures, read_line
-from memoria.vllm_env.find import find
-from memoria.vllm_env.home import data_home
+from memoria.vllm.command import StartFacts, build_spec
+from memoria.vllm.install.find import find
+from memoria.vllm.install.home import data_home
+from memoria.vllm.log_lines import StartFigures, read_line
 from tests.gpu.box import PATIENCE, GpuBox, wait
 
 READY = "Application startup complete"

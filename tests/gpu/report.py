@@ -21,8 +21,8 @@ from memoria import __version__
 from memoria.config.model import DeviceKind
 from memoria.errors import MemoriaError
 from memoria.gpu import open_reader
-from memoria.vllm_env.find import find
-from memoria.vllm_env.home import data_home
+from memoria.vllm.install.find import find
+from memoria.vllm.install.home import data_home
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "triton", "flashinfer-python", "transformers")

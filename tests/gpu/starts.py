@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from memoria.admin.status import EngineStatus
+from memoria.admin.status.status import EngineStatus
 from tests.gpu import by_hand
 from tests.gpu.box import FRACTIONS, MIB, GpuBox, Wish, core_of, wait
 from tests.integration.daemon import RunningDaemon

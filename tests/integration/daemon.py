@@ -29,9 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from memoria.admin.status import EngineStatus, Status
+from memoria.admin.status.status import EngineStatus, Status
 from memoria.cli.client import ask as ask_admin
-from memoria.engine.marker import marked
+from memoria.engine.process.marker import marked
 from memoria.text import GIB
 from tests.integration.http_client import Answer, ask
 from tests.stub_engine import StubVllm

@@ -21,14 +21,14 @@ from starlette.types import ASGIApp
 
 from memoria.config.model import Filters, Hold, Limits, Runner, Timeouts
 from memoria.engine.address import EngineAddress, TcpAddress, UnixAddress
-from memoria.proxy.access import AccessRules
-from memoria.proxy.admission import Admission
-from memoria.proxy.downstream import protocol_for
-from memoria.proxy.exchange import Exchange
-from memoria.proxy.pool import Pool
-from memoria.proxy.relay import Protected, Relay
+from memoria.proxy.access.rules import AccessRules
+from memoria.proxy.admission.admission import Admission
+from memoria.proxy.downstream.connection import protocol_for
+from memoria.proxy.exchange.record import Exchange
+from memoria.proxy.exchange.relay import Protected, Relay
 from memoria.proxy.router import Candidate, Entrance, Refusal
-from memoria.proxy.unknown import unknown_route
+from memoria.proxy.routing.unknown import unknown_route
+from memoria.proxy.upstream.pool import Pool
 
 P = ParamSpec("P")
 

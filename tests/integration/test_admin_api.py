@@ -14,7 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from memoria.admin.api import DESCRIPTION
+from memoria.admin.api.app import DESCRIPTION
 from memoria.cli.client import ask as ask_admin
 from memoria.cli.client import events
 from memoria.errors import MemoriaError

@@ -6,14 +6,14 @@ from tests.integration.daemon import ROOT, Box
 
 FALLS_OVER = """
 import asyncio, os
-import memoria.server
+import memoria.daemon.server
 
 async def main_loop(self):
     while not os.path.exists(os.environ["FALL_OVER"]):
         await asyncio.sleep(0.01)
     raise RuntimeError("the server fell over")
 
-memoria.server.Server.main_loop = main_loop
+memoria.daemon.server.Server.main_loop = main_loop
 """
 
 

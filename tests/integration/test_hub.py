@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from memoria.checkpoint.model_files import Choice
-from memoria.checkpoint.read import INDEX, read_model
 from memoria.errors import UnavailableError
+from memoria.plan.checkpoint.model_files import Choice
+from memoria.plan.checkpoint.read import INDEX, read_model
 from tests.unit.checkpoints import LLAMA_8B
-from tests.unit.test_checkpoint import write_weights
+from tests.unit.plan.test_checkpoint import write_weights
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 _RANGE = re.compile(r"bytes=(\d+)-(\d+)")

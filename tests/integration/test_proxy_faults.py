@@ -268,7 +268,7 @@ async def test_an_engine_that_dies_in_a_json_body_leaves_no_false_end(
     assert b"error" not in response.body
     assert rig.exchanges[0].complete is False
     assert [record.name for record in caplog.records if record.levelno >= logging.WARNING] == [
-        "memoria.proxy.transfer"
+        "memoria.proxy.exchange.exchange"
     ]
 
 

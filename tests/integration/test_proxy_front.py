@@ -10,9 +10,9 @@ import pytest
 
 from memoria.config.model import Filters, Hold
 from memoria.engine.address import UnixAddress
-from memoria.proxy import downstream
-from memoria.proxy.access import AccessRules
-from memoria.proxy.keys import KeyRing
+from memoria.proxy.access.keys import KeyRing
+from memoria.proxy.access.rules import AccessRules
+from memoria.proxy.downstream import connection
 from memoria.proxy.router import Refusal
 from tests.integration.proxy_rig import Asked, Rig, ScriptedEngine, answer_ok, on_uvloop, until
 
@@ -281,7 +281,7 @@ async def test_after_connect_the_connection_is_closed(tmp_path: Path) -> None:
 
 @on_uvloop
 async def test_a_connection_too_many_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downstream, "CONNECTIONS", 2)
+    monkeypatch.setattr(connection, "CONNECTIONS", 2)
     async with Rig(tmp_path, embedding=ScriptedEngine()) as rig:
         kept = [await rig.client() for _ in range(2)]
         for client in kept:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from memoria.config.load import load
 from memoria.config.model import Config, Hold
-from memoria.proxy.guarding import Guarding
-from memoria.proxy.relay import Protected
+from memoria.proxy.admission.guarding import Guarding
+from memoria.proxy.exchange.relay import Protected
 from tests.integration.proxy_rig import Asked, Rig, ScriptedEngine, on_uvloop, request
 
 CHAT, EMBEDDINGS = b"/v1/chat/completions", b"/v1/embeddings"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from memoria.proxy.access import AccessRules
+from memoria.proxy.access.rules import AccessRules
 from tests.faults import corpus
 from tests.integration.proxy_rig import Asked, Client, Response, Rig, ScriptedEngine, on_uvloop, request
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from memoria.proxy.pool import Pool
-from memoria.proxy.upstream import Sink, Upstream
+from memoria.proxy.upstream.connection import Sink, Upstream
+from memoria.proxy.upstream.pool import Pool
 from tests.integration.proxy_rig import JSON_OK, ScriptedEngine, on_uvloop
 
 

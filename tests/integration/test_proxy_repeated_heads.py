@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from memoria.proxy import downstream
-from memoria.proxy.access import AccessRules
-from memoria.proxy.keys import KeyRing
-from memoria.proxy.request import RequestHead, read_head
-from memoria.proxy.routes import Methods
+from memoria.proxy.access.keys import KeyRing
+from memoria.proxy.access.rules import AccessRules
+from memoria.proxy.downstream import connection
+from memoria.proxy.http.request import RequestHead, read_head
+from memoria.proxy.routing.routes import Methods
 from tests.integration.proxy_rig import Asked, Rig, ScriptedEngine, on_uvloop, request
 
 PATH = b"/v1/embeddings"
@@ -168,7 +168,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         targets.append(target)
         return read_head(methods, method, target, *rest, **named)
 
-    monkeypatch.setattr(downstream, "read_head", counted)
+    monkeypatch.setattr(connection, "read_head", counted)
     return targets
 
 

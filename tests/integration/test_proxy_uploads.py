@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from memoria.config.model import Hold
-from memoria.proxy import passage
+from memoria.proxy.exchange import passage
 from tests.integration.proxy_rig import Asked, Rig, ScriptedEngine, answer_ok, on_uvloop
 
 CHAT = b"/v1/chat/completions"

@@ -12,10 +12,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from memoria.engine.diagnosis import diagnose
-from memoria.engine.exit_status import ExitStatus
-from memoria.engine.phases import Phase, StartFigures, read_line
-from memoria.vllm_plugin import PLUGIN_DIR
+from memoria.engine.process.exit_status import ExitStatus
+from memoria.vllm.diagnosis import diagnose
+from memoria.vllm.log_lines import Phase, StartFigures, read_line
+from memoria.vllm.passenger import PLUGIN_DIR
 from tests.stub_engine import StubVllm
 from tests.stub_engine.process import StartStub, alive, eventually, requests_running, status_of
 from tests.stub_nvml import NvmlStub, StubGpu

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from memoria.errors import UnavailableError
-from memoria.vllm_env.find import find
-from memoria.vllm_env.pip import PipStep
-from memoria.vllm_env.release import PINNED
-from memoria.vllm_env.setup import setup
+from memoria.vllm.install.find import find
+from memoria.vllm.install.pip import PipStep
+from memoria.vllm.install.release import PINNED
+from memoria.vllm.install.setup import setup
 from tests.integration.daemon import Box, until
 from tests.stub_nvml import StubError, StubGpu
 
@@ -78,7 +78,7 @@ def pypi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_INDEX_URL", index.as_uri())
-    monkeypatch.setattr("memoria.vllm_env.setup.DISK_BYTES", {"cpu": 1, "cuda": 1})
+    monkeypatch.setattr("memoria.vllm.install.setup.DISK_BYTES", {"cpu": 1, "cuda": 1})
     return index
 
 
@@ -120,7 +120,7 @@ def test_a_cpu_torch_that_only_pytorchs_own_index_has_is_taken_from_there(
     pypi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offer_torch(tmp_path / "pytorch")
-    monkeypatch.setattr("memoria.vllm_env.setup.TORCH_CPU_INDEX", (tmp_path / "pytorch").as_uri())
+    monkeypatch.setattr("memoria.vllm.install.setup.TORCH_CPU_INDEX", (tmp_path / "pytorch").as_uri())
     steps = Steps()
     setup("cpu", tmp_path / "home", steps)
     assert "taking the CPU torch from PyTorch's own index" in steps.texts
@@ -129,7 +129,7 @@ def test_a_cpu_torch_that_only_pytorchs_own_index_has_is_taken_from_there(
 def test_a_failed_install_leaves_nothing_that_counts(
     pypi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("memoria.vllm_env.setup.TORCH_CPU_INDEX", (tmp_path / "nothing").as_uri())
+    monkeypatch.setattr("memoria.vllm.install.setup.TORCH_CPU_INDEX", (tmp_path / "nothing").as_uri())
     with pytest.raises(UnavailableError, match="No matching distribution found for torch"):
         setup("cpu", tmp_path / "home", Steps())
     with pytest.raises(UnavailableError, match="is not installed"):
@@ -157,7 +157,7 @@ def test_two_setups_at_once_are_refused(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_before_anything_is_downloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("memoria.vllm_env.setup.DISK_BYTES", {"cpu": 10**18})
+    monkeypatch.setattr("memoria.vllm.install.setup.DISK_BYTES", {"cpu": 10**18})
     steps = Steps()
     with pytest.raises(UnavailableError, match="vLLM needs 1000000000 GB"):
         setup("cpu", tmp_path, steps)
@@ -174,8 +174,8 @@ def test_a_home_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 LEFT_ALONE = """
 import sys
 from pathlib import Path
-from memoria.vllm_env.pip import run_pip
-from memoria.vllm_env.setup import _only_one
+from memoria.vllm.install.pip import run_pip
+from memoria.vllm.install.setup import _only_one
 with _only_one(Path(sys.argv[1])):
     run_pip(Path(sys.argv[2]), ["install"], lambda _: None)
 """

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from memoria.config.model import Restart, Timeouts
 from memoria.engine.actor import EngineActor
-from memoria.engine.journal import Entry, Journal
+from memoria.engine.events import Entry, Journal
 from memoria.engine.lifecycle import State
-from memoria.engine.logfile import LogFile
-from memoria.engine.phases import Phase
+from memoria.engine.log.file import LogFile
 from memoria.engine.snapshot import EngineSnapshot
+from memoria.vllm.log_lines import Phase
 from tests.fakes import FakeSurroundings, until
 
 SERVES = "ready(); time.sleep(600)"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from memoria.checkpoint.model_files import ModelFiles, Tensor
+from memoria.plan.checkpoint.model_files import ModelFiles, Tensor
 from memoria.plan.footprint.parameters import tensors_from_shape
 from memoria.plan.footprint.shape import read_shape
 

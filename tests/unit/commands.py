@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from memoria.config.model import Address, Config, EngineConfig, Limits, Logging, Restart, Timeouts
-from memoria.engine.command import EngineSpec, StartFacts, build_spec
-from memoria.vllm_env.install import VllmInstall
+from memoria.vllm.command import EngineSpec, StartFacts, build_spec
+from memoria.vllm.install.facts import VllmInstall
 
 SERVE = VllmInstall(("/opt/vllm/bin/vllm", "serve"), "serve", "0.33.0", "cuda", Path("/opt/vllm"))
 MODULE = VllmInstall(

@@ -7,9 +7,9 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from memoria.cli.render_html import render_html
-from memoria.cli.render_outcomes import render_choices, render_outcomes
-from memoria.cli.render_plan import render_problems
+from memoria.cli.screens.html import render_html
+from memoria.cli.screens.outcomes import render_choices, render_outcomes
+from memoria.cli.screens.plan import render_problems
 from memoria.config.model import Config, Want
 from memoria.errors import Problem
 from memoria.gpu.catalogue import named_device
@@ -17,7 +17,7 @@ from memoria.plan.outcome import Outcomes
 from memoria.plan.plan import Plan, make_plan
 from memoria.plan.problems import plan_problems
 from memoria.plan.wishes import Settled, settle
-from memoria.supervisor.outcomes import make_outcomes
+from memoria.preflight.outcomes import make_outcomes
 from tests.unit import checkpoints as models
 from tests.unit.checkpoints import model_files
 from tests.unit.plans import config

@@ -18,12 +18,12 @@ from typing import Any
 from unittest import mock
 
 from memoria import cli as command_line
-from memoria.cli.render_logs import Line, render
-from memoria.cli.render_plan import render_problems
-from memoria.cli.render_requests import header, render_requests
-from memoria.cli.render_status import render_status
-from memoria.cli.render_top import render_top
-from memoria.cli.service import unit_text
+from memoria.cli.commands.service import unit_text
+from memoria.cli.screens.logs import Line, render
+from memoria.cli.screens.plan import render_problems
+from memoria.cli.screens.requests import header, render_requests
+from memoria.cli.screens.status import render_status
+from memoria.cli.screens.top import render_top
 from memoria.errors import MemoriaError, Problem
 from tests.unit import plan_examples
 from tests.unit.impostor import Impostor, ok, refusal, stream
@@ -249,7 +249,7 @@ def _machine() -> Iterator[Path]:
 
 def helps() -> str:
     """Of every command."""
-    from memoria.cli.commands import cli
+    from memoria.cli.commands.main import cli
 
     names: list[list[str]] = [[]]
     for name, command in sorted(cli.commands.items()):

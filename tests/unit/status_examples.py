@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from memoria.admin.status import DeviceStatus, EngineStatus, GuardStatus, PlannedTerm, Status
+from memoria.admin.status.status import DeviceStatus, EngineStatus, GuardStatus, PlannedTerm, Status
 from memoria.text import GIB
 
 AT = 1_700_000_000.0

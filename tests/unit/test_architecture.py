@@ -16,50 +16,42 @@ LONGEST_FILE = 400
 LAYERS = {
     # facts
     "memoria": 0,
+    "memoria.aio": 0,
     "memoria.errors": 0,
     "memoria.text": 0,
     "memoria.logs": 0,
     "memoria.config": 0,
     "memoria.gpu": 0,
-    "memoria.checkpoint": 0,
-    "memoria.vllm_plugin": 0,
+    "memoria.plan.checkpoint": 0,
+    "memoria.vllm.passenger": 0,
     # decisions, no I/O
     "memoria.plan": 1,
+    "memoria.vllm": 1,
     "memoria.engine.address": 1,
-    "memoria.engine.command": 1,
-    "memoria.engine.diagnosis": 1,
-    "memoria.engine.exit_status": 1,
-    "memoria.engine.failures": 1,
+    "memoria.engine.hang": 1,
+    "memoria.engine.launch_settings": 1,
     "memoria.engine.lifecycle": 1,
-    "memoria.engine.liveness": 1,
-    "memoria.engine.log_line": 1,
-    "memoria.engine.log_time": 1,
-    "memoria.engine.phases": 1,
-    "memoria.engine.situation": 1,
+    "memoria.engine.process.exit_status": 1,
     "memoria.engine.snapshot": 1,
-    "memoria.vllm_env.install": 1,
+    "memoria.vllm.install.facts": 1,
     # one engine, and its vLLM
     "memoria.engine": 2,
-    "memoria.vllm_env": 2,
+    "memoria.vllm.client": 2,
+    "memoria.vllm.install": 2,
+    # before anything starts
+    "memoria.preflight": 3,
     # all engines
-    "memoria.supervisor": 3,
+    "memoria.supervisor": 4,
     # HTTP
-    "memoria.proxy": 4,
-    "memoria.admin": 4,
-    "memoria.handover": 4,
-    "memoria.listen": 4,
-    "memoria.front": 5,
-    "memoria.own_app": 5,
-    "memoria.routing": 4,
-    "memoria.server": 4,
-    "memoria.reload": 5,
+    "memoria.proxy": 5,
+    "memoria.admin": 5,
     # the whole
-    "memoria.app": 5,
+    "memoria.daemon": 6,
     # edge
-    "memoria.bench": 6,
-    "memoria.cli": 6,
-    "memoria.demo": 6,
-    "memoria.__main__": 6,
+    "memoria.bench": 7,
+    "memoria.cli": 7,
+    "memoria.demo": 7,
+    "memoria.__main__": 7,
 }
 
 # What the I/O of this project is made of; a decision needs none of it.
@@ -89,7 +81,7 @@ def _name(path: Path) -> str:
 
 SOURCES = {_name(path): path for path in sorted((ROOT / "memoria").rglob("*.py"))}
 # They run in vLLM's processes: to memoria they are data.
-PASSENGERS = frozenset(name for name in SOURCES if name.startswith("memoria.vllm_plugin."))
+PASSENGERS = frozenset(name for name in SOURCES if name.startswith("memoria.vllm.passenger."))
 MODULES = tuple(name for name in SOURCES if name not in PASSENGERS)
 
 
@@ -186,8 +178,8 @@ def test_the_passenger_is_imported_by_nothing_here() -> None:
 
 
 def test_only_the_application_knows_where_the_passenger_lies() -> None:
-    importers = {m for m in MODULES for _, name in _imports(m) if name == "memoria.vllm_plugin"}
-    assert importers == {"memoria.app"}
+    importers = {m for m in MODULES for _, name in _imports(m) if name == "memoria.vllm.passenger"}
+    assert importers == {"memoria.daemon.daemon"}
 
 
 def test_no_file_is_longer_than_four_hundred_lines() -> None:
@@ -223,7 +215,7 @@ def test_a_logger_is_named_after_its_module() -> None:
 
 
 def test_the_command_line_imports_nothing_heavy() -> None:
-    script = f"import sys, memoria.cli.commands; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
+    script = f"import sys, memoria.cli.commands.main; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
     ended = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -11,7 +11,7 @@ from typing import Literal
 
 import pytest
 
-from memoria.engine.journal import Journal
+from memoria.engine.events import Journal
 from memoria.logs import configure, printable
 
 logger = logging.getLogger("memoria.test")

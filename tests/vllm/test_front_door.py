@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from memoria.proxy.routes import ROUTES
-from memoria.vllm_env.find import find
-from memoria.vllm_env.home import data_home
+from memoria.proxy.routing.routes import ROUTES
+from memoria.vllm.install.find import find
+from memoria.vllm.install.home import data_home
 from tests.faults.report import Figure
 from tests.vllm.daemon import RealDaemon
 from tests.vllm.engine_socket import ask_engine

@@ -16,10 +16,10 @@ import openai
 import pytest
 import yaml
 
-from memoria.admin import gauges
-from memoria.admin.exposition import Exposition
+from memoria.admin.telemetry import gauges
+from memoria.admin.telemetry.exposition import Exposition
 from tests.promtool import complaints
-from tests.unit.test_admin_gauges import BOTH, GUARD
+from tests.unit.admin.test_gauges import BOTH, GUARD
 from tests.vllm.daemon import REPOSITORY, RealDaemon, free_ports
 from tests.vllm.engine_socket import ask_engine
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from memoria.checkpoint.model_files import ModelFiles
+from memoria.plan.checkpoint.model_files import ModelFiles
 from memoria.plan.footprint.model_types import is_verified
 from memoria.plan.footprint.quantization import REFUSED, REMARKS, unknown_method
 from memoria.plan.footprint.settings import Settings

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from memoria.checkpoint.model_files import ModelFiles
+from memoria.plan.checkpoint.model_files import ModelFiles
 from memoria.plan.footprint.activation import activation_bytes, graph_bytes
 from memoria.plan.footprint.caveats import caveats
 from memoria.plan.footprint.kv_cache import KvCache, is_full, lay_out

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memoria.checkpoint.model_files import Tensor
+from memoria.plan.checkpoint.model_files import Tensor
 from memoria.plan.footprint.layer_kinds import LayerKind
 from memoria.plan.footprint.model_types import ENCODERS
 from memoria.plan.footprint.shape import Shape

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from memoria.checkpoint.model_files import ModelFiles
+from memoria.plan.checkpoint.model_files import ModelFiles
 from memoria.plan.footprint import model_types
 from memoria.plan.footprint.layer_kinds import LayerKind, layer_kinds, window
 from memoria.plan.footprint.model_types import DEFAULTS, MLA, UnknownModelError

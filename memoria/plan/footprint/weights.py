@@ -14,7 +14,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from memoria.checkpoint.model_files import FLOATS, Tensor
+from memoria.plan.checkpoint.model_files import FLOATS, Tensor
 from memoria.plan.footprint.layers import ceil_div
 from memoria.plan.footprint.quantization import ONLINE
 from memoria.plan.footprint.settings import Settings

@@ -1,0 +1,46 @@
+"""What load balancers and people ask first: /health as memoria_vllm answered it, /livez and /readyz."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.routing import Route
+
+from memoria.admin.status.collect import Collector
+from memoria.engine.lifecycle import State
+from memoria.supervisor.supervisor import Supervisor
+
+
+def routes(supervisor: Supervisor, collector: Collector) -> list[Route]:
+    """`/health`: 200 when every engine is ready, else 503; `/readyz` the same in a word; `/livez`: the daemon
+    itself, whatever its engines do."""
+
+    async def health(_: Request) -> JSONResponse:
+        services = {
+            s.name: "healthy" if s.state is State.READY else "unhealthy" for s in supervisor.snapshots()
+        }
+        healthy = supervisor.all_ready()
+        body = {
+            "status": "healthy" if healthy else "degraded",
+            "services": {"router": "healthy", **services},
+            "timestamp": datetime.now().astimezone().isoformat(),
+            "uptime_seconds": collector.uptime,
+        }
+        return JSONResponse(body, 200 if healthy else 503)
+
+    async def readyz(_: Request) -> PlainTextResponse:
+        waiting = [s for s in supervisor.snapshots() if s.state is not State.READY]
+        if not waiting:
+            return PlainTextResponse("ok\n")
+        return PlainTextResponse("".join(f"{s.name}: {s.state}\n" for s in waiting), 503)
+
+    async def livez(_: Request) -> PlainTextResponse:
+        return PlainTextResponse("ok\n")
+
+    return [
+        Route("/health", health, methods=["GET"]),
+        Route("/livez", livez, methods=["GET"]),
+        Route("/readyz", readyz, methods=["GET"]),
+    ]

@@ -1,0 +1,65 @@
+"""`GET /v1/models`, merged: what every ready engine lists, in the file's order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import aiohttp
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from memoria.engine.actor import EngineActor
+from memoria.engine.lifecycle import State
+from memoria.proxy import errors
+from memoria.supervisor.supervisor import Supervisor
+from memoria.vllm import client as vllm_client
+
+logger = logging.getLogger(__name__)
+
+
+def routes(supervisor: Supervisor) -> list[Route]:
+    """Every card is the engine's own (id, root, max_model_len, ...). On an engine's own port only its own."""
+
+    async def cards(actor: EngineActor) -> list[dict[str, Any]]:
+        address = actor.snapshot.address
+        if address is None or actor.snapshot.state is not State.READY:
+            return []
+        try:
+            async with (
+                vllm_client.session(address, supervisor.config.timeouts.health) as client,
+                client.get(vllm_client.base_url(address) + "/v1/models") as answer,
+            ):
+                return list((await answer.json())["data"])
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError) as error:
+            logger.warning("%s does not list its models: %r", actor.name, error)
+            return []
+
+    def reachable(request: Request) -> list[EngineActor]:
+        port = request.scope["server"][1]
+        own = [e.name for e in supervisor.config.engines if e.port == port]
+        return [actor for name, actor in supervisor.actors.items() if not own or name in own]
+
+    async def models(request: Request) -> JSONResponse:
+        lists = await asyncio.gather(*(cards(actor) for actor in reachable(request)))
+        return JSONResponse({"object": "list", "data": [card for found in lists for card in found]})
+
+    async def model(request: Request) -> Response:
+        wanted = request.path_params["model"]
+        lists = await asyncio.gather(*(cards(actor) for actor in reachable(request)))
+        for card in (card for found in lists for card in found):
+            if card.get("id") == wanted:
+                return JSONResponse(card)
+        names = [
+            name
+            for actor in reachable(request)
+            for name in supervisor.config.engine(actor.name).served_model_name
+        ]
+        return Response(errors.model_not_found(wanted, names).body, 404, media_type="application/json")
+
+    return [
+        Route("/v1/models", models, methods=["GET"]),
+        Route("/v1/models/{model:path}", model, methods=["GET"]),
+    ]

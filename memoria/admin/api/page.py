@@ -1,0 +1,48 @@
+"""The page for browsers at `/`, and its few files: hand-written, no build, no other host."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+STATIC = Path(__file__).parents[1] / "static"
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-cache",
+}
+
+
+def routes() -> list[Route]:
+    """The files are read once; a browser asks again each time, and is told that nothing has changed."""
+    return [
+        _route("/" if file.name == "index.html" else f"/page/{file.name}", file)
+        for file in sorted(STATIC.iterdir())
+        if file.suffix in TYPES
+    ]
+
+
+def _route(path: str, file: Path) -> Route:
+    content = file.read_bytes()
+    headers = {**HEADERS, "content-type": TYPES[file.suffix], "etag": f'"{sha256(content).hexdigest()[:16]}"'}
+
+    async def answer(request: Request) -> Response:
+        if request.headers.get("if-none-match") == headers["etag"]:
+            return Response(status_code=304, headers=headers)
+        return Response(content, headers=headers)
+
+    return Route(path, answer, methods=["GET"])

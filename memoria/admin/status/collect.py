@@ -1,0 +1,231 @@
+"""Building a `Status`: snapshots, device figures and what the engines say of themselves, bounded in time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import aiohttp
+
+from memoria import __version__
+from memoria.admin.status.memory_sampler import Holders, Holdings
+from memoria.admin.status.single_flight import Question
+from memoria.admin.status.status import DeviceStatus, EngineStatus, GuardStatus, PlannedTerm, Status
+from memoria.admin.telemetry.rates import Rates, Speed
+from memoria.config.model import Runner
+from memoria.engine.lifecycle import State
+from memoria.engine.snapshot import EngineSnapshot
+from memoria.gpu.device import Device
+from memoria.plan.records import Comparison
+from memoria.proxy.admission.admission import Admission
+from memoria.proxy.admission.guarding import Guarding
+from memoria.supervisor.supervisor import Supervisor
+from memoria.vllm import client as vllm_client
+
+logger = logging.getLogger(__name__)
+
+ANSWER_TIMEOUT = 30.0  # seconds; then an engine that hangs is asked anew
+
+# vllm/v1/metrics/loggers.py; one line per engine core, summed (usage: the highest)
+SERIES = re.compile(
+    rb"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc|(?:prompt|generation)_tokens_total)"
+    rb"\{[^}]*\} ([-+\w.]+)",
+    re.M,
+)
+
+SERVING = (State.READY, State.SUSPECT, State.DRAINING)
+# What an engine's speed is measured in: the tokens that it writes, or those that it reads.
+TOKENS: Mapping[Runner, str] = {"generate": "generation_tokens_total", "pooling": "prompt_tokens_total"}
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Everything as it is at one moment. `expositions`: the metrics of every engine that answers, in
+    Prometheus's text format, as it gave them."""
+
+    status: Status
+    expositions: Mapping[str, bytes]
+
+
+class Collector:
+    def __init__(
+        self, supervisor: Supervisor, admission: Admission, guarding: Guarding | None, rates: Rates, url: str
+    ) -> None:
+        self._supervisor, self._admission, self._rates = supervisor, admission, rates
+        self._engines: dict[str, Question[bytes | None]] = {}
+        self._tokens: dict[str, Speed] = {}
+        self._holders = Holders(supervisor)
+        self.adopt(guarding, url)
+        self._began = time.monotonic()
+        self._last_exits: dict[str, str] = {}
+        supervisor.listen(self._remember)
+
+    def adopt(self, guarding: Guarding | None, url: str) -> None:
+        """After a reload: other engines, perhaps, and another address."""
+        self._guarding, self._url = guarding, url
+        self._engines = {
+            name: self._engines.get(name) or Question(partial(self._ask, name))
+            for name in self._supervisor.actors
+        }
+        self._tokens = {name: self._tokens.get(name) or Speed() for name in self._supervisor.actors}
+        self._holders.adopt()
+
+    @property
+    def uptime(self) -> float:
+        return time.monotonic() - self._began
+
+    async def status(self, *, hurry: bool = False) -> Status:
+        return (await self.look(hurry=hurry)).status
+
+    async def look(self, *, hurry: bool = False) -> Look:
+        """Neither an engine nor a driver that hangs delays it by more than a second, and that only once. In a
+        `hurry` an engine does not at all: what it says of itself is not known then."""
+        names = tuple(self._supervisor.actors)
+        holdings, texts = await asyncio.gather(
+            self._holders.look(), asyncio.gather(*(self.exposition(name, hurry=hurry) for name in names))
+        )
+        expositions = {name: text for name, text in zip(names, texts, strict=True) if text is not None}
+        return Look(self._status(holdings, expositions), expositions)
+
+    async def exposition(self, name: str, *, hurry: bool = False) -> bytes | None:
+        """What an engine's own `/metrics` answers; None where it does not serve, or does not answer."""
+        snapshot = self._supervisor.actors[name].snapshot
+        if snapshot.address is None or snapshot.state not in SERVING:
+            return None
+        try:
+            return await self._engines[name].answer(hurry=hurry)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            logger.debug("%s: no metrics: %r", name, error)
+            return None
+
+    async def used_bytes(self, name: str) -> int | None:
+        """What an engine's processes hold on its device."""
+        return (await self._holders.look()).held.get(name)
+
+    async def _ask(self, name: str) -> bytes:
+        address = self._supervisor.actors[name].snapshot.address
+        if address is None:
+            raise ConnectionError("it has ended")
+        async with (
+            vllm_client.session(address, ANSWER_TIMEOUT) as client,
+            client.get(vllm_client.base_url(address) + "/metrics") as answer,
+        ):
+            answer.raise_for_status()
+            return await answer.read()
+
+    def _status(self, holdings: Holdings, expositions: Mapping[str, bytes]) -> Status:
+        return Status(
+            version=__version__,
+            pid=os.getpid(),
+            url=self._url,
+            uptime=self.uptime,
+            at=time.time(),
+            devices=tuple(
+                self._device_status(planned.device, holdings) for planned in self._supervisor.plan.devices
+            ),
+            engines=tuple(
+                self._engine(name, holdings, _gauges(expositions.get(name, b"")))
+                for name in self._supervisor.actors
+            ),
+            guard=None if self._guarding is None else _guard(self._guarding),
+        )
+
+    def _device_status(self, device: Device, holdings: Holdings) -> DeviceStatus:
+        now = holdings.devices.get(device.uuid)
+        return DeviceStatus(
+            label=device.label,
+            name=device.name,
+            total_bytes=device.total_bytes,
+            limit_bytes=int(device.total_bytes * self._supervisor.config.gpu_limit),
+            used_bytes=None if now is None else now.used_bytes,
+            free_bytes=None if now is None else now.free_bytes,
+            others=holdings.others.get(device.uuid, ()),
+        )
+
+    def _remember(self, snapshot: EngineSnapshot) -> None:
+        if snapshot.diagnosis is not None:
+            self._last_exits[snapshot.name] = snapshot.diagnosis.cause
+        question = self._engines.get(snapshot.name)
+        if snapshot.state is State.READY and question is not None and not question.was_answered:
+            question.begin()  # so that it is known how long that takes before it may hang
+
+    def _engine(self, name: str, holdings: Holdings, gauges: dict[str, float]) -> EngineStatus:
+        supervisor = self._supervisor
+        actor, config = supervisor.actors[name], supervisor.config.engine(name)
+        snapshot, device, rate = actor.snapshot, supervisor.plan.device(name), self._rates.of(name)
+        running, waiting = gauges.get("num_requests_running"), gauges.get("num_requests_waiting")
+        diagnosis, load = snapshot.diagnosis, self._admission.load(name)
+        record, serves = supervisor.verifier.latest(name), snapshot.state in SERVING
+        return EngineStatus(
+            name=name,
+            state=snapshot.state.value,
+            since=snapshot.since,
+            phase=snapshot.phase.value if snapshot.phase else None,
+            percent=snapshot.percent,
+            detail=snapshot.detail or (diagnosis.cause if diagnosis else ""),
+            hint=diagnosis.hint if diagnosis else None,
+            retry_at=snapshot.retry_at,
+            restarts=snapshot.restarts,
+            pid=snapshot.pid,
+            port=config.port,
+            models=config.served_model_name,
+            runner=config.runner,
+            device=device.label,
+            fraction=str(config.gpu_memory_utilization),
+            budget_bytes=supervisor.plan.budget(name).requested_bytes,
+            used_bytes=holdings.held.get(name),
+            start_seconds=snapshot.start_seconds,
+            kv_tokens=snapshot.figures.kv_tokens,
+            planned_kv_tokens=None if record is None else record.planned_kv_tokens,
+            plan=() if record is None else tuple(map(_planned_term, record.comparisons)),
+            concurrency=snapshot.figures.concurrency,
+            max_model_len=snapshot.figures.max_model_len,
+            kv_usage=gauges.get("kv_cache_usage_perc"),
+            running=None if running is None else int(running),
+            waiting=None if waiting is None else int(waiting),
+            in_flight=actor.traffic.in_flight,
+            held=load.waiting,
+            limit=load.limit,
+            requests=actor.traffic.total,
+            requests_per_second=rate.requests_per_second if serves else rate.requests_per_second or None,
+            tokens_per_second=self._tokens[name].of(gauges.get(TOKENS[config.runner])),
+            ttft_p50=rate.ttft_p50,
+            ttft_p95=rate.ttft_p95,
+            total_p50=rate.total_p50,
+            total_p95=rate.total_p95,
+            last_exit=self._last_exits.get(name),
+            standby=snapshot.standby,
+            standby_bytes=None if snapshot.standby is None else holdings.standbys.get(name),
+        )
+
+
+def _gauges(exposition: bytes) -> dict[str, float]:
+    gauges: dict[str, float] = {}
+    for series, text in SERIES.findall(exposition):
+        name, value = series.decode(), float(text)
+        before = gauges.get(name, 0.0)
+        gauges[name] = max(before, value) if name == "kv_cache_usage_perc" else before + value
+    return gauges
+
+
+def _planned_term(found: Comparison) -> PlannedTerm:
+    error = None if found.error is None else round(found.error, 4)
+    return PlannedTerm(found.term, found.planned, found.said, error, found.is_notable)
+
+
+def _guard(guarding: Guarding) -> GuardStatus:
+    state = guarding.state
+    return GuardStatus(
+        engine=guarding.protects,
+        neighbours=guarding.neighbours,
+        target=guarding.target,
+        gap_p95=state.gap_p95,
+        limit=state.limit,
+        lowered=state.lowered,
+    )

@@ -1,0 +1,72 @@
+"""Five minutes of every engine's figures, kept whether anybody looks or not, for the page to open with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from memoria.admin.status.collect import Collector
+from memoria.admin.status.status import EngineStatus, Status
+
+EVERY = 5.0  # seconds
+KEPT = 60  # samples
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Of one engine at one moment; None: not known. Requests per second are of the time since the sample
+    before, the others as in `EngineStatus`."""
+
+    requests_per_second: float | None
+    tokens_per_second: float | None
+    ttft_p95: float | None
+    total_p95: float | None
+    kv_usage: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """`number` counts from 1, without gaps; `at` is wall-clock."""
+
+    number: int
+    at: float
+    engines: Mapping[str, Figures]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class History:
+    def __init__(self) -> None:
+        self._samples: deque[Sample] = deque(maxlen=KEPT)
+        self._before: Status | None = None
+
+    async def run(self, collector: Collector) -> None:
+        """Until it is cancelled."""
+        while True:
+            self.add(await collector.status())
+            await asyncio.sleep(EVERY)
+
+    def add(self, status: Status) -> None:
+        before = {} if self._before is None else {engine.name: engine for engine in self._before.engines}
+        passed = 0.0 if self._before is None else status.at - self._before.at
+        number = self._samples[-1].number + 1 if self._samples else 1
+        figures = {
+            engine.name: _figures(engine, before.get(engine.name), passed) for engine in status.engines
+        }
+        self._samples.append(Sample(number, status.at, figures))
+        self._before = status
+
+    def after(self, number: int) -> list[Sample]:
+        """Oldest first."""
+        return [sample for sample in self._samples if sample.number > number]
+
+
+def _figures(engine: EngineStatus, before: EngineStatus | None, passed: float) -> Figures:
+    rate = None
+    if before is not None and passed > 0 and engine.requests >= before.requests:
+        rate = (engine.requests - before.requests) / passed
+    return Figures(rate, engine.tokens_per_second, engine.ttft_p95, engine.total_p95, engine.kv_usage)

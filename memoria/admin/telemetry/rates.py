@@ -1,0 +1,95 @@
+"""Requests per second and their times over the last minute, per engine. Bounded, in memory."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from memoria.proxy.exchange.record import Exchange
+
+WINDOW = 60.0  # seconds
+SPEED_WINDOW, SHORTEST = 10.0, 0.5
+KEPT = 2000  # requests per engine; under more load the window gets shorter, the rate stays right
+SHORTEST_SPAN = 1e-3  # seconds, the clock's own doubt
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Of what an engine answered in the window. Seconds to the first byte of those answers that were
+    streamed, and to the last byte of all, errors left out; None where there were none."""
+
+    requests_per_second: float = 0.0
+    ttft_p50: float | None = None
+    ttft_p95: float | None = None
+    total_p50: float | None = None
+    total_p95: float | None = None
+
+
+class _Seen(NamedTuple):
+    """`first` None: not streamed. `total` None: an error."""
+
+    at: float
+    first: float | None
+    total: float | None
+
+
+class Rates:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began = clock()
+        self._seen: dict[str, deque[_Seen]] = {}
+
+    def add(self, exchange: Exchange) -> None:
+        """One request that is over; those that no engine answered count for none."""
+        if exchange.engine is None or exchange.first_byte_s is None:
+            return
+        seen = self._seen.get(exchange.engine)
+        if seen is None:
+            seen = self._seen[exchange.engine] = deque(maxlen=KEPT)
+        well = exchange.status < 400
+        first = exchange.first_byte_s if well and exchange.streamed else None
+        seen.append(_Seen(self._clock(), first, exchange.duration_s if well else None))
+
+    def of(self, engine: str) -> Rate:
+        now = self._clock()
+        recent = [one for one in self._seen.get(engine, ()) if now - one.at <= WINDOW]
+        if not recent:
+            return Rate()
+        if len(recent) == KEPT:  # what is kept covers less than the window
+            span = max(now - recent[0].at, SHORTEST_SPAN)
+        else:
+            span = max(min(WINDOW, now - self._began), 1.0)
+        firsts = sorted(one.first for one in recent if one.first is not None)
+        totals = sorted(one.total for one in recent if one.total is not None)
+        return Rate(len(recent) / span, *_middle_and_late(firsts), *_middle_and_late(totals))
+
+
+def _middle_and_late(times: Sequence[float]) -> tuple[float | None, float | None]:
+    """The 50th and the 95th percentile."""
+    if not times:
+        return None, None
+    return times[len(times) // 2], times[int(len(times) * 0.95)]
+
+
+class Speed:
+    """How fast a counter grows, from what is read of it now and then."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._read: deque[tuple[float, float]] = deque()
+
+    def of(self, total: float | None) -> float | None:
+        """Per second, over the readings of the last ten seconds; None after a single one, and for none."""
+        now = self._clock()
+        if total is None:
+            return None
+        if self._read and total < self._read[-1][1]:  # its engine was started anew
+            self._read.clear()
+        self._read.append((now, total))
+        while now - self._read[0][0] > SPEED_WINDOW:
+            self._read.popleft()
+        began, before = self._read[0]
+        return None if now - began < SHORTEST else (total - before) / (now - began)

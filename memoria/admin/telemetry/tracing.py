@@ -1,0 +1,115 @@
+"""A span for each request that is over, sent by OpenTelemetry's SDK where the environment asks for it.
+
+Sources: OpenTelemetry's environment variables of the OTLP exporter, its semantic conventions for HTTP servers
+and for generative AI. The SDK's own thread sends; nothing here waits for the collector.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from memoria import __version__
+from memoria.admin.telemetry.record import tokens
+from memoria.errors import UnavailableError
+from memoria.proxy.exchange.record import Exchange
+from memoria.supervisor.device_memory import in_daemon_thread
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.util.types import AttributeValue
+
+logger = logging.getLogger(__name__)
+
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+LAST_SPANS = 5.0  # seconds for what was not sent yet when the daemon ends
+
+
+def open_tracing(environ: Mapping[str, str]) -> Tracing | None:
+    """None where no endpoint is set; then OpenTelemetry is not even imported. Raises `UnavailableError` where
+    one is set and OpenTelemetry is not installed."""
+    asked = [name for name in ENDPOINTS if environ.get(name)]
+    if not asked or environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+    except ImportError as error:
+        raise UnavailableError(
+            f"{asked[0]} is set, and OpenTelemetry is not installed",
+            hint="pip install 'memoria[otel]' for a span of each request, or unset the variable",
+        ) from error
+    service = {
+        "service.name": environ.get("OTEL_SERVICE_NAME") or "memoria",
+        "service.version": __version__,
+    }
+    provider = TracerProvider(resource=Resource.create(service), shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return Tracing(provider)
+
+
+class Tracing:
+    def __init__(self, provider: TracerProvider) -> None:
+        from opentelemetry import trace  # noqa: PLC0415
+        from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415
+            TraceContextTextMapPropagator,
+        )
+
+        self._provider = provider
+        self._tracer = provider.get_tracer("memoria", __version__)
+        self._extract = TraceContextTextMapPropagator().extract
+        self._kind = trace.SpanKind.SERVER
+        self._failed = trace.Status(trace.StatusCode.ERROR)
+
+    def add(self, exchange: Exchange) -> None:
+        """The span's parent is the client's, as its `traceparent` says; without one it begins a trace."""
+        end = time.time_ns()
+        carrier = (
+            {} if exchange.traceparent is None else {"traceparent": exchange.traceparent.decode("latin-1")}
+        )
+        span = self._tracer.start_span(
+            f"{exchange.method} {exchange.route}" if exchange.route else exchange.method,
+            context=self._extract(carrier),
+            kind=self._kind,
+            attributes=attributes_of(exchange),
+            start_time=end - int(exchange.duration_s * 1e9),
+        )
+        if exchange.status >= 500:
+            span.set_status(self._failed)
+        span.end(end)
+
+    async def close(self) -> None:
+        """Sends what was not sent yet, if the collector takes it."""
+        try:
+            async with asyncio.timeout(LAST_SPANS):
+                await in_daemon_thread(self._provider.shutdown)
+        except TimeoutError:
+            logger.warning("the last spans were not sent: the collector does not answer")
+
+
+def attributes_of(exchange: Exchange) -> dict[str, AttributeValue]:
+    """What is not known is left out."""
+    prompt, completion = tokens(exchange.ends)
+    known: dict[str, AttributeValue | None] = {
+        "http.request.method": exchange.method,
+        "http.route": exchange.route,
+        "http.response.status_code": exchange.status,
+        "http.request.body.size": exchange.request_bytes,
+        "http.response.body.size": exchange.response_bytes,
+        "client.address": exchange.client or None,
+        "error.type": str(exchange.status) if exchange.status >= 500 else None,
+        "gen_ai.usage.input_tokens": prompt,
+        "gen_ai.usage.output_tokens": completion,
+        "memoria.engine": exchange.engine,
+        "memoria.key": exchange.key,
+        "memoria.request_id": exchange.request_id,
+        "memoria.first_byte_seconds": exchange.first_byte_s,
+        "memoria.aborted": not exchange.complete,
+        "memoria.replays": exchange.replays,
+    }
+    return {name: value for name, value in known.items() if value is not None}

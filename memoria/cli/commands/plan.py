@@ -1,0 +1,195 @@
+"""`memoria plan`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memoria.cli.screens.html import render_html
+from memoria.cli.screens.outcomes import render_choices, render_outcomes
+from memoria.config.model import Config, ConfigPath
+from memoria.config.rewrite import rewrite
+from memoria.errors import ConfigError, ExitCode, MemoriaError, Problem, UnavailableError
+from memoria.gpu import open_reader, read_devices
+from memoria.gpu.catalogue import named_device
+from memoria.plan.outcome import Learned, Outcomes
+from memoria.plan.plan import Plan, make_plan
+from memoria.plan.problems import plan_problems
+from memoria.plan.wishes import Choice, settle
+from memoria.preflight.fit import learned
+from memoria.preflight.outcomes import make_outcomes, read_models
+from memoria.supervisor.runtime_dir import RuntimeDir
+from memoria.text import fraction_text
+from memoria.vllm.install.find import find
+from memoria.vllm.install.home import data_home
+
+if TYPE_CHECKING:
+    from memoria.gpu.device import Device
+
+
+def run_plan(
+    config: Config,
+    *,
+    gpu: str | None,
+    write: bool,
+    ask_hub: bool,
+    html: Path | None,
+    as_json: bool,
+    width: int,
+    color: bool,
+) -> int:
+    """Prints what each fraction buys, then raises everything that does not fit."""
+    if gpu is not None:
+        config = replace(config, device="cuda")
+    devices = _devices(config, gpu)
+    files, unknown = read_models(config, os.environ, may_ask_hub=ask_hub)
+    chosen = settle(config, devices, files, unknown)
+    if chosen.problems:
+        if html is not None:
+            _write_page(html, render_html(config, None, Outcomes({}, {}), chosen.problems))
+        if as_json:
+            _print_json({"ok": False, "devices": [], "problems": _problem_data(chosen.problems)})
+            return ExitCode.CONFIG
+        raise ConfigError(chosen.problems)
+    config = chosen.config
+    if write:
+        write_choices(config, chosen.choices)
+    own = () if gpu is not None else RuntimeDir(config.runtime_dir).own_pids()
+    plan = make_plan(config, devices, own)
+    outcomes = make_outcomes(config, plan, files, unknown, {} if gpu else learnt(config, plan))
+    problems = plan_problems(config, plan, outcomes)
+    if html is not None:
+        _write_page(html, render_html(config, plan, outcomes, problems, chosen.choices))
+    if as_json:
+        _print_json(as_data(plan, outcomes, problems))
+        return ExitCode.CONFIG if problems else _code(outcomes)
+    sys.stdout.write(render_outcomes(config, plan, outcomes, width, color, ok=not problems) + "\n")
+    if shown := _shown(config, chosen.choices, write=write):
+        sys.stdout.write("\n" + "\n".join(render_choices(shown, written=write)) + "\n")
+    elif write:
+        sys.stdout.write("\nnothing to write: no engine has `gpu_memory_utilization: auto`\n")
+    sys.stdout.flush()
+    if problems:
+        raise ConfigError(problems)
+    return _code(outcomes)
+
+
+def _code(outcomes: Outcomes) -> ExitCode:
+    """An engine that could not be planned is no engine that fits."""
+    return ExitCode.UNAVAILABLE if outcomes.unknown else ExitCode.OK
+
+
+def _shown(config: Config, choices: tuple[Choice, ...], *, write: bool) -> tuple[Choice, ...]:
+    """What was chosen; once written, what was written: a size stays a size."""
+    return tuple(c for c in choices if not write or config.engine(c.engine).gpu_memory is None)
+
+
+def learnt(config: Config, plan: Plan) -> dict[str, Learned]:
+    """Nothing where there is no vLLM that could have said it."""
+    try:
+        install = find(config.vllm, data_home(os.environ), config.device)
+    except UnavailableError:
+        return {}
+    return learned(config, plan, install, os.environ)
+
+
+def write_choices(config: Config, choices: tuple[Choice, ...]) -> None:
+    """Puts the fractions chosen for `auto` into the file. A size stays a size."""
+    chosen: dict[ConfigPath, str] = {
+        ("engines", choice.engine, "gpu_memory_utilization"): fraction_text(choice.fraction)
+        for choice in choices
+        if config.engine(choice.engine).gpu_memory is None
+    }
+    if config.path is not None and chosen:
+        rewrite(config.path, chosen)
+
+
+def as_data(plan: Plan, outcomes: Outcomes, problems: tuple[Problem, ...]) -> dict[str, Any]:
+    return {
+        "ok": not problems and not outcomes.unknown,
+        "devices": [
+            {
+                "name": device.device.name,
+                "label": device.device.label,
+                "total_bytes": device.device.usable_bytes,
+                "unplanned_bytes": device.unplanned_bytes,
+                "context_bytes": device.context_bytes,
+                "engines": [_engine_data(budget.engine, plan, outcomes) for budget in device.budgets],
+            }
+            for device in plan.devices
+        ],
+        "problems": _problem_data(problems),
+    }
+
+
+def _problem_data(problems: Iterable[Problem]) -> list[dict[str, Any]]:
+    return [
+        {"what": problem.what, "where": list(problem.where), "hint": problem.hint} for problem in problems
+    ]
+
+
+def _print_json(data: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(data, indent=2) + "\n")
+
+
+def _engine_data(name: str, plan: Plan, outcomes: Outcomes) -> dict[str, Any]:
+    budget = plan.budget(name)
+    data: dict[str, Any] = {
+        "name": name,
+        "gpu_memory_utilization": str(budget.fraction),
+        "requested_bytes": budget.requested_bytes,
+    }
+    if name not in outcomes.known:
+        return data | {"unknown": outcomes.unknown[name].what, "hint": outcomes.unknown[name].hint}
+    outcome = outcomes.known[name]
+    capacity, terms = outcome.capacity, outcome.terms
+    return data | {
+        "model": outcome.files.name,
+        "weights_bytes": terms.weights_bytes,
+        "weights_by_dtype": dict(outcome.footprint.weights.by_dtype),
+        "weights_exact": outcome.footprint.weights.exact,
+        "step_bytes": terms.step_bytes,
+        "graph_bytes": terms.graph_bytes,
+        "learned": terms.learned,
+        "kv_bytes": outcome.kv_bytes,
+        "kv_token_bytes": outcome.footprint.token_bytes,
+        "kv_blocks": capacity.blocks,
+        "kv_tokens": capacity.tokens,
+        "concurrency": round(capacity.concurrency, 4),
+        "max_model_len": outcome.max_model_len,
+        "fits": outcome.fits,
+        "caveats": list(outcome.footprint.caveats),
+    }
+
+
+def _devices(config: Config, gpu: str | None) -> dict[int | str, Device]:
+    if gpu is not None:
+        planned = named_device(gpu)
+        indices = {engine.gpu: number for number, engine in enumerate(config.engines)}
+        numbered = {which: position for position, which in enumerate(indices)}
+        return {
+            which: replace(planned, index=number, uuid=f"planned-{number}")
+            for which, number in numbered.items()
+        }
+    reader = open_reader(config.device)
+    try:
+        return read_devices(reader, (engine.gpu for engine in config.engines))
+    except MemoriaError as error:
+        hint = "plan for a machine that is not here: `memoria plan --gpu 24GiB`"
+        raise type(error)(
+            replace(problem, hint=problem.hint or hint) for problem in error.problems
+        ) from error
+    finally:
+        reader.close()
+
+
+def _write_page(file: Path, page: str) -> None:
+    try:
+        file.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(Problem(f"cannot write {file}: {error.strerror}")) from error

@@ -1,0 +1,148 @@
+"""`memoria service`: the unit of systemd/README.md, for this environment and this configuration."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from memoria.config.file import find
+from memoria.config.load import load
+from memoria.errors import ExitCode, MemoriaError, Problem, UnavailableError
+
+# in an installed memoria beside this file (pyproject.toml), in its source tree where people look for it
+TEMPLATES = (
+    Path(__file__).with_name("memoria.service"),
+    Path(__file__).parents[3] / "systemd" / "memoria.service",
+)
+UNIT = "memoria.service"
+MARK = "# Written by `memoria service install`; `memoria service uninstall` removes it.\n"
+
+HOMES = ("/home", "/root", "/run/user")  # what ProtectHome= hides (systemd.exec(5))
+DOES = {"ExecStart": "run", "ExecReload": "reload"}
+# A user's own systemd may not do these, and a user's files are where they always are.
+FOR_ROOT = (
+    *("User", "Group", "SupplementaryGroups", "CapabilityBoundingSet", "DevicePolicy", "DeviceAllow"),
+    *("Protect", "Private", "Remove", "Restrict", "System", "Lock", "NoNewPrivileges", "UMask", "OOMPolicy"),
+    *("StateDirectory", "CacheDirectory", "LogsDirectory", "RuntimeDirectory", "Environment"),
+)
+KEPT = ("RestartSec", "RestartPreventExitStatus", "Restart")  # though they begin like some above
+
+
+def install_unit(flag: Path | None, account: str, *, only_print: bool) -> int:
+    """Raises `ConfigError` for a configuration that would not run, `MemoriaError` where the unit cannot be
+    written or its account is not there."""
+    config = find(flag, os.environ, Path.cwd()).resolve()
+    load(config, os.environ)
+    executable = Path(sys.executable).with_name("memoria")
+    if not executable.exists():
+        raise UnavailableError(
+            Problem(f"there is no {executable}", hint="install memoria into this environment: pip install .")
+        )
+    as_root = os.geteuid() == 0
+    if as_root and not only_print:
+        _check_account(account)
+    text = unit_text(executable, config, account if as_root else None)
+    if only_print:
+        sys.stdout.write(text)
+        return ExitCode.OK
+    path = unit_path()
+    if path.exists() and not path.read_text(encoding="utf-8").startswith(MARK):
+        raise MemoriaError(
+            Problem(f"{path} was written by somebody else", hint="move it away; or change it by hand")
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UnavailableError(f"cannot write {path}: {error.strerror}") from None
+    systemctl = "systemctl" if as_root else "systemctl --user"
+    sys.stdout.write(f"wrote {path}\n")
+    sys.stdout.write(f"next: {systemctl} daemon-reload && {systemctl} enable --now memoria\n")
+    return ExitCode.OK
+
+
+def uninstall_unit() -> int:
+    """Raises `MemoriaError` where there is no unit that `install_unit` wrote."""
+    path = unit_path()
+    try:
+        written = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise MemoriaError(f"there is no {path}") from None
+    if not written.startswith(MARK):
+        raise MemoriaError(Problem(f"{path} was written by somebody else", hint="remove it by hand"))
+    path.unlink()
+    systemctl = "systemctl" if os.geteuid() == 0 else "systemctl --user"
+    sys.stdout.write(f"removed {path}\n")
+    sys.stdout.write(f"next: {systemctl} disable --now memoria; {systemctl} daemon-reload\n")
+    return ExitCode.OK
+
+
+def unit_path() -> Path:
+    if os.geteuid() == 0:
+        return Path("/etc/systemd/system", UNIT)
+    base = os.environ.get("XDG_CONFIG_HOME", "")
+    folder = Path(base) if base.startswith("/") else Path.home() / ".config"
+    return folder / "systemd/user" / UNIT
+
+
+def unit_text(executable: Path, config: Path, account: str | None) -> str:
+    """`account` None: a unit for a user's own systemd, without what that may not do."""
+    at_home = any(path.is_relative_to(home) for path in (executable, config) for home in HOMES)
+    lines = []
+    template = next(path for path in TEMPLATES if path.exists())
+    for line in template.read_text(encoding="utf-8").splitlines():
+        key, equals, _ = line.partition("=")
+        if key in DOES:
+            lines.append(f"{key}={_quoted(executable)} {DOES[key]} --config {_quoted(config)}")
+        elif account is not None and key in ("User", "Group"):
+            lines.append(f"{key}={account if key == 'User' else _group(account)}")
+        elif account is not None and key == "ProtectHome" and at_home:
+            lines.append("ProtectHome=read-only")
+        elif account is None and key == "WantedBy":
+            lines.append("WantedBy=default.target")
+        elif account is None and key in ("After", "Wants"):
+            continue  # of the machine's units a user's systemd knows nothing
+        elif account is not None or key in KEPT or not (equals and key.startswith(FOR_ROOT)):
+            lines.append(line)
+    if account is None:
+        lines = list(_without_comments(lines))
+    return MARK + "\n".join(lines[1:] if lines[0].startswith("# Change it") else lines) + "\n"
+
+
+def _without_comments(lines: list[str]) -> Iterator[str]:
+    """Many of them explain lines that are not there any more."""
+    yield from (line for line in lines if not line.startswith("#"))
+
+
+def _quoted(path: Path) -> str:
+    """systemd.service(5), COMMAND LINES."""
+    text = str(path).replace("%", "%%").replace("$", "$$")
+    if not any(character in text for character in " \"'\\"):
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _check_account(account: str) -> None:
+    try:
+        pwd.getpwnam(account)
+    except KeyError:
+        raise UnavailableError(
+            Problem(
+                f"there is no user `{account}`",
+                hint=f"useradd --system --home-dir /var/lib/memoria --shell /usr/sbin/nologin {account}; "
+                "or name another with --user",
+            )
+        ) from None
+
+
+def _group(account: str) -> str:
+    import grp
+
+    try:
+        return grp.getgrgid(pwd.getpwnam(account).pw_gid).gr_name
+    except KeyError:
+        return account

@@ -1,0 +1,265 @@
+"""Reading a log that is written and rotated meanwhile: its history, then what is appended.
+
+The files of one log are `engine.log` and, older, `engine.log.1`, `.2`, ...: what was in the first is copied
+into `.1`, then the first is cut to nothing (`logfile.py`). Where a reader was when that happened is found
+again by the bytes that stood before its place. Memory stays small whatever is in the files.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from memoria.vllm.log_time import time_of
+
+LONGEST_LINE = 4096  # bytes; the rest of a longer line is dropped
+READ_AT_ONCE = 1 << 20  # bytes
+_BLOCK = 1 << 16  # bytes
+_MARK = 256  # bytes by which a place is found again
+_BEGIN = re.compile(rb"[\r\n](?=[^\r\n])")
+
+
+class Follower:
+    """Reads the complete lines that were appended since the last call. `skips_floods`: of more than
+    `READ_AT_ONCE` bytes in one call only the end is read."""
+
+    def __init__(self, path: Path, position: int = 0, *, skips_floods: bool = False) -> None:
+        self._path, self._position, self._skips_floods = path, position, skips_floods
+        self._rest = b""  # of a line whose end is not written yet
+        self._mark = b""  # what stands before the position
+        self._seen = _State(0, position, 0)  # of the file, at the last look
+        self._newest = _state(numbered(path, 1))  # of what was rotated last then
+        if position:
+            try:
+                with path.open("rb") as file:
+                    self._mark = _read(file, position - _MARK, position)
+            except OSError:
+                self._position = 0
+
+    @property
+    def has_more(self) -> bool:
+        return _state(self._path) not in {self._seen, None}
+
+    def new_lines(self) -> Iterator[str]:
+        """To be read to its end. Raises `OSError`, but not where there is no file (yet)."""
+        if not self.has_more:
+            return
+        try:
+            file = self._path.open("rb")
+        except FileNotFoundError:
+            return
+        with file:
+            for data in self._appended(file):
+                yield from self.lines_of(data)
+
+    def lines_of(self, data: bytes) -> Iterator[str]:
+        """What is complete of it, with what was left before. tqdm redraws its bar with carriage returns: each
+        redrawing is a line for us."""
+        *complete, rest = (self._rest + data).replace(b"\r", b"\n").split(b"\n")
+        self._rest = rest[:LONGEST_LINE]
+        yield from _texts(complete)
+
+    def rest(self) -> Iterator[str]:
+        """The last line, where its end is not written. It will not be told again."""
+        rest, self._rest = self._rest, b""
+        yield from _texts([rest])
+
+    def _appended(self, file: BinaryIO) -> Iterator[bytes]:
+        self._seen = _state_of(file)
+        newest, size = _state(numbered(self._path, 1)), self._seen.size
+        if not self._is_at(file) or not self._mark:
+            yield from self._rotated_meanwhile(file)
+            self._position, self._mark = 0, b""
+        self._newest = newest
+        if self._skips_floods and size - self._position > READ_AT_ONCE:
+            self._position, self._rest = size - READ_AT_ONCE, b""
+        file.seek(self._position)
+        while self._position < size:
+            data = file.read(min(READ_AT_ONCE, size - self._position))
+            if not data:  # cut just now: the next call finds the rest
+                return
+            self._position += len(data)
+            self._mark = (self._mark + data)[-_MARK:]
+            yield data
+
+    def _is_at(self, file: BinaryIO) -> bool:
+        return _read(file, self._position - len(self._mark), self._position) == self._mark
+
+    def _rotated_meanwhile(self, current: BinaryIO) -> Iterator[bytes]:
+        """What was appended before the file was cut, as far as it was kept."""
+        with ExitStack() as stack:
+            missed: list[BinaryIO] = []
+            for file in _open_older(self._path, stack):
+                if self._mark and self._is_at(file):
+                    file.seek(self._position)
+                    missed.append(file)
+                    break
+                if not self._mark and _state_of(file) == self._newest:
+                    break
+                if not _is_copy(file, current):
+                    file.seek(0)
+                    missed.append(file)
+            else:
+                if self._mark:  # not kept: what is there may begin anywhere
+                    missed, self._rest = [], b""
+            for file in reversed(missed):
+                while data := file.read(READ_AT_ONCE):
+                    yield data
+                    if self._skips_floods:
+                        break
+
+
+class _State(NamedTuple):
+    """What tells whether a file is the same and unchanged. Another name changes nothing of it."""
+
+    inode: int
+    size: int
+    changed: int
+
+
+class _Piece(NamedTuple):
+    """A file that was rotated: found by its number on the disk, whatever it is called by now."""
+
+    inode: int
+    begin: int
+
+
+class LogReader:
+    """`history`, then `new_lines` again and again: nothing comes twice, nothing that was kept is left out.
+
+    History are the last `lines` (None: all), of those from `begin` on (local time) where that is given.
+    Raises `OSError` where a file may not be read."""
+
+    def __init__(self, path: Path, *, lines: int | None, begin: datetime | None = None) -> None:
+        self._path = path
+        self._older: list[_Piece] = []
+        try:
+            current = path.open("rb")
+        except FileNotFoundError:
+            self._follower = Follower(path)
+            return
+        with ExitStack() as stack:
+            stack.enter_context(current)
+            older = [file for file in _open_older(path, stack) if not _is_copy(file, current)]
+            files = [*reversed(older), current]
+            sizes = [os.fstat(file.fileno()).st_size for file in files]
+            first, offset = max(_begin_of_last(files, sizes, lines), _begin_since(files, sizes, begin))
+            for number, file in enumerate(files[:-1]):
+                if number >= first:
+                    inode = os.fstat(file.fileno()).st_ino
+                    self._older.append(_Piece(inode, offset if number == first else 0))
+            self._follower = Follower(path, offset if first == len(files) - 1 else 0)
+
+    def history(self, *, whole: bool) -> Iterator[str]:
+        """To be read once, and to its end. `whole`: also a last line that is not complete yet."""
+        for piece in self._older:
+            with ExitStack() as stack:
+                for file in _open_older(self._path, stack):
+                    if os.fstat(file.fileno()).st_ino == piece.inode:
+                        file.seek(piece.begin)
+                        while data := file.read(READ_AT_ONCE):
+                            yield from self._follower.lines_of(data)
+        yield from self._follower.new_lines()
+        if whole:
+            yield from self._follower.rest()
+
+    @property
+    def has_more(self) -> bool:
+        return self._follower.has_more
+
+    def new_lines(self) -> Iterator[str]:
+        return self._follower.new_lines()
+
+
+def numbered(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.{number}")
+
+
+def _open_older(path: Path, stack: ExitStack) -> Iterator[BinaryIO]:
+    """The newest first; each once, also when a rotation comes between."""
+    seen: set[int] = set()
+    number = 1
+    while True:
+        try:
+            file = stack.enter_context(numbered(path, number).open("rb"))
+        except (FileNotFoundError, IsADirectoryError):
+            return
+        inode = os.fstat(file.fileno()).st_ino
+        if inode not in seen:
+            yield file
+        seen.add(inode)
+        number += 1
+
+
+def _is_copy(file: BinaryIO, current: BinaryIO) -> bool:
+    """Whether it is what a rotation makes of `current` right now, which is not cut yet."""
+    size = os.fstat(file.fileno()).st_size
+    return _read(file, size - _MARK, size) == _read(current, size - _MARK, size)
+
+
+def _begin_of_last(files: Sequence[BinaryIO], sizes: Sequence[int], lines: int | None) -> tuple[int, int]:
+    """The file and the place in it where the last `lines` begin."""
+    if lines is None:
+        return 0, 0
+    if lines == 0:
+        return len(files) - 1, sizes[-1]
+    for number in range(len(files) - 1, -1, -1):
+        for end in range(sizes[number], 0, -_BLOCK):
+            begin = max(0, end - _BLOCK)
+            data = _read(files[number], begin - 1, end) if begin else b"\n" + _read(files[number], 0, end)
+            begins = [match.end() for match in _BEGIN.finditer(data)]
+            if len(begins) >= lines:
+                return number, begin - 1 + begins[-lines]
+            lines -= len(begins)
+    return 0, 0
+
+
+def _begin_since(files: Sequence[BinaryIO], sizes: Sequence[int], begin: datetime | None) -> tuple[int, int]:
+    """The file and the place in it of the first line that was written at `begin` or later."""
+    if begin is None:
+        return 0, 0
+    now = datetime.now()
+    found = len(files) - 1, sizes[-1]
+    for number in range(len(files) - 1, -1, -1):
+        file, place, is_older = files[number], 0, False
+        file.seek(0)
+        while place < sizes[number] and (line := file.readline(LONGEST_LINE)):
+            at = time_of(line.decode(errors="replace"), now)
+            if at is not None and at >= begin:
+                found = number, place
+                break
+            is_older |= at is not None
+            place += len(line)
+        if is_older:
+            break
+    return found
+
+
+def _read(file: BinaryIO, begin: int, end: int) -> bytes:
+    begin = max(0, begin)
+    file.seek(begin)
+    return file.read(end - begin)
+
+
+def _state_of(file: BinaryIO) -> _State:
+    facts = os.fstat(file.fileno())
+    return _State(facts.st_ino, facts.st_size, facts.st_mtime_ns)
+
+
+def _state(path: Path) -> _State | None:
+    try:
+        facts = path.stat()
+    except FileNotFoundError:
+        return None
+    return _State(facts.st_ino, facts.st_size, facts.st_mtime_ns)
+
+
+def _texts(lines: Sequence[bytes]) -> Iterator[str]:
+    for line in lines:
+        if line:
+            yield line[:LONGEST_LINE].decode(errors="replace")

@@ -1,0 +1,166 @@
+"""One engine's process tree: spawned into a session of its own, watched without being reaped, killed whole.
+
+The order of a death matters. A leader that has exited but is not reaped yet still pins its process-group id,
+so the group can be killed without ever hitting a stranger; only then is the leader reaped. What left the
+group (a second fork with its own setsid) is found by the MEMORIA_START marker in its environment, which takes
+a descriptor and may fail; so the group, which takes none, is killed first.
+vLLM names its processes with setproctitle, which writes over that environment unless SPT_NOENV is set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from memoria.aio import in_daemon_thread
+from memoria.engine.process.descriptors import restore_limit
+from memoria.engine.process.exit_status import ExitStatus
+from memoria.engine.process.marker import START, kill_one
+from memoria.engine.process.table import Census
+
+logger = logging.getLogger(__name__)
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def _prepare_child() -> Callable[[], None]:
+    """For the child, between fork and exec: SIGKILL when the forking *thread* ends (prctl(2)), which must
+    therefore be the main one. libc is loaded before the fork, so that the child only makes system calls."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    parent = os.getpid()
+
+    def prepare() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it died before the call above
+            os._exit(1)
+        restore_limit()
+
+    return prepare
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """Process ids: `left` were there still, and were killed; `outlived` are those of them that had outlived
+    their leader and are told for the first time."""
+
+    left: set[int]
+    outlived: set[int]
+
+
+class EngineProcess:
+    """A running engine. `start_id` marks every process of its tree (environment variable MEMORIA_START)."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], pidfd: int, start_id: str, census: Census) -> None:
+        self._popen, self._pidfd, self._start_id, self._census = popen, pidfd, start_id, census
+        self._outlived: set[int] = set()
+        self.known = {popen.pid}  # every process of the tree that was ever seen; the driver may name the dead
+        self._exited: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().add_reader(pidfd, self._on_exit)
+
+    def __repr__(self) -> str:
+        state = "exited" if self._exited.done() else "running"
+        return f"<EngineProcess pid={self.pid} {state}>"
+
+    @classmethod
+    def spawn(
+        cls, argv: Sequence[str], env: Mapping[str, str], *, start_id: str, log: int, census: Census
+    ) -> EngineProcess:
+        """`log` is a file descriptor that the child writes to by itself: no pipe that could stall it.
+        Raises `OSError` when the executable cannot be started. Call it from the main thread."""
+        popen = subprocess.Popen(
+            list(argv),
+            env={**env, "SPT_NOENV": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=_prepare_child(),  # noqa: PLW1509 - only system calls, see there
+        )
+        try:
+            pidfd = os.pidfd_open(popen.pid)
+        except OSError:  # out of descriptors: what cannot be watched must not run
+            popen.kill()
+            popen.wait()
+            raise
+        return cls(popen, pidfd, start_id, census)
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def is_running(self) -> bool:
+        return not self._exited.done()
+
+    async def exited(self) -> ExitStatus:
+        """Waits for the leader's end; it stays unreaped until `clear`."""
+        return await asyncio.shield(self._exited)
+
+    def terminate(self) -> None:
+        """SIGTERM to the leader alone, as vLLM wants it: it stops its own children."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL to the whole group."""
+        if self._popen.returncode is None:
+            _kill_group(self.pid)
+
+    async def clear(self) -> Cleared:
+        """Kills what is left of the tree and, when the leader has ended, reaps it. To be called until nothing
+        is left: a process may fork between being found and being killed. Raises `OSError` when what left the
+        group cannot be found; the group is killed all the same."""
+        self.kill()
+        if self._popen.returncode is None and not self.is_running:
+            self._popen.wait()
+            os.close(self._pidfd)
+        left = await self.tree()
+        if self._popen.returncode is None:  # its leader may have ended meanwhile, and is to be reaped
+            left.add(self.pid)
+        strays = left - {self.pid}
+        if strays:
+            await in_daemon_thread(lambda: self._kill_each(strays))
+        new = strays - self._outlived if not self.is_running else set()
+        self._outlived |= new
+        return Cleared(left, new)
+
+    async def tree(self) -> set[int]:
+        """Ids of all living processes of this start, wherever they moved. Raises `OSError` when nobody knows
+        them."""
+        living = set((await self._census.look()).get(self._start_id, ()))
+        if self.is_running:
+            living.add(self.pid)
+        self.known |= living
+        return living
+
+    def _kill_each(self, pids: set[int]) -> None:
+        for pid in pids:
+            kill_one(pid, START, self._start_id)
+
+    def _signal(self, number: int) -> None:
+        if not self._exited.done():
+            signal.pidfd_send_signal(self._pidfd, number)
+
+    def _on_exit(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        info = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOWAIT)
+        if info is None or self._exited.done():
+            return
+        by_signal = info.si_code != os.CLD_EXITED
+        self._exited.set_result(
+            ExitStatus(signal=info.si_status) if by_signal else ExitStatus(code=info.si_status)
+        )
+
+
+def _kill_group(pgid: int) -> None:
+    try:
+        os.killpg(pgid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    except PermissionError:
+        logger.warning("process group %d holds a process of another user", pgid)

@@ -1,0 +1,75 @@
+"""Which processes belong to which start of an engine, told by the MEMORIA_START in their environments.
+
+An environment is read from the process's own memory (proc_pid_environ(5)): of one that is stuck in a driver
+that may never return. So /proc is looked at in a thread, once for all who ask, and whoever is stuck is passed
+over the next time, as what it was before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+
+from memoria.aio import in_daemon_thread
+from memoria.engine.process.marker import START, environ, process_ids, value_in
+
+Starts = Mapping[str, frozenset[int]]
+
+
+class Census:
+    """`timeout` in seconds for one look. `latest` is what the last look saw: process ids by start."""
+
+    def __init__(
+        self,
+        *,
+        timeout: float = 5.0,
+        processes: Callable[[], Iterable[int]] = process_ids,
+        read: Callable[[int], bytes | None] = environ,
+    ) -> None:
+        self._timeout, self._processes, self._read = timeout, processes, read
+        self._running: asyncio.Future[Starts] | None = None
+        self._reading = [0]  # the process that the running look reads
+        self._stuck: dict[int, asyncio.Future[Starts]] = {}
+        self.latest: Starts = {}
+
+    def __repr__(self) -> str:
+        return f"<Census of {len(self.latest)} starts, stuck {sorted(self._stuck)}>"
+
+    async def look(self) -> Starts:
+        """As it is now: never what a look has seen that was begun before. Raises `OSError` (`TimeoutError` is
+        one) when /proc does not tell: then nobody knows, and nobody may take a tree for empty."""
+        before = self._running
+        if before is not None and not before.done():
+            await asyncio.wait({before}, timeout=self._timeout)
+        if self._running is before:  # else somebody else has begun one meanwhile
+            self._running = self._begin()
+        running = self._running
+        assert running is not None
+        try:
+            async with asyncio.timeout(self._timeout):
+                self.latest = await asyncio.shield(running)
+        except TimeoutError:
+            pid = self._reading[0]
+            self._stuck[pid] = running
+            raise TimeoutError(f"process {pid} cannot be looked at") from None
+        return self.latest
+
+    def _begin(self) -> asyncio.Future[Starts]:
+        self._stuck = {pid: look for pid, look in self._stuck.items() if not look.done()}
+        known = {pid: start for start, pids in self.latest.items() for pid in pids}
+        stuck = {pid: known.get(pid) for pid in self._stuck}
+
+        def look() -> Starts:
+            starts: dict[str, set[int]] = {}
+            for pid in self._processes():
+                if pid in stuck:
+                    start = stuck[pid]
+                else:
+                    at[0] = pid
+                    start = value_in(self._read(pid) or b"", START)
+                if start:
+                    starts.setdefault(start, set()).add(pid)
+            return {start: frozenset(pids) for start, pids in starts.items()}
+
+        at = self._reading = [0]  # its own: one that hung may come back while another is under way
+        return in_daemon_thread(look)

@@ -1,0 +1,122 @@
+"""Everything that can be known before an engine is spawned, and every reason not to spawn one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from memoria.config.model import Config
+from memoria.errors import ConfigError, MemoriaError, UnavailableError
+from memoria.gpu import read_devices
+from memoria.gpu.device import Device, DeviceReader
+from memoria.plan.plan import Plan, limit_problems, make_plan
+from memoria.preflight.models import look_for_models
+from memoria.supervisor.runtime_dir import RuntimeDir
+from memoria.vllm.install.facts import VllmInstall
+from memoria.vllm.install.find import find
+from memoria.vllm.install.home import data_home
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """`config` has a fraction for every engine, chosen where the file leaves that to the plan, and warns of
+    what nobody knows. `plan` is None where the device could not be read, `install` where there is no vLLM."""
+
+    config: Config
+    install: VllmInstall | None
+    plan: Plan | None
+    driver: str
+    errors: tuple[MemoriaError, ...]
+
+    def raise_for_errors(self) -> None:
+        """Raises one error with every problem; its kind, and so its exit code, is that of the first."""
+        if self.errors:
+            raise type(self.errors[0])(problem for error in self.errors for problem in error.problems)
+
+    def complete(self) -> tuple[VllmInstall, Plan]:
+        """What a start needs. Raises as `raise_for_errors` does."""
+        self.raise_for_errors()
+        if self.install is None or self.plan is None:
+            raise ValueError("the device was left out of this preflight")
+        return self.install, self.plan
+
+
+def preflight(config: Config, reader: DeviceReader | None, environ: Mapping[str, str]) -> Preflight:
+    """Looks at the plan, vLLM and the models; `reader` None leaves the device out (`check --no-gpu`). What
+    this configuration's own daemon holds of the device, if it runs, counts as free."""
+    errors: list[MemoriaError] = []
+    plan: Plan | None = None
+    driver = ""
+    install, not_found = _find_vllm(config, environ)
+    try:
+        if reader is None:
+            if problems := limit_problems(config):
+                raise ConfigError(problems)
+        else:
+            driver, devices = _read(reader, config)
+            config = settled(config, devices, environ)
+            plan = make_plan(config, devices, RuntimeDir(config.runtime_dir).own_pids())
+            config, plan = _with_models(config, plan, install, environ)
+            plan.raise_for_problems()
+    except MemoriaError as error:
+        errors.append(error)
+    errors += not_found
+    looked = look_for_models(config, environ)
+    if looked.problems:
+        errors.append(ConfigError(looked.problems))
+    config = replace(config, warnings=config.warnings + looked.unknown)
+    return Preflight(config, install, plan, driver, tuple(errors))
+
+
+def _find_vllm(
+    config: Config, environ: Mapping[str, str]
+) -> tuple[VllmInstall | None, tuple[UnavailableError, ...]]:
+    try:
+        return find(config.vllm, data_home(environ), config.device), ()
+    except UnavailableError as error:
+        mark = config.where("vllm") if config.vllm != "auto" else None
+        where = (f"{mark}  vllm",) if mark else ()
+        return None, (UnavailableError(replace(p, where=where + p.where) for p in error.problems),)
+
+
+def _with_models(
+    config: Config, plan: Plan, install: VllmInstall | None, environ: Mapping[str, str]
+) -> tuple[Config, Plan]:
+    """The plan with what its models certainly make impossible, the configuration with warnings of what they
+    likely do. Not where the budgets will change anyway."""
+    if plan.config_problems:
+        return config, plan
+    from memoria.preflight.fit import judge_models  # noqa: PLC0415 (as in `settled`)
+
+    judged = judge_models(config, plan, install, environ)
+    return (
+        replace(config, warnings=config.warnings + judged.likely),
+        replace(plan, config_problems=judged.certain),
+    )
+
+
+def _read(reader: DeviceReader, config: Config) -> tuple[str, dict[int | str, Device]]:
+    """Raises `UnavailableError`; or `ConfigError`, with that in it, where the fractions are wrong on any
+    device."""
+    try:
+        return reader.driver(), read_devices(reader, (engine.gpu for engine in config.engines))
+    except UnavailableError as error:
+        if wrong := limit_problems(config):
+            raise ConfigError((*wrong, *error.problems)) from error
+        raise
+
+
+def settled(config: Config, devices: Mapping[int | str, Device], environ: Mapping[str, str]) -> Config:
+    """The configuration with every fraction chosen. Raises `ConfigError` where the wishes cannot be granted.
+    The models' files are read only where a wish needs them."""
+    if all(engine.gpu_memory_utilization for engine in config.engines):
+        return config
+    # Half of the planner, and a seventh of what `memoria check` takes where no fraction is left to it.
+    from memoria.plan.wishes import settle  # noqa: PLC0415
+    from memoria.preflight.outcomes import read_models  # noqa: PLC0415
+
+    files, unknown = read_models(config, environ) if any(e.is_auto for e in config.engines) else ({}, {})
+    chosen = settle(config, devices, files, unknown)
+    if chosen.problems:
+        raise ConfigError(chosen.problems)
+    return chosen.config

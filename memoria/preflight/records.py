@@ -1,0 +1,99 @@
+"""The records of past starts: a small file for each engine in memoria's state directory."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from memoria.config.model import Config, EngineConfig
+from memoria.config.paths import state_dir
+from memoria.gpu.device import Device
+from memoria.plan.checkpoint.identity import identity
+from memoria.plan.records import Record, fingerprint
+from memoria.preflight.outcomes import choice_of
+from memoria.vllm.install.facts import VllmInstall
+
+DRIVER = Path("/proc/driver/nvidia/version")
+
+logger = logging.getLogger(__name__)
+
+
+class Records:
+    """What cannot be read counts as not there: a record only ever makes a plan sharper."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @property
+    def is_empty(self) -> bool:
+        return not any(self._folder.glob("*.json"))
+
+    def find(self, engine: str, wanted_fingerprint: str | None) -> Record | None:
+        """The record of the last start, if it was one with these very settings."""
+        try:
+            record = Record.from_json(json.loads(self._path(engine).read_text(encoding="utf-8")))
+        except (OSError, ValueError, AttributeError, RecursionError):
+            return None
+        return record if record.fingerprint == wanted_fingerprint else None
+
+    def keep(self, engine: str, record: Record) -> None:
+        """In one step: a reader sees the old record or the new one. A full disk is logged and borne."""
+        path = self._path(engine)
+        draft = path.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            draft.write_text(json.dumps(record.to_json(), indent=2) + "\n", encoding="utf-8")
+            draft.replace(path)
+        except OSError as error:
+            logger.warning("%s: what was learnt of its memory cannot be kept: %s", engine, error)
+
+    def forget(self, engine: str) -> None:
+        try:
+            self._path(engine).unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("%s: its record cannot be removed: %s", engine, error)
+
+    def _path(self, engine: str) -> Path:
+        return self._folder / f"{engine}.json"
+
+
+def records_dir(config: Config, environ: Mapping[str, str]) -> Path:
+    return state_dir(config.path or Path("demo"), environ) / "plan"
+
+
+def fingerprint_now(
+    engine: EngineConfig, device: Device, install: VllmInstall, environ: Mapping[str, str]
+) -> str | None:
+    """None where something that decides it is not known: vLLM, or the model's files."""
+    try:
+        model_identity = identity(engine.model, {**environ, **engine.env}, choice_of(engine.vllm_args))
+        software = " ".join((_vllm_identity(install), _torch(install), "" if device.is_host else _driver()))
+    except OSError:
+        return None
+    return None if model_identity is None else fingerprint(engine, device, software, model_identity, environ)
+
+
+def _torch(install: VllmInstall) -> str:
+    """Its version, by the name that pip gives to its folder; nothing where that is not found."""
+    root = install.root
+    found = sorted(root.glob("lib/python*/site-packages/torch-*.dist-info")) if root else []
+    return found[0].name if found else ""
+
+
+def _driver() -> str:
+    """Of NVIDIA's kernel module; nothing where there is none."""
+    try:
+        return DRIVER.read_text(encoding="utf-8").partition("\n")[0]
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _vllm_identity(install: VllmInstall) -> str:
+    """Its version, else the state of its executable: pip writes that anew with every version."""
+    if install.version is not None:
+        return f"{install.version} {install.variant}"
+    stat = Path(install.command[0]).stat()
+    return f"{install.command[0]} {stat.st_size} {stat.st_mtime_ns}"

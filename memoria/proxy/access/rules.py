@@ -1,0 +1,234 @@
+"""Who may ask: the Host, the Origin of a web page, what a page may send, and the API key.
+
+One decision over a request's head, before anything else is done with it. Sources: RFC 9110 7.4 (421),
+RFC 6454 (Origin), RFC 6750 (Bearer), the Fetch standard (CORS; what a page may send without asking first),
+Fetch Metadata (Sec-Fetch-Site).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from memoria.config.model import Config
+from memoria.proxy.access.keys import KeyRing, Keys
+from memoria.proxy.errors import Answer, Rejection, bad_framing
+from memoria.proxy.http.headers import Header
+from memoria.proxy.routing.routes import ROUTES
+
+# For load balancers and scripts, which have no key: they tell whether the engines are ready, nothing more.
+KEYLESS_PATHS = frozenset((b"/health", b"/livez", b"/readyz"))
+
+# memoria's own part asks for its keys itself (memoria/admin/api/authorizer.py); the page holds no secret.
+_OWN_PREFIXES = (b"/admin/", b"/page/")
+
+_FORM_PATHS = frozenset(route.path.encode() for route in ROUTES if route.model_in == "multipart")
+_DECIDING = frozenset((b"host", b"origin", b"sec-fetch-site", b"authorization", b"x-api-key"))
+_ADDRESS = re.compile(rb"[0-9]{1,3}(?:\.[0-9]{1,3}){3}|\[[0-9a-f:.]+\]")
+_FIELD_NAMES = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,1000}")
+_PREFLIGHT_AGE = 600  # seconds for which a browser need not ask again
+_EXPOSED = (b"access-control-expose-headers", b"x-request-id, retry-after")
+_SHOWN = 100  # bytes of a client's own text that are repeated to it
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRules:
+    """Hosts without ports and origins as browsers write them, in lower case. `addresses`: any IP address will
+    do as a Host, since DNS rebinding needs a name. `keys` None: no key is asked for. An admin's key is good
+    for the engines, too."""
+
+    hosts: frozenset[bytes]
+    any_host: bool = False
+    addresses: bool = False
+    origins: frozenset[bytes] = field(default=frozenset())
+    any_origin: bool = False
+    keys: KeyRing | None = None
+    admin_keys: KeyRing | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """`key` is the name of the API key, None where none is asked for. `headers` belong into whatever answer
+    the request gets."""
+
+    key: str | None = None
+    headers: tuple[Header, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """A browser asks whether a page may ask: the answer is 204 with these headers, and goes no further."""
+
+    headers: tuple[Header, ...]
+
+
+ANYBODY = Grant()
+
+
+def access_rules(config: Config, keys: Keys, *, hostname: str) -> AccessRules:
+    """On a loopback address its own names alone; otherwise also this machine's `hostname`, and addresses.
+    `allowed_hosts` comes on top."""
+    address, access = config.listen, config.access
+    bound = f"[{address.host}]" if ":" in address.host else address.host
+    hosts = {"localhost", "127.0.0.1", "[::1]", bound, *access.allowed_hosts}
+    if not address.is_loopback:
+        hosts.add(hostname)
+    return AccessRules(
+        hosts=frozenset(host.lower().encode() for host in hosts),
+        any_host="*" in access.allowed_hosts,
+        addresses=not address.is_loopback,
+        origins=frozenset(origin.encode() for origin in access.origins),
+        any_origin="*" in access.origins,
+        keys=keys.clients,
+        admin_keys=keys.admins,
+    )
+
+
+def decide(
+    method: str, path: bytes, headers: Sequence[Header], rules: AccessRules
+) -> Grant | Preflight | Rejection:
+    """`headers` as they came, names in lower case. Never raises: a `Rejection` is returned, for the caller to
+    raise or to answer (400, 401, 403, 415, 421)."""
+    head: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name in _DECIDING:
+            if name in head:
+                return Rejection(bad_framing(f"The request has several {name.decode()} headers"))
+            head[name] = value
+    host = head.get(b"host")
+    # HTTP/1.0 may come without one; browsers never do
+    if host is not None and not rules.any_host and not _is_ours(host, rules):
+        return Rejection(_misdirected(host))
+    cors: tuple[Header, ...] = ()
+    if b"origin" in head or b"sec-fetch-site" in head:
+        page = _decide_page(method, path, dict(headers), rules)
+        if not isinstance(page, tuple):
+            return page
+        cors = page
+    if rules.keys is None or path in KEYLESS_PATHS or path == b"/" or path.startswith(_OWN_PREFIXES):
+        return Grant(None, cors) if cors else ANYBODY
+    key = find_key(head, rules.keys)
+    if key is None and rules.admin_keys is not None:
+        key = find_key(head, rules.admin_keys)
+    if key is None:
+        return Rejection(_unauthorized(cors, given=len(head.keys() & {b"authorization", b"x-api-key"}) > 0))
+    return Grant(key, cors)
+
+
+def _is_ours(host: bytes, rules: AccessRules) -> bool:
+    name = host.lower()
+    bare, colon, port = name.rpartition(b":")
+    if colon and port.isdigit():
+        name = bare
+    return name in rules.hosts or (rules.addresses and _ADDRESS.fullmatch(name) is not None)
+
+
+def find_key(head: Mapping[bytes, bytes], keys: KeyRing) -> str | None:
+    """The name of the key that a request was sent with, if it is one of these."""
+    authorization = head.get(b"authorization")
+    if authorization is not None:
+        scheme, _, token = authorization.partition(b" ")
+        if scheme.lower() == b"bearer" and (name := keys.find(token.strip())) is not None:
+            return name
+    key = head.get(b"x-api-key")
+    return None if key is None else keys.find(key)
+
+
+def _decide_page(
+    method: str, path: bytes, head: dict[bytes, bytes], rules: AccessRules
+) -> tuple[Header, ...] | Preflight | Rejection:
+    """For a request that a browser sent; the headers that its answer needs, where it may go on."""
+    origin = head.get(b"origin")
+    cors: tuple[Header, ...] = ()
+    if origin is not None and not _is_own_page(origin, head.get(b"host")):
+        if path.startswith(_OWN_PREFIXES):
+            return Rejection(_not_its_own(origin))
+        if rules.any_origin:
+            cors = ((b"access-control-allow-origin", b"*"), _EXPOSED)
+        elif origin.lower() in rules.origins:
+            cors = ((b"access-control-allow-origin", origin), (b"vary", b"origin"), _EXPOSED)
+        else:
+            return Rejection(_foreign(origin))
+    elif origin is None and not _comes_from_here(method, path, head, rules):
+        return Rejection(_not_by_another_site())
+    if method == "OPTIONS" and cors and b"access-control-request-method" in head:
+        return _preflight(cors, head)
+    if method == "POST" and not _is_plain(head, path):
+        return Rejection(_unreadable(path, cors))
+    return cors
+
+
+def _comes_from_here(method: str, path: bytes, head: dict[bytes, bytes], rules: AccessRules) -> bool:
+    """What a browser fetches for an image, a script or a link it sends no Origin with, but where the page is
+    from (Fetch Metadata, W3C). From another site's page a person may follow a link to here, no more."""
+    if head[b"sec-fetch-site"] in {b"same-origin", b"none"}:
+        return True
+    if path.startswith(b"/admin/"):
+        return False
+    followed = (head.get(b"sec-fetch-mode"), head.get(b"sec-fetch-dest")) == (b"navigate", b"document")
+    return rules.any_origin or (method == "GET" and followed)
+
+
+def _is_own_page(origin: bytes, host: bytes | None) -> bool:
+    scheme, _, place = origin.lower().partition(b"://")
+    return host is not None and scheme in {b"http", b"https"} and place == host.lower()
+
+
+def _is_plain(head: dict[bytes, bytes], path: bytes) -> bool:
+    """JSON, or a form where the route takes one: a page of another site can send other types unasked."""
+    kind = head.get(b"content-type")
+    if kind is None:
+        return head.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in head
+    kind = kind.partition(b";")[0].strip().lower()
+    if kind == b"multipart/form-data":
+        return path in _FORM_PATHS
+    return kind == b"application/json" or (kind.startswith(b"application/") and kind.endswith(b"+json"))
+
+
+def _preflight(cors: tuple[Header, ...], head: dict[bytes, bytes]) -> Preflight:
+    allowed = [(b"access-control-allow-methods", b"GET, POST")]
+    asked = head.get(b"access-control-request-headers", b"")
+    if _FIELD_NAMES.fullmatch(asked):
+        allowed.append((b"access-control-allow-headers", asked))
+    age = (b"access-control-max-age", b"%d" % _PREFLIGHT_AGE)
+    return Preflight((*cors, *allowed, age))
+
+
+def _misdirected(host: bytes) -> Answer:
+    message = f"memoria is not known as `{_shown(host)}`: add it to allowed_hosts, without the port"
+    return Answer(421, message, "host_not_allowed")
+
+
+def _foreign(origin: bytes) -> Answer:
+    message = f"Pages of `{_shown(origin)}` may not ask here: add it to cors.origins"
+    return Answer(403, message, "origin_not_allowed")
+
+
+def _not_by_another_site() -> Answer:
+    message = "Another site's page may not fetch this: open it by itself, or add that site to cors.origins"
+    return Answer(403, message, "origin_not_allowed")
+
+
+def _not_its_own(origin: bytes) -> Answer:
+    message = f"Pages of `{_shown(origin)}` may not ask here: only memoria's own page may"
+    return Answer(403, message, "origin_not_allowed")
+
+
+def _unreadable(path: bytes, cors: tuple[Header, ...]) -> Answer:
+    also = " or multipart/form-data" if path in _FORM_PATHS else ""
+    return Answer(
+        415, f"A page must send application/json{also} here", "unsupported_media_type", headers=cors
+    )
+
+
+def _unauthorized(cors: tuple[Header, ...], *, given: bool) -> Answer:
+    what = "The API key is not known here" if given else "An API key is needed"
+    message = f"{what}: send it as `Authorization: Bearer KEY`, or as `x-api-key: KEY`"
+    return Answer(
+        401, message, "invalid_api_key", headers=((b"www-authenticate", b'Bearer realm="memoria"'), *cors)
+    )
+
+
+def _shown(text: bytes) -> str:
+    return text[:_SHOWN].decode("ascii", "backslashreplace")

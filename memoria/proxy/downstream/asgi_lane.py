@@ -1,0 +1,56 @@
+"""The way of requests that memoria answers itself: uvicorn's, through ASGI, under the relay's rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from memoria.proxy.access.rules import Grant
+from memoria.proxy.http.headers import Header, new_request_id
+from memoria.proxy.http.request import RequestHead
+
+
+class AsgiLane(HttpToolsProtocol):
+    """`_own` is the request that is being answered this way, or was the last; others may be parsed already.
+    `_held`: the next request, of whatever way, waits until the client has taken the answer to the last."""
+
+    _own: RequestResponseCycle | None = None
+    _held = False
+
+    def begin_own(
+        self, head: RequestHead, grant: Grant, url: bytes, headers: Sequence[Header], lengths: Sequence[bytes]
+    ) -> None:
+        """A head is complete, and checked. uvicorn gets what it would have had ready by now."""
+        super().on_message_begin()
+        super().on_url(url)
+        for name, value in (*headers, *((b"content-length", length) for length in lengths)):
+            super().on_header(name, value)
+        super().on_headers_complete()
+        cycle: Any = self.cycle
+        assert isinstance(cycle, RequestResponseCycle)
+        cycle.keep_alive = head.keep_alive
+        identity = (b"x-request-id", head.own_id or new_request_id())
+        cycle.default_headers = [*cycle.default_headers, identity, *grant.headers]
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if self._held:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, app))
+            return
+        self._own = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def leave_own(self) -> bool:
+        """Whoever answers is told that nobody listens any longer. True: nothing was sent."""
+        cycle = self._own
+        if cycle is None or cycle.response_complete:
+            return False
+        cycle.disconnected = True
+        cycle.message_event.set()
+        return not cycle.response_started
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.leave_own()
+        super().connection_lost(exc)

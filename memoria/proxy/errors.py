@@ -1,0 +1,164 @@
+"""What memoria itself answers: OpenAI's error body, with a status, a code to program against and a way on.
+
+`{"error": {"message", "type", "param", "code"}}` is what OpenAI's clients turn into exceptions; vLLM uses
+the same four fields. Answers of an engine are never built here: they pass through as they are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from memoria.proxy.http.headers import Header
+from memoria.proxy.router import Refusal
+
+RETRY_CUT = 10  # seconds; a start takes that long at least
+_SHOWN = 200  # characters of a client's own text that are repeated to it
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An error for the client. `close`: the connection cannot be kept, since what follows on it is not known
+    to be the next request (or is the rest of a body nobody wants)."""
+
+    status: int
+    message: str
+    code: str
+    param: str | None = None
+    headers: tuple[Header, ...] = ()
+    close: bool = False
+
+    @property
+    def body(self) -> bytes:
+        if self.status == 204:
+            return b""
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return json.dumps({"error": error}).encode()
+
+    @property
+    def event(self) -> bytes:
+        """The same as one server-sent event, for a stream that has begun."""
+        return b"data: " + self.body + b"\n\n"
+
+
+class Rejection(Exception):
+    """The request ends here, with this answer."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.message)
+        self.answer = answer
+
+
+def preflight(headers: tuple[Header, ...]) -> Answer:
+    """To a browser that asks whether a page may ask (CORS): it may."""
+    return Answer(204, "", "", headers=headers)
+
+
+def bad_request(message: str, *, code: str = "bad_request", param: str | None = None) -> Answer:
+    return Answer(400, message, code, param)
+
+
+def bad_framing(message: str) -> Answer:
+    """Where a request ends, or whom it is for, can be read in two ways (request smuggling)."""
+    return Answer(400, message, "bad_request", close=True)
+
+
+def model_required(models: Iterable[str]) -> Answer:
+    message = f"`model` is required here: several engines serve this path. Models: {_names(models)}"
+    return Answer(400, message, "model_required", "model")
+
+
+def model_unnamed(models: Iterable[str]) -> Answer:
+    message = (
+        "Several engines serve this path: name the model in the query (`?model=NAME`), or use the engine's "
+        f"own port. Models: {_names(models)}"
+    )
+    return Answer(400, message, "model_required", "model")
+
+
+def websocket_only(path: str) -> Answer:
+    headers = ((b"upgrade", b"websocket"), (b"connection", b"upgrade"))
+    return Answer(426, f"{path} is a WebSocket: ask for an upgrade", "websocket_only", headers=headers)
+
+
+def model_not_found(model: str, models: Iterable[str]) -> Answer:
+    message = f"The model `{_short(model)}` does not exist. Models: {_names(models)}"
+    return Answer(404, message, "model_not_found", "model")
+
+
+def malformed() -> Answer:
+    return bad_framing("The request is not valid HTTP/1.1")
+
+
+def head_too_large(most: int, fields: int) -> Answer:
+    message = f"The request's head is larger than {most} bytes, or has more than {fields} fields"
+    return Answer(431, message, "head_too_large", close=True)
+
+
+def too_many_connections() -> Answer:
+    headers = ((b"retry-after", b"%d" % RETRY_CUT),)
+    return Answer(503, "Too many connections are open", "too_many_connections", headers=headers, close=True)
+
+
+def route_not_found(method: str, path: str) -> Answer:
+    return Answer(404, f"No route {method} {_short(path)}", "route_not_found")
+
+
+def not_served(path: str) -> Answer:
+    return Answer(404, f"No engine here serves {_short(path)}", "route_not_served")
+
+
+def method_not_allowed(method: str, allowed: Iterable[str]) -> Answer:
+    allow = ", ".join(sorted(allowed))
+    message = f"Method {_short(method)} is not allowed here, use {allow}"
+    return Answer(405, message, "method_not_allowed", headers=((b"allow", allow.encode()),))
+
+
+def upload_stalled(seconds: float) -> Answer:
+    return Answer(408, f"No byte of the request's body came for {seconds:g} s", "upload_stalled", close=True)
+
+
+def body_too_large(limit: int) -> Answer:
+    message = f"The request's body is larger than {limit} bytes (limits.body_mb)"
+    return Answer(413, message, "body_too_large", close=True)
+
+
+def engine_unreachable(engine: str) -> Answer:
+    return Answer(502, f"The engine `{engine}` does not accept connections", "engine_unreachable")
+
+
+def engine_lost(engine: str) -> Answer:
+    message = f"The engine `{engine}` closed the connection before its response was complete"
+    return Answer(502, message, "engine_lost")
+
+
+def engine_stopping(engine: str) -> Answer:
+    message = f"The engine `{engine}` is being stopped, its requests are cut"
+    return Answer(503, message, "engine_stopping", headers=((b"retry-after", b"%d" % RETRY_CUT),))
+
+
+def engine_garbled(engine: str) -> Answer:
+    return Answer(502, f"The engine `{engine}` sent a response that is not valid HTTP", "engine_garbled")
+
+
+def engine_silent(engine: str, seconds: float) -> Answer:
+    return Answer(
+        504, f"The engine `{engine}` sent nothing for {seconds:g} s (timeouts.idle)", "engine_timeout"
+    )
+
+
+def refused(refusal: Refusal) -> Answer:
+    retry: tuple[Header, ...] = ()
+    if refusal.retry_after is not None:
+        retry = ((b"retry-after", b"%d" % refusal.retry_after),)
+    return Answer(refusal.status, refusal.message, refusal.code, headers=retry)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+
+
+def _names(models: Iterable[str]) -> str:
+    return ", ".join(f"`{model}`" for model in models)

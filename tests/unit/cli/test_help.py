@@ -1,0 +1,35 @@
+"""Every command's `--help` has an example, and the example is one that its command takes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from memoria.cli.commands.main import cli
+
+
+def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
+    if isinstance(command, click.Group):
+        for name, child in command.commands.items():
+            yield from commands(child, (*path, name))
+    else:
+        yield " ".join(path), command
+
+
+COMMANDS = dict(commands(cli))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_example_of_a_command_is_one_that_it_takes(name: str) -> None:
+    example = re.search(r"^\s*Example:  (.+)$", COMMANDS[name].help or "", re.MULTILINE)
+    assert example is not None
+    words = shlex.split(example[1].partition(" > ")[0])
+    called = words[words.index("memoria") + 1 :]
+    assert called[: len(name.split())] == name.split()
+    # raises for an unknown flag; nothing is read or run
+    parent = click.Context(cli, **cli.context_settings)
+    COMMANDS[name].make_context(name, called[len(name.split()) :], parent=parent, resilient_parsing=True)

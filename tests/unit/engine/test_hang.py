@@ -1,0 +1,132 @@
+"""When an engine is held to hang: the pure policy."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memoria.engine.hang import IDLE_PATIENCES, WATCHDOG, Liveness, Sample, progress_of
+
+METRICS = """\
+# HELP vllm:prompt_tokens_total Number of prefill tokens processed.
+vllm:num_requests_running{engine="0",model_name="m"} 3.0
+vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.25
+vllm:prompt_tokens_total{engine="0",model_name="m"} 1.2e+06
+vllm:generation_tokens_total{engine="0",model_name="m"} 17.0
+vllm:request_success_total{engine="0",finished_reason="abort"} 4.0
+"""
+
+
+class Watched:
+    """Samples of an engine, every ten seconds."""
+
+    def __init__(self) -> None:
+        self.liveness = Liveness(patience=120)
+        self.at = 0.0
+
+    def see(
+        self, *, in_flight: int, progress: object = 0, times: int = 1, answers: bool = True, heard: int = 0
+    ) -> Watched:
+        for _ in range(times):
+            figures = (("tokens", str(progress)),) if answers else None
+            self.liveness.see(Sample(self.at, in_flight, figures, heard))
+            self.at += 10
+        return self
+
+
+@pytest.fixture
+def watched() -> Watched:
+    return Watched()
+
+
+def test_requests_in_flight_and_no_movement_is_a_hang_when_patience_is_over(watched: Watched) -> None:
+    assert not watched.see(in_flight=1, times=12).liveness.silent
+    assert watched.see(in_flight=1).liveness.silent
+
+
+def test_an_engine_that_does_not_even_say_how_it_does_is_silent(watched: Watched) -> None:
+    watched.see(in_flight=1)
+    assert watched.see(in_flight=1, answers=False, times=12).liveness.silent
+
+
+def test_a_long_prefill_that_fills_the_cache_is_no_hang(watched: Watched) -> None:
+    for chunk in range(100):
+        assert not watched.see(in_flight=1, progress=chunk // 11).liveness.silent
+
+
+def test_time_without_requests_neither_counts_nor_excuses(watched: Watched) -> None:
+    watched.see(in_flight=1, times=7).see(in_flight=0, times=1000)
+    assert watched.liveness.silent_for == 70
+    assert watched.see(in_flight=1, times=6).liveness.silent
+
+
+def test_bytes_on_their_way_are_movement_whatever_the_figures_say(watched: Watched) -> None:
+    for heard in range(100):
+        assert not watched.see(in_flight=1, answers=False, heard=heard).liveness.silent
+
+
+def test_without_figures_it_is_asked_before_it_is_suspected() -> None:
+    liveness = Liveness(patience=10)
+    for second in range(10):
+        liveness.see(Sample(second, 1, ()))
+    assert not liveness.wants_canary()
+    liveness.see(Sample(10, 1, ()))
+    assert liveness.silent
+    assert liveness.blind
+    assert liveness.wants_canary()
+    liveness.answered()
+    assert not liveness.wants_canary()
+
+
+def test_an_idle_engine_is_asked_after_long_and_then_after_long_again(watched: Watched) -> None:
+    seconds = 120 * IDLE_PATIENCES
+    assert not watched.see(in_flight=0, times=seconds // 10).liveness.wants_canary()
+    assert watched.see(in_flight=0).liveness.wants_canary()
+    watched.liveness.answered()
+    assert not watched.see(in_flight=0).liveness.wants_canary()
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 60), st.integers(0, 3), st.booleans()), max_size=60))
+def test_only_seconds_with_requests_and_without_movement_add_up(
+    steps: list[tuple[float, int, bool]],
+) -> None:
+    liveness, at, tokens, before = Liveness(patience=120), 0.0, 0, 0
+    stood = 0.0
+    for seconds, in_flight, moves in steps:
+        at += seconds
+        tokens += moves
+        moved = liveness.see(Sample(at, in_flight, (("tokens", str(tokens)),)))
+        stood = 0.0 if moved else stood + (seconds if before else 0)
+        before = in_flight
+        assert liveness.silent_for == pytest.approx(stood)
+
+
+def test_it_looks_often_enough_to_tell_within_thirty_seconds_more() -> None:
+    assert Liveness(patience=120).period == 10
+    assert Liveness(patience=1.2).period == pytest.approx(0.1)
+
+
+def test_only_what_the_core_moves_is_progress() -> None:
+    assert progress_of(METRICS) == (
+        ("kv_cache_usage_perc", "0.25"),
+        ("prompt_tokens_total", "1.2e+06"),
+        ("generation_tokens_total", "17.0"),
+    )
+    assert progress_of("python_gc_objects_collected_total 3\n") == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "fires"),
+    [
+        (
+            "(EngineCore pid=7) ERROR 11-23 14:22:28 [watchdog.py:81] Watchdog: loop stuck for 60 s",
+            True,
+        ),
+        ("Engine core watchdog timeout after 60 s, dumping stacks", True),
+        ("non-default args: {'watchdog_config': {'dump_dir': '/tmp'}}", False),
+        ("INFO:     Application startup complete.", False),
+    ],
+)
+def test_vllms_own_watchdog_is_read_in_the_log(line: str, fires: bool) -> None:
+    assert bool(WATCHDOG.search(line)) is fires

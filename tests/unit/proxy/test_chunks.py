@@ -1,0 +1,176 @@
+"""A chunked body on its way from an engine to a client, however it is cut into reads."""
+
+from __future__ import annotations
+
+from asyncio import Transport
+from typing import cast
+
+import httptools
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memoria.engine.address import UnixAddress
+from memoria.proxy.exchange.reply import Reply
+from memoria.proxy.http.chunks import BY_LENGTH, LONGEST, chunk, data_of
+from memoria.proxy.upstream.connection import Sink, Upstream
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":3,"total_tokens":10,"completion_tokens":7}}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+
+class _Client:
+    """Takes what leaves for the client, and reads it as one would."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.body = b""
+        self.complete = False
+
+    def write(self, data: bytes) -> None:
+        self.sent.append(data)
+
+    def read(self) -> None:
+        httptools.HttpResponseParser(self).feed_data(b"".join(self.sent))
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+
+
+class _Request:
+    """What a transfer does about a response."""
+
+    def __init__(self, *, http_1_0: bool = False) -> None:
+        self.client = _Client()
+        self.reply = Reply(cast(Transport, self.client), b"id", http_1_0=http_1_0)
+        self.upstream = Upstream(UnixAddress("engine.sock"), [])
+        self.upstream.begin(self)
+        self.over = self.lost = False
+
+    def answered(self, reads: list[bytes]) -> _Request:
+        for read in reads:
+            self.upstream.data_received(read)
+        return self
+
+    def on_head(self, upstream: Upstream) -> Sink:
+        assert upstream.head is not None
+        self.reply.begin(upstream.head, upstream.length, keep_alive=True)
+        return self.reply
+
+    def on_waiting(self) -> None:
+        self.reply.flush()
+
+    def on_end(self, upstream: Upstream) -> None:
+        self.over = True
+        self.reply.end()
+
+    def on_lost(self, upstream: Upstream) -> None:
+        self.lost = True
+
+    def on_writable(self) -> None:
+        raise AssertionError("nothing was asked")
+
+
+def _cut(data: bytes, at: list[int]) -> list[bytes]:
+    places = sorted({place % len(data) for place in at} - {0})
+    return [data[start:end] for start, end in zip([0, *places], [*places, len(data)], strict=True)]
+
+
+pieces = st.lists(
+    st.one_of(
+        st.binary(min_size=1, max_size=40),
+        st.binary(min_size=1, max_size=12).map(chunk),  # what looks like a chunk, and is a part of one
+        st.integers(1, 2 * LONGEST).map(lambda size: b"\r\n" * (size // 2) + b"a"),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(pieces, st.lists(st.integers(0, 10_000), max_size=8))
+def test_a_client_gets_the_engines_body_however_it_was_cut(body: list[bytes], places: list[int]) -> None:
+    data = b"".join(map(chunk, body)) + b"0\r\n\r\n"
+    request = _Request().answered([HEAD, *_cut(data, places)])
+    request.client.read()
+    assert request.client.body == b"".join(body)
+    assert request.client.complete
+    assert request.over
+    assert not request.upstream.garbled
+    assert request.upstream.received == len(b"".join(body))
+
+
+@given(pieces)
+def test_reads_that_are_whole_chunks_leave_as_they_came(body: list[bytes]) -> None:
+    chunks = [chunk(piece) for piece in body]
+    request = _Request().answered([HEAD, *chunks, b"0\r\n\r\n"])
+    assert request.client.sent[1:] == [*chunks, b"0\r\n\r\n"]
+    assert request.client.sent[0].endswith(b"\r\n\r\n")
+
+
+def test_a_length_is_that_of_one_chunk() -> None:
+    for size in range(1, 2 * LONGEST):
+        data = b"a" * size
+        whole = chunk(data)
+        if len(whole) <= LONGEST:
+            line, found = BY_LENGTH[len(whole)]
+            assert found == size
+            assert whole.startswith(line)
+        assert data_of(whole) == data
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 3, 4, 5, 21, 262])
+def test_some_lengths_are_of_no_chunk(length: int) -> None:
+    assert BY_LENGTH[length][1] == 0
+
+
+@pytest.mark.parametrize(
+    "reads",
+    [
+        [b"2", b"5\r\nhello\r\n", b"a" * 30 + b"\r\n"],
+        [b"25\r", b"\n5\r\nhello\r\n" + b"a" * 27 + b"\r\n"],
+        [b"a\r\n", b"5\r\nhello\r\n", b"\r\n"],
+        [b"c\r\n12345678\r\n", b"5\r\nhello\r\n"],
+    ],
+    ids=["half a size line", "a size line cut short", "data like a chunk", "and a wrong end"],
+)
+def test_what_only_looks_like_a_chunk_is_none(reads: list[bytes]) -> None:
+    assert _outcome([HEAD, chunk(b"a"), *reads]) == _outcome([HEAD + chunk(b"a") + b"".join(reads)])
+
+
+@pytest.mark.parametrize(
+    "wrong", [b"5\r\nhelloXY", b"5\r\nhell\r\n", b"g\r\nhello\r\n", b"5;a=b\r\nhello\r\n"]
+)
+def test_what_is_no_plain_chunk_is_left_to_the_parser(wrong: bytes) -> None:
+    assert _outcome([HEAD, chunk(b"a"), wrong]) == _outcome([HEAD + chunk(b"a") + wrong])
+
+
+def _outcome(reads: list[bytes]) -> tuple[bytes, int, bool]:
+    """What the client reads, how much of it there was, and whether the engine was given up for it."""
+    request = _Request().answered(reads)
+    request.client.read()
+    return request.client.body, request.upstream.received, request.lost
+
+
+def test_a_client_that_knows_no_chunks_gets_their_data() -> None:
+    request = _Request(http_1_0=True).answered([HEAD, chunk(b"one"), chunk(b"two"), b"0\r\n\r\n"])
+    assert b"".join(request.client.sent).partition(b"\r\n\r\n")[2] == b"onetwo"
+
+
+@pytest.mark.parametrize(
+    "reads",
+    [
+        [chunk(USAGE), chunk(DONE), b"0\r\n\r\n"],
+        [chunk(USAGE), chunk(DONE) + b"0\r\n\r\n"],
+        [chunk(USAGE) + chunk(DONE) + b"0\r\n\r\n"],
+        [chunk(USAGE)[:50], chunk(USAGE)[50:], chunk(DONE), b"0\r\n\r\n"],
+        [chunk(USAGE), chunk(b'event: message_stop\ndata: {"type":"message_stop"}\n\n'), chunk(DONE)],
+    ],
+)
+def test_the_end_that_tells_of_tokens_is_kept(reads: list[bytes]) -> None:
+    text = chunk(b'data: {"choices":[{"text":"a"}],"usage":null}\n\n' + b" " * 100)
+    request = _Request().answered([HEAD, text, text, text, *reads])
+    assert b'"usage":{"prompt_tokens":3,"total_tokens":10,"completion_tokens":7}' in request.reply.ends

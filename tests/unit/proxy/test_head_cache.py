@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+
+from memoria.proxy.downstream.head_cache import Repeat
+
+HEAD = b"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\nContent-Length: 12\r\naccept: */*\r\n\r\n"
+
+
+def known(data: bytes = HEAD) -> Repeat[str] | None:
+    return Repeat.of(data, "meaning")
+
+
+@pytest.mark.parametrize(
+    ("number", "length"), [(b"12", 12), (b"0", 0), (b"007", 7), (b"123456789", 123456789)]
+)
+def test_a_head_is_known_again_whatever_its_length_is(number: bytes, length: int) -> None:
+    repeat = known()
+    assert repeat is not None
+    head = HEAD.replace(b"12", number)
+    assert repeat.match(head + b"body") == (length, len(head))
+    assert repeat.meaning == "meaning"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        b"",
+        HEAD[:20],
+        HEAD[:-1],
+        HEAD.replace(b"host: a", b"host: b"),
+        HEAD.replace(b"*/*", b"*/json"),
+        HEAD.replace(b"POST", b"PUT"),
+        HEAD.replace(b"12", b""),
+        HEAD.replace(b"12", b"+12"),
+        HEAD.replace(b"12", b"1 2"),
+        HEAD.replace(b"12", b"1_2"),
+        HEAD.replace(b"12", b"12, 12"),
+        HEAD.replace(b"12", b"0x12"),
+        HEAD.replace(b"12", b"1234567890"),
+        HEAD.replace(b"12", b"12\r\nContent-Length: 13"),
+        HEAD.replace(b"12", "\N{ARABIC-INDIC DIGIT ONE}".encode()),
+        HEAD.replace(b"12\r\n", b"12\r\ntransfer-encoding: chunked\r\n"),
+        b"\r\n" + HEAD,
+    ],
+)
+def test_any_other_head_is_not(other: bytes) -> None:
+    repeat = known()
+    assert repeat is not None
+    assert repeat.match(other) is None
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\nhost: a\r\n\r\n",
+        HEAD[:-2],
+        HEAD.replace(b"\r\naccept", b"\naccept"),
+        HEAD.replace(b"\r\naccept", b"\r\nContent-Length: 12\r\naccept"),
+        b"\r\n" + HEAD,
+        HEAD.replace(b"*/*", b"a" * 5000),
+    ],
+    ids=["no length", "no end", "bare line feed", "two lengths", "leading empty line", "long"],
+)
+def test_a_head_that_may_be_read_in_two_ways_is_not_kept(head: bytes) -> None:
+    assert known(head) is None

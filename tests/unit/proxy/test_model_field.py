@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memoria.proxy.routing import model_field
+from memoria.proxy.routing.model_field import _scan, _Walk, from_form, from_json
+
+LARGE = "x" * 100_000
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(max_size=6) | st.just("model"), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(
+    st.dictionaries(st.text(max_size=8), VALUES, max_size=5),
+    st.none() | st.text(),
+    st.sampled_from([None, 1, "\t"]),
+    st.booleans(),
+)
+def test_walking_over_a_body_finds_what_parsing_finds(
+    document: dict[str, Any], model: str | None, indent: int | str | None, ascii_only: bool
+) -> None:
+    document.pop("model", None)
+    if model is not None:
+        document["model"] = model
+    body = json.dumps(document, indent=indent, ensure_ascii=ascii_only).encode(errors="surrogatepass")
+    assert _scan(body) == model
+
+
+@given(st.binary(max_size=200) | st.text('{}[]",:\\ model01eu', max_size=60).map(str.encode))
+def test_walking_over_rubbish_ends(body: bytes) -> None:
+    try:
+        _scan(body)
+    except ValueError:
+        return
+
+
+@pytest.mark.parametrize("filler", ["", LARGE], ids=["parsed", "walked"])
+@pytest.mark.parametrize(
+    ("fields", "model"),
+    [
+        ('"model":"a"', "a"),
+        ('"model":"a","model":"b"', "b"),
+        ('"model":"a","model":null', None),
+        ('"mo\\u0064el":"a"', "a"),
+        ('"model" \r\n:\t"a"', "a"),
+        ('"x":{"model":"b"},"y":["model","c"]', None),
+        ('"x":"\\"model\\":\\"b\\"","model":"\\u00e4\\n\\""', 'ä\n"'),
+        ('"x":"\\\\","model":"a"', "a"),
+        ('"x":["]","}",{"y":"\\"]"}],"model":"a"', "a"),
+        ('"x":-1.5e+3,"y":true,"model":"a"', "a"),
+        ('"model":null', None),
+    ],
+)
+def test_the_top_level_model_is_found(fields: str, model: str | None, filler: str) -> None:
+    assert from_json(f' {{{fields},"filler":"{filler}"}}\n'.encode()) == model
+
+
+@pytest.mark.parametrize("filler", ["", LARGE], ids=["parsed", "walked"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        '["{}"]',
+        '"{}"',
+        '{{"a":"{}"',
+        '{{"a" "{}"}}',
+        '{{"a":"{}","model":7}}',
+        '{{"a":"{}","model":["b"]}}',
+        "{}no",
+    ],
+)
+def test_what_is_no_object_with_a_model_is_refused(body: str, filler: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        from_json(body.format(filler).encode())
+
+
+def test_a_body_in_another_encoding_is_parsed_while_it_is_small() -> None:
+    assert from_json('{"model":"ä"}'.encode("utf-16")) == "ä"
+    with pytest.raises(ValueError, match="UTF-8"):
+        from_json(('{"model":"a","x":"' + LARGE + '"}').encode("utf-16"))
+
+
+@pytest.mark.parametrize("body", [b"[" * 60_000, b'{"a":' * 10_000])
+def test_deep_nesting_is_refused(body: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        from_json(body)
+
+
+def test_deep_nesting_in_a_large_body_is_walked_over() -> None:
+    assert from_json(b'{"a":' + b"[" * 90_000 + b"]" * 90_000 + b',"model":"m"}') == "m"
+
+
+@pytest.mark.parametrize(
+    "filler",
+    [
+        b'"a":[' + b"{}," * 1_000_000 + b"0]",
+        b'"a":[' + b'"",' * 1_000_000 + b"0]",
+        b'"a":[' + b"0," * 10_000_000 + b"0]",
+        b'"a":"' + b'\\"' * 1_000_000 + b'"',
+        b'"a":0,' * 500_000 + b'"a":0',
+        b" " * 20_000_000 + b'"a":0',
+    ],
+    ids=["objects", "texts", "numbers", "quotes", "keys", "blanks"],
+)
+def test_a_walk_ends_before_it_holds_up_the_others(filler: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that comes first is found; one that comes after too much is told to come first."""
+    walks: list[_Walk] = []
+
+    class Watched(_Walk):
+        def __init__(self, body: bytes) -> None:
+            super().__init__(body)
+            walks.append(self)
+
+    monkeypatch.setattr(model_field, "_Walk", Watched)
+    assert from_json(b'{"model":"first",' + filler + b"}") == "first"
+    with pytest.raises(ValueError, match="put it first"):
+        from_json(b"{" + filler + b',"model":"last"}')
+    assert [walk.work > -100 for walk in walks] == [True, True]
+
+
+def test_a_form_has_a_thousand_parts_at_most() -> None:
+    with pytest.raises(ValueError, match="more than 1000 parts"):
+        from_form(b"--b" + b"\r\n--b" * 1001, FORM)
+
+
+def part(name: str, value: bytes, more: str = "") -> bytes:
+    head = f'--b\r\nContent-Type: text/plain\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n'
+    return head.encode() + value + b"\r\n"
+
+
+FORM = b'multipart/form-data; charset=utf-8; boundary="b"'
+
+
+@pytest.mark.parametrize(
+    ("parts", "model"),
+    [
+        ([part("file", b"\r\n\r\n\x00--bx", '; filename="a"'), part("model", b"m")], "m"),
+        ([part("model", b"first"), part("model", b"last")], "last"),
+        ([part("model", b"a file", '; filename="x"')], None),
+        ([part("models", b"m"), part("xmodel", b"m")], None),
+        ([part("model", "ä".encode())], "ä"),
+    ],
+)
+def test_the_model_field_of_a_form_is_found(parts: list[bytes], model: str | None) -> None:
+    assert from_form(b"".join(parts) + b"--b--\r\n", FORM) == model
+
+
+@pytest.mark.parametrize(
+    "content_type", [b"application/json", b"multipart/form-data", b"", b"multipart/form-data; boundary=other"]
+)
+def test_what_is_no_form_is_refused(content_type: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        from_form(part("model", b"m") + b"--b--\r\n", content_type)

@@ -1,0 +1,63 @@
+"""When a line of vLLM's log was written."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+
+import pytest
+
+from memoria.cli.since import parse_since
+from memoria.errors import UsageError
+from memoria.vllm.log_time import time_of
+
+NOW = datetime(2026, 1, 2, 12, 0)
+
+
+def line(stamp: str) -> str:
+    return f"(EngineCore pid=1) INFO {stamp} [core.py:402] text"
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        (line("01-02 11:59:58"), datetime(2026, 1, 2, 11, 59, 58)),
+        (line("12-31 23:00:00"), datetime(2025, 12, 31, 23)),
+        (line("02-30 23:00:00"), None),
+        ("INFO:     Application startup complete.", None),
+    ],
+)
+def test_a_stamp_without_a_year_is_never_in_the_future(text: str, at: datetime | None) -> None:
+    assert time_of(text, NOW) == at
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("90s", datetime(2026, 1, 2, 11, 58, 30)),
+        ("2h", datetime(2026, 1, 2, 10)),
+        ("1d", datetime(2026, 1, 1, 12)),
+        ("11:30", datetime(2026, 1, 2, 11, 30)),
+        ("2025-12-31T08:00", datetime(2025, 12, 31, 8)),
+        ("999999d", datetime.min),
+    ],
+)
+def test_since_when(text: str, at: datetime) -> None:
+    assert parse_since(text, NOW) == at
+
+
+@pytest.mark.parametrize("text", ["", "soon", "10", "-5m", "25:00", "0001-01-01T00:00+14:00"])
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_since(text, NOW)
+
+
+@pytest.mark.parametrize("zone", ["Z", "+00:00"])
+def test_a_time_with_a_zone_is_that_moment(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC-5:30")  # POSIX: east of Greenwich
+    time.tzset()
+    try:
+        assert parse_since(f"2026-01-02T06:00{zone}", NOW) == datetime(2026, 1, 2, 11, 30)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
