@@ -13,11 +13,11 @@ from typing import Literal
 
 from memoria.engine.address import EngineAddress, UnixAddress
 from memoria.engine.hang import Progress
-from memoria.engine.launch_settings import Situation
-from memoria.engine.process.table import Census
+from memoria.engine.launch_settings import LaunchSettings
+from memoria.engine.process.table import ProcessTable
 from memoria.errors import Problem, UnavailableError
 from memoria.gpu.device import Device
-from memoria.supervisor.passengers import Boarding
+from memoria.supervisor.passengers import CoreConnections
 from memoria.vllm.command import EngineSpec
 
 GIB = 2**30
@@ -117,13 +117,13 @@ class FakeSurroundings:
     alone: asyncio.Event = field(default_factory=asyncio.Event)  # no neighbour is behind the gate
     held_problems: list[Problem] = field(default_factory=list)
     taken: Problem | None = None  # why it has no place to listen
-    census: Census = field(default_factory=Census)
+    census: ProcessTable = field(default_factory=ProcessTable)
     tickets: list[FakeTicket] = field(default_factory=list)
     starts: list[str] = field(default_factory=list)
     pids: list[int] = field(default_factory=list)
     forgotten: list[str] = field(default_factory=list)
     releasing: list[bool] = field(default_factory=list)
-    boarding: Boarding = field(default_factory=Boarding)
+    boarding: CoreConnections = field(default_factory=CoreConnections)
     moves: bool = True  # whether its engine core makes tokens
     tokens: int = 0
     figures: Progress | Literal["tokens"] | None = "tokens"  # what it says instead
@@ -144,9 +144,9 @@ class FakeSurroundings:
         self.tickets.append(FakeTicket(self.gate_open))
         return self.tickets[-1]
 
-    def expect(self, start_id: str) -> Boarding:
+    def expect(self, start_id: str) -> CoreConnections:
         self.starts.append(start_id)
-        self.boarding = Boarding()
+        self.boarding = CoreConnections()
         if self.passenger:
             self.boarding.at_gate.set()
         return self.boarding
@@ -162,8 +162,8 @@ class FakeSurroundings:
         self.forgotten.append(start_id)
 
     @property
-    def situation(self) -> Situation:
-        return Situation(Decimal("0.5"), 24 * 2**30, max_num_seqs=256, max_num_batched_tokens=2048)
+    def situation(self) -> LaunchSettings:
+        return LaunchSettings(Decimal("0.5"), 24 * 2**30, max_num_seqs=256, max_num_batched_tokens=2048)
 
     def set_releasing(self, start_id: str, releasing: bool) -> None:
         self.releasing.append(releasing)

@@ -36,7 +36,7 @@ from memoria.preflight.preflight import Preflight
 from memoria.proxy.access.keys import Keys
 from memoria.proxy.admission.admission import Admission
 from memoria.proxy.admission.guarding import Guarding
-from memoria.proxy.exchange.record import Exchange
+from memoria.proxy.exchange.record import RequestRecord
 from memoria.supervisor.runtime_dir import RuntimeDir
 from memoria.supervisor.supervisor import Supervisor
 from memoria.vllm.passenger import PLUGIN_DIR
@@ -186,12 +186,12 @@ class Daemon:
             self.journal.add("memoria", "stopping now", "")
             self.supervisor.hurry()
 
-    def _on_done(self, exchange: Exchange) -> None:
-        self._rates.add(exchange)
-        self._metrics.tally.add(exchange)
-        self._requests.add(exchange)
+    def _on_done(self, record: RequestRecord) -> None:
+        self._rates.add(record)
+        self._metrics.tally.add(record)
+        self._requests.add(record)
         if self._tracing is not None:
-            self._tracing.add(exchange)
+            self._tracing.add(record)
 
     def _adopted(self, config: Config, guarding: Guarding | None) -> None:
         self.config = config

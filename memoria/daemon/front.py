@@ -18,7 +18,7 @@ from memoria.proxy.access.rules import access_rules
 from memoria.proxy.admission.admission import Admission
 from memoria.proxy.admission.guarding import Guarding
 from memoria.proxy.downstream.connection import protocol_for
-from memoria.proxy.exchange.record import Exchange
+from memoria.proxy.exchange.record import RequestRecord
 from memoria.proxy.exchange.relay import Protected, Relay
 from memoria.proxy.router import Router
 from memoria.proxy.upstream.flow import Flows
@@ -39,7 +39,7 @@ class Front:
         admission: Admission,
         app: OwnApp,
         guarding: Guarding | None,
-        on_done: Callable[[Exchange], None],
+        on_done: Callable[[RequestRecord], None],
         answered: Callable[[str], int],
     ) -> None:
         self._keys, self._guarding = keys, guarding

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from memoria.admin.api import health, models, page
 from memoria.admin.api.app import PREFIX, admin_app, behind
-from memoria.admin.api.authorizer import Door
+from memoria.admin.api.authorizer import Authorizer
 from memoria.admin.api.feed import Feed
 from memoria.admin.api.reload import Reload
 from memoria.admin.status.collect import Collector
@@ -50,7 +50,7 @@ class OwnApp:
 
     def adopt(self, config: Config, keys: Keys) -> None:
         self._port = config.listen.port
-        self._guarded = behind(Door(config, keys.clients, keys.admins), self._admin)
+        self._guarded = behind(Authorizer(config, keys.clients, keys.admins), self._admin)
 
     def end_streams(self) -> None:
         """What is followed without an end would keep the server from ending."""

@@ -32,7 +32,7 @@ from memoria.preflight.preflight import Preflight, preflight
 from memoria.proxy.access.keys import Keys
 from memoria.proxy.admission.admission import Admission
 from memoria.proxy.admission.guarding import Guarding
-from memoria.supervisor.rolling_restart import Roll, order
+from memoria.supervisor.rolling_restart import RollingRestart, order
 from memoria.supervisor.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Reloader:
         self._listeners, self._server = listeners, server
         self._reader, self._environ, self._journal = reader, environ, journal
         self._on_adopted = on_adopted
-        self._roll = Roll(supervisor)
+        self._roll = RollingRestart(supervisor)
         self._late: set[asyncio.Task[None]] = set()
         supervisor.listen(self._on_engine)
         self._closing = False

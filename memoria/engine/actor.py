@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from memoria.config.model import Restart, Timeouts
 from memoria.engine.events import Journal
-from memoria.engine.host import Surroundings
+from memoria.engine.host import EngineHost
 from memoria.engine.lifecycle import CALLED_OFF, WAITS, WITHOUT_PROCESS, Event, State
 from memoria.engine.log.file import LogFile
 from memoria.engine.process.shared_memory import remove
@@ -33,7 +33,7 @@ class EngineActor(EngineStates):
     def __init__(
         self,
         name: str,
-        around: Surroundings,
+        around: EngineHost,
         log: LogFile,
         journal: Journal,
         *,
@@ -113,7 +113,7 @@ class EngineActor(EngineStates):
             self._turn.cancel()
             self._turn = None
 
-    def adopt(self, around: Surroundings, timeouts: Timeouts, restart: Restart) -> None:
+    def adopt(self, around: EngineHost, timeouts: Timeouts, restart: Restart) -> None:
         """Other settings: the waits from the next one on, the rest from the next start on. The start that is
         there keeps its surroundings, whose gate and memory it is bound to."""
         if around.spec("") != self._next_around.spec(""):

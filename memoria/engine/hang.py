@@ -43,7 +43,7 @@ class Sample:
     heard: int = 0
 
 
-class Liveness:
+class HangDetector:
     """One start's samples. `patience` in seconds."""
 
     def __init__(self, patience: float) -> None:
@@ -54,7 +54,7 @@ class Liveness:
         self._idle_since: float | None = None
 
     def __repr__(self) -> str:
-        return f"<Liveness silent for {self.silent_for:.1f} of {self.patience:g} s>"
+        return f"<HangDetector silent for {self.silent_for:.1f} of {self.patience:g} s>"
 
     @property
     def period(self) -> float:

@@ -8,22 +8,20 @@ import time
 from collections.abc import AsyncIterator
 
 from memoria.engine.address import EngineAddress
-from memoria.engine.hang import Liveness, Sample
-from memoria.engine.host import Surroundings
+from memoria.engine.hang import HangDetector, Sample
+from memoria.engine.host import EngineHost
 from memoria.engine.traffic import Traffic
 
 SWITCHED_OFF = 10.0  # seconds until a reload that switches it on is seen
 SECOND_LOOK = 1.0  # seconds, at least, between the first suspicion and the verdict
 
 
-class Vigil:
+class HangWatch:
     """Over one start of an engine. `patience` in seconds; 0 never suspects."""
 
-    def __init__(
-        self, around: Surroundings, address: EngineAddress, traffic: Traffic, patience: float
-    ) -> None:
+    def __init__(self, around: EngineHost, address: EngineAddress, traffic: Traffic, patience: float) -> None:
         self._around, self._address, self._traffic = around, address, traffic
-        self._liveness = Liveness(patience)
+        self._liveness = HangDetector(patience)
         self._alarm = asyncio.Event()
         self._alarmed_by = ""
 

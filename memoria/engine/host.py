@@ -8,8 +8,8 @@ from typing import Protocol
 
 from memoria.engine.address import EngineAddress
 from memoria.engine.hang import Progress
-from memoria.engine.launch_settings import Situation
-from memoria.engine.process.table import Census
+from memoria.engine.launch_settings import LaunchSettings
+from memoria.engine.process.table import ProcessTable
 from memoria.errors import Problem
 from memoria.vllm.command import EngineSpec
 
@@ -26,7 +26,7 @@ class Ticket(Protocol):
     def leave(self) -> None: ...
 
 
-class Boarding(Protocol):
+class CoreConnections(Protocol):
     """The passengers of one start: memoria's plugin in its processes."""
 
     at_gate: asyncio.Event
@@ -38,9 +38,9 @@ class Boarding(Protocol):
     def ask_for_stacks(self) -> None: ...
 
 
-class Surroundings(Protocol):
+class EngineHost(Protocol):
     @property
-    def census(self) -> Census: ...
+    def census(self) -> ProcessTable: ...
 
     @property
     def standby(self) -> bool:
@@ -48,7 +48,7 @@ class Surroundings(Protocol):
         ...
 
     @property
-    def situation(self) -> Situation:
+    def situation(self) -> LaunchSettings:
         """What the next start will have; what came of it is the actor's to add."""
         ...
 
@@ -56,7 +56,7 @@ class Surroundings(Protocol):
 
     def ticket(self) -> Ticket: ...
 
-    def expect(self, start_id: str) -> Boarding:
+    def expect(self, start_id: str) -> CoreConnections:
         """Before a start is spawned."""
         ...
 

@@ -7,13 +7,13 @@ import os
 import time
 import uuid
 
-from memoria.engine.host import Surroundings
+from memoria.engine.host import EngineHost
 from memoria.engine.log.file import LogFile
 from memoria.engine.process.process import EngineProcess
 from memoria.engine.start import Start
 
 
-async def launch(start: Start, around: Surroundings, log: LogFile) -> None:
+async def launch(start: Start, around: EngineHost, log: LogFile) -> None:
     """Spawns the engine's process and fills in `start`. Raises `MemoriaError` or `OSError`."""
     await asyncio.to_thread(log.rotate_if_large)
     await around.check_address()

@@ -12,7 +12,7 @@ _A_STEP = Decimal("0.05")
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
+class LaunchSettings:
     """`total_bytes` is what the fraction is of. `kv_gib` is what vLLM said was left for the KV cache, below 0
     where nothing was; `oom_kill`: the kernel killed a process of this cgroup for want of memory meanwhile."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from memoria.config.model import Restart
-from memoria.engine.launch_settings import Situation
+from memoria.engine.launch_settings import LaunchSettings
 from memoria.engine.lifecycle import Ending, Event, History, after_crash
 from memoria.engine.process.exit_status import ExitStatus
 from memoria.engine.snapshot import EngineSnapshot
@@ -16,7 +16,7 @@ from memoria.vllm.diagnosis import Diagnosis, diagnose
 
 
 @dataclass(frozen=True, slots=True)
-class Sentence:
+class Decision:
     """`delay` in seconds; `reason` is for a person to read."""
 
     event: Literal[Event.RETRY, Event.GIVE_UP]
@@ -26,7 +26,7 @@ class Sentence:
     first: bool  # crash for a long time: no sign of a loop
 
 
-class Judge:
+class RestartPolicy:
     """`policy` may be replaced at any time. `jitter` is uniform in [-1, 1]."""
 
     def __init__(self, engine: str, policy: Restart, jitter: Callable[[], float]) -> None:
@@ -41,8 +41,12 @@ class Judge:
         self._history = replace(self._history, unready_starts=0, ever_ready=True)
 
     def sentence(
-        self, start: Start, last_log: Callable[[], list[str]], situation: Situation, snapshot: EngineSnapshot
-    ) -> Sentence:
+        self,
+        start: Start,
+        last_log: Callable[[], list[str]],
+        situation: LaunchSettings,
+        snapshot: EngineSnapshot,
+    ) -> Decision:
         found = replace(situation, kv_gib=snapshot.figures.kv_gib, oom_kill=start.saw_oom_kill())
         diagnosis = self._diagnose(start, last_log, found)
         ready_for, ticket = start.seconds_of_ready, start.ticket
@@ -51,10 +55,12 @@ class Judge:
         verdict = after_crash(self.policy, self._history, ending, self._jitter())
         self._history, first = verdict.history, verdict.history.crashes == 1
         if verdict.delay is None:
-            return Sentence(Event.GIVE_UP, 0.0, verdict.reason, diagnosis, first)
-        return Sentence(Event.RETRY, verdict.delay, verdict.reason, diagnosis, first)
+            return Decision(Event.GIVE_UP, 0.0, verdict.reason, diagnosis, first)
+        return Decision(Event.RETRY, verdict.delay, verdict.reason, diagnosis, first)
 
-    def _diagnose(self, start: Start, last_log: Callable[[], list[str]], situation: Situation) -> Diagnosis:
+    def _diagnose(
+        self, start: Start, last_log: Callable[[], list[str]], situation: LaunchSettings
+    ) -> Diagnosis:
         if start.trouble is not None:
             return Diagnosis(start.trouble, f"memoria logs {self._engine}", "yes", "memoria")
         return diagnose(last_log(), start.exit or ExitStatus(code=None), situation)

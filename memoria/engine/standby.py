@@ -16,7 +16,7 @@ from enum import StrEnum
 
 from memoria.config.model import Restart
 from memoria.engine.events import Journal
-from memoria.engine.host import Surroundings, Ticket
+from memoria.engine.host import EngineHost, Ticket
 from memoria.engine.launch import launch, reaches_gate
 from memoria.engine.log.file import LogFile
 from memoria.engine.log.reader import Follower
@@ -33,21 +33,21 @@ AGAIN = 0.1  # seconds until its last processes are looked for again
 LOOK = 1.0  # seconds between two looks at its log
 
 
-class Standby(StrEnum):
+class StandbyState(StrEnum):
     IMPORTING = "importing"
     WAITING = "waiting"
 
 
-class Spare:
+class Standby:
     """Of one engine. It writes to a file beside the engine's `log`: what it says is not of the engine that
     runs. `on_change` is told what there is: None for no spare."""
 
     def __init__(
-        self, engine: str, log: LogFile, journal: Journal, on_change: Callable[[Standby | None], None]
+        self, engine: str, log: LogFile, journal: Journal, on_change: Callable[[StandbyState | None], None]
     ) -> None:
         self._engine, self._log, self._journal, self._on_change = engine, log, journal, on_change
         self._start: Start | None = None
-        self._around: Surroundings | None = None  # of that start
+        self._around: EngineHost | None = None  # of that start
         self._keeper: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -67,7 +67,7 @@ class Spare:
             return False
         return start.process.is_running and start.boarding.at_gate.is_set()
 
-    def keep(self, around: Surroundings, policy: Restart, patience: float) -> None:
+    def keep(self, around: EngineHost, policy: Restart, patience: float) -> None:
         """Sees to it that there is one, also when it dies, or is not at the gate after `patience` seconds."""
         if self._keeper is None or self._keeper.done():
             self._keeper = asyncio.create_task(
@@ -112,13 +112,13 @@ class Spare:
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
 
-    async def _keep(self, around: Surroundings, policy: Restart, patience: float) -> None:
+    async def _keep(self, around: EngineHost, policy: Restart, patience: float) -> None:
         delay, self._around = policy.initial, around
         while True:
             start = self._start = Start()
             try:
                 await launch(start, around, self._own_log)
-                self._on_change(Standby.IMPORTING)
+                self._on_change(StandbyState.IMPORTING)
                 what = await self._attend(start, patience)
                 if start.boarding is not None and start.boarding.at_gate.is_set():
                     delay = policy.initial
@@ -154,14 +154,14 @@ class Spare:
                 if not self.is_waiting:
                     return "passed the gate unasked"
                 self._journal.add(self._engine, "standby waits at the gate")
-                self._on_change(Standby.WAITING)
+                self._on_change(StandbyState.WAITING)
             return str(await watching)
         finally:
             watching.cancel()
             boarding.cancel()
 
 
-async def _clear(start: Start, around: Surroundings) -> None:
+async def _clear(start: Start, around: EngineHost) -> None:
     if (process := start.process) is not None:
         process.kill()
         with contextlib.suppress(TimeoutError):

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from memoria.engine.address import EngineAddress
-from memoria.engine.host import Boarding, Ticket
+from memoria.engine.host import CoreConnections, Ticket
 from memoria.engine.log.reader import Follower
 from memoria.engine.process.exit_status import ExitStatus
 from memoria.engine.process.oom_kills import oom_kills
@@ -25,7 +25,7 @@ class Start:
 
     id: str | None = None
     ticket: Ticket | None = None
-    boarding: Boarding | None = None
+    boarding: CoreConnections | None = None
     process: EngineProcess | None = None
     address: EngineAddress | None = None
     log_from: int = 0  # bytes

@@ -16,17 +16,17 @@ from memoria.aio import in_daemon_thread
 from memoria.config.model import Restart, Timeouts
 from memoria.engine.events import Journal
 from memoria.engine.hang import WATCHDOG
-from memoria.engine.hang_detector import Vigil
-from memoria.engine.host import Surroundings
+from memoria.engine.hang_detector import HangWatch
+from memoria.engine.host import EngineHost
 from memoria.engine.launch import launch, reaches_gate
 from memoria.engine.lifecycle import WAITS, Event, State
 from memoria.engine.log.file import LogFile
 from memoria.engine.machine import Machine
 from memoria.engine.process.shared_memory import segments
 from memoria.engine.process.watch import watch
-from memoria.engine.restart_policy import Judge
+from memoria.engine.restart_policy import RestartPolicy
 from memoria.engine.snapshot import EngineSnapshot
-from memoria.engine.standby import Spare
+from memoria.engine.standby import Standby
 from memoria.engine.start import Start
 from memoria.engine.traffic import Traffic
 from memoria.errors import MemoriaError, Problem
@@ -50,7 +50,7 @@ class EngineStates(Machine):
     def __init__(
         self,
         name: str,
-        around: Surroundings,
+        around: EngineHost,
         log: LogFile,
         journal: Journal,
         *,
@@ -64,7 +64,7 @@ class EngineStates(Machine):
         self.snapshot = EngineSnapshot(name, State.STOPPED, time.time())
         self._around = self._next_around = around
         self._journal, self._on_change = journal, on_change
-        self._timeouts, self._judge = timeouts, Judge(name, restart, jitter)
+        self._timeouts, self._judge = timeouts, RestartPolicy(name, restart, jitter)
 
         self._wanted = False
         self._without_gate = False  # its vLLM does not load the passenger: it must queue before it is spawned
@@ -73,10 +73,10 @@ class EngineStates(Machine):
         self._starts = 0
         self._suspicion = ""
 
-        self._spare = Spare(name, log, journal, lambda standby: self._publish(standby=standby))
+        self._spare = Standby(name, log, journal, lambda standby: self._publish(standby=standby))
         self._current = Start()
         self._watch: asyncio.Task[None] | None = None
-        self._vigil: Vigil | None = None
+        self._vigil: HangWatch | None = None
 
     @property
     def state(self) -> State:
@@ -143,7 +143,7 @@ class EngineStates(Machine):
         self._mind_spare()
         if self._vigil is None:
             assert self.snapshot.address is not None
-            self._vigil = Vigil(self._around, self.snapshot.address, self.traffic, self._timeouts.hang)
+            self._vigil = HangWatch(self._around, self.snapshot.address, self.traffic, self._timeouts.hang)
             if self._current.core_lost:
                 self._vigil.alert(CORE_GONE)
         self._suspicion = await self._vigil.until_silent()

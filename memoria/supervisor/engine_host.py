@@ -14,9 +14,9 @@ from memoria.aio import in_daemon_thread
 from memoria.config.model import Config, EngineConfig
 from memoria.engine.address import EngineAddress, TcpAddress
 from memoria.engine.hang import Progress
-from memoria.engine.launch_settings import Situation
+from memoria.engine.launch_settings import LaunchSettings
 from memoria.engine.process.port import listens, problem_of
-from memoria.engine.process.table import Census
+from memoria.engine.process.table import ProcessTable
 from memoria.errors import MemoriaError, Problem, UnavailableError
 from memoria.gpu.device import Device
 from memoria.plan.budgets import Budget
@@ -25,7 +25,7 @@ from memoria.plan.free_memory import check_held, check_start
 from memoria.plan.outcome import machine_of
 from memoria.supervisor.device_memory import DeviceMemory
 from memoria.supervisor.gate import GpuGate, Ticket
-from memoria.supervisor.passengers import Boarding, Passengers
+from memoria.supervisor.passengers import CoreConnections, Passengers
 from memoria.supervisor.runtime_dir import RuntimeDir
 from memoria.supervisor.verifier import Verifier
 from memoria.text import gib
@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class EngineSurroundings:
-    """Implements `memoria.engine.host.Surroundings`. `own_pids` looks for the processes of all
+class SupervisedHost:
+    """Implements `memoria.engine.host.EngineHost`. `own_pids` looks for the processes of all
     engines."""
 
     config: Config
@@ -53,7 +53,7 @@ class EngineSurroundings:
     environ: Mapping[str, str]
     plugin_dir: Path
     own_pids: Callable[[], Awaitable[Collection[int]]]
-    census: Census
+    census: ProcessTable
     verifier: Verifier
 
     @property
@@ -61,9 +61,9 @@ class EngineSurroundings:
         return self.engine.standby
 
     @property
-    def situation(self) -> Situation:
+    def situation(self) -> LaunchSettings:
         seqs, tokens = batch_defaults(self.engine.vllm_args, machine_of(self.device))
-        return Situation(
+        return LaunchSettings(
             self.engine.gpu_memory_utilization,
             self.device.usable_bytes,
             max_num_seqs=seqs,
@@ -86,7 +86,7 @@ class EngineSurroundings:
     def ticket(self) -> Ticket:
         return self.gate.ticket(self.engine.name)
 
-    def expect(self, start_id: str) -> Boarding:
+    def expect(self, start_id: str) -> CoreConnections:
         self.runtime.state.intend(start_id, self.engine.name)
         return self.passengers.expect(start_id)
 

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 LONGEST_HELLO = 4096  # bytes
 
 
-class Boarding:
+class CoreConnections:
     """The passengers of one start. `seen` is set by the first hello, `at_gate` by an engine core's. `on_lost`
     is called when a core that was let through has ended."""
 
@@ -59,7 +59,7 @@ class Passengers:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._boardings: dict[str, Boarding] = {}
+        self._boardings: dict[str, CoreConnections] = {}
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
 
@@ -75,8 +75,8 @@ class Passengers:
             await self._server.wait_closed()
             self.path.unlink(missing_ok=True)
 
-    def expect(self, start_id: str) -> Boarding:
-        return self._boardings.setdefault(start_id, Boarding())
+    def expect(self, start_id: str) -> CoreConnections:
+        return self._boardings.setdefault(start_id, CoreConnections())
 
     def forget(self, start_id: str) -> None:
         self._boardings.pop(start_id, None)

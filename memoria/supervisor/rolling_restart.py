@@ -26,7 +26,7 @@ def order(engines: Collection[str], before: Plan, after: Plan) -> list[str]:
     return sorted(engines, key=lambda name: (growth(name), files.index(name)))
 
 
-class Roll:
+class RollingRestart:
     """The restarts that a reload brought about, and those that an earlier one had not come to."""
 
     def __init__(self, supervisor: Supervisor) -> None:

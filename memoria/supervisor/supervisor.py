@@ -14,7 +14,7 @@ from memoria.engine.actor import EngineActor
 from memoria.engine.events import Journal
 from memoria.engine.lifecycle import State
 from memoria.engine.log.file import LogFile
-from memoria.engine.process.table import Census
+from memoria.engine.process.table import ProcessTable
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.engine.traffic import Flow
 from memoria.errors import UnavailableError
@@ -22,7 +22,7 @@ from memoria.gpu.device import DeviceReader
 from memoria.plan.plan import Plan
 from memoria.preflight.records import Records, records_dir
 from memoria.supervisor.device_memory import DeviceMemory
-from memoria.supervisor.engine_host import EngineSurroundings
+from memoria.supervisor.engine_host import SupervisedHost
 from memoria.supervisor.gate import GpuGate
 from memoria.supervisor.passengers import Passengers
 from memoria.supervisor.runtime_dir import RuntimeDir
@@ -51,7 +51,7 @@ class Supervisor:
         self.config, self.plan, self.journal = config, plan, journal
         self._install, self._reader, self._runtime = install, reader, runtime
         self._environ, self._plugin_dir = environ, plugin_dir
-        self.census = Census()
+        self.census = ProcessTable()
         self._passengers = Passengers(runtime.gate_socket)
         self.verifier = Verifier(Records(records_dir(config, environ)), install, environ, journal)
         self.memories: dict[str, DeviceMemory] = {}
@@ -72,9 +72,9 @@ class Supervisor:
             self.memories.setdefault(uuid, DeviceMemory(self._reader, uuid))
             self._gates.setdefault(uuid, GpuGate(label, self.journal))
 
-    def _around(self, engine: EngineConfig) -> EngineSurroundings:
+    def _around(self, engine: EngineConfig) -> SupervisedHost:
         device = self.plan.device(engine.name)
-        return EngineSurroundings(
+        return SupervisedHost(
             config=self.config,
             engine=engine,
             install=self._install,

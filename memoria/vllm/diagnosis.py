@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from memoria.engine.launch_settings import Situation
+from memoria.engine.launch_settings import LaunchSettings
 from memoria.engine.process.exit_status import ExitStatus, signal_name
 from memoria.vllm.failures import FAILURES, Kind, Retry
 from memoria.vllm.log_line import text_of
@@ -29,7 +29,7 @@ class Diagnosis:
     kind: Kind = "error"
 
 
-def diagnose(tail: Sequence[str], exit: ExitStatus, situation: Situation | None = None) -> Diagnosis:  # noqa: A002
+def diagnose(tail: Sequence[str], exit: ExitStatus, situation: LaunchSettings | None = None) -> Diagnosis:  # noqa: A002
     """The *first* error that the table explains, as later ones are mostly its echo in another process.
     `situation` gives the values to try."""
     texts = [text_of(line) for line in tail]
@@ -60,7 +60,7 @@ def excerpt(tail: Sequence[str], lines: int) -> Sequence[str]:
     return tail[-lines:]
 
 
-def _explain(error: str, situation: Situation | None) -> Diagnosis | None:
+def _explain(error: str, situation: LaunchSettings | None) -> Diagnosis | None:
     for failure in FAILURES:
         if match := failure.pattern.search(error):
             hint = failure.hint_for(match, situation)

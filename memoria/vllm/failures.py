@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from decimal import ROUND_FLOOR, Decimal
 from typing import Literal
 
-from memoria.engine.launch_settings import Situation
+from memoria.engine.launch_settings import LaunchSettings
 
 # "no": only a change of the configuration or the machine helps; "limited": may help a few times.
 Retry = Literal["yes", "no", "limited"]
@@ -22,7 +22,7 @@ Retry = Literal["yes", "no", "limited"]
 # `error` (not in the table), `silence` (no word in the log) and `memoria` (which ended the engine itself).
 Kind = Literal["memory", "device", "model", "start", "signal", "error", "silence", "memoria"]
 Match = re.Match[str]
-Hint = str | Callable[[re.Match[str], Situation | None], str]
+Hint = str | Callable[[re.Match[str], LaunchSettings | None], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Failure:
     retry: Retry
     kind: Kind = "error"
 
-    def hint_for(self, match: Match, situation: Situation | None = None) -> str:
+    def hint_for(self, match: Match, situation: LaunchSettings | None = None) -> str:
         return self.hint(match, situation) if callable(self.hint) else fill(self.hint, match)
 
     def cause_for(self, match: Match) -> str:
@@ -52,29 +52,29 @@ _SMALLEST_HALVED = 2
 _PRUDENT = 0.9  # of what is free now
 
 
-def _largest_fraction(match: Match, _: Situation | None) -> str:
+def _largest_fraction(match: Match, _: LaunchSettings | None) -> str:
     free, total = Decimal(match[1]), Decimal(match[2])
     fits = (free / total).quantize(Decimal("0.01"), ROUND_FLOOR) if total else Decimal(0)
     return f"set gpu_memory_utilization to {fits} or less, or stop what holds the rest (see `memoria check`)"
 
 
-def _raise_fraction(situation: Situation | None, missing_gib: float | None) -> str:
+def _raise_fraction(situation: LaunchSettings | None, missing_gib: float | None) -> str:
     fraction = situation.raised(missing_gib) if situation else None
     return f"raise gpu_memory_utilization to {fraction}" if fraction else "raise gpu_memory_utilization"
 
 
-def _room_for_weights(_: Match, situation: Situation | None) -> str:
+def _room_for_weights(_: Match, situation: LaunchSettings | None) -> str:
     """vLLM has said how much was left: less than nothing."""
     left = situation.kv_gib if situation else None
     missing = None if left is None or left > 0 else _LEAST_CACHE - left
     return f"{_raise_fraction(situation, missing)}, or choose a smaller or quantised model"
 
 
-def _room_for_a_token(_: Match, situation: Situation | None) -> str:
+def _room_for_a_token(_: Match, situation: LaunchSettings | None) -> str:
     return f"{_raise_fraction(situation, None)}, or choose a smaller model"
 
 
-def _room_for_a_request(match: Match, situation: Situation | None) -> str:
+def _room_for_a_request(match: Match, situation: LaunchSettings | None) -> str:
     """A cache grows with the length at most in proportion: what it holds is no shorter than that."""
     length, needed, there = int(match[1]), float(match[2]), float(match[3])
     shorter = int(length * there / needed) // _LENGTH_STEP * _LENGTH_STEP if needed > there > 0 else 0
@@ -82,7 +82,7 @@ def _room_for_a_request(match: Match, situation: Situation | None) -> str:
     return f"{_raise_fraction(situation, needed - there)}, or {lower}"
 
 
-def _fewer_at_once(_: Match, situation: Situation | None) -> str:
+def _fewer_at_once(_: Match, situation: LaunchSettings | None) -> str:
     ways = [
         _halved("max_num_batched_tokens", situation.max_num_batched_tokens if situation else None),
         _halved("max_num_seqs", situation.max_num_seqs if situation else None),
@@ -90,7 +90,7 @@ def _fewer_at_once(_: Match, situation: Situation | None) -> str:
     return f"{' or '.join(ways)}, or use a quantised model"
 
 
-def _fewer_sequences(match: Match, _: Situation | None) -> str:
+def _fewer_sequences(match: Match, _: LaunchSettings | None) -> str:
     return f"{_halved('max_num_seqs', int(match[1]))}, or lower gpu_memory_utilization"
 
 
@@ -98,7 +98,7 @@ def _halved(key: str, now: int | None) -> str:
     return f"set {key} to {now // 2}" if now is not None and now >= _SMALLEST_HALVED else f"lower {key}"
 
 
-def _smaller_cache(match: Match, _: Situation | None) -> str:
+def _smaller_cache(match: Match, _: LaunchSettings | None) -> str:
     free = int(float(match[1]) * _PRUDENT)
     size = f" to {free}G" if free else ""
     return f"lower kv_cache_memory_bytes{size}, or gpu_memory_utilization where it is not set, or free memory"

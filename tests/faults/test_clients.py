@@ -109,7 +109,7 @@ def test_connections_that_engines_close_at_any_moment_cost_no_request(tmp_path: 
         async with Rig(tmp_path, generation=engine) as rig:
             clients = [await rig.client() for _ in range(8)]
             await asyncio.gather(*(ask(client, RACES // 8, statuses) for client in clients))
-            figure(29, "asked again", sum(exchange.replays for exchange in rig.exchanges))
+            figure(29, "asked again", sum(record.replays for record in rig.exchanges))
         assert statuses == {200: RACES}
         figure(29, "requests", RACES)
 
@@ -143,7 +143,7 @@ async def test_many_readers_that_take_nothing_are_all_cut(
         grown = psutil.Process().memory_info().rss - before
         for client in deaf:
             client.reset()
-    assert {(exchange.status, exchange.complete) for exchange in ended} == {(200, False)}
+    assert {(record.status, record.complete) for record in ended} == {(200, False)}
     assert grown < 100 * MIB
     assert 1 <= first <= last <= 1 + LATE_S
     figure(30, "readers cut", len(ended))

@@ -24,7 +24,7 @@ from memoria.engine.address import EngineAddress, TcpAddress, UnixAddress
 from memoria.proxy.access.rules import AccessRules
 from memoria.proxy.admission.admission import Admission
 from memoria.proxy.downstream.connection import protocol_for
-from memoria.proxy.exchange.record import Exchange
+from memoria.proxy.exchange.record import RequestRecord
 from memoria.proxy.exchange.relay import Protected, Relay
 from memoria.proxy.router import Candidate, Entrance, Refusal
 from memoria.proxy.routing.unknown import unknown_route
@@ -297,8 +297,8 @@ class Rig:
         self._runners: dict[str, Runner] = {"embedding": "pooling", **(runners or {})}
         self.router = FakeRouter()
         self.pool = Pool(idle_s=idle_s)
-        self.exchanges: list[Exchange] = []
-        self.ended: asyncio.Queue[Exchange] = asyncio.Queue()
+        self.exchanges: list[RequestRecord] = []
+        self.ended: asyncio.Queue[RequestRecord] = asyncio.Queue()
         self.admission = Admission(self.router, dict.fromkeys(engines, max_requests), hold or Hold(seconds=0))
         self.relay = Relay(
             self.router,
@@ -314,9 +314,9 @@ class Rig:
         )
         self._clients: list[Client] = []
 
-    def _done(self, exchange: Exchange) -> None:
-        self.exchanges.append(exchange)
-        self.ended.put_nowait(exchange)
+    def _done(self, record: RequestRecord) -> None:
+        self.exchanges.append(record)
+        self.ended.put_nowait(record)
 
     async def __aenter__(self) -> Self:
         for name, engine in self._engines.items():

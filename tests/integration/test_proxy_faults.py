@@ -55,8 +55,8 @@ async def test_a_client_that_leaves_before_the_first_byte_aborts_its_request(
         asked = await engine.arrivals.get()
         client.reset()
         await asked.gone.wait()
-        exchange = await rig.ended.get()
-    assert (exchange.status, exchange.complete, exchange.first_byte_s) == (499, False, None)
+        record = await rig.ended.get()
+    assert (record.status, record.complete, record.first_byte_s) == (499, False, None)
 
 
 @on_uvloop
@@ -79,8 +79,8 @@ async def test_a_client_that_leaves_in_mid_stream_aborts_its_request(tmp_path: P
         await client.head()
         client.reset()
         await engine.asked[0].gone.wait()
-        exchange = await rig.ended.get()
-    assert (exchange.status, exchange.complete, exchange.response_bytes) == (200, False, len(EVENT))
+        record = await rig.ended.get()
+    assert (record.status, record.complete, record.response_bytes) == (200, False, len(EVENT))
 
 
 @on_uvloop

@@ -128,9 +128,9 @@ async def test_the_first_byte_is_the_bodys_for_a_head_says_nothing_yet(tmp_path:
         waited = time.monotonic() - headed
         go.set()
         await rig.ended.get()
-        (exchange,) = rig.exchanges
-        assert exchange.first_byte_s is not None
-        assert exchange.first_byte_s > waited
+        (record,) = rig.exchanges
+        assert record.first_byte_s is not None
+        assert record.first_byte_s > waited
 
 
 @pytest.mark.parametrize(

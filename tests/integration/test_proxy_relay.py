@@ -36,11 +36,11 @@ async def test_a_request_reaches_the_engine_and_its_answer_the_client(tmp_path: 
     assert asked.header(b"content-length") == [b"13"]
     assert asked.header(b"x-custom") == [b"kept"]
     assert asked.header(b"accept-encoding") == [b"gzip"]
-    exchange = rig.exchanges[0]
-    assert (exchange.engine, exchange.route, exchange.status) == ("generation", CHAT.decode(), 200)
-    assert (exchange.response_bytes, exchange.complete, exchange.replays) == (11, True, 0)
-    assert exchange.first_byte_s is not None
-    assert 0 <= exchange.first_byte_s <= exchange.duration_s
+    record = rig.exchanges[0]
+    assert (record.engine, record.route, record.status) == ("generation", CHAT.decode(), 200)
+    assert (record.response_bytes, record.complete, record.replays) == (11, True, 0)
+    assert record.first_byte_s is not None
+    assert 0 <= record.first_byte_s <= record.duration_s
 
 
 @on_uvloop

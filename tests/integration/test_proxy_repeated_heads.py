@@ -45,8 +45,8 @@ async def test_bodies_of_any_length_go_their_way(tmp_path: Path) -> None:
             body = b"x" * size
             await client.post(PATH, body)
             assert (await client.response()).body == body
-        assert [exchange.request_bytes for exchange in rig.exchanges] == [2, 2, 9, 10, 0x3FFF, 200_000, 3, 2]
-        assert len({exchange.request_id for exchange in rig.exchanges}) == 8
+        assert [record.request_bytes for record in rig.exchanges] == [2, 2, 9, 10, 0x3FFF, 200_000, 3, 2]
+        assert len({record.request_id for record in rig.exchanges}) == 8
 
 
 @on_uvloop
@@ -185,7 +185,7 @@ async def test_a_new_connection_may_begin_with_another_ones_head(tmp_path: Path,
         await other.post(PATH, b"other", b"accept: */*")
         assert (await other.response()).body == b"other"
         assert parsed == [PATH, PATH]
-        assert len({exchange.request_id for exchange in rig.exchanges}) == 4
+        assert len({record.request_id for record in rig.exchanges}) == 4
 
 
 @on_uvloop

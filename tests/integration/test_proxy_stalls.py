@@ -70,9 +70,9 @@ async def test_a_reader_that_takes_nothing_stops_its_engine_and_is_cut(tmp_path:
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await client.send(request(b"/v1/embeddings", b"{}"))
         await engine.arrivals.get()
-        exchange = await rig.ended.get()
+        record = await rig.ended.get()
         await engine.asked[0].gone.wait()
-    assert exchange.complete is False
+    assert record.complete is False
     assert written < 24 * 2**20  # the kernel's socket buffers, mostly
 
 

@@ -53,9 +53,9 @@ async def test_bytes_pass_both_ways_until_the_client_closes(tmp_path: Path) -> N
         assert not asked.header(b"authorization")
         client.reset()
         await asyncio.wait_for(asked.gone.wait(), 10)
-        exchange = await rig.ended.get()
-        assert (exchange.status, exchange.engine, exchange.route) == (101, "generation", "/v1/realtime")
-        assert exchange.response_bytes == 5 + len(frames)
+        record = await rig.ended.get()
+        assert (record.status, record.engine, record.route) == (101, "generation", "/v1/realtime")
+        assert record.response_bytes == 5 + len(frames)
 
 
 @on_uvloop
@@ -154,9 +154,9 @@ async def test_a_client_that_takes_nothing_is_cut(tmp_path: Path) -> None:
     async with Rig(tmp_path, patience=0.2, limits=Limits(), generation=ScriptedEngine(flood)) as rig:
         client = await opened(rig)
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        exchange = await asyncio.wait_for(rig.ended.get(), 20)
-        assert not exchange.complete
-        assert exchange.response_bytes < 50 * 2**20
+        record = await asyncio.wait_for(rig.ended.get(), 20)
+        assert not record.complete
+        assert record.response_bytes < 50 * 2**20
 
 
 @on_uvloop

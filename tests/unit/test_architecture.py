@@ -40,6 +40,7 @@ LAYERS = {
     "memoria.vllm.install": 2,
     # before anything starts
     "memoria.preflight": 3,
+    "memoria.supervisor.runtime_dir": 3,
     # all engines
     "memoria.supervisor": 4,
     # HTTP

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from memoria.admin.api import engines, feed
 from memoria.admin.api import reload as reloading
-from memoria.admin.api.authorizer import ACCESS, OWNER, Door, Rights
+from memoria.admin.api.authorizer import ACCESS, OWNER, Authorizer, Rights
 from memoria.admin.api.feed import Feed
 from memoria.admin.api.reload import Reload
 from memoria.admin.api.replies import on_http_error, on_rejection, response
@@ -66,7 +66,7 @@ def admin_app(
     return app
 
 
-def behind(door: Door, app: ASGIApp) -> ASGIApp:
+def behind(door: Authorizer, app: ASGIApp) -> ASGIApp:
     """`app` for who comes over HTTP, below `PREFIX`."""
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:

@@ -49,7 +49,7 @@ class Rights:
 OWNER = Rights(None, Right(allowed=True), Right(allowed=True), Right(allowed=True))
 
 
-class Door:
+class Authorizer:
     """`keys` and `admin_keys` are None where the configuration names no file."""
 
     def __init__(self, config: Config, keys: KeyRing | None, admin_keys: KeyRing | None) -> None:

@@ -14,8 +14,8 @@ from functools import partial
 import aiohttp
 
 from memoria import __version__
-from memoria.admin.status.memory_sampler import Holders, Holdings
-from memoria.admin.status.single_flight import Question
+from memoria.admin.status.memory_sampler import Holdings, MemorySampler
+from memoria.admin.status.single_flight import SingleFlight
 from memoria.admin.status.status import DeviceStatus, EngineStatus, GuardStatus, PlannedTerm, Status
 from memoria.admin.telemetry.rates import Rates, Speed
 from memoria.config.model import Runner
@@ -58,9 +58,9 @@ class Collector:
         self, supervisor: Supervisor, admission: Admission, guarding: Guarding | None, rates: Rates, url: str
     ) -> None:
         self._supervisor, self._admission, self._rates = supervisor, admission, rates
-        self._engines: dict[str, Question[bytes | None]] = {}
+        self._engines: dict[str, SingleFlight[bytes | None]] = {}
         self._tokens: dict[str, Speed] = {}
-        self._holders = Holders(supervisor)
+        self._holders = MemorySampler(supervisor)
         self.adopt(guarding, url)
         self._began = time.monotonic()
         self._last_exits: dict[str, str] = {}
@@ -70,7 +70,7 @@ class Collector:
         """After a reload: other engines, perhaps, and another address."""
         self._guarding, self._url = guarding, url
         self._engines = {
-            name: self._engines.get(name) or Question(partial(self._ask, name))
+            name: self._engines.get(name) or SingleFlight(partial(self._ask, name))
             for name in self._supervisor.actors
         }
         self._tokens = {name: self._tokens.get(name) or Speed() for name in self._supervisor.actors}

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from memoria.admin.status.single_flight import Question
+from memoria.admin.status.single_flight import SingleFlight
 from memoria.admin.status.status import OtherProcess
 from memoria.aio import in_daemon_thread
 from memoria.errors import MemoriaError
@@ -36,21 +36,21 @@ class Holdings:
     standbys: Mapping[str, int] = field(default_factory=dict)
 
 
-class Holders:
+class MemorySampler:
     """Neither a driver that hangs nor a process stuck in one delays a look by more than a second, and that
     only once."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
-        self._processes = Question(self._ask_for_processes)
-        self._devices: dict[str, Question[Device]] = {}
+        self._processes = SingleFlight(self._ask_for_processes)
+        self._devices: dict[str, SingleFlight[Device]] = {}
         self._silent: set[str] = set()
         self.adopt()
 
     def adopt(self) -> None:
         """After a reload: other devices, perhaps."""
         self._devices = {
-            uuid: self._devices.get(uuid) or Question(memory.read)
+            uuid: self._devices.get(uuid) or SingleFlight(memory.read)
             for uuid, memory in self._supervisor.memories.items()
         }
 

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
-class Question(Generic[T]):
+class SingleFlight(Generic[T]):
     """Asked again and again, of an engine or a driver. While it is not answered no second one is begun: all
     who ask share it. Whoever did not answer within `patience` seconds is waited for `glance` seconds only,
     until it has answered again, so that it delays nothing twice. Who is in a `hurry` waits no longer than for

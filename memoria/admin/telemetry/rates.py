@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from memoria.proxy.exchange.record import Exchange
+from memoria.proxy.exchange.record import RequestRecord
 
 WINDOW = 60.0  # seconds
 SPEED_WINDOW, SHORTEST = 10.0, 0.5
@@ -42,16 +42,16 @@ class Rates:
         self._began = clock()
         self._seen: dict[str, deque[_Seen]] = {}
 
-    def add(self, exchange: Exchange) -> None:
+    def add(self, record: RequestRecord) -> None:
         """One request that is over; those that no engine answered count for none."""
-        if exchange.engine is None or exchange.first_byte_s is None:
+        if record.engine is None or record.first_byte_s is None:
             return
-        seen = self._seen.get(exchange.engine)
+        seen = self._seen.get(record.engine)
         if seen is None:
-            seen = self._seen[exchange.engine] = deque(maxlen=KEPT)
-        well = exchange.status < 400
-        first = exchange.first_byte_s if well and exchange.streamed else None
-        seen.append(_Seen(self._clock(), first, exchange.duration_s if well else None))
+            seen = self._seen[record.engine] = deque(maxlen=KEPT)
+        well = record.status < 400
+        first = record.first_byte_s if well and record.streamed else None
+        seen.append(_Seen(self._clock(), first, record.duration_s if well else None))
 
     def of(self, engine: str) -> Rate:
         now = self._clock()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from memoria.proxy.exchange.record import Exchange
+from memoria.proxy.exchange.record import RequestRecord
 
 # OpenAI's names, and those of /v1/responses and /v1/messages. Within a JSON text the quotes of a model that
 # writes about "usage" are escaped, so that it cannot be mistaken for this.
@@ -37,26 +37,26 @@ class Record(NamedTuple):  # a tuple, as there may be one for each of 20 000 req
     replays: int
 
 
-def make_record(number: int, at: float, exchange: Exchange) -> Record:
-    prompt, completion = tokens(exchange.ends)
+def make_record(number: int, at: float, record: RequestRecord) -> Record:
+    prompt, completion = tokens(record.ends)
     return Record(
         number,
         at,
-        exchange.request_id,
-        exchange.client,
-        exchange.key,
-        exchange.method,
-        exchange.route,
-        exchange.engine,
-        exchange.status,
-        exchange.request_bytes,
-        exchange.response_bytes,
-        exchange.first_byte_s,
-        exchange.duration_s,
+        record.request_id,
+        record.client,
+        record.key,
+        record.method,
+        record.route,
+        record.engine,
+        record.status,
+        record.request_bytes,
+        record.response_bytes,
+        record.first_byte_s,
+        record.duration_s,
         prompt,
         completion,
-        not exchange.complete,
-        exchange.replays,
+        not record.complete,
+        record.replays,
     )
 
 

@@ -22,7 +22,7 @@ from memoria.admin.telemetry.record import make_record, tokens
 from memoria.config.model import Logging
 from memoria.engine.log.file import LogFile
 from memoria.logs import printable
-from memoria.proxy.exchange.record import Exchange
+from memoria.proxy.exchange.record import RequestRecord
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ BATCH = 1000  # lines that are written at once
 END_PATIENCE = 2.0  # seconds
 
 Form = Literal["text", "json"]
-Done = tuple[float, Exchange]  # with the wall-clock time of its end
+Done = tuple[float, RequestRecord]  # with the wall-clock time of its end
 
 
 class RequestLog:
@@ -101,33 +101,33 @@ class RequestLog:
         return True
 
 
-def line(at: float, exchange: Exchange, form: Form) -> str:
+def line(at: float, record: RequestRecord, form: Form) -> str:
     time_ = f"{_second(int(at))}.{int(at % 1 * 1000):03d}"
     if form == "text":
-        return f"{time_} {text(exchange)}\n"
-    record = make_record(0, at, exchange)._asdict()
-    known = {key: value for key, value in record.items() if value is not None and key not in ("at", "number")}
+        return f"{time_} {text(record)}\n"
+    fields = make_record(0, at, record)._asdict()
+    known = {key: value for key, value in fields.items() if value is not None and key not in ("at", "number")}
     return json.dumps({"time": time_, **known}, separators=(",", ":")) + "\n"
 
 
-def text(exchange: Exchange) -> str:
+def text(record: RequestRecord) -> str:
     """Without the time; what is not known is left out."""
-    made = f"{exchange.status} {exchange.method or '-'} {exchange.route or '-'}"
-    if exchange.engine is not None:
-        made += f" engine={exchange.engine}"
-    made += f" total={exchange.duration_s * 1000:.1f}ms"
-    if exchange.first_byte_s is not None:
-        made += f" first={exchange.first_byte_s * 1000:.1f}ms"
-    made += f" in={exchange.request_bytes} out={exchange.response_bytes}"
-    prompt, completion = tokens(exchange.ends)
+    made = f"{record.status} {record.method or '-'} {record.route or '-'}"
+    if record.engine is not None:
+        made += f" engine={record.engine}"
+    made += f" total={record.duration_s * 1000:.1f}ms"
+    if record.first_byte_s is not None:
+        made += f" first={record.first_byte_s * 1000:.1f}ms"
+    made += f" in={record.request_bytes} out={record.response_bytes}"
+    prompt, completion = tokens(record.ends)
     if prompt is not None:
         made += f" tokens={prompt}+{completion or 0}"
-    if exchange.key is not None:
-        made += f" key={exchange.key}"
-    made += f" client={exchange.client or '-'} id={exchange.request_id}"
-    if not exchange.complete:
+    if record.key is not None:
+        made += f" key={record.key}"
+    made += f" client={record.client or '-'} id={record.request_id}"
+    if not record.complete:
         made += " aborted"
-    if exchange.replays:
+    if record.replays:
         made += " replayed"
     return made if made.isprintable() else printable(made)
 

@@ -19,7 +19,7 @@ from memoria.admin.api.replies import number
 from memoria.admin.telemetry.exposition import Family, counter
 from memoria.admin.telemetry.record import Record, make_record
 from memoria.admin.telemetry.request_log import Done, RequestLog
-from memoria.proxy.exchange.record import Exchange
+from memoria.proxy.exchange.record import RequestRecord
 
 KEPT = 500  # requests that can be looked at
 MOST = 2**53 - 1
@@ -34,8 +34,8 @@ class Requests:
         self._new: list[Done] = []
         self._count = 0
 
-    def add(self, exchange: Exchange) -> None:
-        self._new.append((time.time(), exchange))
+    def add(self, record: RequestRecord) -> None:
+        self._new.append((time.time(), record))
         if len(self._new) == 1:
             asyncio.get_running_loop().call_soon(self._take)
 

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Collection
 
 from memoria.admin.telemetry.exposition import Family, Histogram, counter, histogram
-from memoria.proxy.exchange.record import CLIENT_GONE, Exchange
+from memoria.proxy.exchange.record import CLIENT_GONE, RequestRecord
 
 # Seconds: from a small embedding to a long completion.
 BOUNDS = (
@@ -49,20 +49,20 @@ class Tally:
         self._lines: dict[tuple[str | None, str | None, int], _Line] = {}
         self._histograms: dict[tuple[str | None, str | None], tuple[Histogram, Histogram]] = {}
 
-    def add(self, exchange: Exchange) -> None:
+    def add(self, record: RequestRecord) -> None:
         """Called for every request, so it does no more than it must."""
-        key = (exchange.engine, exchange.route, exchange.status)
+        key = (record.engine, record.route, record.status)
         line = self._lines.get(key) or self._begin(key)
         line.requests += 1
-        first_byte_s = exchange.first_byte_s
+        first_byte_s = record.first_byte_s
         if first_byte_s is not None:
             _observe(line.first_byte, first_byte_s)
-            _observe(line.duration, exchange.duration_s)
-        elif exchange.status != CLIENT_GONE:
+            _observe(line.duration, record.duration_s)
+        elif record.status != CLIENT_GONE:
             line.refused += 1
-        if not exchange.complete:
+        if not record.complete:
             line.aborted += 1
-        line.replays += exchange.replays
+        line.replays += record.replays
 
     def answered(self, engine: str) -> int:
         """How many requests an engine has answered to the end."""

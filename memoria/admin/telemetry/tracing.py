@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from memoria import __version__
 from memoria.admin.telemetry.record import tokens
 from memoria.errors import UnavailableError
-from memoria.proxy.exchange.record import Exchange
+from memoria.proxy.exchange.record import RequestRecord
 from memoria.supervisor.device_memory import in_daemon_thread
 
 if TYPE_CHECKING:
@@ -66,20 +66,18 @@ class Tracing:
         self._kind = trace.SpanKind.SERVER
         self._failed = trace.Status(trace.StatusCode.ERROR)
 
-    def add(self, exchange: Exchange) -> None:
+    def add(self, record: RequestRecord) -> None:
         """The span's parent is the client's, as its `traceparent` says; without one it begins a trace."""
         end = time.time_ns()
-        carrier = (
-            {} if exchange.traceparent is None else {"traceparent": exchange.traceparent.decode("latin-1")}
-        )
+        carrier = {} if record.traceparent is None else {"traceparent": record.traceparent.decode("latin-1")}
         span = self._tracer.start_span(
-            f"{exchange.method} {exchange.route}" if exchange.route else exchange.method,
+            f"{record.method} {record.route}" if record.route else record.method,
             context=self._extract(carrier),
             kind=self._kind,
-            attributes=attributes_of(exchange),
-            start_time=end - int(exchange.duration_s * 1e9),
+            attributes=attributes_of(record),
+            start_time=end - int(record.duration_s * 1e9),
         )
-        if exchange.status >= 500:
+        if record.status >= 500:
             span.set_status(self._failed)
         span.end(end)
 
@@ -92,24 +90,24 @@ class Tracing:
             logger.warning("the last spans were not sent: the collector does not answer")
 
 
-def attributes_of(exchange: Exchange) -> dict[str, AttributeValue]:
+def attributes_of(record: RequestRecord) -> dict[str, AttributeValue]:
     """What is not known is left out."""
-    prompt, completion = tokens(exchange.ends)
+    prompt, completion = tokens(record.ends)
     known: dict[str, AttributeValue | None] = {
-        "http.request.method": exchange.method,
-        "http.route": exchange.route,
-        "http.response.status_code": exchange.status,
-        "http.request.body.size": exchange.request_bytes,
-        "http.response.body.size": exchange.response_bytes,
-        "client.address": exchange.client or None,
-        "error.type": str(exchange.status) if exchange.status >= 500 else None,
+        "http.request.method": record.method,
+        "http.route": record.route,
+        "http.response.status_code": record.status,
+        "http.request.body.size": record.request_bytes,
+        "http.response.body.size": record.response_bytes,
+        "client.address": record.client or None,
+        "error.type": str(record.status) if record.status >= 500 else None,
         "gen_ai.usage.input_tokens": prompt,
         "gen_ai.usage.output_tokens": completion,
-        "memoria.engine": exchange.engine,
-        "memoria.key": exchange.key,
-        "memoria.request_id": exchange.request_id,
-        "memoria.first_byte_seconds": exchange.first_byte_s,
-        "memoria.aborted": not exchange.complete,
-        "memoria.replays": exchange.replays,
+        "memoria.engine": record.engine,
+        "memoria.key": record.key,
+        "memoria.request_id": record.request_id,
+        "memoria.first_byte_seconds": record.first_byte_s,
+        "memoria.aborted": not record.complete,
+        "memoria.replays": record.replays,
     }
     return {name: value for name, value in known.items() if value is not None}

@@ -22,7 +22,7 @@ from memoria.aio import in_daemon_thread
 from memoria.engine.process.descriptors import restore_limit
 from memoria.engine.process.exit_status import ExitStatus
 from memoria.engine.process.marker import START, kill_one
-from memoria.engine.process.table import Census
+from memoria.engine.process.table import ProcessTable
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,9 @@ class Cleared:
 class EngineProcess:
     """A running engine. `start_id` marks every process of its tree (environment variable MEMORIA_START)."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], pidfd: int, start_id: str, census: Census) -> None:
+    def __init__(
+        self, popen: subprocess.Popen[bytes], pidfd: int, start_id: str, census: ProcessTable
+    ) -> None:
         self._popen, self._pidfd, self._start_id, self._census = popen, pidfd, start_id, census
         self._outlived: set[int] = set()
         self.known = {popen.pid}  # every process of the tree that was ever seen; the driver may name the dead
@@ -69,7 +71,7 @@ class EngineProcess:
 
     @classmethod
     def spawn(
-        cls, argv: Sequence[str], env: Mapping[str, str], *, start_id: str, log: int, census: Census
+        cls, argv: Sequence[str], env: Mapping[str, str], *, start_id: str, log: int, census: ProcessTable
     ) -> EngineProcess:
         """`log` is a file descriptor that the child writes to by itself: no pipe that could stall it.
         Raises `OSError` when the executable cannot be started. Call it from the main thread."""

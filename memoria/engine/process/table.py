@@ -16,7 +16,7 @@ from memoria.engine.process.marker import START, environ, process_ids, value_in
 Starts = Mapping[str, frozenset[int]]
 
 
-class Census:
+class ProcessTable:
     """`timeout` in seconds for one look. `latest` is what the last look saw: process ids by start."""
 
     def __init__(
@@ -33,7 +33,7 @@ class Census:
         self.latest: Starts = {}
 
     def __repr__(self) -> str:
-        return f"<Census of {len(self.latest)} starts, stuck {sorted(self._stuck)}>"
+        return f"<ProcessTable of {len(self.latest)} starts, stuck {sorted(self._stuck)}>"
 
     async def look(self) -> Starts:
         """As it is now: never what a look has seen that was begun before. Raises `OSError` (`TimeoutError` is

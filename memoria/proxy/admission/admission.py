@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from memoria.config.model import Hold
 from memoria.engine.address import EngineAddress
-from memoria.proxy.admission.fair_queue import Turns
+from memoria.proxy.admission.fair_queue import FairQueue
 from memoria.proxy.router import Entrance, Refusal, Router
 
 RETRY_BUSY = 1  # seconds; places get free all the time
@@ -33,7 +33,7 @@ class Load:
     waiting: int
 
 
-class Place:
+class Lease:
     """An admitted request, until `release`. To release it twice does nothing."""
 
     __slots__ = ("_admission", "_engine", "_entrance", "address")
@@ -69,7 +69,7 @@ class Waiting:
         client: Hashable,
         body_bytes: int,
         *,
-        granted: Callable[[Place], None],
+        granted: Callable[[Lease], None],
         refused: Callable[[Refusal], None],
     ) -> None:
         self._admission = admission
@@ -91,7 +91,7 @@ class _Engine:
         self.name = name
         self.most = self.limit = most
         self.in_flight = self.peak = 0
-        self.turns: Turns[Waiting] = Turns()
+        self.turns: FairQueue[Waiting] = FairQueue()
         self.giving = False
         self.doubted: EngineAddress | None = None
 
@@ -130,7 +130,7 @@ class Admission:
         peak, about.peak = about.peak, about.in_flight
         return peak
 
-    def try_admit(self, engine: str) -> Place | None:
+    def try_admit(self, engine: str) -> Lease | None:
         """None: there is no place now, `wait` for one. Raises `Refusal` where waiting would not help."""
         about = self._about(engine)
         if about.turns.length or about.in_flight >= about.limit:
@@ -148,7 +148,7 @@ class Admission:
         client: Hashable,
         body_bytes: int,
         *,
-        granted: Callable[[Place], None],
+        granted: Callable[[Lease], None],
         refused: Callable[[Refusal], None],
     ) -> Waiting:
         """Clients take turns, each with its oldest request first. `body_bytes`: what is kept in memory for
@@ -220,8 +220,8 @@ class Admission:
         except KeyError:  # it was resolved before, while the body was read
             raise _gone(engine) from None
 
-    def _admit(self, about: _Engine) -> Place:
-        place = Place(self, about, self._entrance(about))
+    def _admit(self, about: _Engine) -> Lease:
+        place = Lease(self, about, self._entrance(about))
         about.in_flight += 1
         if about.in_flight > about.peak:  # noqa: PLR1730 - max() would be a call more for every request
             about.peak = about.in_flight

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 
-class Turns(Generic[Item]):
+class FairQueue(Generic[Item]):
     """Each client's items leave in their order, and one of every other waiting client's leaves between two of
     them: who asks for much waits for itself, not the others for it. Every item is in here once."""
 

@@ -1,6 +1,6 @@
 """One client's connection: uvicorn's, with a shortcut from the parser to an engine.
 
-Requests of the route table become a `Transfer` without passing through ASGI: no task, no scope, no messages.
+Requests of the route table become a `Exchange` without passing through ASGI: no task, no scope, no messages.
 All others go the way uvicorn has for them.
 """
 
@@ -17,14 +17,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from memoria.proxy import errors
 from memoria.proxy.access.rules import ANYBODY, Grant
 from memoria.proxy.downstream.asgi_lane import AsgiLane
-from memoria.proxy.downstream.disconnect_monitor import Presence
-from memoria.proxy.downstream.head_cache import Repeat
+from memoria.proxy.downstream.disconnect_monitor import DisconnectMonitor
+from memoria.proxy.downstream.head_cache import HeadCache
 from memoria.proxy.downstream.watch import Standstill
 from memoria.proxy.errors import Answer
-from memoria.proxy.exchange.exchange import Transfer
+from memoria.proxy.exchange.exchange import Exchange
 from memoria.proxy.exchange.relay import Relay
 from memoria.proxy.exchange.reply import Reply
-from memoria.proxy.exchange.websocket import Tunnel
+from memoria.proxy.exchange.websocket import WebSocketExchange
 from memoria.proxy.http.ending import linger, reset
 from memoria.proxy.http.headers import Header, new_request_id
 from memoria.proxy.http.request import RequestHead, head_size, read_head
@@ -54,28 +54,28 @@ class _Known(NamedTuple):
 
 
 class Downstream(AsgiLane):
-    """`self.cycle` is the request that was parsed last (a `Transfer`, or uvicorn's own kind), `_transfer` the
+    """`self.cycle` is the request that was parsed last (a `Exchange`, or uvicorn's own kind), `_transfer` the
     one that is being answered, if it is a transfer.
 
     `familiar`: by port, the latest head that a new connection may begin with, too: clients of one kind open
     many. None that got its grant for a key: how long a comparison takes would tell of it."""
 
     relay: ClassVar[Relay]
-    familiar: ClassVar[dict[int, Repeat[_Known]]]
-    flow: Presence
-    _repeat: Repeat[_Known] | None
-    cycle: Transfer | Tunnel | RequestResponseCycle | None  # type: ignore[assignment]
+    familiar: ClassVar[dict[int, HeadCache[_Known]]]
+    flow: DisconnectMonitor
+    _repeat: HeadCache[_Known] | None
+    cycle: Exchange | WebSocketExchange | RequestResponseCycle | None  # type: ignore[assignment]
     port = 0
     peer = ""
-    pipeline: deque[tuple[Transfer | Tunnel | RequestResponseCycle, Any]]  # type: ignore[assignment]
+    pipeline: deque[tuple[Exchange | WebSocketExchange | RequestResponseCycle, Any]]  # type: ignore[assignment]
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.flow = Presence(transport, self.relay.presence)
-        self._transfer: Transfer | Tunnel | None = None
-        self._tunnel: Tunnel | None = None  # all that still comes is its
+        self.flow = DisconnectMonitor(transport, self.relay.presence)
+        self._transfer: Exchange | WebSocketExchange | None = None
+        self._tunnel: WebSocketExchange | None = None  # all that still comes is its
         self._in_head = False
         self._read = 0  # bytes of the latest read that was parsed
         self._head_begun = 0  # bytes of the read that began it
@@ -108,7 +108,7 @@ class Downstream(AsgiLane):
         else:
             self._parse(data)
 
-    def _recognise(self, repeat: Repeat[_Known], data: bytes) -> bool:
+    def _recognise(self, repeat: HeadCache[_Known], data: bytes) -> bool:
         """Takes a request that is here as a whole, under a head that came before."""
         found = repeat.match(data)
         known = repeat.meaning
@@ -117,9 +117,9 @@ class Downstream(AsgiLane):
         length, start = found
         if start + length != len(data):
             return False
-        transfer = Transfer(self.relay, self, known.head, known.grant)
-        self.cycle = self._transfer = transfer
-        transfer.start_with(data[start:])
+        exchange = Exchange(self.relay, self, known.head, known.grant)
+        self.cycle = self._transfer = exchange
+        exchange.start_with(data[start:])
         return True
 
     def _parse(self, data: bytes) -> None:
@@ -135,7 +135,7 @@ class Downstream(AsgiLane):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            if isinstance(self.cycle, Tunnel):
+            if isinstance(self.cycle, WebSocketExchange):
                 self._tunnel = self.cycle
                 if rest := data[upgrade.args[0] :]:
                     self._tunnel.receive(rest)
@@ -144,13 +144,13 @@ class Downstream(AsgiLane):
         except httptools.HttpParserError as error:
             self._on_malformed(error)
         cycle = self.cycle
-        if isinstance(cycle, Transfer) and not cycle.response_complete and not self._in_head:
+        if isinstance(cycle, Exchange) and not cycle.response_complete and not self._in_head:
             self._left = cycle.upload.missing
 
     def _count(self, data: bytes) -> None:
         """A piece of a body whose length is known: there is nothing to parse in it."""
         cycle = self.cycle
-        assert isinstance(cycle, Transfer)
+        assert isinstance(cycle, Exchange)
         rest = data[self._left :]
         piece = data[: self._left] if rest else data
         self._left -= len(piece)
@@ -165,13 +165,13 @@ class Downstream(AsgiLane):
     def connection_lost(self, exc: Exception | None) -> None:
         self.relay.watch.discard(self)
         self.flow.forget()
-        transfer, self._transfer = self._transfer, None
-        if isinstance(self.cycle, Transfer | Tunnel):
+        exchange, self._transfer = self._transfer, None
+        if isinstance(self.cycle, Exchange | WebSocketExchange):
             self.cycle = None
         super().connection_lost(exc)
         self.pipeline.clear()
-        if transfer is not None:
-            transfer.leave()
+        if exchange is not None:
+            exchange.leave()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -215,7 +215,7 @@ class Downstream(AsgiLane):
         line = (parser.get_method(), self.url, parser.get_http_version(), self.headers)
         verdict = self._decide(*line)
         head = self._read_head(*line)
-        transfer: Transfer | Tunnel
+        exchange: Exchange | WebSocketExchange
         before = self.cycle
         if (
             head.route is not None
@@ -226,29 +226,29 @@ class Downstream(AsgiLane):
             if self._held or (before is not None and not before.response_complete):
                 self._turn_away(errors.bad_framing("A WebSocket needs a connection of its own"))
                 return
-            transfer = Tunnel(self.relay, self, head, verdict)
+            exchange = WebSocketExchange(self.relay, self, head, verdict)
         else:
-            transfer = Transfer(self.relay, self, head, verdict)
+            exchange = Exchange(self.relay, self, head, verdict)
             if self._lengths:
-                transfer.declare(self._lengths)
-            if isinstance(verdict, Grant) and not transfer.is_refused:
+                exchange.declare(self._lengths)
+            if isinstance(verdict, Grant) and not exchange.is_refused:
                 if head.is_own:
                     self.begin_own(head, verdict, self.url, self.headers, self._lengths)
                     return
                 if head.is_plain and opening:
                     self._remember(opening, _Known(head, verdict, self.relay.rules_token))
-        self.cycle = transfer
+        self.cycle = exchange
         if (before is None or before.response_complete) and not self._held:
-            self._transfer = transfer
-            transfer.start()
+            self._transfer = exchange
+            exchange.start()
         else:
             self.pause_reading()
-            self.pipeline.appendleft((transfer, self.app))
+            self.pipeline.appendleft((exchange, self.app))
 
     def _remember(self, opening: bytes, known: _Known) -> None:
         # a page's request is also judged by its length, which a head that is known again may tell otherwise
         if _PAGE.isdisjoint(name for name, _ in self.headers):
-            self._repeat = Repeat.of(opening, known)
+            self._repeat = HeadCache.of(opening, known)
             if self._repeat is not None and known.grant.key is None:
                 self.familiar[self.port] = self._repeat
 
@@ -275,16 +275,16 @@ class Downstream(AsgiLane):
 
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle
-        if isinstance(cycle, Transfer):
+        if isinstance(cycle, Exchange):
             cycle.receive(body)
         else:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         cycle = self.cycle
-        if isinstance(cycle, Transfer):
+        if isinstance(cycle, Exchange):
             cycle.receive_end()
-        elif not isinstance(cycle, Tunnel):
+        elif not isinstance(cycle, WebSocketExchange):
             super().on_message_complete()
 
     # memoria.proxy.exchange.exchange.Client
@@ -300,19 +300,19 @@ class Downstream(AsgiLane):
         if not self.pipeline:
             self.flow.resume_reading()
 
-    def on_answered(self, transfer: Transfer | Tunnel) -> None:
+    def on_answered(self, exchange: Exchange | WebSocketExchange) -> None:
         self._transfer = None
-        if transfer.keep_alive:
-            self._between = transfer.upload.complete and self.cycle is transfer and not self._in_head
+        if exchange.keep_alive:
+            self._between = exchange.upload.complete and self.cycle is exchange and not self._in_head
             self.on_response_complete()
-        elif transfer.upload.complete:
+        elif exchange.upload.complete:
             self.transport.close()
         else:
             self._linger()
 
-    def on_cut(self, transfer: Transfer | Tunnel) -> None:
+    def on_cut(self, exchange: Exchange | WebSocketExchange) -> None:
         self._transfer = None
-        if self.blocked or transfer.reply.ends_with_connection:
+        if self.blocked or exchange.reply.ends_with_connection:
             reset(self.transport)
         else:
             self.transport.close()
@@ -332,7 +332,7 @@ class Downstream(AsgiLane):
                 self.transport.close()
 
     @property
-    def transfer(self) -> Transfer | Tunnel | None:
+    def exchange(self) -> Exchange | WebSocketExchange | None:
         return self._transfer
 
     # The next request, or the end
@@ -359,7 +359,7 @@ class Downstream(AsgiLane):
             return
         cycle, app = self.pipeline.pop()
         self.resume_reading()  # it may want the rest of its body
-        if isinstance(cycle, Transfer | Tunnel):
+        if isinstance(cycle, Exchange | WebSocketExchange):
             self._transfer = cycle
             cycle.start()
         else:
@@ -376,11 +376,11 @@ class Downstream(AsgiLane):
     def _turn_away(self, answer: Answer) -> None:
         """What comes from this client is not, or no longer, read as HTTP."""
         self._deaf = True
-        cycle: Transfer | Tunnel | RequestResponseCycle | None = self.cycle
+        cycle: Exchange | WebSocketExchange | RequestResponseCycle | None = self.cycle
         if cycle is None or cycle.response_complete:
             Reply(self.transport, new_request_id()).answer(answer, keep_alive=False)
             self._linger()
-        elif isinstance(cycle, Transfer) and not cycle.upload.complete:
+        elif isinstance(cycle, Exchange) and not cycle.upload.complete:
             cycle.refuse(answer)
         elif cycle is self._own and cycle.more_body and self.leave_own():
             Reply(self.transport, new_request_id()).answer(answer, keep_alive=False)

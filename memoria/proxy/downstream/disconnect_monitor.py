@@ -19,11 +19,11 @@ _RESET = select.POLLERR | select.POLLHUP
 _ENDED = select.POLLRDHUP  # also with bytes before it that were not read
 
 
-class Presence(FlowControl):
+class DisconnectMonitor(FlowControl):
     """uvicorn's flow control, for one connection. A client that has left is closed as it would be were it
     read from."""
 
-    def __init__(self, transport: asyncio.Transport, watch: Watch[Presence]) -> None:
+    def __init__(self, transport: asyncio.Transport, watch: Watch[DisconnectMonitor]) -> None:
         super().__init__(transport)
         self._watch = watch
 

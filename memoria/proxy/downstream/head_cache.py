@@ -16,7 +16,7 @@ _LONGEST = 4096  # bytes of a head; longer ones are not kept
 _END = b"\r\n\r\n"
 
 
-class Repeat(Generic[Meaning]):
+class HeadCache(Generic[Meaning]):
     """`meaning` is what a parser found in one head, but for the Content-Length. It is that of every head with
     the same bytes around the number."""
 

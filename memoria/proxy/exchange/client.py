@@ -6,8 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from memoria.proxy.exchange.exchange import Transfer
-    from memoria.proxy.exchange.websocket import Tunnel
+    from memoria.proxy.exchange.exchange import Exchange
+    from memoria.proxy.exchange.websocket import WebSocketExchange
 
 
 class Client(Protocol):
@@ -25,8 +25,8 @@ class Client(Protocol):
 
     def resume_reading(self) -> None: ...
 
-    def on_answered(self, transfer: Transfer | Tunnel) -> None:
+    def on_answered(self, exchange: Exchange | WebSocketExchange) -> None:
         """Its response is complete."""
 
-    def on_cut(self, transfer: Transfer | Tunnel) -> None:
+    def on_cut(self, exchange: Exchange | WebSocketExchange) -> None:
         """Its response will never be complete, and that must show."""

@@ -20,9 +20,9 @@ from memoria.proxy.access.rules import ANYBODY, Grant
 from memoria.proxy.downstream.watch import Standstill
 from memoria.proxy.errors import Answer, Rejection
 from memoria.proxy.exchange.client import Client
-from memoria.proxy.exchange.inter_token_timer import Pace
+from memoria.proxy.exchange.inter_token_timer import InterTokenTimer
 from memoria.proxy.exchange.passage import Passage
-from memoria.proxy.exchange.record import CLIENT_GONE, Exchange
+from memoria.proxy.exchange.record import CLIENT_GONE, RequestRecord
 from memoria.proxy.exchange.relay import Failure, Relay, may_repeat
 from memoria.proxy.exchange.reply import Reply
 from memoria.proxy.exchange.upload import REPLAYABLE_BYTES, Upload
@@ -49,7 +49,7 @@ class State(StrEnum):
 QUEUED, READING, WAITING, CONNECTING, OPEN, OVER = State
 
 
-class Transfer:
+class Exchange:
     """`response_complete` and `keep_alive` are read and set by uvicorn too, as those of its own requests."""
 
     state = QUEUED
@@ -298,7 +298,7 @@ class Transfer:
         reply.begin(upstream.head, upstream.length, keep_alive=self.keep_alive)
         protected = self._relay.protected
         if protected is not None and protected.engine == self._passage.engine and upstream.head.is_events:
-            return Pace(upstream, reply, protected.observe)
+            return InterTokenTimer(upstream, reply, protected.observe)
         return reply
 
     def on_waiting(self) -> None:
@@ -372,11 +372,11 @@ class Transfer:
         if self._relay.on_done is not None:
             self._relay.on_done(self._exchange())
 
-    def _exchange(self) -> Exchange:
+    def _exchange(self) -> RequestRecord:
         began, reply, head = self._began, self.reply, self._head
         # vLLM may send a stream's head long before its first token
         first = reply.first_at or self._head_at
-        return Exchange(
+        return RequestRecord(
             self._id.decode(),
             self._passage.engine,
             head.route.path if head.route is not None else None,

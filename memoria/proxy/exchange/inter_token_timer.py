@@ -12,7 +12,7 @@ ANNOUNCED = (
 )
 
 
-class Pace:
+class InterTokenTimer:
     """Takes a stream's pieces in its sink's place and tells `observe` the seconds between two reads, whatever
     number of events one of them brings. Left out are the stream's first reads, and a gap in which nothing was
     read for the client's sake."""

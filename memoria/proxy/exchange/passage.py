@@ -7,7 +7,7 @@ from typing import Protocol
 
 from memoria.config.model import Filters
 from memoria.proxy import errors
-from memoria.proxy.admission.admission import Place, Waiting
+from memoria.proxy.admission.admission import Lease, Waiting
 from memoria.proxy.downstream.watch import Standstill
 from memoria.proxy.errors import Answer, Rejection
 from memoria.proxy.exchange.relay import Relay
@@ -31,7 +31,7 @@ class Passage:
     """`engine` is None until it is known, `place` None until there is one."""
 
     engine: str | None = None
-    place: Place | None = None
+    place: Lease | None = None
     _filters: Filters | None = None
     _waiting: Waiting | None = None
     _waiter: Waiter | None = None
@@ -138,7 +138,7 @@ class Passage:
         """Bytes in memory while it waits: what is here, and what may come before the client is paused."""
         return max(self._upload.size, min(self._upload.declared or 0, Upload.LARGE))
 
-    def _on_place(self, place: Place) -> None:
+    def _on_place(self, place: Lease) -> None:
         self.place = place
         self._over().on_place()
 

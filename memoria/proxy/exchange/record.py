@@ -7,7 +7,9 @@ from typing import NamedTuple
 CLIENT_GONE = 499  # nginx's number for a client that left before it was answered
 
 
-class Exchange(NamedTuple):  # a tuple, since it is made for every request and costs a third of a dataclass
+class RequestRecord(
+    NamedTuple
+):  # a tuple, since it is made for every request and costs a third of a dataclass
     """`engine` and `route` (the table's path) are None where the request was turned away before they were
     known. Times in seconds from the request's arrival; `first_byte_s` is that of the answer's body, or of its
     head where it has no body, and None when the engine answered nothing. `complete`: the client was sent the

@@ -11,10 +11,10 @@ from memoria.config.model import Filters, Limits, Timeouts
 from memoria.proxy import errors
 from memoria.proxy.access.rules import ANYBODY, AccessRules, Grant, Preflight, decide
 from memoria.proxy.admission.admission import Admission
-from memoria.proxy.downstream.disconnect_monitor import LOOK_S, Presence
+from memoria.proxy.downstream.disconnect_monitor import LOOK_S, DisconnectMonitor
 from memoria.proxy.downstream.watch import Watch
 from memoria.proxy.errors import Answer, Rejection
-from memoria.proxy.exchange.record import Exchange
+from memoria.proxy.exchange.record import RequestRecord
 from memoria.proxy.exchange.upload import Upload
 from memoria.proxy.http.headers import Header
 from memoria.proxy.http.request import RequestHead
@@ -61,7 +61,7 @@ class Connection(Protocol):
     def on_tick(self, now: float) -> None: ...
 
     @property
-    def transfer(self) -> Answering | None:
+    def exchange(self) -> Answering | None:
         """What is being answered there."""
 
 
@@ -83,14 +83,14 @@ class Relay:
         rules: AccessRules | None = None,
         filters: Mapping[str, Filters] | None = None,
         protected: Protected | None = None,
-        on_done: Callable[[Exchange], None] | None = None,
+        on_done: Callable[[RequestRecord], None] | None = None,
         patience: float = 60.0,
     ) -> None:
         self.router, self.pool, self.admission = router, pool, admission
         self.on_done = on_done
         self.patience = patience
         self.watch: Watch[Connection] = Watch(min(1.0, timeouts.idle / 4, patience / 4))
-        self.presence: Watch[Presence] = Watch(LOOK_S)
+        self.presence: Watch[DisconnectMonitor] = Watch(LOOK_S)
         self.adopt(limits=limits, timeouts=timeouts, rules=rules, filters=filters, protected=protected)
 
     def adopt(
@@ -161,8 +161,8 @@ class Relay:
         """Ends every request that this engine is answering: with the reason, and so that a begun response is
         not taken for a whole one. An engine that is told to stop would end its streams as if they were."""
         for connection in self.watch:
-            if connection.transfer is not None:
-                connection.transfer.cut(engine)
+            if connection.exchange is not None:
+                connection.exchange.cut(engine)
 
     def filters_of(self, route: Route, engine: str) -> Filters | None:
         """What is to be changed in this body; then all of it is needed first."""

@@ -18,7 +18,7 @@ from memoria.proxy.downstream.watch import Standstill
 from memoria.proxy.errors import Answer, Rejection
 from memoria.proxy.exchange.client import Client
 from memoria.proxy.exchange.passage import Passage
-from memoria.proxy.exchange.record import CLIENT_GONE, Exchange
+from memoria.proxy.exchange.record import CLIENT_GONE, RequestRecord
 from memoria.proxy.exchange.relay import Failure, Relay
 from memoria.proxy.exchange.reply import Reply
 from memoria.proxy.exchange.upload import Upload
@@ -33,7 +33,7 @@ _HEAD_BYTES = 64 * 1024  # of the engine's answer
 _EARLY_BYTES = 64 * 1024  # of a client that speaks before it was answered; more waits in its socket
 
 
-class Tunnel:
+class WebSocketExchange:
     """`response_complete` and `keep_alive` are read by uvicorn too, as those of its own requests."""
 
     keep_alive = False
@@ -200,9 +200,9 @@ class Tunnel:
         if self._relay.on_done is not None:
             self._relay.on_done(self._exchange())
 
-    def _exchange(self) -> Exchange:
+    def _exchange(self) -> RequestRecord:
         switched, route = self._switched_at, self._head.route
-        return Exchange(
+        return RequestRecord(
             self._id.decode(),
             self._passage.engine,
             route.path if route is not None else None,
@@ -223,8 +223,8 @@ class Tunnel:
 class _FarEnd(asyncio.Protocol):
     """The connection to the engine: an HTTP head, then whatever comes."""
 
-    def __init__(self, tunnel: Tunnel) -> None:
-        self._tunnel: Tunnel | None = tunnel
+    def __init__(self, tunnel: WebSocketExchange) -> None:
+        self._tunnel: WebSocketExchange | None = tunnel
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._headers: list[Header] = []
@@ -276,7 +276,9 @@ class _FarEnd(asyncio.Protocol):
         if self._tunnel is not None:
             self._tunnel.on_far_writable()
 
-    def _read(self, tunnel: Tunnel, parser: httptools.HttpResponseParser, head: bytes, rest: bytes) -> None:
+    def _read(
+        self, tunnel: WebSocketExchange, parser: httptools.HttpResponseParser, head: bytes, rest: bytes
+    ) -> None:
         self._parser = None
         try:
             parser.feed_data(head)

@@ -19,7 +19,7 @@ from typing import Protocol
 import httptools
 
 from memoria.engine.address import EngineAddress
-from memoria.proxy.downstream.head_cache import Repeat
+from memoria.proxy.downstream.head_cache import HeadCache
 from memoria.proxy.http.chunks import BY_LENGTH, END, LONGEST
 from memoria.proxy.http.headers import Header
 from memoria.proxy.http.response import ResponseHead, read_response
@@ -78,7 +78,7 @@ class Upstream(asyncio.Protocol):
     listener: Listener | None = None
     _transport: asyncio.Transport | None = None
     _parser: httptools.HttpResponseParser | None = None
-    _repeat: Repeat[ResponseHead] | None = None  # the latest head that can be known again
+    _repeat: HeadCache[ResponseHead] | None = None  # the latest head that can be known again
     _sink: Sink | None = None
     _left = 0  # bytes of a body that are not parsed but counted
     _between_chunks = False  # of a body, by what was parsed
@@ -266,7 +266,7 @@ class Upstream(asyncio.Protocol):
         between = self._between_chunks and data.endswith(END)
         self._send_chunk = self._sink.send_chunk if between and self._sink is not None else None
         if first and self.head is not None and not self.garbled and data.startswith(_USUAL):
-            self._repeat = Repeat.of(data, self.head)
+            self._repeat = HeadCache.of(data, self.head)
         if self._notable:
             self._notable = False
             self._attend(listener)

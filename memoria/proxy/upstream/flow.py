@@ -23,13 +23,13 @@ class Flows:
     def of(self, engine: str) -> tuple[int, int]:
         """How many requests wait for the engine, and a number that is another one whenever something has come
         from it since the last time."""
-        answering = [c.transfer for c in self._connections if c.transfer is not None]
-        awaited = ((transfer, transfer.awaited(engine)) for transfer in answering)
-        reads = {transfer: upstream.reads for transfer, upstream in awaited if upstream is not None}
+        answering = [c.exchange for c in self._connections if c.exchange is not None]
+        awaited = ((exchange, exchange.awaited(engine)) for exchange in answering)
+        reads = {exchange: upstream.reads for exchange, upstream in awaited if upstream is not None}
         ended = self._answered(engine)
         before = self._reads.get(engine, {})
         moved = ended != self._ended.get(engine, 0) or any(
-            count and count != before.get(transfer) for transfer, count in reads.items()
+            count and count != before.get(exchange) for exchange, count in reads.items()
         )
         self._reads[engine], self._ended[engine] = reads, ended
         self._heard[engine] = self._heard.get(engine, 0) + moved

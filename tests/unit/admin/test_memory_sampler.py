@@ -15,8 +15,8 @@ from typing import cast
 
 import pytest
 
-from memoria.admin.status.memory_sampler import Holders, held_bytes
-from memoria.engine.process.table import Census
+from memoria.admin.status.memory_sampler import MemorySampler, held_bytes
+from memoria.engine.process.table import ProcessTable
 from memoria.gpu.device import Device, DeviceProcess
 from memoria.supervisor.device_memory import DeviceMemory
 from memoria.supervisor.supervisor import Supervisor
@@ -75,7 +75,7 @@ def supervisor(reader: FakeReader, *starts: str) -> Supervisor:
         memories={"GPU-0": DeviceMemory(reader, 0)},
         plan=SimpleNamespace(device=lambda _: device()),
         start_ids=lambda: set(starts),
-        census=Census(),
+        census=ProcessTable(),
     )
     return cast("Supervisor", made)
 
@@ -85,13 +85,13 @@ def holding(*pids: int) -> Device:
 
 
 async def test_an_engines_processes_are_told_from_others(engine: subprocess.Popen[bytes]) -> None:
-    look = await Holders(supervisor(FakeReader(holding(engine.pid, 1)), "of-the-test")).look()
+    look = await MemorySampler(supervisor(FakeReader(holding(engine.pid, 1)), "of-the-test")).look()
     assert look.held == {"engine": 5 * GIB}
     assert [process.pid for process in look.others["GPU-0"]] == [1]
 
 
 async def test_on_a_host_an_engine_holds_what_is_resident(engine: subprocess.Popen[bytes]) -> None:
-    look = await Holders(supervisor(FakeReader(device(is_host=True)), "of-the-test")).look()
+    look = await MemorySampler(supervisor(FakeReader(device(is_host=True)), "of-the-test")).look()
     assert look.held["engine"] > 2**20
 
 
@@ -105,7 +105,7 @@ async def test_the_processes_are_looked_for_off_the_event_loop(monkeypatch: pyte
 
     monkeypatch.setattr(os, "scandir", scandir)
     monkeypatch.setattr(os, "listdir", lambda path: [entry.name for entry in scandir(path)])
-    await Holders(supervisor(FakeReader(device()), "of-the-test")).look()
+    await MemorySampler(supervisor(FakeReader(device()), "of-the-test")).look()
     assert looked
     assert threading.current_thread().name not in looked
 
@@ -116,7 +116,7 @@ async def test_a_driver_that_hangs_is_told_once_and_so_is_its_return(
     caplog.set_level(logging.WARNING)
     reader = FakeReader(device())
     reader.block()
-    holders = Holders(supervisor(reader))
+    holders = MemorySampler(supervisor(reader))
     question = holders._devices["GPU-0"]
     monkeypatch.setattr(question, "_patience", 0.01)
     for _ in range(5):

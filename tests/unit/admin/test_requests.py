@@ -16,10 +16,10 @@ from memoria.admin.telemetry.request_log import BATCH, RequestLog, line
 from memoria.admin.telemetry.requests import KEPT, Requests
 from memoria.config.model import Logging
 from memoria.errors import UnavailableError
-from memoria.proxy.exchange.record import Exchange
+from memoria.proxy.exchange.record import RequestRecord
 
 USAGE = b'..."finish_reason":"stop"}],"usage":{"prompt_tokens":5,"total_tokens":8,"completion_tokens":3}}'
-EXCHANGE = Exchange(
+EXCHANGE = RequestRecord(
     "abc",
     "generation",
     "/v1/completions",
@@ -95,11 +95,11 @@ def test_nobody_forges_a_line(logging_: Logging) -> None:
     assert "\\n200 GET" in row
 
 
-def written(logging_: Logging, exchanges: list[Exchange], form: str = "text") -> list[str]:
+def written(logging_: Logging, exchanges: list[RequestRecord], form: str = "text") -> list[str]:
     async def answer() -> None:
         requests = Requests(RequestLog(logging_, form))  # type: ignore[arg-type]
-        for exchange in exchanges:
-            requests.add(exchange)
+        for record in exchanges:
+            requests.add(record)
         requests.close()
 
     asyncio.run(answer())
@@ -159,6 +159,6 @@ def test_a_log_that_cannot_be_written_is_an_error_before_anything_starts(logging
 
 
 def test_what_is_not_known_is_not_written() -> None:
-    refused = Exchange("a", None, None, 401, 10, None, 0.001, True, 0)
+    refused = RequestRecord("a", None, None, 401, 10, None, 0.001, True, 0)
     assert not json.loads(line(0.0, refused, "json")).keys() & {"key", "engine", "route", "prompt_tokens"}
     assert line(0.0, refused, "text").endswith(" 401 - - total=1.0ms in=0 out=10 client=- id=a\n")

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from memoria.admin.status.single_flight import Question
+from memoria.admin.status.single_flight import SingleFlight
 
 
 class Oracle:
@@ -26,13 +26,13 @@ class Oracle:
 async def test_each_question_is_answered_anew() -> None:
     oracle = Oracle()
     oracle.may_answer.set()
-    question = Question(oracle)
+    question = SingleFlight(oracle)
     assert [await question.answer(), await question.answer()] == [1, 2]
 
 
 async def test_all_who_ask_meanwhile_share_one_question() -> None:
     oracle = Oracle()
-    question = Question(oracle)
+    question = SingleFlight(oracle)
     asking = [asyncio.create_task(question.answer()) for _ in range(3)]
     await asyncio.sleep(0)
     oracle.may_answer.set()
@@ -41,7 +41,7 @@ async def test_all_who_ask_meanwhile_share_one_question() -> None:
 
 async def test_whoever_hangs_is_waited_for_once() -> None:
     oracle = Oracle()
-    question = Question(oracle, patience=0.01, glance=0.0)
+    question = SingleFlight(oracle, patience=0.01, glance=0.0)
     assert await question.answer() is None
     question._patience = 1000.0
     assert await asyncio.wait_for(question.answer(), 30) is None
@@ -50,7 +50,7 @@ async def test_whoever_hangs_is_waited_for_once() -> None:
 
 async def test_one_that_answers_again_is_waited_for_again() -> None:
     oracle = Oracle()
-    question = Question(oracle, patience=0.01, glance=0.0)
+    question = SingleFlight(oracle, patience=0.01, glance=0.0)
     assert await question.answer() is None
     oracle.may_answer.set()
     late = question._asked
@@ -68,7 +68,7 @@ async def test_a_failure_is_raised_and_the_next_question_is_a_new_one() -> None:
         calls.append(1)
         raise ConnectionError
 
-    question = Question(fail)
+    question = SingleFlight(fail)
     for _ in range(2):
         with pytest.raises(ConnectionError):
             await question.answer()
@@ -77,7 +77,7 @@ async def test_a_failure_is_raised_and_the_next_question_is_a_new_one() -> None:
 
 async def test_who_is_in_a_hurry_waits_for_the_first_answer() -> None:
     oracle = Oracle()
-    question = Question(oracle, patience=1000.0, hurry=0.0)
+    question = SingleFlight(oracle, patience=1000.0, hurry=0.0)
     asking = asyncio.create_task(question.answer(hurry=True))
     await asyncio.sleep(0)
     assert not question.was_answered
@@ -89,14 +89,14 @@ async def test_who_is_in_a_hurry_waits_for_the_first_answer() -> None:
 async def test_who_is_in_a_hurry_waits_no_longer_than_usual_for_the_next_one() -> None:
     oracle = Oracle()
     oracle.may_answer.set()
-    question = Question(oracle, patience=1000.0, hurry=0.01)
+    question = SingleFlight(oracle, patience=1000.0, hurry=0.01)
     assert await question.answer() == 1
     oracle.may_answer.clear()
     assert await asyncio.wait_for(question.answer(hurry=True), 30) is None
 
 
 async def test_a_slow_answer_is_waited_for_as_long_the_next_time() -> None:
-    question = Question(Oracle(), patience=1.0, hurry=0.03)
+    question = SingleFlight(Oracle(), patience=1.0, hurry=0.03)
     for took, limit in ((0.001, 0.03), (0.1, 0.2), (30.0, 1.0)):
         question._took = took
         assert question._limit(hurry=True) == limit
@@ -105,7 +105,7 @@ async def test_a_slow_answer_is_waited_for_as_long_the_next_time() -> None:
 
 async def test_a_hurry_makes_nobody_else_impatient() -> None:
     oracle = Oracle()
-    question = Question(oracle, patience=1000.0, hurry=0.0, glance=0.0)
+    question = SingleFlight(oracle, patience=1000.0, hurry=0.0, glance=0.0)
     oracle.may_answer.set()
     assert await question.answer() == 1
     oracle.may_answer.clear()

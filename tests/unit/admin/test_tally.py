@@ -6,10 +6,10 @@ from typing import Any
 
 from memoria.admin.telemetry.exposition import Exposition
 from memoria.admin.telemetry.tally import BOUNDS, Tally
-from memoria.proxy.exchange.record import CLIENT_GONE, Exchange
+from memoria.proxy.exchange.record import CLIENT_GONE, RequestRecord
 from tests.promtool import complaints
 
-ANSWERED = Exchange(
+ANSWERED = RequestRecord(
     request_id="1",
     engine="generation",
     route="/v1/completions",

@@ -187,7 +187,7 @@ async def test_a_bug_in_the_watch_over_a_ready_engine_does_not_end_the_watch(
 ) -> None:
     bench.timeouts = replace(bench.timeouts, hang=0.12)
     with monkeypatch.context() as patch:
-        patch.setattr("memoria.engine.hang.Liveness.see", lambda *_: 1 / 0)
+        patch.setattr("memoria.engine.hang.HangDetector.see", lambda *_: 1 / 0)
         await bench.ready()
         await bench.until(S.SUSPECT, S.READY, S.SUSPECT)
     await bench.until(S.READY)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memoria.engine.hang import IDLE_PATIENCES, WATCHDOG, Liveness, Sample, progress_of
+from memoria.engine.hang import IDLE_PATIENCES, WATCHDOG, HangDetector, Sample, progress_of
 
 METRICS = """\
 # HELP vllm:prompt_tokens_total Number of prefill tokens processed.
@@ -22,7 +22,7 @@ class Watched:
     """Samples of an engine, every ten seconds."""
 
     def __init__(self) -> None:
-        self.liveness = Liveness(patience=120)
+        self.liveness = HangDetector(patience=120)
         self.at = 0.0
 
     def see(
@@ -67,7 +67,7 @@ def test_bytes_on_their_way_are_movement_whatever_the_figures_say(watched: Watch
 
 
 def test_without_figures_it_is_asked_before_it_is_suspected() -> None:
-    liveness = Liveness(patience=10)
+    liveness = HangDetector(patience=10)
     for second in range(10):
         liveness.see(Sample(second, 1, ()))
     assert not liveness.wants_canary()
@@ -91,7 +91,7 @@ def test_an_idle_engine_is_asked_after_long_and_then_after_long_again(watched: W
 def test_only_seconds_with_requests_and_without_movement_add_up(
     steps: list[tuple[float, int, bool]],
 ) -> None:
-    liveness, at, tokens, before = Liveness(patience=120), 0.0, 0, 0
+    liveness, at, tokens, before = HangDetector(patience=120), 0.0, 0, 0
     stood = 0.0
     for seconds, in_flight, moves in steps:
         at += seconds
@@ -103,8 +103,8 @@ def test_only_seconds_with_requests_and_without_movement_add_up(
 
 
 def test_it_looks_often_enough_to_tell_within_thirty_seconds_more() -> None:
-    assert Liveness(patience=120).period == 10
-    assert Liveness(patience=1.2).period == pytest.approx(0.1)
+    assert HangDetector(patience=120).period == 10
+    assert HangDetector(patience=1.2).period == pytest.approx(0.1)
 
 
 def test_only_what_the_core_moves_is_progress() -> None:

@@ -17,7 +17,7 @@ import pytest
 from memoria.engine.process.exit_status import ExitStatus
 from memoria.engine.process.marker import kill_marked, marked
 from memoria.engine.process.process import Cleared, EngineProcess
-from memoria.engine.process.table import Census
+from memoria.engine.process.table import ProcessTable
 from tests.fakes import until
 
 Spawn = Callable[..., EngineProcess]
@@ -61,7 +61,7 @@ def spawn(log: Path, start_id: str) -> Iterator[Spawn]:
                 {"MEMORIA_START": start_id, "MARK": "a"},
                 start_id=start_id,
                 log=descriptor,
-                census=Census(),
+                census=ProcessTable(),
             )
         finally:
             os.close(descriptor)
@@ -278,13 +278,13 @@ async def test_marked_needs_the_whole_value(spawn: Spawn, start_id: str) -> None
 async def test_a_supervisor_that_is_killed_takes_its_engine_along(tmp_path: Path, start_id: str) -> None:
     script = f"""
 import asyncio, os, sys
-from memoria.engine.process.table import Census
+from memoria.engine.process.table import ProcessTable
 from memoria.engine.process.process import EngineProcess
 
 async def main():
     log = os.open({str(tmp_path / "log")!r}, os.O_WRONLY | os.O_CREAT)
     engine = EngineProcess.spawn(
-        ["/bin/sleep", "600"], {{}}, start_id={start_id!r}, log=log, census=Census()
+        ["/bin/sleep", "600"], {{}}, start_id={start_id!r}, log=log, census=ProcessTable()
     )
     print(engine.pid, flush=True)
     await engine.exited()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from memoria.engine.process.table import Census
+from memoria.engine.process.table import ProcessTable
 from tests.fakes import until
 
 
@@ -20,7 +20,7 @@ class Box:
         self.stuck: int | None = None
         self.let_go = threading.Event()
         self.reads = 0
-        self.census = Census(timeout=0.05, processes=lambda: list(self.environs), read=self.read)
+        self.census = ProcessTable(timeout=0.05, processes=lambda: list(self.environs), read=self.read)
 
     def runs(self, pid: int, start: str) -> None:
         self.environs[pid] = b"A=1\0MEMORIA_START=" + start.encode() + b"\0B=2\0"
@@ -53,7 +53,7 @@ async def test_whoever_asks_while_one_looks_shares_the_next_look(box: Box) -> No
 
 
 async def test_a_look_that_was_begun_before_is_not_taken_for_what_is(box: Box) -> None:
-    box.census = Census(processes=lambda: list(box.environs), read=box.read)
+    box.census = ProcessTable(processes=lambda: list(box.environs), read=box.read)
     box.stuck = 3
     earlier = asyncio.ensure_future(box.census.look())
     await until(lambda: box.reads == 3)
@@ -91,7 +91,7 @@ async def test_for_want_of_descriptors_nobody_is_taken_for_gone(box: Box) -> Non
     def read(pid: int) -> bytes | None:
         raise OSError(24, "Too many open files")
 
-    census = Census(processes=lambda: [1], read=read)
+    census = ProcessTable(processes=lambda: [1], read=read)
     with pytest.raises(OSError, match="Too many open files"):
         await census.look()
     assert census.latest == {}

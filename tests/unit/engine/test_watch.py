@@ -16,7 +16,7 @@ from memoria.engine.log.reader import Follower
 from memoria.engine.process import watch as watching
 from memoria.engine.process.exit_status import ExitStatus
 from memoria.engine.process.process import EngineProcess
-from memoria.engine.process.table import Census
+from memoria.engine.process.table import ProcessTable
 from memoria.engine.process.watch import watch
 from tests.fakes import until
 
@@ -29,7 +29,7 @@ class Watched:
         self.lines: list[str] = []
         descriptor = self.log.open()
         self.process = EngineProcess.spawn(
-            ["/bin/sleep", "600"], {}, start_id=uuid.uuid4().hex, log=descriptor, census=Census()
+            ["/bin/sleep", "600"], {}, start_id=uuid.uuid4().hex, log=descriptor, census=ProcessTable()
         )
         os.close(descriptor)
 

@@ -6,7 +6,7 @@ import pytest
 
 from memoria.config.model import Hold, Runner
 from memoria.engine.address import UnixAddress
-from memoria.proxy.admission.admission import Admission, Load, Place, Waiting
+from memoria.proxy.admission.admission import Admission, Lease, Load, Waiting
 from memoria.proxy.router import Candidate, Refusal
 
 ADDRESS = UnixAddress("/run/a.sock")
@@ -48,16 +48,16 @@ class Bench:
         self.router = Router()
         self.admission = Admission(self.router, {"a": limit, "b": 1}, hold or Hold())
         self.granted: list[str] = []
-        self.places: dict[str, Place] = {}
+        self.places: dict[str, Lease] = {}
         self.refused: dict[str, Refusal] = {}
 
-    def take(self, engine: str = "a") -> Place:
+    def take(self, engine: str = "a") -> Lease:
         place = self.admission.try_admit(engine)
         assert place is not None
         return place
 
     def wait(self, name: str, client: str | None = None, body_bytes: int = 0, engine: str = "a") -> Waiting:
-        def granted(place: Place) -> None:
+        def granted(place: Lease) -> None:
             self.granted.append(name)
             self.places[name] = place
 
@@ -260,7 +260,7 @@ async def test_a_place_released_while_it_is_given_goes_on_to_the_next_one() -> N
     place = bench.take()
     passed: list[int] = []
 
-    def pass_on(place: Place) -> None:
+    def pass_on(place: Lease) -> None:
         passed.append(len(passed))
         place.release()
 

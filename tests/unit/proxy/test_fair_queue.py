@@ -6,22 +6,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memoria.proxy.admission.fair_queue import Turns
+from memoria.proxy.admission.fair_queue import FairQueue
 
 
-def drained(turns: Turns[str]) -> list[str]:
+def drained(turns: FairQueue[str]) -> list[str]:
     return [turns.take() for _ in range(len(turns))]
 
 
 def test_clients_take_turns_and_each_keeps_its_order() -> None:
-    turns: Turns[str] = Turns()
+    turns: FairQueue[str] = FairQueue()
     for item in ("a1", "a2", "a3", "b1", "c1", "c2"):
         turns.add(item[0], item)
     assert drained(turns) == ["a1", "b1", "c1", "a2", "c2", "a3"]
 
 
 def test_who_comes_later_waits_for_one_item_of_each_client_not_for_all() -> None:
-    turns: Turns[str] = Turns()
+    turns: FairQueue[str] = FairQueue()
     for number in range(100):
         turns.add("greedy", f"g{number}")
     turns.add("late", "l0")
@@ -29,7 +29,7 @@ def test_who_comes_later_waits_for_one_item_of_each_client_not_for_all() -> None
 
 
 def test_what_was_removed_is_not_taken() -> None:
-    turns: Turns[str] = Turns()
+    turns: FairQueue[str] = FairQueue()
     for item in ("a1", "a2", "b1"):
         turns.add(item[0], item)
     turns.remove("a", "a1")
@@ -39,7 +39,7 @@ def test_what_was_removed_is_not_taken() -> None:
 
 
 def test_nothing_can_be_taken_from_nothing() -> None:
-    turns: Turns[str] = Turns()
+    turns: FairQueue[str] = FairQueue()
     with pytest.raises(IndexError):
         turns.take()
     with pytest.raises(KeyError):
@@ -48,7 +48,7 @@ def test_nothing_can_be_taken_from_nothing() -> None:
 
 @given(st.lists(st.sampled_from("abcd")))
 def test_everybody_gets_one_before_anybody_gets_two_more(clients: list[str]) -> None:
-    turns: Turns[tuple[str, int]] = Turns()
+    turns: FairQueue[tuple[str, int]] = FairQueue()
     for number, client in enumerate(clients):
         turns.add(client, (client, number))
     taken = [turns.take() for _ in range(len(clients))]

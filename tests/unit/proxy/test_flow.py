@@ -13,7 +13,7 @@ class Client:
     def __init__(self, engine: str = "engine") -> None:
         self.engine, self.takes = engine, True
         self.upstream = Upstream(UnixAddress("/nowhere"), [])
-        self.transfer = self
+        self.exchange = self
 
     def on_tick(self, now: float) -> None: ...
 

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from memoria.proxy.downstream.head_cache import Repeat
+from memoria.proxy.downstream.head_cache import HeadCache
 
 HEAD = b"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\nContent-Length: 12\r\naccept: */*\r\n\r\n"
 
 
-def known(data: bytes = HEAD) -> Repeat[str] | None:
-    return Repeat.of(data, "meaning")
+def known(data: bytes = HEAD) -> HeadCache[str] | None:
+    return HeadCache.of(data, "meaning")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from memoria.engine.events import Journal
 from memoria.engine.lifecycle import State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.plan.plan import Plan, make_plan
-from memoria.supervisor.rolling_restart import Roll, order
+from memoria.supervisor.rolling_restart import RollingRestart, order
 from tests.unit.plans import config, gpu
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def roll(fleet: Fleet, *names: str, retired: Sequence[Engine] = ()) -> Roll:
-    rolling = Roll(cast("Supervisor", fleet))
+def roll(fleet: Fleet, *names: str, retired: Sequence[Engine] = ()) -> RollingRestart:
+    rolling = RollingRestart(cast("Supervisor", fleet))
     rolling.begin(cast("list[EngineActor]", retired), names, ())
     return rolling
 

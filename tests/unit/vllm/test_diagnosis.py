@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from memoria.engine.launch_settings import Situation
+from memoria.engine.launch_settings import LaunchSettings
 from memoria.engine.process.exit_status import ExitStatus
 from memoria.vllm.diagnosis import Diagnosis, diagnose
 
@@ -330,7 +330,7 @@ def test_an_exit_status_reads_as_a_phrase(status: ExitStatus, text: str) -> None
     assert str(status) == text
 
 
-SITUATION = Situation(Decimal("0.60"), 24 * 2**30, max_num_seqs=256, max_num_batched_tokens=8192)
+SITUATION = LaunchSettings(Decimal("0.60"), 24 * 2**30, max_num_seqs=256, max_num_batched_tokens=8192)
 NO_ROOM = "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`"
 TOO_LONG = (
     "ValueError: To serve at least one request with the model's max seq len (262144), (36.0 GiB KV cache is "

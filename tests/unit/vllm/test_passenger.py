@@ -21,7 +21,7 @@ import pytest
 from memoria.vllm.command import PLUGIN_NAME
 from memoria.vllm.passenger import PLUGIN_DIR
 
-SCRIPT = Path(__file__).parent / "passenger_process.py"
+SCRIPT = Path(__file__).parents[1] / "passenger_process.py"
 PATIENCE_S = 60  # against a hang, never against a figure
 
 
