@@ -41,6 +41,7 @@ LAYERS = {
     # before anything starts
     "memoria.preflight": 3,
     "memoria.supervisor.runtime_dir": 3,
+    "memoria.supervisor.state_file": 3,
     # all engines
     "memoria.supervisor": 4,
     # HTTP
