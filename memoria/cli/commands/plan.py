@@ -21,8 +21,8 @@ from memoria.plan.outcome import Learned, Outcomes
 from memoria.plan.plan import Plan, make_plan
 from memoria.plan.problems import plan_problems
 from memoria.plan.wishes import Choice, settle
-from memoria.preflight.fit import learned
 from memoria.preflight.outcomes import make_outcomes, read_models
+from memoria.preflight.records import learned
 from memoria.supervisor.runtime_dir import RuntimeDir
 from memoria.text import fraction_text
 from memoria.vllm.install.find import find

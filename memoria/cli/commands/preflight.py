@@ -23,7 +23,7 @@ def look_at_places(config: Config, checked: Preflight) -> Preflight:
         if (problem := LogFile.of(config.logging, engine.name).problem()) is not None
     ]
     runtime = RuntimeDir(config.runtime_dir)
-    if not runtime.is_held():
+    if not runtime.is_locked():
         if (problem := runtime.problem()) is not None:
             problems.append(problem)
         from memoria.daemon.listeners import unavailable

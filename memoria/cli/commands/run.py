@@ -14,8 +14,8 @@ from memoria import logs
 from memoria.cli.commands.preflight import look
 from memoria.cli.screens.plan import render_problems
 from memoria.config.model import Config
-from memoria.daemon.handover import from_systemd
 from memoria.daemon.handover import take_over as handed_over
+from memoria.daemon.systemd import inherited_sockets
 from memoria.engine.process.descriptors import raise_limit
 from memoria.errors import ExitCode, Problem
 from memoria.gpu import open_reader
@@ -34,13 +34,13 @@ def run_daemon(config: Config, *, verbose: bool, color: bool, take_over: bool = 
     logs.configure("DEBUG" if verbose else config.logging.level, config.logging.format)
     raise_limit()
     reader = open_reader(config.device)
-    given, patience = from_systemd(os.environ), 0.0
+    given, patience = inherited_sockets(os.environ), 0.0
     if take_over:
         look(config, reader).raise_for_errors()  # while the other one still serves
         given += handed_over(RuntimeDir(config.runtime_dir).handover_socket)
         patience = sum((2 * config.timeouts.drain, config.timeouts.stop, config.timeouts.release, 20.0))
     # Before the preflight: what another daemon's engines hold is no stranger's memory.
-    with RuntimeDir(config.runtime_dir, patience=patience) as runtime:
+    with RuntimeDir(config.runtime_dir, lock_timeout=patience) as runtime:
         checked = look(config, reader)
         _tell(checked.config.warnings, config.logging.format)
         checked.raise_for_errors()

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from memoria.preflight import models
-from memoria.preflight.hub import hub_token
-from memoria.preflight.models import look_for_models
+from memoria.preflight.models import hub_token, look_for_models
 from tests.unit.plans import config
 
 
@@ -97,10 +96,10 @@ def test_a_cached_model_needs_no_hub(tmp_path: Path, hub: Hub, name: str) -> Non
 
 def test_offline_a_model_must_be_cached(tmp_path: Path) -> None:
     (told,) = problems("who/tiny", {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"})
-    assert told == "model `who/tiny` is not in the local cache, and the hub may not be asked"
+    assert told == "model `who/tiny` is not in the local cache, and downloads are off (HF_HUB_OFFLINE)"
 
 
-NOBODY_KNOWS = "nobody knows whether the hub has `who/tiny`"
+CANNOT_TELL = "cannot tell whether the hub has `who/tiny`"
 
 
 @pytest.fixture
@@ -173,7 +172,7 @@ def test_a_redirect_is_an_answer_and_takes_the_token_nowhere(environ: dict[str, 
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_hub_in_trouble_is_no_reason_not_to_start(environ: dict[str, str], hub: Hub, status: int) -> None:
     hub.status = status
-    assert problems("who/tiny", environ) == [f"{NOBODY_KNOWS}: it answered {status}"]
+    assert problems("who/tiny", environ) == [f"{CANNOT_TELL}: it answered {status}"]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +186,7 @@ def test_a_hub_that_cannot_be_reached_is_no_reason_not_to_start(
     environ: dict[str, str], endpoint: str, reason: str
 ) -> None:
     environ["HF_ENDPOINT"] = endpoint
-    assert problems("who/tiny", environ) == [f"{NOBODY_KNOWS}: {reason}"]
+    assert problems("who/tiny", environ) == [f"{CANNOT_TELL}: {reason}"]
 
 
 def test_a_token_that_the_hub_does_not_take_says_nothing_of_the_model(
@@ -195,7 +194,7 @@ def test_a_token_that_the_hub_does_not_take_says_nothing_of_the_model(
 ) -> None:
     hub.status = 401
     (told,) = problems("who/tiny", {**environ, "HF_TOKEN": "out-of-date"})
-    assert told.startswith(f"{NOBODY_KNOWS}: it does not take the token")
+    assert told.startswith(f"{CANNOT_TELL}: it refuses the token")
     assert "out-of-date" not in told
 
 
@@ -204,7 +203,7 @@ def test_a_hub_that_does_not_answer_is_waited_for_no_longer_than_patience(
 ) -> None:
     monkeypatch.setattr(models, "PATIENCE", 0.05)
     hub.may_answer.clear()
-    assert problems("who/tiny", environ) == [f"{NOBODY_KNOWS}: it has not answered within 0.05 s"]
+    assert problems("who/tiny", environ) == [f"{CANNOT_TELL}: no answer within 0.05 s"]
 
 
 @pytest.mark.parametrize(

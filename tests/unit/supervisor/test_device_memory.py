@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from memoria.aio import in_daemon_thread
 from memoria.errors import UnavailableError
 from memoria.gpu.device import Device, DeviceProcess
 from memoria.supervisor import device_memory
@@ -61,7 +62,7 @@ async def test_a_driver_that_fails_is_an_error_of_its_own_kind() -> None:
         await DeviceMemory(FakeReader(GONE), 0).read()
 
 
-async def test_a_driver_that_hangs_is_told_and_not_asked_a_second_time(hanging: FakeReader) -> None:
+async def test_a_driver_that_hangs_is_reported_and_not_read_a_second_time(hanging: FakeReader) -> None:
     watched = DeviceMemory(hanging, 0, timeout=0.01)
     for _ in range(3):
         with pytest.raises(UnavailableError, match=r"has not answered for 0\.01 s"):
@@ -83,10 +84,10 @@ async def test_a_driver_that_comes_back_is_read_again(hanging: FakeReader) -> No
     assert watched.latest == device(1)
 
 
-async def test_a_late_failure_that_nobody_waits_for_is_not_complained_of(
+async def test_a_late_failure_without_a_waiter_is_not_logged(
     hanging: FakeReader, caplog: pytest.LogCaptureFixture
 ) -> None:
-    reading = device_memory.in_daemon_thread(lambda: hanging.snapshot(0))
+    reading = in_daemon_thread(lambda: hanging.snapshot(0))
     hanging.answers = [GONE]
     hanging.unblock()
     await asyncio.wait({reading})

@@ -47,9 +47,9 @@ def journal() -> Journal:
 
 @pytest.fixture
 def gate(clock: FakeClock, journal: Journal) -> Iterator[GpuGate]:
-    gate = GpuGate("gpu 0", journal, patience=60.0, recheck=0.01, clock=clock)
+    gate = GpuGate("gpu 0", journal, overtake_after=60.0, recheck=0.01, clock=clock)
     yield gate
-    assert "inside=None" in repr(gate), "somebody was left inside"
+    assert "inside=None" in repr(gate), "a ticket was left inside"
 
 
 async def settle() -> None:

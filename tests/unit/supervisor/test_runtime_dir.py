@@ -65,7 +65,7 @@ def test_a_directory_that_is_made_with_its_parents_is_closed_as_a_whole(path: Pa
 def test_a_place_that_everybody_can_put_another_directory_in_is_refused(path: Path) -> None:
     path.parent.mkdir()
     path.parent.chmod(0o777)
-    with pytest.raises(UnavailableError, match=f"everybody can replace what is in {path.parent}"):
+    with pytest.raises(UnavailableError, match=f"every user can replace what is in {path.parent}"):
         RuntimeDir(path).__enter__()
     path.parent.chmod(0o1777)
     with RuntimeDir(path):
@@ -87,7 +87,7 @@ def test_what_cannot_be_used_is_told_without_making_anything(path: Path, tmp_pat
     path.parent.chmod(0o777)
     problem = RuntimeDir(path).problem()
     assert problem is not None
-    assert f"everybody can replace what is in {path.parent}" in problem.what
+    assert f"every user can replace what is in {path.parent}" in problem.what
     with RuntimeDir(tmp_path / "used") as used:
         assert used.problem() is None
 

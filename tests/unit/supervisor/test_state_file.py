@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from memoria.supervisor.runtime_dir import RuntimeDir
-from memoria.supervisor.state_file import StateFile, started
+from memoria.supervisor.runtime_dir import RuntimeDir, StateFile, started
 
 SLEEPS = (sys.executable, "-S", "-c", "import time; time.sleep(600)")
 

@@ -1,4 +1,4 @@
-"""The world as one engine's actor sees it: its place at its device's gate, its memory, its command line."""
+"""The services of one engine's actor: its place at its device's gate, its memory, its command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memoria.aio import in_daemon_thread
-from memoria.config.model import Config, EngineConfig
+from memoria.config.model import EngineConfig, Timeouts
 from memoria.engine.address import EngineAddress, TcpAddress
 from memoria.engine.hang import Progress
 from memoria.engine.launch_settings import LaunchSettings
@@ -23,6 +23,7 @@ from memoria.plan.budgets import Budget
 from memoria.plan.footprint.settings import batch_defaults
 from memoria.plan.free_memory import check_held, check_start
 from memoria.plan.outcome import machine_of
+from memoria.preflight.preflight import Deployment
 from memoria.supervisor.device_memory import DeviceMemory
 from memoria.supervisor.gate import GpuGate, Ticket
 from memoria.supervisor.passengers import CoreConnections, Passengers
@@ -31,21 +32,17 @@ from memoria.supervisor.verifier import Verifier
 from memoria.text import gib
 from memoria.vllm import client as vllm_client
 from memoria.vllm.command import EngineSpec, StartFacts, build_spec
-from memoria.vllm.install.facts import VllmInstall
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class SupervisedHost:
-    """Implements `memoria.engine.host.EngineHost`. `own_pids` looks for the processes of all
-    engines."""
+    """Implements `memoria.engine.host.EngineHost`, for one engine of one deployment. `own_pids` finds the
+    processes of all engines."""
 
-    config: Config
+    deployment: Deployment
     engine: EngineConfig
-    install: VllmInstall
-    device: Device
-    budget: Budget
     gate: GpuGate
     memory: DeviceMemory
     passengers: Passengers
@@ -55,6 +52,14 @@ class SupervisedHost:
     own_pids: Callable[[], Awaitable[Collection[int]]]
     census: ProcessTable
     verifier: Verifier
+
+    @property
+    def device(self) -> Device:
+        return self.deployment.plan.device(self.engine.name)
+
+    @property
+    def budget(self) -> Budget:
+        return self.deployment.plan.budget(self.engine.name)
 
     @property
     def standby(self) -> bool:
@@ -71,6 +76,7 @@ class SupervisedHost:
         )
 
     def spec(self, start_id: str) -> EngineSpec:
+        config, install, device = self.deployment.config, self.deployment.install, self.device
         facts = StartFacts(
             start_id=start_id,
             socket_dir=str(self.runtime.engines),
@@ -78,10 +84,9 @@ class SupervisedHost:
             supervisor_pid=os.getpid(),
             plugin_dir=str(self.plugin_dir),
             environ=self.environ,
-            device_uuid=None if self.device.is_host else self.device.uuid,
+            device_uuid=None if device.is_host else device.uuid,
         )
-        engine = self.verifier.pinned(self.engine, self.device)
-        return build_spec(self.config, engine, self.install, facts)
+        return build_spec(config, self.verifier.pinned(self.engine, device, install), install, facts)
 
     def ticket(self) -> Ticket:
         return self.gate.ticket(self.engine.name)
@@ -120,7 +125,7 @@ class SupervisedHost:
     async def check_memory(self) -> Problem | None:
         try:
             device = await self.memory.read()
-        except MemoriaError as error:  # without figures nothing is let through
+        except MemoriaError as error:  # without figures no engine passes
             return error.problems[0]
         return check_start(self.budget, device, await self.own_pids())
 
@@ -128,7 +133,7 @@ class SupervisedHost:
         try:
             device = await self.memory.read()
         except MemoriaError as error:
-            logger.warning("%s: what it holds is not known: %s", self.engine.name, error.problems[0].what)
+            logger.warning("%s: cannot tell what it holds: %s", self.engine.name, error.problems[0].what)
             return None
         return check_held(self.budget, device, known)
 
@@ -136,11 +141,11 @@ class SupervisedHost:
         device = self.memory.latest
         holding = [p for p in (device.processes if device is not None else ()) if p.pid in known]
         living = {pid for pids in self.census.latest.values() for pid in pids} & set(known)
-        told = [
+        named = [
             f"pid {p.pid} holds {'memory' if p.used_bytes is None else f'{gib(p.used_bytes)} GiB'}"
             for p in holding
         ]
-        return told + [f"pid {pid} does not die" for pid in sorted(living - {p.pid for p in holding})]
+        return named + [f"pid {pid} does not die" for pid in sorted(living - {p.pid for p in holding})]
 
     async def until_released(
         self, alive: Callable[[], Awaitable[Collection[int]]], known: Collection[int]
@@ -149,26 +154,30 @@ class SupervisedHost:
 
     async def until_answering(self, address: EngineAddress, start_id: str) -> None:
         if isinstance(address, TcpAddress):
-            while not await self._listens(start_id, address.port):  # noqa: ASYNC110 - only looking tells
+            while not await self._listens(start_id, address.port):  # noqa: ASYNC110 - the kernel has no event for it
                 await asyncio.sleep(vllm_client.BETWEEN_TRIES)
         await vllm_client.until_answering(
             address,
             self.engine.runner,
             self.engine.served_model_name[0],
-            timeout=self.config.timeouts.health,
+            timeout=self._timeouts.health,
         )
 
     async def _listens(self, start_id: str, port: int) -> bool:
-        """Another process on that port would get the requests."""
+        """Whether it is this start that listens: another process on that port would get the requests."""
         try:
             pids = (await self.census.look()).get(start_id, frozenset())
             return await in_daemon_thread(lambda: listens(pids, port))
         except OSError as error:
-            logger.warning("%s: whether it listens is not known: %s", self.engine.name, error)
+            logger.warning("%s: cannot tell whether it listens: %s", self.engine.name, error)
             return False
 
     async def progress(self, address: EngineAddress) -> Progress | None:
-        return await vllm_client.progress(address, timeout=self.config.timeouts.health)
+        return await vllm_client.progress(address, timeout=self._timeouts.health)
 
     async def answers(self, address: EngineAddress) -> bool:
         return await vllm_client.answers(address, self.engine.runner, self.engine.served_model_name[0])
+
+    @property
+    def _timeouts(self) -> Timeouts:
+        return self.deployment.config.timeouts

@@ -1,4 +1,4 @@
-"""SIGHUP's two meanings: told apart by the terminal, and by nothing else."""
+"""SIGHUP's two meanings, distinguished by the terminal alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 SCRIPT = """
 import fcntl, os, resource, sys, termios
-from memoria.daemon.terminal import Terminal
+from memoria.daemon.signals import Terminal
 
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 terminal = Terminal()
@@ -19,8 +19,8 @@ print(there, terminal.is_gone())
 """
 
 
-def test_a_terminal_that_cannot_be_opened_for_want_of_descriptors_is_not_gone() -> None:
-    """Else a reload that is asked for while memoria has no descriptor left would stop it."""
+def test_a_terminal_that_cannot_be_opened_without_descriptors_is_not_gone() -> None:
+    """Else a reload while memoria has no descriptor left would stop it."""
     master, slave = pty.openpty()
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
