@@ -19,7 +19,7 @@ from memoria.config.model import Config, EngineConfig
 from memoria.config.paths import hub_cache, hub_token_file
 from memoria.errors import Problem
 
-PATIENCE = 2.0  # seconds
+HUB_TIMEOUT = 2.0  # seconds
 # Not a URL, not `repository:quantisation`: vLLM knows more forms than the hub does.
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -38,10 +38,10 @@ class _UnknownError(Exception):
 
 
 def look_for_models(config: Config, environ: Mapping[str, str]) -> ModelProblems:
-    """Problems in the file's order. Blocks for `PATIENCE` seconds at most: resolving a name has no timeout of
-    its own, so a thread that takes longer is left behind."""
+    """Problems in the file's order. Blocks for `HUB_TIMEOUT` seconds at most: resolving a name has no timeout
+    of its own, so a thread that takes longer is left behind."""
     problems: dict[str, Problem | None] = {}
-    unknown = {engine.name: f"no answer within {PATIENCE:g} s" for engine in config.engines}
+    unknown = {engine.name: f"no answer within {HUB_TIMEOUT:g} s" for engine in config.engines}
 
     def look(engine: EngineConfig) -> None:
         try:
@@ -49,7 +49,7 @@ def look_for_models(config: Config, environ: Mapping[str, str]) -> ModelProblems
         except _UnknownError as error:
             unknown[engine.name] = str(error)
 
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + HUB_TIMEOUT
     threads = [threading.Thread(target=look, args=(engine,), daemon=True) for engine in config.engines]
     for thread in threads:
         thread.start()
@@ -142,7 +142,7 @@ def _hub_problem(model: str, where: tuple[str, ...], environ: Mapping[str, str])
 
 def _head(url: str, token: str | None) -> tuple[int, str | None]:
     """The status of a HEAD request, and the hub's own error code. Raises `_UnknownError` without an answer
-    within `PATIENCE`."""
+    within `HUB_TIMEOUT`."""
     # HTTP and TLS take longer to import than all the rest of a check
     import urllib.error  # noqa: PLC0415
     import urllib.request  # noqa: PLC0415
@@ -158,7 +158,7 @@ def _head(url: str, token: str | None) -> tuple[int, str | None]:
         request = urllib.request.Request(
             url, headers={"Authorization": f"Bearer {token}"} if token else {}, method="HEAD"
         )
-        with urllib.request.build_opener(NoRedirect).open(request, timeout=PATIENCE) as answer:
+        with urllib.request.build_opener(NoRedirect).open(request, timeout=HUB_TIMEOUT) as answer:
             return int(answer.status), None
     except urllib.error.HTTPError as error:
         error.close()

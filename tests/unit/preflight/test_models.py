@@ -201,7 +201,7 @@ def test_a_token_that_the_hub_does_not_take_says_nothing_of_the_model(
 def test_a_hub_that_does_not_answer_is_waited_for_no_longer_than_patience(
     environ: dict[str, str], hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "PATIENCE", 0.05)
+    monkeypatch.setattr(models, "HUB_TIMEOUT", 0.05)
     hub.may_answer.clear()
     assert problems("who/tiny", environ) == [f"{CANNOT_TELL}: no answer within 0.05 s"]
 
