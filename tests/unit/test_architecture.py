@@ -147,6 +147,29 @@ def test_the_proxy_knows_engines_by_its_router_alone() -> None:
     assert known == []
 
 
+def test_a_running_daemon_keeps_no_configuration_beside_its_generation() -> None:
+    """The gateway holds a `Generation`, the supervisor its `Deployment`; a copy would outlive a reload."""
+    wings = ("daemon", "supervisor", "engine", "proxy", "admin")
+    kept = [
+        f"{module}:{node.lineno}"
+        for module in MODULES
+        if module.startswith(tuple(f"memoria.{wing}." for wing in wings))
+        for node in ast.walk(_tree(module))
+        for target in _stored(node)
+        if (isinstance(target, ast.Attribute) and target.attr.lstrip("_") == "config")
+        or (isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) == "Config")
+    ]
+    assert kept == []
+
+
+def _stored(node: ast.AST) -> Iterator[ast.expr]:
+    if isinstance(node, ast.Assign):
+        for target in node.targets:
+            yield from target.elts if isinstance(target, ast.Tuple) else [target]
+    elif isinstance(node, ast.AnnAssign):
+        yield node.target
+
+
 def test_nvml_is_imported_in_one_file_only() -> None:
     importers = {name for module in MODULES for name in _imported(module, frozenset({"pynvml"}))}
     assert {place.partition(":")[0] for place in importers} == {"memoria.gpu.nvml"}
