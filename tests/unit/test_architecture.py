@@ -151,7 +151,7 @@ def test_a_running_daemon_keeps_no_configuration_beside_its_generation() -> None
     """The gateway holds a `Generation`, the supervisor its `Deployment`; a copy would outlive a reload."""
     wings = ("daemon", "supervisor", "engine", "proxy", "admin")
     kept = [
-        f"{module}:{node.lineno}"
+        f"{module}:{target.lineno}"
         for module in MODULES
         if module.startswith(tuple(f"memoria.{wing}." for wing in wings))
         for node in ast.walk(_tree(module))
