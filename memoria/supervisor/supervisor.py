@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +34,9 @@ logger = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """Owns the engines' actors from `open` to `close`, and holds the deployment in force. `memories`: by the
+    """Owns the engines' actors from `open` to `close`, and holds the deployment in force.
+
+    `actors` is replaced by a reload, never changed; `names` is a live view of its keys. `memories`: by the
     devices' UUIDs."""
 
     def __init__(
@@ -63,6 +65,7 @@ class Supervisor:
         self.actors: Mapping[str, EngineActor] = {
             engine.name: self._actor(engine) for engine in deployment.config.engines
         }
+        self.names: Collection[str] = _Names(self)
 
     def __repr__(self) -> str:
         return f"<Supervisor {', '.join(repr(actor) for actor in self.actors.values())}>"
@@ -245,3 +248,17 @@ class Supervisor:
     def _verify(self, snapshot: EngineSnapshot) -> None:
         if snapshot.name in self.actors:  # else it is being retired
             self.verifier.on_change(snapshot, self._deployment)
+
+
+class _Names(Collection[str]):
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._supervisor.actors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._supervisor.actors)
+
+    def __len__(self) -> int:
+        return len(self._supervisor.actors)

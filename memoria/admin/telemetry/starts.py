@@ -31,11 +31,9 @@ class Starts:
     """Told every snapshot of every engine (`Supervisor.listen`). `engines` are those that there are, at any
     time: counters stay when an engine is gone, what it did last does not."""
 
-    def __init__(
-        self, engines: Callable[[], Collection[str]], clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, engines: Collection[str], clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._present = clock, engines
-        self._engines = {name: _Engine() for name in engines()}
+        self._engines = {name: _Engine() for name in engines}
 
     def on_change(self, snapshot: EngineSnapshot) -> None:
         engine = self._engines.setdefault(snapshot.name, _Engine())
@@ -74,7 +72,7 @@ class Starts:
                 (
                     ({"engine": name, "phase": phase.name.lower()}, round(seconds, 6))
                     for name, engine in self._engines.items()
-                    if name in self._present()
+                    if name in self._present
                     for phase, seconds in engine.latest.items()
                 ),
             ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 from memoria.admin.telemetry.exposition import Family, Histogram, counter, histogram
 from memoria.proxy.exchange.record import CLIENT_GONE, RequestRecord
@@ -44,7 +44,7 @@ class Tally:
     """`engines` are those that there are, at any time; they are listed with zeros. What was turned away
     before an engine or a route was known has empty labels, which to Prometheus is the same as none."""
 
-    def __init__(self, engines: Callable[[], Collection[str]]) -> None:
+    def __init__(self, engines: Collection[str]) -> None:
         self._engines = engines
         self._lines: dict[tuple[str | None, str | None, int], _Line] = {}
         self._histograms: dict[tuple[str | None, str | None], tuple[Histogram, Histogram]] = {}
@@ -78,8 +78,7 @@ class Tally:
             for (engine, route, code), line in self._lines.items()
         ]
         refused: dict[tuple[str, str], int] = {}
-        aborted = dict.fromkeys(self._engines(), 0)
-        replayed = dict(aborted)
+        aborted, replayed = dict.fromkeys(self._engines, 0), dict.fromkeys(self._engines, 0)
         for (name, _, code), line in self._lines.items():
             engine = name or ""
             if line.refused:

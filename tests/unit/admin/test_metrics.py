@@ -21,8 +21,8 @@ def _own_series() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for family in (
         *gauges.families(replace(BOTH, guard=GUARD), ()),
-        *Starts(tuple).families(),
-        *Tally(tuple).families(),
+        *Starts(()).families(),
+        *Tally(()).families(),
         *Requests(None).families(),
     ):
         labels = re.findall(r'(\w+)="', b"".join(family.samples[:1]).decode())

@@ -27,7 +27,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def starts(clock: FakeClock) -> Starts:
-    return Starts(lambda: ["a", "b"], clock)
+    return Starts(["a", "b"], clock)
 
 
 def told(starts: Starts) -> dict[str, float]:

@@ -23,7 +23,7 @@ ANSWERED = RequestRecord(
 
 
 def tallied(*changes: dict[str, Any]) -> dict[str, float]:
-    tally = Tally(lambda: ["embedding", "generation"])
+    tally = Tally(["embedding", "generation"])
     for change in changes:
         tally.add(ANSWERED._replace(**change))
     text = Exposition(tally.families()).render().decode()

@@ -47,11 +47,11 @@ def deployment(config: Config) -> Deployment:
 async def test_the_engines_of_a_new_deployment_replace_the_old_ones_at_once(
     supervisor: Supervisor, config: Config
 ) -> None:
-    before, kept = supervisor.actors, supervisor.actors["generation"]
+    before, names, kept = supervisor.actors, supervisor.names, supervisor.actors["generation"]
     following = deployment(replace(config, engines=(OTHER, ENGINE)))
     assert supervisor.switch_to(following) == []
     assert list(before) == ["generation"]  # a mapping that was read before is not changed
-    assert list(supervisor.actors) == ["other", "generation"]
+    assert list(supervisor.actors) == list(names) == ["other", "generation"]
     assert supervisor.actors["generation"] is kept
     assert (supervisor.config, supervisor.plan) == (following.config, following.plan)
     await supervisor.close()
