@@ -1,4 +1,4 @@
-"""The sockets: real ones, and what is told of one that cannot be had."""
+"""Real sockets, and the problems of those that cannot be bound."""
 
 from __future__ import annotations
 
@@ -109,13 +109,13 @@ def test_all_taken_ports_are_told_at_once_and_no_other_is_kept(taken: int) -> No
         pass
 
 
-def test_a_host_that_is_not_ours_is_told() -> None:
+def test_a_host_that_is_not_ours_is_a_problem() -> None:
     with pytest.raises(UnavailableError, match=r"cannot listen on 192\.0\.2\.1:0: Cannot assign"):
         listen.Listeners(listening(0, host="192.0.2.1"))
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1"])
-def test_a_host_that_is_not_ours_is_told_with_what_is(host: str) -> None:
+def test_a_host_that_is_not_ours_is_a_problem_with_what_is(host: str) -> None:
     with pytest.raises(UnavailableError, match=f"cannot listen on {host}") as caught:
         listen.Listeners(listening(free_port(), host=host))
     assert "`ip address`" in (caught.value.problems[0].hint or "")

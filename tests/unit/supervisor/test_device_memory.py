@@ -35,7 +35,7 @@ def held_by(pid: int, used_gib: float = 40) -> Device:
     return replace(device(used_gib), processes=(DeviceProcess(pid, None, None, None),))
 
 
-async def nobody() -> list[int]:
+async def no_process() -> list[int]:
     return []
 
 
@@ -122,7 +122,7 @@ async def test_nothing_is_released_while_the_driver_names_one_of_the_processes()
 async def test_nothing_is_released_while_the_driver_names_one_that_is_dead_already() -> None:
     reader = FakeReader(held_by(10), held_by(10), held_by(99, 1))
     async with asyncio.timeout(10):
-        await DeviceMemory(reader, 0).until_released(nobody, known={10})
+        await DeviceMemory(reader, 0).until_released(no_process, known={10})
     assert reader.calls == 4
 
 

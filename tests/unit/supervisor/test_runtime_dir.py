@@ -93,7 +93,7 @@ def test_what_cannot_be_used_is_told_without_making_anything(path: Path, tmp_pat
 
 
 def test_a_parent_or_a_link_of_somebody_else_is_refused(path: Path, tmp_path: Path) -> None:
-    """Of whom is asked of a function: to make a file somebody else's takes root."""
+    """Checked as a function: only root can give a file to another user."""
     path.mkdir(parents=True)
     me, roots = os.getuid(), Path("/").stat().st_uid
     assert replaceable(path, {0, roots, me}) is None
@@ -103,7 +103,7 @@ def test_a_parent_or_a_link_of_somebody_else_is_refused(path: Path, tmp_path: Pa
     assert replaceable(path, {me + 1}) == "/ belongs to another user"
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can make a directory somebody else's")
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory to another user")
 def test_a_directory_that_another_user_was_first_to_make_is_refused(path: Path) -> None:
     path.parent.mkdir()
     link = path.parent.with_name("link")
