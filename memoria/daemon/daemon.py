@@ -29,7 +29,7 @@ from memoria.daemon.reload import Reloaded, Reloader
 from memoria.daemon.server import Server
 from memoria.daemon.systemd import Notifier
 from memoria.daemon.terminal import Terminal
-from memoria.engine.events import Journal
+from memoria.engine.events import EventKind, Journal
 from memoria.engine.lifecycle import State
 from memoria.gpu.device import DeviceReader
 from memoria.preflight.preflight import Preflight
@@ -140,8 +140,8 @@ class Daemon:
     async def run(self) -> None:
         """Serves until asked to stop, then drains, stops the engines and gives everything back."""
         for pid in self._runtime.killed:
-            self.journal.add("memoria", "killed a leftover", f"pid {pid}, of a daemon that was killed")
-        self.journal.add("memoria", "listening", self.url)
+            self.journal.add_event(EventKind.LEFTOVER_KILLED, "memoria", pid=pid)
+        self.journal.add_event(EventKind.LISTENING, "memoria", self.url)
         self.supervisor.listen(lambda _: self._tell_systemd())
         with self._signals():
             serving = asyncio.create_task(self._server.serve(), name="http server")
@@ -155,7 +155,7 @@ class Daemon:
                 self._notifier.ready()
                 await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 if not self._stops:
-                    self.journal.add("memoria", "the HTTP server has ended by itself", level=logging.ERROR)
+                    self.journal.add_event(EventKind.SERVER_ENDED, "memoria")
             finally:
                 self._notifier.stopping()
                 self._reloader.cancel()
@@ -180,10 +180,10 @@ class Daemon:
         """The first call drains, the second kills."""
         self._stops += 1
         if self._stops == 1:
-            self.journal.add("memoria", "stopping", "requests in flight may finish")
+            self.journal.add_event(EventKind.STOPPING, "memoria")
             self._asked_to_stop.set()
         else:
-            self.journal.add("memoria", "stopping now", "")
+            self.journal.add_event(EventKind.STOPPING_NOW, "memoria")
             self.supervisor.hurry()
 
     def _on_done(self, record: RequestRecord) -> None:
@@ -202,7 +202,7 @@ class Daemon:
 
     def _give_way(self) -> None:
         """Another daemon has the sockets: from now on connections wait for it."""
-        self.journal.add("memoria", "handed over", "another daemon takes over")
+        self.journal.add_event(EventKind.HANDED_OVER, "memoria")
         for listener in self._listeners.sockets:
             self._server.ignore(listener)
         if not self._stops:  # a third daemon that asks while this one drains is no reason to hurry

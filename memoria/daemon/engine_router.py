@@ -7,35 +7,13 @@ import time
 from memoria.config.model import Config, Runner
 from memoria.engine.actor import EngineActor
 from memoria.engine.address import EngineAddress
-from memoria.engine.lifecycle import State
+from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.proxy.router import Candidate, Refusal
 from memoria.supervisor.supervisor import Supervisor
 
 RETRY_STARTING = 10  # seconds; a start takes that long at least
 RETRY_OTHERWISE = 30
-
-# How a client is told, where the state's name alone is no sentence.
-TELLING = {
-    State.SUSPECT: "seems to hang",
-    State.RELEASING: "has ended, its memory is coming back",
-    State.HELD: "has ended, its memory has not come back",
-    State.BACKOFF: "has ended and will be started again",
-    State.FAILED: "has failed",
-}
-
-# Out of these an engine comes back by itself, unless it was told to stop: then it is soon STOPPED.
-_COMING_BACK = frozenset(
-    (
-        State.QUEUED,
-        State.STARTING,
-        State.SUSPECT,
-        State.DRAINING,
-        State.STOPPING,
-        State.RELEASING,
-        State.BACKOFF,
-    )
-)
 
 
 class EngineEntrance:
@@ -95,7 +73,7 @@ class EngineRouter:
 
 
 def _reason(snapshot: EngineSnapshot) -> str:
-    text = f"engine `{snapshot.name}` {TELLING.get(snapshot.state, f'is {snapshot.state.value}')}"
+    text = f"engine `{snapshot.name}` {FACTS[snapshot.state].sentence}"
     if snapshot.phase:
         text += f" ({snapshot.phase.value})"
     cause = snapshot.detail or (snapshot.diagnosis.cause if snapshot.diagnosis else "")
@@ -105,10 +83,10 @@ def _reason(snapshot: EngineSnapshot) -> str:
 def _retry_after(snapshot: EngineSnapshot) -> int:
     if snapshot.retry_at is not None:
         return max(1, round(snapshot.retry_at - time.time()) + RETRY_STARTING)
-    return RETRY_STARTING if snapshot.state in (State.QUEUED, State.STARTING) else RETRY_OTHERWISE
+    return RETRY_STARTING if FACTS[snapshot.state].starts else RETRY_OTHERWISE
 
 
 def _ready_in(snapshot: EngineSnapshot) -> float | None:
-    if snapshot.state not in _COMING_BACK:
+    if not FACTS[snapshot.state].comes_back:
         return None
     return 0.0 if snapshot.retry_at is None else max(0.0, snapshot.retry_at - time.time())

@@ -11,7 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from memoria.aio import in_daemon_thread
 from memoria.config.model import Config
 from memoria.daemon.own_app import OwnApp
-from memoria.engine.lifecycle import State
+from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.proxy.access.keys import Keys
 from memoria.proxy.access.rules import access_rules
@@ -95,7 +95,7 @@ class Front:
         and not with what it would say itself when it is told."""
         if snapshot.state is State.STOPPING:
             self._relay.cut(snapshot.name)
-        if snapshot.state in {State.STOPPING, State.RELEASING} and snapshot.address is not None:
+        if FACTS[snapshot.state].frees_memory and snapshot.address is not None:
             self._pool.forget(snapshot.address)
         self._admission.changed(snapshot.name)
 

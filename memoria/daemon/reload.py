@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from logging import ERROR, WARNING
 from typing import Any
 
 from memoria.aio import in_daemon_thread
@@ -23,8 +22,8 @@ from memoria.daemon.engine_router import EngineRouter
 from memoria.daemon.front import Front
 from memoria.daemon.listeners import Change, Listeners, close
 from memoria.daemon.server import Server
-from memoria.engine.events import Journal
-from memoria.engine.lifecycle import WITHOUT_PROCESS, State
+from memoria.engine.events import EventKind, Journal
+from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.errors import ConfigError, MemoriaError, Problem, UnavailableError
 from memoria.gpu.device import DeviceReader
@@ -37,7 +36,6 @@ from memoria.supervisor.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 
-REFUSED = "reload refused, nothing has changed"
 PATIENCE = 60.0  # seconds for reading the file, and for reading the GPU and looking for the models
 
 
@@ -104,10 +102,10 @@ class Reloader:
                 if not dry_run:
                     for problem in error.problems:
                         told = "; ".join((problem.what, *problem.where))
-                        self._journal.add("memoria", REFUSED, told, level=WARNING)
+                        self._journal.add_event(EventKind.RELOAD_REFUSED, "memoria", told)
                 raise
             except Exception as error:
-                self._journal.add("memoria", "reload failed, a bug in memoria", repr(error), level=ERROR)
+                self._journal.add_event(EventKind.RELOAD_FAILED, "memoria", repr(error))
                 raise
         return Reloaded(checked.changes, self._given_up(), checked.config.warnings, applied=not dry_run)
 
@@ -128,7 +126,7 @@ class Reloader:
             task.cancel()
 
     def _on_engine(self, snapshot: EngineSnapshot) -> None:
-        if snapshot.state in WITHOUT_PROCESS and self._listeners.are_late:  # perhaps it had the port
+        if not FACTS[snapshot.state].has_process and self._listeners.are_late:  # perhaps it had the port
             task = asyncio.create_task(self._open_late(), name="late ports")
             self._late.add(task)
             task.add_done_callback(self._late.discard)
@@ -144,10 +142,12 @@ class Reloader:
                 except OSError as error:  # out of descriptors
                     problems.append(Problem(f"cannot listen on port {port}: {error.strerror}"))
                 else:
-                    self._journal.add("memoria", "listening", f"port {port}, given up by an engine")
+                    self._journal.add_event(
+                        EventKind.LISTENING, "memoria", f"port {port}, given up by an engine"
+                    )
         for problem in problems:
             told = "; ".join((problem.what, *problem.where))
-            self._journal.add("memoria", "cannot listen yet", told, level=WARNING)
+            self._journal.add_event(EventKind.CANNOT_LISTEN, "memoria", told)
 
     async def _check(self) -> _Checked:
         if self._config.path is None:
@@ -189,7 +189,7 @@ class Reloader:
         self._listeners.adopt(change)
         for listener in change.new:
             await self._server.accept(listener)
-        self._journal.add("memoria", "reloaded", _told(changes) or "nothing has changed")
+        self._journal.add_event(EventKind.RELOADED, "memoria", _told(changes) or "nothing has changed")
         self._roll.begin(retired, restarts, changes.added)
 
     async def _open(self, config: Config) -> Change:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from memoria.config.model import EngineConfig
-from memoria.engine.events import Journal
-from memoria.engine.lifecycle import State
+from memoria.engine.events import EventKind, Journal
+from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.errors import MemoriaError
 from memoria.gpu.device import Device
@@ -63,7 +63,7 @@ class Verifier:
     def changed(self, snapshot: EngineSnapshot, engine: EngineConfig, plan: Plan) -> None:
         """From the event loop, with the configuration and the plan in force."""
         name = snapshot.name
-        if snapshot.state in (State.BACKOFF, State.FAILED):
+        if FACTS[snapshot.state].crashed:
             if snapshot.start_seconds is None and name in self._pinned:
                 # It did not get ready with the size that was learnt: the next start measures anew.
                 self._pinned.discard(name)
@@ -90,7 +90,7 @@ class Verifier:
             return
         self._latest[name] = record
         if beside := [in_words(found) for found in record.comparisons if found.is_notable]:
-            self._journal.add(name, "beside the plan", "; ".join(beside))
+            self._journal.add_event(EventKind.OFF_PLAN, name, "; ".join(beside))
 
     def _record(
         self, figures: StartFigures, engine: EngineConfig, budget: Budget, device: Device
