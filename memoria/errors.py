@@ -50,6 +50,11 @@ class Problem:
     where: tuple[str, ...] = ()
     hint: str | None = None
 
+    @property
+    def line(self) -> str:
+        """On one line and without the hint, for a log."""
+        return "; ".join((self.what, *self.where))
+
     def __str__(self) -> str:
         lines = [f"error: {self.what}", *(f"  {line}" for line in self.where)]
         if self.hint:

@@ -24,8 +24,9 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if engine := getattr(record, "engine", None):
-            line["engine"] = engine
+        for key in ("engine", "event", "detail", "data"):
+            if value := getattr(record, key, None):
+                line[key] = value
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)

@@ -6,7 +6,6 @@ runtime directory -> preflight -> generation -> supervisor + gateway -> sockets 
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from collections.abc import Mapping, Sequence
 
@@ -20,7 +19,7 @@ from memoria.daemon.reload import Reloader, ReloadResult
 from memoria.daemon.server import Server
 from memoria.daemon.signals import handle_signals
 from memoria.daemon.systemd import Notifier
-from memoria.engine.events import Journal
+from memoria.engine.events import EventKind, Journal
 from memoria.engine.lifecycle import State
 from memoria.gpu.device import DeviceReader
 from memoria.preflight.preflight import Preflight
@@ -94,8 +93,8 @@ class Daemon:
     async def run(self) -> None:
         """Serves until `stop`, then drains, stops the engines and releases everything."""
         for pid in self._runtime.killed:
-            self.journal.add("memoria", "killed a leftover", f"pid {pid}, of a daemon that was killed")
-        self.journal.add("memoria", "listening", self.url)
+            self.journal.add_event(EventKind.LEFTOVER_KILLED, "memoria", pid=pid)
+        self.journal.add_event(EventKind.LISTENING, "memoria", self.url)
         self.supervisor.listen(lambda _: self._report_to_systemd())
         with handle_signals(stop=self.stop, reload=self._reloader.on_signal):
             serving = asyncio.create_task(self._server.serve(), name="http server")
@@ -110,7 +109,7 @@ class Daemon:
                 self._notifier.ready()
                 await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 if not self._stops:
-                    self.journal.add("memoria", "the HTTP server has ended by itself", level=logging.ERROR)
+                    self.journal.add_event(EventKind.SERVER_ENDED, "memoria")
             finally:
                 self._notifier.stopping()
                 self._reloader.cancel()
@@ -132,10 +131,10 @@ class Daemon:
         """The first call drains, the second kills."""
         self._stops += 1
         if self._stops == 1:
-            self.journal.add("memoria", "stopping", "requests in flight may finish")
+            self.journal.add_event(EventKind.STOPPING, "memoria")
             self._stopping.set()
         else:
-            self.journal.add("memoria", "stopping now", "")
+            self.journal.add_event(EventKind.STOPPING_NOW, "memoria")
             self.supervisor.hurry()
 
     async def _reload(self, *, dry_run: bool) -> ReloadResult:
@@ -143,7 +142,7 @@ class Daemon:
 
     def _give_way(self) -> None:
         """Another daemon has the sockets: new connections wait for it."""
-        self.journal.add("memoria", "handed over", "another daemon takes over")
+        self.journal.add_event(EventKind.HANDED_OVER, "memoria")
         for listener in self._listeners.sockets:
             self._server.ignore(listener)
         if not self._stops:  # a third daemon that takes over during the drain must not kill

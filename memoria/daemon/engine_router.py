@@ -8,35 +8,13 @@ from collections.abc import Callable, Mapping
 from memoria.config.model import Runner
 from memoria.engine.actor import EngineActor
 from memoria.engine.address import EngineAddress
-from memoria.engine.lifecycle import State
+from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.proxy.router import Candidate, Refusal
 from memoria.supervisor.supervisor import Supervisor
 
 RETRY_STARTING = 10  # seconds; a start takes at least that long
 RETRY_OTHERWISE = 30
-
-# For the client, where the state's name alone makes no sentence.
-TELLING = {
-    State.SUSPECT: "seems to hang",
-    State.RELEASING: "has ended, its memory is coming back",
-    State.HELD: "has ended, its memory has not come back",
-    State.BACKOFF: "has ended and will be started again",
-    State.FAILED: "has failed",
-}
-
-# From these an engine comes back by itself, unless it is to stop: then it is soon STOPPED.
-_COMING_BACK = frozenset(
-    (
-        State.QUEUED,
-        State.STARTING,
-        State.SUSPECT,
-        State.DRAINING,
-        State.STOPPING,
-        State.RELEASING,
-        State.BACKOFF,
-    )
-)
 
 
 class EngineEntrance:
@@ -85,7 +63,7 @@ class EngineRouter:
 
 
 def _reason(snapshot: EngineSnapshot) -> str:
-    text = f"engine `{snapshot.name}` {TELLING.get(snapshot.state, f'is {snapshot.state.value}')}"
+    text = f"engine `{snapshot.name}` {FACTS[snapshot.state].sentence}"
     if snapshot.phase:
         text += f" ({snapshot.phase.value})"
     cause = snapshot.detail or (snapshot.diagnosis.cause if snapshot.diagnosis else "")
@@ -95,10 +73,10 @@ def _reason(snapshot: EngineSnapshot) -> str:
 def _retry_after(snapshot: EngineSnapshot) -> int:
     if snapshot.retry_at is not None:
         return max(1, round(snapshot.retry_at - time.time()) + RETRY_STARTING)
-    return RETRY_STARTING if snapshot.state in (State.QUEUED, State.STARTING) else RETRY_OTHERWISE
+    return RETRY_STARTING if FACTS[snapshot.state].starts else RETRY_OTHERWISE
 
 
 def _ready_in(snapshot: EngineSnapshot) -> float | None:
-    if snapshot.state not in _COMING_BACK:
+    if not FACTS[snapshot.state].comes_back:
         return None
     return 0.0 if snapshot.retry_at is None else max(0.0, snapshot.retry_at - time.time())

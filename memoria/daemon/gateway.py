@@ -29,7 +29,7 @@ from memoria.admin.telemetry.tracing import open_tracing
 from memoria.aio import in_daemon_thread
 from memoria.daemon.engine_router import EngineRouter
 from memoria.daemon.generation import Generation
-from memoria.engine.lifecycle import State
+from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.proxy.admission.admission import Admission
 from memoria.proxy.downstream.connection import protocol_for
@@ -156,7 +156,7 @@ class Gateway:
         the reason, and not by the engine itself, which would end them as if they were complete."""
         if snapshot.state is State.STOPPING:
             self._relay.cut(snapshot.name)
-        if snapshot.state in {State.STOPPING, State.RELEASING} and snapshot.address is not None:
+        if FACTS[snapshot.state].frees_memory and snapshot.address is not None:
             self._pool.forget(snapshot.address)
         self._admission.changed(snapshot.name)
 

@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from logging import ERROR, WARNING
 from typing import Any, TypeVar
 
 from memoria.aio import in_daemon_thread
@@ -23,8 +22,8 @@ from memoria.daemon.gateway import Gateway
 from memoria.daemon.generation import Generation, build_generation
 from memoria.daemon.listeners import Change, Listeners, close
 from memoria.daemon.server import Server
-from memoria.engine.events import Journal
-from memoria.engine.lifecycle import WITHOUT_PROCESS, State
+from memoria.engine.events import EventKind, Journal
+from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.errors import ConfigError, MemoriaError, Problem, UnavailableError
 from memoria.gpu.device import DeviceReader
@@ -37,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-REFUSED = "reload refused, nothing has changed"
 READ_TIMEOUT = 60.0  # seconds for the files, and again for the GPU and the models
 
 
@@ -91,11 +89,10 @@ class Reloader:
             except MemoriaError as error:
                 if not dry_run:
                     for problem in error.problems:
-                        told = "; ".join((problem.what, *problem.where))
-                        self._journal.add("memoria", REFUSED, told, level=WARNING)
+                        self._journal.add_event(EventKind.RELOAD_REFUSED, "memoria", problem.line)
                 raise
             except Exception as error:
-                self._journal.add("memoria", "reload failed, a bug in memoria", repr(error), level=ERROR)
+                self._journal.add_event(EventKind.RELOAD_FAILED, "memoria", repr(error))
                 raise
         return ReloadResult(changes, self._given_up(), generation.config.warnings, applied=not dry_run)
 
@@ -123,7 +120,7 @@ class Reloader:
         return self._gateway.generation.config
 
     def _on_engine(self, snapshot: EngineSnapshot) -> None:
-        if snapshot.state in WITHOUT_PROCESS and self._listeners.are_late:  # perhaps it had the port
+        if not FACTS[snapshot.state].has_process and self._listeners.are_late:  # perhaps it had the port
             task = asyncio.create_task(self._open_late(), name="late ports")
             self._late.add(task)
             task.add_done_callback(self._late.discard)
@@ -139,10 +136,11 @@ class Reloader:
                 except OSError as error:  # out of descriptors
                     problems.append(Problem(f"cannot listen on port {port}: {error.strerror}"))
                 else:
-                    self._journal.add("memoria", "listening", f"port {port}, given up by an engine")
+                    self._journal.add_event(
+                        EventKind.LISTENING, "memoria", f"port {port}, given up by an engine"
+                    )
         for problem in problems:
-            told = "; ".join((problem.what, *problem.where))
-            self._journal.add("memoria", "cannot listen yet", told, level=WARNING)
+            self._journal.add_event(EventKind.CANNOT_LISTEN, "memoria", problem.line)
 
     async def _next_generation(self) -> Generation:
         """Raises `MemoriaError`."""
@@ -175,7 +173,7 @@ class Reloader:
         self._listeners.commit(change)
         for listener in change.new:
             await self._server.accept(listener)
-        self._journal.add("memoria", "reloaded", _summary(changes) or "nothing has changed")
+        self._journal.add_event(EventKind.RELOADED, "memoria", _summary(changes) or "nothing has changed")
         self._rolling.begin(retired, restarts, changes.added)
 
     async def _open(self, config: Config) -> Change:

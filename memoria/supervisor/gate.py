@@ -16,7 +16,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from memoria.engine.events import Journal
+from memoria.engine.events import EventKind, Journal
 from memoria.errors import Problem
 
 Check = Callable[[], Awaitable[Problem | None]]
@@ -89,7 +89,7 @@ class GpuGate:
             ticket.blocked = problem
             if problem is None and not self._releasing:
                 ticket.spoiled = False  # what moved before does not count
-                self._journal.add(ticket.engine, "passed the gate", self._device)
+                self._journal.add_event(EventKind.GATE_PASSED, ticket.engine, device=self._device)
                 return
             self._step_back(ticket)
             if problem is not None:
@@ -102,7 +102,7 @@ class GpuGate:
             self._tickets.remove(ticket)
         if self._inside is ticket:
             self._inside = None
-            self._journal.add(ticket.engine, "left the gate", self._device)
+            self._journal.add_event(EventKind.GATE_LEFT, ticket.engine, device=self._device)
         self._notify()
 
     def set_releasing(self, engine: str, releasing: bool, *, start: str = "") -> None:

@@ -6,14 +6,12 @@ import asyncio
 from collections.abc import Collection, Sequence
 
 from memoria.engine.actor import EngineActor
-from memoria.engine.lifecycle import State
+from memoria.engine.events import EventKind
+from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.plan.plan import Plan
 from memoria.supervisor.supervisor import Supervisor
 from memoria.vllm.log_lines import Phase
-
-# Waiting does not bring an engine out of these: the next one may go.
-_GIVES_WAY = frozenset((State.READY, State.STOPPED, State.HELD, State.BACKOFF, State.FAILED))
 
 
 def order(engines: Collection[str], before: Plan, after: Plan) -> list[str]:
@@ -84,7 +82,7 @@ class RollingRestart:
                     return actors[name]
             for name in set(self._pending) - reported:
                 reported.add(name)
-                self._supervisor.journal.add(name, "restart waits", "memory moves on its device")
+                self._supervisor.journal.add_event(EventKind.RESTART_WAITS, name)
             await self._changed.wait()
 
     async def _until_over(self, actor: EngineActor) -> None:
@@ -93,7 +91,7 @@ class RollingRestart:
         while True:
             snapshot = actor.snapshot
             left = left or snapshot.state is not before
-            if left and (snapshot.state in _GIVES_WAY or _is_blocked(snapshot)):
+            if left and (FACTS[snapshot.state].settles or _is_blocked(snapshot)):
                 return
             self._changed.clear()
             await self._changed.wait()

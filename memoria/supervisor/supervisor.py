@@ -11,7 +11,7 @@ from pathlib import Path
 
 from memoria.config.model import Config, EngineConfig
 from memoria.engine.actor import EngineActor
-from memoria.engine.events import Journal
+from memoria.engine.events import EventKind, Journal
 from memoria.engine.lifecycle import State
 from memoria.engine.log.file import LogFile
 from memoria.engine.process.table import ProcessTable
@@ -189,19 +189,19 @@ class Supervisor:
     # A person's wishes. Each raises `UnavailableError` for an unknown engine, and once memoria stops.
 
     def start(self, name: str, by: str) -> None:
-        self._wish(name, "start", by).start()
+        self._wish(EventKind.START_REQUESTED, name, by).start()
 
     def stop(self, name: str, by: str, *, now: bool = False) -> None:
-        self._wish(name, "stop", by, now=now).stop(now=now, in_turn=True)
+        self._wish(EventKind.STOP_REQUESTED, name, by, now=now).stop(now=now, in_turn=True)
 
     def restart(self, name: str, by: str, *, now: bool = False) -> None:
-        self._wish(name, "restart", by, now=now).restart(now=now)
+        self._wish(EventKind.RESTART_REQUESTED, name, by, now=now).restart(now=now)
 
-    def _wish(self, name: str, wish: str, by: str, *, now: bool = False) -> EngineActor:
+    def _wish(self, kind: EventKind, name: str, by: str, *, now: bool = False) -> EngineActor:
         actor = self.actor(name)
         if self._closing:
             raise UnavailableError("memoria is stopping")
-        self.journal.add(name, f"{wish} asked", f"{by}, now" if now else by)
+        self.journal.add_event(kind, name, f"{by}, now" if now else by)
         return actor
 
     def snapshots(self) -> tuple[EngineSnapshot, ...]:

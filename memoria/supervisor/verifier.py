@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from memoria.config.model import EngineConfig
-from memoria.engine.events import Journal
-from memoria.engine.lifecycle import State
+from memoria.engine.events import EventKind, Journal
+from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.errors import MemoriaError
 from memoria.gpu.device import Device
@@ -55,7 +55,7 @@ class Verifier:
     def on_change(self, snapshot: EngineSnapshot, deployment: Deployment) -> None:
         """Call from the event loop, with the deployment in force."""
         name = snapshot.name
-        if snapshot.state in (State.BACKOFF, State.FAILED):
+        if FACTS[snapshot.state].crashed:
             if snapshot.start_seconds is None and name in self._pinned:
                 # It did not get ready with the recorded size: the next start measures anew.
                 self._pinned.discard(name)
@@ -79,7 +79,7 @@ class Verifier:
             return
         self._latest[name] = record
         if beside := [in_words(found) for found in record.comparisons if found.is_notable]:
-            self._journal.add(name, "beside the plan", "; ".join(beside))
+            self._journal.add_event(EventKind.OFF_PLAN, name, "; ".join(beside))
 
     def _record(self, name: str, figures: StartFigures, deployment: Deployment) -> Record | None:
         engine, plan = deployment.config.engine(name), deployment.plan

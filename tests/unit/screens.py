@@ -24,6 +24,7 @@ from memoria.cli.screens.plan import render_problems
 from memoria.cli.screens.requests import header, render_requests
 from memoria.cli.screens.status import render_status
 from memoria.cli.screens.top import render_top
+from memoria.engine.events import Entry, EventKind
 from memoria.errors import MemoriaError, Problem
 from tests.unit import plan_examples
 from tests.unit.impostor import Impostor, ok, refusal, stream
@@ -111,7 +112,8 @@ DRAWN: Mapping[str, Screen] = {
 
 
 def _entry(what: str, detail: str = "", subject: str = "generation") -> tuple[str, dict[str, Any]]:
-    return "journal", {"number": 7, "at": AT, "subject": subject, "what": what, "detail": detail}
+    data = {"state": what, "cause": "start"}
+    return "journal", Entry(AT, 0.0, subject, EventKind.TRANSITION, detail, data, 7).to_json()
 
 
 def _asked(state: str) -> bytes:

@@ -21,7 +21,7 @@ from memoria.admin.status.status import DeviceStatus, EngineStatus, GuardStatus,
 from memoria.admin.telemetry.rates import Rates, Speed
 from memoria.config.model import Runner
 from memoria.engine.actor import EngineActor
-from memoria.engine.lifecycle import State
+from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.gpu.device import Device
 from memoria.plan.records import Comparison
@@ -41,7 +41,6 @@ SERIES = re.compile(
     re.M,
 )
 
-SERVING = (State.READY, State.SUSPECT, State.DRAINING)
 # What an engine's speed is measured in: the tokens that it writes, or those that it reads.
 TOKENS: Mapping[Runner, str] = {"generate": "generation_tokens_total", "pooling": "prompt_tokens_total"}
 
@@ -97,7 +96,7 @@ class Collector:
     async def exposition(self, name: str, *, hurry: bool = False) -> bytes | None:
         """What an engine's own `/metrics` answers; None where it does not serve, or does not answer."""
         actor = self._supervisor.actors[name]
-        if actor.snapshot.address is None or actor.snapshot.state not in SERVING:
+        if actor.snapshot.address is None or not FACTS[actor.snapshot.state].serves:
             return None
         try:
             return await self._scrape(actor).answer(hurry=hurry)
@@ -169,7 +168,7 @@ class Collector:
         snapshot, device, rate = actor.snapshot, supervisor.plan.device(name), self._rates.of(name)
         running, waiting = gauges.get("num_requests_running"), gauges.get("num_requests_waiting")
         diagnosis, load = snapshot.diagnosis, self._admission.load(name)
-        record, serves = supervisor.verifier.latest(name), snapshot.state in SERVING
+        record, serves = supervisor.verifier.latest(name), FACTS[snapshot.state].serves
         return EngineStatus(
             name=name,
             state=snapshot.state.value,

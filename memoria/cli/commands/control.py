@@ -1,4 +1,4 @@
-"""`memoria start`, `stop` and `restart`: the wish, then what follows from it."""
+"""`memoria start`, `stop` and `restart`: the request, then what follows from it."""
 
 from __future__ import annotations
 
@@ -10,62 +10,64 @@ from urllib.parse import quote
 
 from memoria.cli.client import ask, events, understood
 from memoria.cli.commands.running import running
-from memoria.engine.lifecycle import CALLED_OFF, WAITS, State
+from memoria.cli.screens.layout import facts
+from memoria.engine.events import EventKind
+from memoria.engine.lifecycle import FACTS, State
 from memoria.errors import ExitCode, NotRunningError
 from memoria.logs import printable
 
 Wish = Literal["start", "stop", "restart"]
 
 GOALS: dict[Wish, State] = {"start": State.READY, "stop": State.STOPPED, "restart": State.READY}
-# Passed through in an instant, or told by what follows.
-UNTOLD = (State.QUEUED, State.RELEASING)
-EXPLAINED = (State.BACKOFF, State.FAILED, State.HELD)
+WAITS, CALLED_OFF = EventKind.WAITS_FOR_NEIGHBOUR, EventKind.STOP_CALLED_OFF
 
 
 def steer(flag: Path | None, wish: Wish, engine: str, *, now: bool = False, as_json: bool = False) -> int:
-    """Prints a line for every state until the engine is where it was wished, or will not get there."""
+    """Requests it, then prints a line for every state until the engine is there, or will not get there."""
     socket = running(flag).admin_socket
     path = f"/engines/{quote(engine, safe='')}/{wish}" + ("?now=true" if now else "")
     asked = ask(socket, path, "POST")
     with understood(socket):
         before, after = State(asked["state"]), int(asked["event"])
     if wish != "restart" and before is GOALS[wish]:
-        _tell(engine, {"what": f"is {before} already", "detail": ""}, as_json=as_json)
+        _print(engine, {"kind": "unchanged", "what": f"is {before} already", "detail": ""}, as_json=as_json)
         return ExitCode.OK
     for kind, entry in events(socket, f"/events?status=false&after={after}"):
         with understood(socket):
             if kind != "journal" or entry["subject"] != engine:
                 continue
-            if entry["what"] in (WAITS, CALLED_OFF):
-                _tell(engine, entry, as_json=as_json)
-            if entry["what"] == CALLED_OFF and wish == "stop":
+            event = entry | {"what": str(entry["what"]), "detail": str(entry["detail"])}
+            if entry["kind"] in (WAITS, CALLED_OFF):
+                _print(engine, event, as_json=as_json)
+            if entry["kind"] == CALLED_OFF and wish == "stop":
                 return ExitCode.FAILURE
-            if entry["what"] not in set(State):
+            if entry["kind"] != EventKind.TRANSITION:
                 continue
-            state, told = State(entry["what"]), {"what": entry["what"], "detail": str(entry["detail"])}
-        if state not in UNTOLD:
-            _tell(engine, entry | told, as_json=as_json)
+            state = State(entry["data"]["state"])
+        if not FACTS[state].brief:
+            _print(engine, event, as_json=as_json)
         if (code := outcome(wish, state)) is not None:
             return code
     raise NotRunningError("memoria has ended")
 
 
 def outcome(wish: Wish, state: State) -> ExitCode | None:
-    """None: it is still under way."""
+    """None while it is under way."""
     if state is GOALS[wish]:
         return ExitCode.OK
-    if state in (State.FAILED, State.STOPPED):  # or somebody else wished otherwise
+    if state in (State.FAILED, State.STOPPED):  # or a later request says otherwise
         return ExitCode.FAILURE
     return None
 
 
-def _tell(engine: str, entry: dict[str, Any], *, as_json: bool) -> None:
+def _print(engine: str, event: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(json.dumps({"engine": engine, **entry}) + "\n")
+        sys.stdout.write(json.dumps({"engine": engine, **event}) + "\n")
     else:
-        what, detail = entry["what"], entry["detail"]
-        told = printable(detail) if what in EXPLAINED else ""
-        if what == WAITS:
-            what, told = "waits", f"until it is its turn: {printable(detail)}"
-        sys.stdout.write(f"{engine}  {what:9} {told}".rstrip() + "\n")
+        what, detail = event["what"], printable(event["detail"])
+        if event["kind"] == EventKind.TRANSITION:
+            text = f"{what:9} {detail}" if facts(what).explained else what
+        else:
+            text = f"{what}: {detail}" if detail else what
+        sys.stdout.write(f"{engine}  {text.rstrip()}\n")
     sys.stdout.flush()

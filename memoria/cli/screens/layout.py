@@ -7,12 +7,25 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from memoria.engine.lifecycle import FACTS, State, StateFacts, Tone
 from memoria.logs import printable
 from memoria.text import aligned
 
 UNKNOWN = "-"
 LONG_NAME, SHORT_NAME = 20, 8  # columns that a name has at least, before and after others have given way
 _ESCAPE = re.compile(r"\033\[[0-9;]*m")
+STYLES = {Tone.QUIET: "cyan", Tone.BUSY: "cyan", Tone.GOOD: "green", Tone.WARN: "yellow", Tone.BAD: "red"}
+_SGR = {"cyan": 36, "green": 32, "yellow": 33, "red": 31}
+
+
+def facts(state: str) -> StateFacts:
+    """Of a state as the API names it; a newer daemon may have one that is unknown here."""
+    return FACTS[State(state)] if state in set(State) else StateFacts(f"is {state}", Tone.BUSY)
+
+
+def painted(line: str, state: str, *, color: bool) -> str:
+    """In the colour of an engine's state."""
+    return f"\033[{_SGR[STYLES[facts(state).tone]]}m{line}\033[0m" if color else line
 
 
 def cut(line: str, width: int) -> str:

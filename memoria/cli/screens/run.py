@@ -7,14 +7,6 @@ from memoria.engine.lifecycle import State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.text import duration, gib, grouped
 
-COLORS = {
-    State.READY: "green",
-    State.FAILED: "red",
-    State.HELD: "red",
-    State.BACKOFF: "yellow",
-    State.SUSPECT: "yellow",
-}
-
 
 def row(width: int, name: str, text: str) -> str:
     """A line of the screen: columns are two spaces apart, names as wide as the longest."""

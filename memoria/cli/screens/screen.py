@@ -9,8 +9,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from memoria.cli.screens.run import COLORS, engine_line, explanation, live_line, row
-from memoria.engine.lifecycle import State
+from memoria.cli.screens.layout import STYLES
+from memoria.cli.screens.run import engine_line, explanation, live_line, row
+from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.logs import printable
 from memoria.vllm.diagnosis import excerpt
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
 REDRAW = 1.0  # seconds, while an engine is starting
 TAIL_SHOWN = 20
-EXPLAINED = (State.BACKOFF, State.FAILED, State.HELD)
-# Passed through in an instant, or told by what follows.
-UNTOLD = (State.QUEUED, State.RELEASING)
 
 
 def make_screen(daemon: Daemon, *, verbose: bool, color: bool) -> Screen:
@@ -74,7 +72,7 @@ class Screen:
         return row(self._width, name, printable(text))
 
     def _tail(self, snapshot: EngineSnapshot) -> list[str]:
-        if snapshot.state not in EXPLAINED:
+        if not FACTS[snapshot.state].explained:
             return []
         tail = self._daemon.supervisor.actors[snapshot.name].last_log()
         return explanation(snapshot, [printable(line) for line in excerpt(tail, TAIL_SHOWN)])
@@ -98,7 +96,7 @@ class PlainScreen(Screen):
         return self
 
     def _changed(self, snapshot: EngineSnapshot) -> None:
-        if snapshot.state is self._last.get(snapshot.name) or snapshot.state in UNTOLD:
+        if snapshot.state is self._last.get(snapshot.name) or FACTS[snapshot.state].brief:
             return
         if snapshot.name not in self._daemon.supervisor.actors:  # on its way out of the configuration
             return
@@ -201,7 +199,7 @@ class TerminalScreen(Screen):
             engine = self._daemon.config.engine(snapshot.name)
             line = live_line(snapshot, engine, self._used.get(snapshot.name), now)
             text.append(row(self._width, snapshot.name, ""), style="bold")
-            text.append(printable(line) + "\n", style=COLORS.get(snapshot.state, "cyan"))
+            text.append(printable(line) + "\n", style=STYLES[FACTS[snapshot.state].tone])
         if supervisor.all_ready():
             text.append(self._ready_line(), style="bold")
         return text

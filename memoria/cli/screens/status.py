@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from memoria.admin.status.status import EngineStatus, GuardStatus, PlannedTerm, Status
-from memoria.cli.screens.layout import UNKNOWN, Column, milliseconds, table, wrapped
+from memoria.cli.screens.layout import UNKNOWN, Column, facts, milliseconds, painted, table, wrapped
 from memoria.text import duration, gib, grouped
 
 COLUMNS = (
@@ -23,7 +23,6 @@ COLUMNS = (
     Column("TOKENS/S", "TOK/S", 9, extra=True),
 )
 LONGEST = 600  # characters of a sentence
-COLORS = {"ready": "32", "failed": "31", "held": "31", "backoff": "33", "suspect": "33"}
 
 
 def render_status(status: Status, *, width: int | None, color: bool) -> str:
@@ -34,7 +33,7 @@ def render_status(status: Status, *, width: int | None, color: bool) -> str:
     head, *rows = table(columns, [_row(engine, status.at) for engine in status.engines], width)
     lines = [head]
     for row, engine in zip(rows, status.engines, strict=True):
-        lines.append(_paint(row, engine.state) if color else row)
+        lines.append(painted(row, engine.state, color=color))
     for sentence in _sentences(status):
         lines += wrapped(sentence[:LONGEST], width)
     return "\n".join(lines)
@@ -99,7 +98,7 @@ def _reason(engine: EngineStatus, now: float) -> str:
     if engine.retry_at is not None:
         parts.append(f"retry in {max(0, round(engine.retry_at - now))} s")
     waits = engine.state == "starting" and engine.detail
-    if engine.hint and (waits or engine.state in ("backoff", "failed")):
+    if engine.hint and (waits or facts(engine.state).crashed):
         parts.append(engine.hint)
     return f"{engine.name}: {'; '.join(parts)}"
 
@@ -112,7 +111,3 @@ def _guard(guard: GuardStatus) -> str:
         times = "once" if guard.lowered == 1 else f"{guard.lowered} times"
         doing = f"{others} at most {guard.limit} at once, lowered {times}"
     return f"guard: {guard.engine} keeps to {guard.target * 1000:g} ms between tokens{gap}; {doing}"
-
-
-def _paint(line: str, state: str) -> str:
-    return f"\033[{COLORS.get(state, '36')}m{line}\033[0m"

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from memoria.admin.status.status import DeviceStatus, EngineStatus, Status
-from memoria.cli.screens.layout import shortened
-from memoria.cli.screens.status import COLORS, render_status
+from memoria.cli.screens.layout import painted, shortened
+from memoria.cli.screens.status import render_status
 from memoria.logs import printable
 from memoria.text import duration, gib
 
@@ -55,7 +55,7 @@ def _device(device: DeviceStatus, engines: Sequence[EngineStatus], width: int, *
         kv = "  -" if engine.kv_usage is None else f"{engine.kv_usage * 100:3.0f} %"
         name = shortened(engine.name, names)
         line = f"  {name:{names}}  {bar}  {figures:>5} of {gib(engine.budget_bytes):>5} GiB  KV {kv}"
-        lines.append(_painted(line, COLORS.get(engine.state, "36"), color=color))
+        lines.append(painted(line, engine.state, color=color))
     if device.used_bytes is not None and len(known) == sum(engine.pid is not None for engine in here):
         others = max(0, device.used_bytes - sum(known))
         full = round(cells * others / device.total_bytes)

@@ -84,8 +84,8 @@ async def test_no_other_is_inside_until_the_one_inside_leaves(gate: GpuGate, jou
         await settle()
         assert [task.done() for task in tasks] == [True] * (number + 1) + [False] * (3 - number)
         engine.ticket.leave()
-    reported = [(entry.subject, entry.what) for entry in journal.entries()]
-    assert reported == [(str(n), what) for n in range(4) for what in ("passed the gate", "left the gate")]
+    reported = [(entry.subject, entry.kind) for entry in journal.entries()]
+    assert reported == [(str(n), what) for n in range(4) for what in ("gate_passed", "gate_left")]
 
 
 async def test_no_engine_passes_while_memory_is_released(gate: GpuGate) -> None:
@@ -205,10 +205,10 @@ async def test_leaving_twice_or_outside_does_no_harm(gate: GpuGate, journal: Jou
     engine, other = Engine(gate, "engine"), Engine(gate, "other")
     await passed(engine.arrive())
     other.ticket.leave()
-    assert journal.entries()[-1].what == "passed the gate"
+    assert journal.entries()[-1].kind == "gate_passed"
     engine.ticket.leave()
     engine.ticket.leave()
-    assert [entry.what for entry in journal.entries()] == ["passed the gate", "left the gate"]
+    assert [entry.kind for entry in journal.entries()] == ["gate_passed", "gate_left"]
 
 
 async def test_being_cancelled_while_waiting_leaks_nothing(gate: GpuGate) -> None:

@@ -136,7 +136,7 @@ async def test_no_engine_is_sent_into_a_closed_gate_and_others_do_not_wait_for_i
     fleet.actors["b"].gets(State.READY)
     await settle()
     assert fleet.restarts() == {"a": 0, "b": 1}
-    assert [(e.subject, e.what) for e in fleet.journal.entries()] == [("a", "restart waits")]
+    assert [(e.subject, e.kind) for e in fleet.journal.entries()] == [("a", "restart_waits")]
     fleet.actors["a"].may_go = True
     fleet.actors["b"].gets(State.READY)  # anything that happens
     await settle()
