@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-LONGEST_FILE = 400
+LONGEST_FILE = 500
 
 # A module's layer is that of the longest name here that it is, or is part of. It imports from its own layer
 # or from lower ones.
@@ -127,6 +127,18 @@ def test_a_module_imports_only_from_its_own_layer_or_lower_ones() -> None:
     assert higher == []
 
 
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Modules that import none of the others, or that none of the others imports, are in no circle."""
+    circles = {module: {name for _, name in _imports(module)} - {module} for module in MODULES}
+    left = None
+    while circles != left:
+        left, imported = circles, set[str]().union(*circles.values())
+        circles = {
+            m: needed for m, names in left.items() if m in imported and (needed := names & left.keys())
+        }
+    assert circles == {}
+
+
 def test_every_layer_is_that_of_a_module_that_exists() -> None:
     assert [name for name in LAYERS if name not in SOURCES] == []
 
@@ -184,7 +196,7 @@ def test_only_the_application_knows_where_the_passenger_lies() -> None:
     assert importers == {"memoria.daemon.daemon"}
 
 
-def test_no_file_is_longer_than_four_hundred_lines() -> None:
+def test_no_file_is_longer_than_five_hundred_lines() -> None:
     lengths = {
         str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
         for folder in ("memoria", "tests")
