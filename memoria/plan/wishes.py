@@ -17,8 +17,7 @@ from memoria.errors import Problem
 from memoria.gpu.device import Device
 from memoria.plan.budgets import CONTEXT_BYTES, MARGIN_BYTES, kv_cache_bytes
 from memoria.plan.checkpoint.model_files import ModelFiles
-from memoria.plan.footprint.kv_cache import KvCache
-from memoria.plan.footprint.layers import Demand
+from memoria.plan.footprint.kv_cache import Demand, KvCache
 from memoria.plan.fractions import HUNDREDTH, ROUNDING_BYTES, smallest_fraction
 from memoria.plan.outcome import Outcome, footprint_of, make_terms
 from memoria.text import aligned, fraction_text, gib, grouped

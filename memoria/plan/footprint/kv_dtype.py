@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from memoria.plan.footprint.layers import ceil_div
+from memoria.plan.footprint.kv_cache import ceil_div
 from memoria.plan.footprint.model_types import UnknownModelError
 
 _PLAIN = {

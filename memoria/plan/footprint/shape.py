@@ -13,8 +13,14 @@ from typing import Any
 
 from memoria.plan.checkpoint.model_files import ModelFiles
 from memoria.plan.footprint import model_types
-from memoria.plan.footprint.layer_kinds import LayerKind, layer_kinds, window
-from memoria.plan.footprint.model_types import DEFAULTS, MLA, UnknownModelError
+from memoria.plan.footprint.model_types import (
+    DEFAULTS,
+    MLA,
+    LayerKind,
+    UnknownModelError,
+    layer_kinds,
+    window,
+)
 from memoria.plan.footprint.quantization import Scheme, method_of, read_scheme
 
 

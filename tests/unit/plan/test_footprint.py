@@ -9,9 +9,9 @@ import pytest
 
 from memoria.plan.checkpoint.model_files import ModelFiles, Tensor
 from memoria.plan.footprint.footprint import Footprint, measure
-from memoria.plan.footprint.parameters import tensors_from_shape
 from memoria.plan.footprint.settings import Machine
 from memoria.plan.footprint.shape import read_shape
+from memoria.plan.footprint.weights import tensors_from_shape
 from memoria.text import GIB
 from tests.unit import checkpoints as models
 from tests.unit.checkpoints import model_files

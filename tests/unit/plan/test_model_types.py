@@ -10,8 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memoria.plan.footprint.footprint import Footprint, measure
-from memoria.plan.footprint.layer_kinds import layer_kinds, window
-from memoria.plan.footprint.model_types import DEFAULTS, MEASURED, READ, UnknownModelError
+from memoria.plan.footprint.model_types import (
+    DEFAULTS,
+    MEASURED,
+    READ,
+    UnknownModelError,
+    layer_kinds,
+    window,
+)
 from memoria.plan.footprint.settings import Machine
 from memoria.preflight.outcomes import make_outcomes
 from memoria.text import GIB
