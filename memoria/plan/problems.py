@@ -1,12 +1,10 @@
-"""Everything that stands against the models in their budgets: for certain, or by the planner's estimates.
+"""Every reason why a model does not fit its budget, each with the smallest changes that make it fit.
 
-Certain is only what vLLM itself must come to. It takes the weights from the request before anything else
-(`determine_available_memory`, vllm/v1/worker/gpu_worker.py) and ends where nothing is left for the KV cache;
-so where the weights alone, counted from their headers, are more than the request, no start can succeed. One
-step's peak and the graphs are estimates, and so is a model of which anything is not counted.
-
-
-An engine whose model does not fit, and the smallest change of each kind that makes it fit."""
+A problem is certain only where vLLM itself must fail. It subtracts the weights from the request before
+anything else (`determine_available_memory`, vllm/v1/worker/gpu_worker.py) and exits where nothing is left for
+the KV cache; so where the weights alone, counted from their headers, exceed the request, no start can
+succeed. A step's peak and the graphs are estimates, and so is any model of which something is not counted.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +15,14 @@ from decimal import Decimal
 from memoria.config.model import Config
 from memoria.errors import Problem
 from memoria.gpu.device import Device
-from memoria.plan.budgets import DevicePlan, requested_bytes, spoken_name
+from memoria.plan.budgets import (
+    DevicePlan,
+    largest_fraction,
+    requested_bytes,
+    smallest_fraction,
+    spoken_name,
+)
 from memoria.plan.footprint.kv_dtype import is_wide
-from memoria.plan.fractions import largest_fraction, smallest_fraction
 from memoria.plan.outcome import Outcome, Outcomes, changed
 from memoria.plan.plan import Plan
 from memoria.plan.wishes import granting_bytes, wish_problem
@@ -27,40 +30,51 @@ from memoria.text import aligned, fraction_text, gib, grouped
 
 # Loaders that put every counted tensor on the GPU as it is.
 _PLAIN_LOADERS = ("auto", "dummy", "hf", "safetensors")
+# Tokens. A shorter context is of no use, and is not proposed.
+_SHORTEST_USEFUL = 256
+_SEQUENCES = (256, 128, 64, 32, 16)
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class Misfits:
     """`certain`: no start can succeed. `likely`: the estimates say so, and estimates may be wrong."""
 
     certain: tuple[Problem, ...]
     likely: tuple[Problem, ...]
 
 
-def judge(config: Config, plan: Plan, outcomes: Outcomes) -> Judged:
-    """Without the plan's own problems, which need no model."""
+def find_misfits(config: Config, plan: Plan, outcomes: Outcomes) -> Misfits:
+    """Problems of the models in their budgets; the plan's own, which need no model, are not repeated."""
     certain: list[Problem] = []
     likely: list[Problem] = []
-    for device, outcome in _judged(plan, outcomes):
-        if (length := length_problem(config, outcome)) is not None:
+    for device, outcome in _comparable(plan, outcomes):
+        if (length := _length_problem(config, outcome)) is not None:
             likely.append(length)
-        if (found := misfit(config, device, outcome, outcomes.known)) is not None:
-            (certain if never_starts(outcome, device.device) else likely).append(found)
-    together = (device_problem(device, outcomes.known) for device in plan.devices)
+        if (found := _misfit(config, device, outcome, outcomes.known)) is not None:
+            (certain if _never_starts(outcome, device.device) else likely).append(found)
+    together = (_device_problem(device, outcomes.known) for device in plan.devices)
     wishes = (wish_problem(config, outcome) for outcome in outcomes.known.values())
-    return Judged(tuple(certain), (*likely, *(problem for problem in (*together, *wishes) if problem)))
+    return Misfits(tuple(certain), (*likely, *(problem for problem in (*together, *wishes) if problem)))
 
 
 def plan_problems(config: Config, plan: Plan, outcomes: Outcomes) -> tuple[Problem, ...]:
-    """What stays wrong whoever else holds memory; that a plan is not for."""
-    judged = judge(config, plan, outcomes)
-    return plan.config_problems + judged.certain + judged.likely
+    """All problems except memory that other processes hold, which changes between plan and start."""
+    misfits = find_misfits(config, plan, outcomes)
+    return plan.config_problems + misfits.certain + misfits.likely
 
 
-def never_starts(outcome: Outcome, device: Device) -> bool:
-    """Whether vLLM cannot start, by figures that are no estimates. Never where it might: an encoder has no
-    KV cache that must fit, a KV cache that is given is taken whatever the fraction, a host's memory is
-    counted by what a process holds of it, a tower for images may be left out."""
+def _comparable(plan: Plan, outcomes: Outcomes) -> Iterator[tuple[DevicePlan, Outcome]]:
+    for device in plan.devices:
+        for budget in device.budgets:
+            # A KV cache that exceeds the budget by itself is already among the plan's own problems.
+            if budget.engine in outcomes.known and (budget.kv_cache_bytes or 0) <= budget.requested_bytes:
+                yield device, outcomes.known[budget.engine]
+
+
+def _never_starts(outcome: Outcome, device: Device) -> bool:
+    """Whether vLLM cannot start, by exact figures alone. False wherever it might: an encoder needs no KV
+    cache, a fixed KV cache is allocated whatever the fraction, a host's memory is measured by what a process
+    uses, a vision tower may not be loaded."""
     footprint = outcome.footprint
     settings, shape = footprint.settings, footprint.shape
     counted = (
@@ -69,7 +83,7 @@ def never_starts(outcome: Outcome, device: Device) -> bool:
         and not outcome.terms.learned
         and settings.tensor_parallel == 1
         and str(outcome.engine.vllm_args.get("load_format") or "auto") in _PLAIN_LOADERS
-        # quantised while loading, which only the method itself knows exactly
+        # of weights quantised while loading, only the method itself knows the exact size
         and (settings.quantization is None or shape.quantization is not None)
         and not any(key in outcome.files.config for key in ("text_config", "llm_config", "vision_config"))
     )
@@ -77,32 +91,19 @@ def never_starts(outcome: Outcome, device: Device) -> bool:
     return counted and checked and footprint.weights.total_bytes > outcome.budget.requested_bytes
 
 
-def _judged(plan: Plan, outcomes: Outcomes) -> Iterator[tuple[DevicePlan, Outcome]]:
-    for device in plan.devices:
-        for budget in device.budgets:
-            # A KV cache that is larger than the budget by itself is among the configuration's problems.
-            if budget.engine in outcomes.known and (budget.kv_cache_bytes or 0) <= budget.requested_bytes:
-                yield device, outcomes.known[budget.engine]
-
-
-# A length below this helps nobody, and is not proposed.
-SHORTEST_USEFUL = 256
-_STEPS = (256, 128, 64, 32, 16)
-
-
-def misfit(
+def _misfit(
     config: Config, plan: DevicePlan, outcome: Outcome, outcomes: Mapping[str, Outcome]
 ) -> Problem | None:
-    """None where vLLM would start and stay within its budget. `outcomes` are all that are known, by engine:
-    a neighbour may have something to spare."""
+    """None where vLLM would start and stay within its budget. `outcomes` holds every known engine, by name: a
+    neighbour may have memory to spare."""
     if outcome.fits:
         return None
-    ways = tuple(remedies(config, plan, outcome, outcomes))
+    ways = tuple(_remedies(config, plan, outcome, outcomes))
     return Problem(_what(outcome), _where(config, outcome, "gpu_memory_utilization"), _hint(ways))
 
 
-def length_problem(config: Config, outcome: Outcome) -> Problem | None:
-    """vLLM refuses a length beyond the model's own (`_get_and_verify_max_len`, vllm/config/model.py)."""
+def _length_problem(config: Config, outcome: Outcome) -> Problem | None:
+    """vLLM refuses more than the model's own length (`_get_and_verify_max_len`, vllm/config/model.py)."""
     longest = outcome.footprint.settings.longest
     if longest is None or outcome.max_model_len <= longest:
         return None
@@ -111,7 +112,7 @@ def length_problem(config: Config, outcome: Outcome) -> Problem | None:
         f"made for {grouped(longest)}",
         _where(config, outcome, "max_model_len"),
         f"set max_model_len to {longest} or less (`env: {{VLLM_ALLOW_LONG_MAX_MODEL_LEN: 1}}` makes vLLM "
-        "take it, with answers that may be nonsense)",
+        "accept it, but answers may be nonsense)",
     )
 
 
@@ -120,8 +121,8 @@ def _where(config: Config, outcome: Outcome, key: str) -> tuple[str, ...]:
     return (str(mark) if mark else outcome.engine.name,)
 
 
-def device_problem(plan: DevicePlan, outcomes: Mapping[str, Outcome]) -> Problem | None:
-    """Engines whose KV caches, as given, carry them beyond their budgets, and together beyond the device."""
+def _device_problem(plan: DevicePlan, outcomes: Mapping[str, Outcome]) -> Problem | None:
+    """Engines whose fixed KV caches push them over their budgets, and together over the device."""
     beyond = [outcomes[budget.engine] for budget in plan.budgets if budget.engine in outcomes]
     excess = sum(outcome.taken_bytes - outcome.budget.requested_bytes for outcome in beyond)
     taken = plan.needed_bytes + excess
@@ -137,11 +138,11 @@ def device_problem(plan: DevicePlan, outcomes: Mapping[str, Outcome]) -> Problem
     )
 
 
-def remedies(
+def _remedies(
     config: Config, plan: DevicePlan, outcome: Outcome, outcomes: Mapping[str, Outcome]
 ) -> Iterator[str]:
-    """Each by itself makes it fit, the first without anything that clients see; where none does, the two
-    together that do."""
+    """Changes each of which is enough, the one that clients do not notice first; where none is, the two that
+    are together."""
     single = tuple(_single(config, plan, outcome, outcomes))
     yield from single or _both(config, plan, outcome)
 
@@ -150,14 +151,14 @@ def _single(
     config: Config, plan: DevicePlan, outcome: Outcome, outcomes: Mapping[str, Outcome]
 ) -> Iterator[str]:
     device = plan.device
-    if fraction := larger_fraction(config, plan, outcome):
+    if fraction := _larger_fraction(config, plan, outcome):
         yield f"raise gpu_memory_utilization to {fraction_text(fraction)}"
     elif (moved := _from_neighbour(config, plan, outcome, outcomes)) is not None:
         yield moved
     if outcome.budget.kv_cache_bytes is not None:
         yield from _other_cache(outcome)
     longest = _longest(outcome, outcome.kv_bytes)
-    if not outcome.starts and SHORTEST_USEFUL <= longest < outcome.max_model_len:
+    if not outcome.starts and _SHORTEST_USEFUL <= longest < outcome.max_model_len:
         yield f"set max_model_len to {longest} or less"
     wide = not device.is_host and is_wide(outcome.footprint.settings.kv_dtype)
     if wide and changed(outcome, device, kv_cache_dtype="fp8").fits:
@@ -171,7 +172,7 @@ def _single(
 def _from_neighbour(
     config: Config, plan: DevicePlan, outcome: Outcome, outcomes: Mapping[str, Outcome]
 ) -> str | None:
-    """What is missing, taken from the neighbour that has most to spare beyond its own needs and wish. A
+    """Takes what is missing from the neighbour with the most to spare beyond its own needs and wish. A
     neighbour whose size is written in bytes keeps it."""
     if (needed := _raised(plan, outcome)) is None:
         return None
@@ -195,7 +196,7 @@ def _from_neighbour(
 
 
 def _other_cache(outcome: Outcome) -> Iterator[str]:
-    """Another `kv_cache_memory_bytes`: what the budget leaves, or the least that vLLM starts with."""
+    """Another `kv_cache_memory_bytes`: what the budget leaves, or the minimum that vLLM starts with."""
     room = outcome.budget.requested_bytes - outcome.terms.fixed_bytes
     if max(1, outcome.kv_cache.least_bytes) > room:
         return
@@ -206,23 +207,23 @@ def _other_cache(outcome: Outcome) -> Iterator[str]:
 
 
 def _both(config: Config, plan: DevicePlan, outcome: Outcome) -> Iterator[str]:
-    """All the room there is, and the context that it holds."""
+    """All the memory there is, and the longest context that fits in it."""
     fraction = _room(config, plan, outcome)
     if fraction <= outcome.budget.fraction or outcome.budget.kv_cache_bytes is not None:
         return
     left = requested_bytes(plan.device.usable_bytes, fraction) - outcome.terms.fixed_bytes
     longest = _longest(outcome, left)
-    if longest >= SHORTEST_USEFUL:
+    if longest >= _SHORTEST_USEFUL:
         raised = f"raise gpu_memory_utilization to {fraction_text(fraction)}"
         yield f"{raised} and set max_model_len to {longest} or less"
 
 
 def _longest(outcome: Outcome, kv_bytes: int) -> int:
-    """The longest context that a cache of `kv_bytes` holds and the model takes; 0 for none."""
+    """The longest context, in tokens, that fits in `kv_bytes` and that the model accepts; 0 for none."""
     if kv_bytes <= 0:
         return 0
-    held = outcome.footprint.kv_cache.longest(kv_bytes)
-    return min(held, outcome.footprint.settings.longest or held)
+    fitting = outcome.footprint.kv_cache.longest(kv_bytes)
+    return min(fitting, outcome.footprint.settings.longest or fitting)
 
 
 def _room(config: Config, plan: DevicePlan, outcome: Outcome) -> Decimal:
@@ -231,14 +232,14 @@ def _room(config: Config, plan: DevicePlan, outcome: Outcome) -> Decimal:
     return min(config.gpu_limit, largest_fraction(plan, plan.device.usable_bytes)) - others
 
 
-def larger_fraction(config: Config, plan: DevicePlan, outcome: Outcome) -> Decimal | None:
-    """The smallest hundredth that holds the engine, where the limit and the device leave room for it."""
+def _larger_fraction(config: Config, plan: DevicePlan, outcome: Outcome) -> Decimal | None:
+    """The smallest sufficient hundredth, where the limit and the device leave room for it."""
     needed = _raised(plan, outcome)
     return needed if needed is not None and needed <= _room(config, plan, outcome) else None
 
 
 def _raised(plan: DevicePlan, outcome: Outcome) -> Decimal | None:
-    """The smallest hundredth that holds the engine, where that is more than it has and would help."""
+    """The smallest sufficient hundredth, where that is more than the engine has and would help."""
     if outcome.budget.kv_cache_bytes is not None and not outcome.starts:
         return None
     needed = smallest_fraction(outcome.needed_bytes, plan.device)
@@ -247,12 +248,12 @@ def _raised(plan: DevicePlan, outcome: Outcome) -> Decimal | None:
 
 def _fewer_sequences(outcome: Outcome, device: Device) -> int | None:
     now = outcome.footprint.settings.max_num_seqs
-    return next((n for n in _STEPS if n < now and changed(outcome, device, max_num_seqs=n).fits), None)
+    return next((n for n in _SEQUENCES if n < now and changed(outcome, device, max_num_seqs=n).fits), None)
 
 
 def _fewer_tokens(outcome: Outcome, device: Device) -> int | None:
     now = outcome.footprint.settings.max_num_batched_tokens
-    halves = [now >> shift for shift in range(1, 6) if now >> shift >= SHORTEST_USEFUL]
+    halves = [now >> shift for shift in range(1, 6) if now >> shift >= _SHORTEST_USEFUL]
     return next((n for n in halves if changed(outcome, device, max_num_batched_tokens=n).fits), None)
 
 
