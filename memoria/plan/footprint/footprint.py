@@ -1,13 +1,9 @@
-"""Every term of one engine's memory, put together.
+"""One engine's memory, term by term, and what is not counted.
 
-What an engine needs for a moment: the peak of one step beside the weights, and CUDA graphs.
-
-These are the planner's estimates, not vLLM's: it measures both (`profile_run`, `profile_cudagraph_memory` in
-vllm/v1/worker/gpu_model_runner.py). The form is that of the largest tensors alive at once; what
-engines report after their start takes their place in the next plan (`Learned`, memoria.plan.outcome).
-
-
-What a plan leaves out, said beside it: a number that is not known must not look like one that is."""
+The peak of one step and the CUDA graphs are estimates, from the largest tensors alive at once; vLLM measures
+both (`profile_run`, `profile_cudagraph_memory` in vllm/v1/worker/gpu_model_runner.py). What an engine reports
+after a start replaces them in the next plan (`Learned`, memoria.plan.outcome).
+"""
 
 from __future__ import annotations
 
@@ -27,8 +23,8 @@ from memoria.plan.footprint.weights import Weights, scaled, tensors_from_shape, 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """One GPU's share. `activation_bytes` and `graph_bytes` are estimates, everything else is counted;
-    `caveats` say what is not."""
+    """One GPU's share. `activation_bytes` and `graph_bytes` are estimates, the rest is exact except for what
+    `caveats` list."""
 
     shape: Shape
     settings: Settings
@@ -39,13 +35,8 @@ class Footprint:
     caveats: tuple[str, ...] = ()
 
     @property
-    def fixed_bytes(self) -> int:
-        """What lies inside the fraction before the KV cache gets the rest."""
-        return self.weights.total_bytes + self.activation_bytes + self.graph_bytes
-
-    @property
     def token_bytes(self) -> int:
-        """KV bytes of one more token of a long request: layers that keep every token."""
+        """KV bytes of one more token of a long request, in the layers that keep every token."""
         kept = (group.layer for group in self.kv_cache.groups if is_full(group.layer))
         block = self.kv_cache.block_bytes
         return sum(ceil_div(block, layer.block_size) for layer in kept if isinstance(layer, Attention))
@@ -60,9 +51,9 @@ def measure(
     environ: Mapping[str, str] | None = None,
     weights: Weights | None = None,
 ) -> Footprint:
-    """`environ` is what the engine's environment sets; `weights` are those that are known already. Raises
-    `ValueError` (`UnknownModelError`), with a text for a person, where the model is of a kind not known here,
-    or its configuration makes no sense."""
+    """`environ` is the engine's own environment; `weights`, where already known, are not computed again.
+    Raises `UnknownModelError`, with a message for the user, for a model of an unsupported kind or with a
+    nonsensical configuration."""
     try:
         shape = read_shape(files)
         settings = read_settings(args, shape, machine, pooling=pooling, environ=environ)
@@ -81,7 +72,7 @@ def measure(
     except (AttributeError, IndexError, OverflowError, TypeError, ValueError, ZeroDivisionError) as error:
         raise UnknownModelError(f"config.json makes no sense here ({error})") from error
     if kv_cache.groups and kv_cache.block_bytes <= 0:
-        raise UnknownModelError("by its config.json the model keeps nothing of a token")
+        raise UnknownModelError("by its config.json the model caches nothing per token")
     return Footprint(
         shape,
         settings,
@@ -101,6 +92,8 @@ def _weighed(files: ModelFiles, shape: Shape, settings: Settings, *, pooling: bo
     return weights
 
 
+# ---------------------------------------------------------------------- estimates
+
 _HALF = 2  # bytes: activations are never quantised between layers
 # The sampler sorts float32 logits: the logits, their copy and the sorted indices.
 _LOGITS_COPIES = 3
@@ -112,7 +105,7 @@ _LARGEST_GRAPH = 512
 
 def activation_bytes(shape: Shape, settings: Settings, *, pooling: bool) -> int:
     """The larger of the feed-forward block of a full batch of tokens, `T * (2I/TP + 4H) * 2 B`, and the
-    logits of as many sequences as may run, `R * V/TP * 4 B * 3`. Expect errors of a half."""
+    logits of `max_num_seqs` sequences, `R * V/TP * 4 B * 3`. May be off by half."""
     tokens = settings.max_num_batched_tokens
     wide = shape.intermediate
     if shape.experts:
@@ -123,16 +116,18 @@ def activation_bytes(shape: Shape, settings: Settings, *, pooling: bool) -> int:
 
 
 def graph_bytes(shape: Shape, settings: Settings) -> int:
-    """None with `enforce_eager` and on a CPU. Batches of up to twice `max_num_seqs`, 512 at most, are
-    captured (`_set_cudagraph_sizes`, vllm/config/vllm.py); each layer keeps a few hidden states of the
-    largest, and graphs of smaller batches share its pool."""
+    """0 with `enforce_eager` and on a CPU. Batches of up to twice `max_num_seqs`, at most 512, are captured
+    (`_set_cudagraph_sizes`, vllm/config/vllm.py); each layer keeps a few hidden states of the largest, and
+    graphs of smaller batches share its pool."""
     if settings.enforce_eager or shape.encoder_only:
         return 0
     batch = min(2 * settings.max_num_seqs, _LARGEST_GRAPH)
     return _GRAPH_BASE_BYTES + batch * len(shape.layers) * 2 * shape.hidden * _HALF
 
 
-# Flags that move memory in ways that are not counted here, by what they bring.
+# ---------------------------------------------------------------------- what is not counted
+
+# Flags whose effect on memory is not counted, and that effect.
 _NOT_COUNTED = {
     "speculative_config": "the draft model and its KV cache",
     "enable_lora": "LoRA adapters",
@@ -152,10 +147,10 @@ _NEUTRAL = (None, False, 0, 1, "", "0", "1")
 
 
 def caveats(files: ModelFiles, shape: Shape, settings: Settings, args: Mapping[str, Any]) -> Iterator[str]:
-    """Each a sentence without a full stop."""
+    """What the figures leave out, each a sentence without a full stop."""
     if not is_verified(shape.model_type):
         yield f"counted as plain attention; not verified for `{shape.model_type or 'a model without a type'}`"
-    # vLLM goes by the checkpoint; the flag alone decides where that says nothing.
+    # vLLM goes by the checkpoint; the flag counts only where the checkpoint names no method.
     named = shape.quantization or settings.quantization or ""
     if named in REFUSED:
         yield REFUSED[named]
@@ -164,7 +159,7 @@ def caveats(files: ModelFiles, shape: Shape, settings: Settings, args: Mapping[s
     if files.missing:
         yield f"weights file {' and '.join(files.missing[:3])} is missing: download the model again"
     if not files.tensors and (method := unknown_method(shape.quantization_config)):
-        yield f"without its files a model quantised with `{method}` is counted as if it were not"
+        yield f"without its files, a model quantised with `{method}` is counted as unquantised"
     for name, what in _NOT_COUNTED.items():
         value = args.get(name)
         if value is True or value not in _NEUTRAL:

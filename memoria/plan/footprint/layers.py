@@ -1,9 +1,8 @@
-"""A model's layers as vLLM's KV cache sees them.
+"""A model's layers as vLLM's KV cache sees them: attention, and states of fixed size.
 
-The states of Mamba, linear attention and short convolutions, in bytes per layer and request on one GPU.
-
-Shapes: `MambaStateShapeCalculator` (vllm/model_executor/layers/mamba/mamba_utils.py) with the arguments of
-each model's `get_mamba_state_shape_from_config`.
+Shapes of the states (Mamba, linear attention, short convolutions): `MambaStateShapeCalculator`
+(vllm/model_executor/layers/mamba/mamba_utils.py) with the arguments of each model's
+`get_mamba_state_shape_from_config`. Sizes are in bytes per layer on one GPU.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ from memoria.plan.footprint.model_types import LayerKind, UnknownModelError
 from memoria.plan.footprint.settings import Settings
 from memoria.plan.footprint.shape import Shape
 
-# A hybrid of MLA and states keeps its blocks at multiples of this (`_align_hybrid_block_size`).
+# Tokens. Blocks of a hybrid of MLA and states are multiples of this (`_align_hybrid_block_size`).
 _MLA_HYBRID_BLOCK = 128
 _WITHOUT_CACHE = frozenset({"shared", "none"})
-# The indexer of sparse attention keeps a byte per element and a float32 scale per so many of them
+# The indexer of sparse attention keeps a byte per element, and a float32 scale per this many elements
 # (`DeepseekV32Indexer`).
 _INDEX_SIZE = 128
 
 
 def kv_layers(shape: Shape, settings: Settings) -> list[Layer]:
-    """Empty for encoders: they keep nothing of a request (`EncoderOnlyAttention`).
+    """Every layer that caches something; none for encoders (`EncoderOnlyAttention`).
 
-    Beside states, attention's block grows until its page is at least a state's, and the state's page is
-    padded to it (`_align_hybrid_block_size`, vllm/platforms/interface.py).
+    In a hybrid with states, attention's block grows until its page is at least as large as a state's, and the
+    state's page is padded to it (`_align_hybrid_block_size`, vllm/platforms/interface.py).
     """
     if shape.encoder_only:
         return []
@@ -55,7 +54,7 @@ def kv_layers(shape: Shape, settings: Settings) -> list[Layer]:
 
 
 def _attention_layers(shape: Shape, settings: Settings) -> list[Layer]:
-    """With the cache of the indexer, where attention is sparse, beside each layer that has one."""
+    """Attention layers, and the indexer caches of sparse attention."""
     wide = unquantised_layers(settings.kv_dtype, len(shape.layers), hybrid=False)
     layers: list[Layer] = []
     for number, kind in enumerate(shape.layers):
@@ -72,8 +71,8 @@ def _attention_layers(shape: Shape, settings: Settings) -> list[Layer]:
 
 
 def token_bytes(kind: LayerKind, shape: Shape, settings: Settings, kv_dtype: str | None = None) -> int:
-    """Of one token in one attention layer, on one GPU. Key and value heads are divided among the GPUs, but
-    each has one at least; MLA's latent is not divided."""
+    """One token in one attention layer, on one GPU. Key and value heads are divided among the GPUs, at least
+    one each; MLA's latent is not divided."""
     kept_as = kv_dtype or settings.kv_dtype
     if shape.mla_rank is not None:
         return latent_bytes(kept_as, shape.mla_rank + shape.rope_size, sparse=shape.is_sparse)
@@ -99,7 +98,7 @@ def _window(kind: LayerKind, shape: Shape) -> int | None:
 
 
 def _has_indexer(number: int, shape: Shape) -> bool:
-    """Other layers take the positions that an earlier one has chosen (`DeepseekV32Attention`,
+    """Layers without an indexer reuse the positions that an earlier one chose (`DeepseekV32Attention`,
     vllm/models/deepseek_v32/attention.py)."""
     pattern = shape.config.get("index_topk_pattern")
     if pattern is not None:
@@ -115,12 +114,14 @@ def _aligned(attention: Attention, state: State) -> tuple[Attention, State]:
     return grown, replace(state, padded_bytes=grown.page_bytes)
 
 
+# ---------------------------------------------------------------------- states of fixed size
+
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 MAMBA2 = frozenset({"falcon_h1", "granitemoehybrid", "mamba2", "nemotron_h"})
 
 
 def state_bytes(shape: Shape, settings: Settings) -> int:
-    """One layer's. Raises `UnknownModelError` for a state of no known kind."""
+    """One layer's state for one request. Raises `UnknownModelError` for a state of an unsupported kind."""
     config, ranks = shape.config, settings.tensor_parallel
     convolution, temporal = _element_bytes(shape, settings)
     if (mamba2 := _mamba2(shape)) is not None:
@@ -142,12 +143,12 @@ def state_bytes(shape: Shape, settings: Settings) -> int:
         channels = 3 * heads * size // ranks
         kept = channels * (linear["short_conv_kernel_size"] - 1) * convolution
         return int(kept + heads // ranks * size * size * temporal)
-    raise UnknownModelError(f"the states of `{shape.model_type}` are not known to this planner")
+    raise UnknownModelError(f"this planner does not support the states of `{shape.model_type}`")
 
 
 def _element_bytes(shape: Shape, settings: Settings) -> tuple[int, int]:
-    """Of the convolution and of the state. Where the flags leave it open, some models choose for themselves
-    (vllm/model_executor/models/config.py; `kda_state_dtype` in mamba_utils.py)."""
+    """Element sizes of the convolution and of the state. Without flags, some models have defaults of their
+    own (vllm/model_executor/models/config.py; `kda_state_dtype` in mamba_utils.py)."""
     convolution = _BYTES.get(settings.convolution_dtype, settings.dtype_bytes)
     chosen = settings.state_dtype
     if chosen == "auto":
@@ -170,7 +171,7 @@ class _Mamba2:
     kernel: int
 
     def convolution(self, ranks: int) -> int:
-        """Groups are repeated where they cannot be divided among the GPUs."""
+        """Groups that cannot be divided among the GPUs are repeated."""
         groups = self.groups if self.groups % ranks == 0 else ranks
         return (self.inner + 2 * groups * self.state_size) // ranks * (self.kernel - 1)
 
