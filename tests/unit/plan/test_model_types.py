@@ -316,7 +316,7 @@ def test_a_token_is_kept_in_the_caches_own_type(
 
 
 def test_a_cache_of_an_unknown_type_is_refused() -> None:
-    with pytest.raises(UnknownModelError, match="does not support .* `ultraquant_4bit`"):
+    with pytest.raises(UnknownModelError, match=r"does not support .* `ultraquant_4bit`"):
         of(models.LLAMA_8B, kv_cache_dtype="ultraquant_4bit")
-    with pytest.raises(UnknownModelError, match="for MLA alone"):
+    with pytest.raises(UnknownModelError, match="for MLA only"):
         of(models.LLAMA_8B, kv_cache_dtype="fp8_ds_mla")
