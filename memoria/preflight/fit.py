@@ -10,7 +10,7 @@ from dataclasses import replace
 from memoria.config.model import Config
 from memoria.plan.outcome import Learned
 from memoria.plan.plan import Plan
-from memoria.plan.problems import Judged, judge
+from memoria.plan.problems import Misfits, find_misfits
 from memoria.preflight.outcomes import make_outcomes, read_models
 from memoria.preflight.records import Records, fingerprint_now, records_dir
 from memoria.vllm.install.facts import VllmInstall
@@ -20,14 +20,14 @@ NOT_CERTAIN = "not certain; `memoria plan` shows every term"
 
 def judge_models(
     config: Config, plan: Plan, install: VllmInstall | None, environ: Mapping[str, str]
-) -> Judged:
+) -> Misfits:
     """What is likely is judged once more by what the engines said at earlier starts, where they said it: an
     estimate must not doubt what has been seen to work. A model that is not here, or of no known kind, is
     left out: vLLM will say what is wrong with it."""
     files, unknown = read_models(config, environ)
-    judged = judge(config, plan, make_outcomes(config, plan, files, unknown))
+    judged = find_misfits(config, plan, make_outcomes(config, plan, files, unknown))
     if judged.likely and install is not None and (said := learned(config, plan, install, environ)):
-        judged = judge(config, plan, make_outcomes(config, plan, files, unknown, said))
+        judged = find_misfits(config, plan, make_outcomes(config, plan, files, unknown, said))
     return replace(judged, likely=tuple(replace(p, where=(*p.where, NOT_CERTAIN)) for p in judged.likely))
 
 

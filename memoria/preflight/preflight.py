@@ -13,8 +13,7 @@ from memoria.plan.plan import Plan, limit_problems, make_plan
 from memoria.preflight.models import look_for_models
 from memoria.supervisor.runtime_dir import RuntimeDir
 from memoria.vllm.install.facts import VllmInstall
-from memoria.vllm.install.find import find
-from memoria.vllm.install.home import data_home
+from memoria.vllm.install.find import data_home, find
 
 
 @dataclass(frozen=True, slots=True)

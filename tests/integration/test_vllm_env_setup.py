@@ -16,8 +16,7 @@ import pytest
 from memoria.errors import UnavailableError
 from memoria.vllm.install.find import find
 from memoria.vllm.install.pip import PipStep
-from memoria.vllm.install.release import PINNED
-from memoria.vllm.install.setup import setup
+from memoria.vllm.install.setup import PINNED, setup
 from tests.integration.daemon import Box, until
 from tests.stub_nvml import StubError, StubGpu
 

@@ -10,8 +10,7 @@ from memoria.cli.commands.setup import make_environment
 from memoria.config.load import load
 from memoria.demo import config_path, names_to_environ
 from memoria.errors import UnavailableError
-from memoria.vllm.install.find import find
-from memoria.vllm.install.home import data_home
+from memoria.vllm.install.find import data_home, find
 
 
 def run_demo(names: str | None, *, verbose: bool, color: bool) -> int:

@@ -25,8 +25,7 @@ from memoria.preflight.fit import learned
 from memoria.preflight.outcomes import make_outcomes, read_models
 from memoria.supervisor.runtime_dir import RuntimeDir
 from memoria.text import fraction_text
-from memoria.vllm.install.find import find
-from memoria.vllm.install.home import data_home
+from memoria.vllm.install.find import data_home, find
 
 if TYPE_CHECKING:
     from memoria.gpu.device import Device

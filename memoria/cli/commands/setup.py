@@ -12,7 +12,7 @@ from typing import cast
 from memoria.errors import ExitCode, NoGpuError, UnavailableError, UsageError
 from memoria.gpu import open_reader
 from memoria.vllm.install.facts import Variant
-from memoria.vllm.install.home import data_home
+from memoria.vllm.install.find import data_home
 from memoria.vllm.install.pip import PipStep
 from memoria.vllm.install.setup import setup
 

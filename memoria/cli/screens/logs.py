@@ -9,7 +9,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from memoria.logs import printable
-from memoria.vllm.log_time import time_of
+from memoria.vllm.log_lines import time_of
 
 UNKNOWN = datetime.min
 LOOK_AHEAD = 200  # lines at the beginning without a time that take the next one's
