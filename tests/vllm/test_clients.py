@@ -1,4 +1,4 @@
-"""The README's examples for other programs, run as they stand there against real engines."""
+"""The examples for clients in configs/README.md, run as they stand there against real engines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tests.programs import need
 from tests.vllm.daemon import REPOSITORY, RealDaemon
 
-SHOWN = "http://127.0.0.1:8200"  # the address in the README
+SHOWN = "http://127.0.0.1:8200"  # the address in the examples
 PATIENCE = 120.0  # seconds; importing some of them takes a while
 
 
@@ -22,8 +22,13 @@ OPENAI = "openai@6"  # of npm
 
 
 def _examples() -> dict[str, tuple[str, str]]:
-    """Language and text of those under the README's headings for programs, by name."""
-    section = (REPOSITORY / "README.md").read_text().partition("\n## Integration\n")[2].partition("\n## ")[0]
+    """Language and code of each example, by the name of its client."""
+    section = (
+        (REPOSITORY / "configs" / "README.md")
+        .read_text()
+        .partition("\n## Clients\n")[2]
+        .partition("\n## ")[0]
+    )
     found = re.findall(r"^\*\*(\w+)\*\*.*?^```(\w+)\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     return {name: (language, code) for name, language, code in found}
 
