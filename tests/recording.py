@@ -95,7 +95,8 @@ def _typed(row: int, command: str, at: float, note: str = "") -> list[Shown]:
     if steps[-1] != (whole := f"{prompt}\x1b[1m{command}\x1b[0m"):
         steps, times = [*steps, whole], [*times, times[-1] + 0.07]
     steps[-1] += note
-    return [Shown(row, text, *span) for text, *span in zip(steps, times, [*times[1:], None], strict=True)]
+    ends = [*times[1:], None]
+    return [Shown(row, text, since, until) for text, since, until in zip(steps, times, ends, strict=True)]
 
 
 def _printed(row: int, lines: list[str], at: float) -> list[Shown]:

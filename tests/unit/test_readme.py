@@ -265,7 +265,7 @@ def test_every_link_leads_somewhere(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
 def test_every_path_that_is_named_exists(document: Path) -> None:
-    named = re.findall(r"`((?:memoria/(?!ID/)|tests/|configs/|systemd/|\.ci/)[\w./-]+)`", _text(document))
+    named = re.findall(r"`((?:memoria/(?!ID\b)|tests/|configs/|systemd/|\.ci/)[\w./-]+)`", _text(document))
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
