@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from typing import Self
 from tests.bench.relay import cost
 from tests.bench.relay.load_program import Load
 from tests.integration.daemon import free_ports
+from tests.programs import find
 
 ROOT = Path(__file__).parents[3]
 STAND_IN = Path(__file__).with_name("engine_stand_in.py")
@@ -140,7 +140,7 @@ def old(folder: Path, upstream: Upstream) -> Command:
 
 
 def nginx(folder: Path, upstream: Upstream) -> Command:
-    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    program = find("nginx")
     if program is None:
         raise Absent("nginx (Debian: apt-get install nginx-light)")
     (port,) = free_ports(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from memoria.cli.commands import service
 from memoria.cli.commands.service import HOMES, MARK, unit_text
 from memoria.errors import MemoriaError
+from tests.programs import need
 
 OPT, ETC = Path("/opt/memoria/bin/memoria"), Path("/etc/memoria/memoria.yaml")
 REPOSITORY = Path(__file__).parents[3]
@@ -64,9 +64,7 @@ def test_a_users_unit_asks_for_nothing_that_only_root_may_do() -> None:
 
 @pytest.mark.parametrize("account", ["root", None])
 def test_systemd_accepts_it(tmp_path: Path, account: str | None) -> None:
-    analyze = shutil.which("systemd-analyze")
-    if analyze is None:
-        return  # the keys are a part of those that test_systemd_unit.py knows
+    analyze = need("systemd-analyze")
     unit = tmp_path / "memoria.service"
     unit.write_text(unit_text(Path("/bin/true"), ETC, account), encoding="utf-8")
     command = [analyze, *(["--user"] if account is None else []), "verify", str(unit)]
