@@ -252,7 +252,7 @@ def test_logs_since_a_while_ago(daemon: RunningDaemon, machine: Box) -> None:
     assert machine.call("logs", "embedding", "--since", to_come).stdout == ""
     done = machine.call("logs", "embedding", "--since", "soon")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: `soon` is no time\nhint: write ")
+    assert done.stderr.startswith("error: `soon` is not a time\nhint: write ")
 
 
 def test_the_flags_of_all_commands_are_those_of_every_command(box: Box) -> None:

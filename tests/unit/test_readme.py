@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from memoria.cli.commands.main import cli
+from memoria.cli.commands import COMMANDS
 from memoria.config.reference import reference
 from memoria.engine.lifecycle import TRANSITIONS, State
 from memoria.errors import ExitCode
@@ -152,7 +152,7 @@ def test_ci_runs_the_readme_s_own_test_command() -> None:
 def test_every_command_of_the_readme_exists() -> None:
     code = "\n".join(re.findall(r"```sh\n.*?```|`[^`\n]+`", _text(), re.DOTALL))
     named = set(re.findall(r"(?:^|[`& ])memoria ([a-z]+)", code, re.MULTILINE))
-    assert named == set(cli.commands)
+    assert named == set(COMMANDS)
 
 
 def test_every_exit_code_is_explained() -> None:

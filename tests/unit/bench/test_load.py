@@ -10,9 +10,18 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from memoria.bench.clients import Endpoint, Engine, Load, Seen, TokenCount, embedding, generation
 from memoria.bench.figures import Phase, Times
-from memoria.bench.load import run_phase, run_phases
+from memoria.bench.load import (
+    Endpoint,
+    Engine,
+    Load,
+    Seen,
+    TokenCount,
+    embedding,
+    generation,
+    run_phase,
+    run_phases,
+)
 
 OVER = web.AppKey("over", asyncio.Event)
 EMBEDDER, WRITER = Engine("embedding", "e", "embedding"), Engine("generation", "g", "generation")
@@ -29,10 +38,10 @@ def event(tokens: int | None, finish: str | None = None) -> bytes:
 def test_the_tokens_of_an_event_share_the_time_since_the_one_before() -> None:
     seen = Seen(begin=0.0)
     count = TokenCount(seen, began=10.0)
-    count.take(event(1), 10.5)
-    count.take(event(4), 11.1)
-    count.take(event(5), 11.2)
-    count.take(event(5), 11.3)  # the last one, with the sum
+    count.add_event(event(1), 10.5)
+    count.add_event(event(4), 11.1)
+    count.add_event(event(5), 11.2)
+    count.add_event(event(5), 11.3)  # the last one, with the sum
     assert generation(WRITER, seen, 5.0).rate == 1.0
     assert seen.firsts == [0.5]
     assert seen.gaps == pytest.approx([0.2, 0.2, 0.2, 0.1])
@@ -44,7 +53,7 @@ def test_where_tokens_are_not_told_events_are_counted_and_that_is_said() -> None
     seen = Seen(begin=0.0)
     count = TokenCount(seen, began=0.0)
     for now in (1.0, 2.0, 4.0):
-        count.take(event(None), now)
+        count.add_event(event(None), now)
     assert (seen.tokens, seen.gaps, seen.counted) == (3, [1.0, 2.0], False)
     assert not generation(WRITER, seen, 1.0).counted
 
@@ -52,10 +61,10 @@ def test_where_tokens_are_not_told_events_are_counted_and_that_is_said() -> None
 def test_what_happens_during_the_warm_up_is_not_counted() -> None:
     seen = Seen(begin=100.0)
     count = TokenCount(seen, began=98.0)
-    count.take(event(1), 99.0)
-    count.take(event(3), 99.5)
+    count.add_event(event(1), 99.0)
+    count.add_event(event(3), 99.5)
     assert (seen.tokens, seen.firsts, seen.gaps) == (0, [], [])
-    count.take(event(4), 100.5)
+    count.add_event(event(4), 100.5)
     assert (seen.tokens, seen.gaps) == (1, [1.0])
 
 
