@@ -11,11 +11,9 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memoria import __version__
-from memoria.config.file import find
-from memoria.config.locate import Place, locate
 from memoria.demo import config_path as demo_config
 from memoria.errors import (
     ConfigError,
@@ -26,6 +24,9 @@ from memoria.errors import (
     UsageError,
 )
 
+if TYPE_CHECKING:
+    from memoria.config.locate import Place
+
 PATIENCE = 10.0  # seconds; the daemon writes to its streams at least as often
 REFUSED = 422  # a reload
 
@@ -33,19 +34,18 @@ REFUSED = 422  # a reload
 def find_daemon(flag: Path | None) -> Place:
     """The daemon that a command talks to: that of the configuration found, or the demo's if only that one
     runs and `flag` is None. Does not validate the file. Raises `ConfigError` if there is none."""
+    from memoria.config.file import find
+    from memoria.config.locate import locate
+
     try:
         place = locate(find(flag, os.environ, Path.cwd()), os.environ)
     except ConfigError:
-        if flag is None and _is_up(demo := _demo()):
+        if flag is None and _is_up(demo := locate(demo_config(), os.environ)):
             return demo
         raise
-    if flag is None and not _is_up(place) and _is_up(demo := _demo()):
+    if flag is None and not _is_up(place) and _is_up(demo := locate(demo_config(), os.environ)):
         return demo
     return place
-
-
-def _demo() -> Place:
-    return locate(demo_config(), os.environ)
 
 
 def _is_up(place: Place) -> bool:

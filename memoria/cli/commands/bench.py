@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
@@ -74,6 +73,8 @@ def bench(options: Options, /, engines: tuple[str, ...], plot: Path | None, **lo
 
 def run_bench(options: Options, names: Sequence[str], load: Load, plot: Path | None) -> int:
     """Prints also what was measured until Ctrl-C. Raises `UnavailableError` if no engine can be loaded."""
+    import asyncio
+
     from memoria.admin.status.status import Status
     from memoria.bench.load import Endpoint
     from memoria.bench.plot import as_svg

@@ -11,9 +11,8 @@ from typing import Any
 import click
 
 from memoria.cli.options import Options, common_options, pass_options
-from memoria.cli.screens.check import render_plan
+from memoria.cli.screens.check import render_plan, shown
 from memoria.cli.screens.layout import render_problems
-from memoria.config.file import shown
 from memoria.config.model import Config
 from memoria.engine.log.file import LogFile
 from memoria.errors import ConfigError, ExitCode, UnavailableError

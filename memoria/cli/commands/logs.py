@@ -10,16 +10,19 @@ from datetime import datetime, timedelta
 from heapq import merge
 from operator import attrgetter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from memoria.cli.client import find_daemon, request
 from memoria.cli.options import Options, common_options, complete_engine, pass_options
 from memoria.cli.screens.logs import Line, dated, render
-from memoria.config.locate import Place
 from memoria.engine.log.reader import LogReader
 from memoria.errors import ExitCode, MemoriaError, Problem, UnavailableError, UsageError
 from memoria.text import suggestion
+
+if TYPE_CHECKING:
+    from memoria.config.locate import Place
 
 FOLLOW = 0.2  # seconds between two looks
 LINES = 100

@@ -16,7 +16,6 @@ from memoria.cli.options import Options, common_options, pass_options
 from memoria.cli.screens.plan import render_choices, render_outcomes
 from memoria.cli.screens.plan_html import render_html
 from memoria.config.model import Config, ConfigPath
-from memoria.config.rewrite import rewrite
 from memoria.errors import ConfigError, ExitCode, MemoriaError, Problem, UnavailableError
 from memoria.gpu import open_reader, read_devices
 from memoria.gpu.catalogue import named_device
@@ -106,6 +105,8 @@ def _learned(config: Config, plan: Plan) -> dict[str, Learned]:
 
 def write_choices(config: Config, choices: tuple[Choice, ...]) -> None:
     """Writes the fractions chosen for `auto` into the file. A size stays a size."""
+    from memoria.config.rewrite import rewrite
+
     chosen: dict[ConfigPath, str] = {
         ("engines", choice.engine, "gpu_memory_utilization"): fraction_text(choice.fraction)
         for choice in choices

@@ -17,8 +17,6 @@ from memoria.cli.commands.check import run_preflight
 from memoria.cli.options import Options, common_options, pass_options
 from memoria.cli.screens.layout import render_problems
 from memoria.config.model import Config
-from memoria.daemon.handover import from_systemd
-from memoria.daemon.handover import take_over as handed_over
 from memoria.engine.process.descriptors import raise_limit
 from memoria.errors import ExitCode, Problem
 from memoria.gpu import open_reader
@@ -47,13 +45,15 @@ def run(options: Options, take_over: bool) -> int:
 def run_daemon(config: Config, options: Options, *, take_over: bool = False) -> int:
     """Returns once the daemon was stopped and every process has ended. Raises `MemoriaError` before any
     engine is spawned."""
+    from memoria.daemon import handover
+
     logs.configure("DEBUG" if options.verbose else config.logging.level, config.logging.format)
     raise_limit()
     reader = open_reader(config.device)
-    given, patience = from_systemd(os.environ), 0.0
+    given, patience = handover.from_systemd(os.environ), 0.0
     if take_over:
         run_preflight(config, reader).raise_for_errors()  # while the other daemon still serves
-        given += handed_over(RuntimeDir(config.runtime_dir).handover_socket)
+        given += handover.take_over(RuntimeDir(config.runtime_dir).handover_socket)
         patience = sum((2 * config.timeouts.drain, config.timeouts.stop, config.timeouts.release, 20.0))
     # Before the preflight: the memory of the other daemon's engines is not a stranger's.
     with RuntimeDir(config.runtime_dir, patience=patience) as runtime:

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
-from typing import Self, TextIO, cast
+from typing import Any, Self, TextIO, cast
 
 from memoria.cli.screens.layout import columns_of, cut
 
@@ -77,20 +77,22 @@ class Region:
         self._size = size
         self._shown: list[str] = []
         self._lock = threading.Lock()  # a log line may come from any thread
-        self._stderr: TextIO | None = None
+        self._above: _Above | None = None
 
     def __enter__(self) -> Self:
         self._terminal.write(HIDE_CURSOR)
         if sys.stderr.isatty():
-            self._stderr, sys.stderr = sys.stderr, cast("TextIO", _Above(self))
+            self._above = _Above(self, sys.stderr)
+            sys.stderr = cast("TextIO", self._above)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._stderr is not None:
-            sys.stderr, self._stderr = self._stderr, None
         self._write(SHOW_CURSOR)
+        if self._above is not None:
+            sys.stderr = self._above.end()
+            self._above = None
 
     def size(self) -> os.terminal_size:
         return self._size or terminal_size()
@@ -125,8 +127,8 @@ class Region:
 class _Above:
     """Standard error while a region is on the terminal."""
 
-    def __init__(self, region: Region) -> None:
-        self._region, self._begun = region, ""
+    def __init__(self, region: Region, stderr: TextIO) -> None:
+        self._region, self._stderr, self._begun = region, stderr, ""
 
     def write(self, text: str) -> int:
         whole, newline, self._begun = (self._begun + text).rpartition("\n")
@@ -135,10 +137,14 @@ class _Above:
         return len(text)
 
     def flush(self) -> None:
-        """Only whole lines are written."""
+        """Nothing to do: only whole lines are written."""
 
-    def isatty(self) -> bool:
-        return True
+    def end(self) -> TextIO:
+        self._stderr.write(self._begun)
+        return self._stderr
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stderr, name)
 
 
 class StatusLine:
