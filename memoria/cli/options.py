@@ -65,7 +65,7 @@ def _store(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
         setattr(ctx.ensure_object(Options), name, False if name == "color" else value)
 
 
-def common_options(command: F) -> F:
+def common_options(function: F) -> F:
     for option in (
         click.option(
             "-v",
@@ -86,11 +86,15 @@ def common_options(command: F) -> F:
             help="Configuration file (else MEMORIA_CONFIG, ./memoria.yaml, /etc/memoria/memoria.yaml).",
         ),
     ):
-        command = option(command)
-    return command
+        function = option(function)
+    return function
 
 
-pass_options = click.make_pass_decorator(Options, ensure=True)
+def command(**settings: Any) -> Callable[[Callable[..., int]], click.Command]:
+    """A decorator as `click.command`; the command also has the common options, and gets their values as its
+    first argument. Its result is the exit code."""
+    pass_options = click.make_pass_decorator(Options, ensure=True)
+    return lambda function: click.command(**settings)(common_options(pass_options(function)))
 
 
 def complete_engine(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memoria.cli.client import find_daemon, parsing, request
-from memoria.cli.options import Options, common_options, complete_engine, pass_options
+from memoria.cli.options import Options, command, complete_engine
 from memoria.cli.screens.live import StatusLine
 from memoria.errors import ExitCode, MemoriaError, Problem, UnavailableError, UsageError
 from memoria.text import suggestion
@@ -30,8 +30,7 @@ BAR = 40  # columns
 COUNT = click.IntRange(1)
 
 
-@click.command()
-@common_options
+@command()
 @click.argument("engines", nargs=-1, metavar="[ENGINE]...", shell_complete=complete_engine)
 @click.option("--seconds", default=20.0, show_default=True, type=click.FloatRange(1), help="Of each phase.")
 @click.option("--streams", default=16, show_default=True, type=COUNT, help="Concurrent completions.")
@@ -41,7 +40,6 @@ COUNT = click.IntRange(1)
 @click.option("--texts", default=8, show_default=True, type=COUNT, help="Texts per embedding request.")
 @click.option("--words", default=64, show_default=True, type=COUNT, help="Words per text.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write a chart (SVG).")
-@pass_options
 def bench(options: Options, /, engines: tuple[str, ...], plot: Path | None, **load: Any) -> int:
     """Put a load on the running daemon: each ready engine alone, then all together.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from memoria.cli.options import Options, common_options, pass_options
+from memoria.cli.options import Options, command
 from memoria.cli.screens.check import render_plan, shown
 from memoria.cli.screens.layout import render_problems
 from memoria.config.model import Config
@@ -22,10 +22,8 @@ from memoria.preflight.preflight import Preflight, preflight
 from memoria.supervisor.runtime_dir import RuntimeDir
 
 
-@click.command()
-@common_options
+@command()
 @click.option("--no-gpu", is_flag=True, help="Do not read the GPU.")
-@pass_options
 def check(options: Options, no_gpu: bool) -> int:
     """Validate the configuration, read the GPU and print the plan. Starts nothing.
 

@@ -7,15 +7,13 @@ import sys
 import click
 from click.shell_completion import get_completion_class
 
-from memoria.cli.options import common_options
+from memoria.cli.options import Options, command
 from memoria.errors import ExitCode
 
 
-@click.command()
-@common_options
+@command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-@click.pass_context
-def completion(context: click.Context, shell: str) -> int:
+def completion(options: Options, shell: str) -> int:
     """Print a script that completes commands, options and engine names.
 
     \b
@@ -23,6 +21,6 @@ def completion(context: click.Context, shell: str) -> int:
     """
     script = get_completion_class(shell)
     assert script is not None
-    cli = context.find_root().command
+    cli = click.get_current_context().find_root().command
     sys.stdout.write(script(cli, {}, "memoria", "_MEMORIA_COMPLETE").source() + "\n")
     return ExitCode.OK

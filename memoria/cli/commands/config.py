@@ -9,15 +9,13 @@ from pathlib import Path
 
 import click
 
-from memoria.cli.options import Options, common_options, pass_options
+from memoria.cli.options import Options, command
 from memoria.errors import ExitCode
 from memoria.text import aligned
 
 
-@click.command()
-@common_options
+@command()
 @click.option("--schema", is_flag=True, help="Print the JSON schema of the file, for editors.")
-@pass_options
 def config(options: Options, schema: bool) -> int:
     """Show every effective value and its source.
 

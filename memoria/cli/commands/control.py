@@ -10,7 +10,7 @@ from urllib.parse import quote
 import click
 
 from memoria.cli.client import events, find_daemon, parsing, request
-from memoria.cli.options import Options, common_options, complete_engine, pass_options
+from memoria.cli.options import Options, command, complete_engine
 from memoria.engine.lifecycle import CALLED_OFF, WAITS, State
 from memoria.errors import ExitCode, NotRunningError
 from memoria.logs import printable
@@ -26,10 +26,8 @@ engine_argument = click.argument("engine", shell_complete=complete_engine)
 now_option = click.option("--now", is_flag=True, help="Do not wait for requests in flight.")
 
 
-@click.command()
-@common_options
+@command()
 @engine_argument
-@pass_options
 def start(options: Options, engine: str) -> int:
     """Start an engine that is stopped or has failed, and wait until it is ready.
 
@@ -41,11 +39,9 @@ def start(options: Options, engine: str) -> int:
     return control(options, "start", engine)
 
 
-@click.command()
-@common_options
+@command()
 @engine_argument
 @now_option
-@pass_options
 def stop(options: Options, engine: str, now: bool) -> int:
     """Stop an engine once its requests in flight are finished. Other engines keep running.
 
@@ -55,11 +51,9 @@ def stop(options: Options, engine: str, now: bool) -> int:
     return control(options, "stop", engine, now=now)
 
 
-@click.command()
-@common_options
+@command()
 @engine_argument
 @now_option
-@pass_options
 def restart(options: Options, engine: str, now: bool) -> int:
     """Stop an engine and start it again. Its requests are queued meanwhile, as far as `hold` allows.
 

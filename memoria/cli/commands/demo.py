@@ -7,14 +7,12 @@ import sys
 
 import click
 
-from memoria.cli.options import Options, common_options, pass_options
+from memoria.cli.options import Options, command
 from memoria.demo import config_path, names_to_environ
 
 
-@click.command()
-@common_options
+@command()
 @click.option("--names", metavar="ENGINE=MODEL,...", help="Serve the models under other names.")
-@pass_options
 def demo(options: Options, names: str | None) -> int:
     """Run two tiny real models on the CPU, without downloading weights. Their text is noise.
 

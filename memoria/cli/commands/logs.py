@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from memoria.cli.client import find_daemon, request
-from memoria.cli.options import Options, common_options, complete_engine, pass_options
+from memoria.cli.options import Options, command, complete_engine
 from memoria.cli.screens.logs import Line, dated, render
 from memoria.engine.log.reader import LogReader
 from memoria.errors import ExitCode, MemoriaError, Problem, UnavailableError, UsageError
@@ -31,8 +31,7 @@ _AGO = re.compile(r"(\d{1,6})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
-@click.command()
-@common_options
+@command()
 @click.argument("engine", required=False, shell_complete=complete_engine)
 @click.option(
     "-n",
@@ -42,7 +41,6 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 )
 @click.option("-f", "--follow", is_flag=True, help="Keep printing new lines.")
 @click.option("--since", metavar="WHEN", help="Only lines since then: 10m, 2h, 1d, or a time such as 14:30.")
-@pass_options
 def logs(options: Options, engine: str | None, lines: int | None, follow: bool, since: str | None) -> int:
     """Show the logs of one engine or of all, merged by time. Works without a running daemon, too.
 

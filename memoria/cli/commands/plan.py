@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memoria.cli.options import Options, common_options, pass_options
+from memoria.cli.options import Options, command
 from memoria.cli.screens.plan import render_choices, render_outcomes
 from memoria.cli.screens.plan_html import render_html
 from memoria.config.model import Config, ConfigPath
@@ -34,13 +34,11 @@ if TYPE_CHECKING:
     from memoria.gpu.device import Device
 
 
-@click.command()
-@common_options
+@command()
 @click.option("--gpu", metavar="GPU", help="Plan for a GPU that is not here: `24GiB`, `RTX 4090`.")
 @click.option("--hub", is_flag=True, help="Query the Hugging Face hub for models that are not in the cache.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the plan as a page.")
 @click.option("--write", is_flag=True, help="Write the fractions chosen for `auto` into the file.")
-@pass_options
 def plan(options: Options, gpu: str | None, hub: bool, html: Path | None, write: bool) -> int:
     """Show what each memory fraction buys: weights, KV cache, concurrent requests. Starts nothing.
 

@@ -10,16 +10,14 @@ from typing import Any
 import click
 
 from memoria.cli.client import find_daemon, parsing, request
-from memoria.cli.options import Options, common_options, pass_options
+from memoria.cli.options import Options, command
 from memoria.errors import ExitCode, MemoriaError, Problem
 
 PATIENCE = 90.0  # seconds: the daemon reads the GPU and looks for the models
 
 
-@click.command()
-@common_options
+@command()
 @click.option("--dry-run", is_flag=True, help="Only show what would change.")
-@pass_options
 def reload(options: Options, dry_run: bool) -> int:
     """Reload the configuration of the running daemon. Only engines whose own settings changed restart, one
     after the other; an invalid file changes nothing.

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from memoria.cli.client import find_daemon, parsing, request
-from memoria.cli.options import Options, common_options, pass_options
+from memoria.cli.options import Options, command
 from memoria.cli.screens.requests import header, render_requests
 from memoria.errors import ExitCode
 
@@ -18,8 +18,7 @@ FOLLOW = 0.5  # seconds between two looks
 MOST = 500  # records that a daemon keeps
 
 
-@click.command()
-@common_options
+@command()
 @click.option(
     "-n",
     "--lines",
@@ -29,7 +28,6 @@ MOST = 500  # records that a daemon keeps
     help="Number of requests.",
 )
 @click.option("-f", "--follow", is_flag=True, help="Keep printing new ones.")
-@pass_options
 def requests(options: Options, lines: int, follow: bool) -> int:
     """Show the latest requests: engine, times, tokens. Never prompts or answers.
 

@@ -14,7 +14,7 @@ import click
 
 from memoria import logs
 from memoria.cli.commands.check import run_preflight
-from memoria.cli.options import Options, common_options, pass_options
+from memoria.cli.options import Options, command
 from memoria.cli.screens.layout import render_problems
 from memoria.config.model import Config
 from memoria.engine.process.descriptors import raise_limit
@@ -29,10 +29,8 @@ logger = logging.getLogger(__name__)
 OFTEN = 700  # objects until a garbage collection, Python's default
 
 
-@click.command()
-@common_options
+@command()
 @click.option("--take-over", is_flag=True, help="Replace the running daemon without refusing a connection.")
-@pass_options
 def run(options: Options, take_over: bool) -> int:
     """Run the daemon in the foreground: all engines and the proxy. Ctrl-C drains, a second one kills.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from memoria.cli.options import Options, common_options, pass_options
+from memoria.cli.options import Options, command, common_options
 from memoria.errors import ExitCode, MemoriaError, Problem, UnavailableError
 
 # beside this file in an installed memoria (pyproject.toml), else in the source tree
@@ -42,8 +42,7 @@ def service() -> None:
     """
 
 
-@service.command(short_help="Write the unit for this environment and configuration.")
-@common_options
+@command(short_help="Write the unit for this environment and configuration.")
 @click.option(
     "--user",
     "account",
@@ -53,7 +52,6 @@ def service() -> None:
     help="Account that runs the service, if root installs it.",
 )
 @click.option("--print", "only_print", is_flag=True, help="Print the unit and write nothing.")
-@pass_options
 def install(options: Options, account: str, only_print: bool) -> int:
     """Write the unit for this environment and configuration, and print the next command.
 
@@ -63,15 +61,18 @@ def install(options: Options, account: str, only_print: bool) -> int:
     return install_unit(options.config, account, only_print=only_print)
 
 
-@service.command()
-@common_options
-def uninstall() -> int:
+@command()
+def uninstall(options: Options) -> int:
     """Remove the unit that `install` wrote.
 
     \b
     Example:  memoria service uninstall
     """
     return uninstall_unit()
+
+
+service.add_command(install)
+service.add_command(uninstall)
 
 
 def install_unit(flag: Path | None, account: str, *, only_print: bool) -> int:

@@ -11,7 +11,7 @@ from typing import cast
 
 import click
 
-from memoria.cli.options import Options, common_options, pass_options
+from memoria.cli.options import Options, command
 from memoria.cli.screens.layout import DIM, paint
 from memoria.cli.screens.live import StatusLine
 from memoria.errors import ExitCode, NoGpuError, UnavailableError, UsageError
@@ -24,12 +24,10 @@ from memoria.vllm.install.setup import setup as install_vllm
 _VERSION = re.compile(r"\d+(\.\w+)*([+-][\w.]+)?", re.ASCII)
 
 
-@click.command()
-@common_options
+@command()
 @click.option("--cpu", "variant", flag_value="cpu", help="Install the CPU build.")
 @click.option("--cuda", "variant", flag_value="cuda", help="Install the CUDA build.")
 @click.option("--vllm", "version", metavar="VERSION", help="Install another vLLM version.")
-@pass_options
 def setup(options: Options, variant: str | None, version: str | None) -> int:
     """Install or update vLLM in its own environment.
 

@@ -10,16 +10,14 @@ import click
 
 from memoria.admin.status.status import Status
 from memoria.cli.client import events, find_daemon, parsing, request
-from memoria.cli.options import Options, common_options, pass_options
+from memoria.cli.options import Options, command
 from memoria.cli.screens.live import Draw, Live
 from memoria.cli.screens.status import render_status
 from memoria.errors import ExitCode, NotRunningError
 
 
-@click.command()
-@common_options
+@command()
 @click.option("-w", "--watch", is_flag=True, help="Update with every change, until Ctrl-C.")
-@pass_options
 def status(options: Options, watch: bool) -> int:
     """Show engine status. Exit code 0: all engines are ready, 1: degraded, 3: memoria is not running.
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-import click
-
 from memoria.admin.status.status import Status
 from memoria.cli.client import events, find_daemon, parsing
-from memoria.cli.options import Options, common_options, pass_options
+from memoria.cli.options import Options, command
 from memoria.cli.screens.live import Draw, Live
 from memoria.cli.screens.top import render_top
 from memoria.errors import ExitCode, NotRunningError
@@ -17,9 +15,7 @@ from memoria.errors import ExitCode, NotRunningError
 EVENTS_SHOWN = 8
 
 
-@click.command()
-@common_options
-@pass_options
+@command()
 def top(options: Options) -> int:
     """Watch the engines: memory, rates, latency and events, until Ctrl-C. In a pipe, prints them once.
 
