@@ -26,10 +26,10 @@ def test_each_engine_is_loaded_alone_then_all_together(box: Box) -> None:
     _ready(box, more_engines=SECOND)
     done = box.call("bench", *SHORT, "--json", "--plot", "bench.svg")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["devices"] == ["NVIDIA Stub"]
-    assert told["load"]["streams"] == 4
-    phases = told["phases"]
+    report = json.loads(done.stdout)
+    assert report["devices"] == ["NVIDIA Stub"]
+    assert report["load"]["streams"] == 4
+    phases = report["phases"]
     assert [phase["name"] for phase in phases] == [
         "embedding alone",
         "generation alone",

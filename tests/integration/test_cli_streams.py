@@ -1,4 +1,4 @@
-"""Where memoria writes to: full, closed, read by somebody who leaves, without an encoding for everything."""
+"""Outputs that are full, closed, or lack characters, and readers that leave."""
 
 from __future__ import annotations
 

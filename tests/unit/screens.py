@@ -1,4 +1,4 @@
-"""Every screen by its name: the pure ones for any width, and what commands say to a daemon that is played.
+"""Every screen by name: the pure ones for any width, and the output of commands with a fake daemon.
 
 `test_cli_screens.py` holds them against golden files.
 """

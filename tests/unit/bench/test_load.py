@@ -93,7 +93,7 @@ async def test_a_stream_to_its_end_is_no_failure_and_has_its_figures() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parts", "told"),
+    ("parts", "reason"),
     [
         ((event(1), event(1, "abort"), b"data: [DONE]\n\n"), '"finish_reason": "abort"'),
         ((event(1), b'data: {"error":{"message":"it died"}}\n\n', b"data: [DONE]\n\n"), "200: it died"),
@@ -101,14 +101,14 @@ async def test_a_stream_to_its_end_is_no_failure_and_has_its_figures() -> None:
         ((b"data: [DONE]\n\n",), "a stream without a token"),
     ],
 )
-async def test_a_stream_that_ends_otherwise_is_a_failure(parts: tuple[bytes, ...], told: str) -> None:
+async def test_a_stream_that_ends_otherwise_is_a_failure(parts: tuple[bytes, ...], reason: str) -> None:
     async def reply(_: web.Request) -> AsyncIterator[bytes]:
         for part in parts:
             yield part
 
     (found,) = (await loaded(reply, WRITER)).generation
     assert found.failures.count > 0
-    assert told in (found.failures.first or "")
+    assert reason in (found.failures.first or "")
 
 
 async def test_fewer_vectors_than_texts_are_a_failure() -> None:
@@ -140,10 +140,10 @@ async def test_each_engine_is_loaded_alone_then_all_together() -> None:
             yield event(1) + event(2, "length") + b"data: [DONE]\n\n"
 
     second = Engine("second", "s", "embedding")
-    told: list[tuple[str, float]] = []
+    ticks: list[tuple[str, float]] = []
     async with server(reply) as url:
         load = (EMBEDDER, WRITER, second)
-        phases = [p async for p in run_phases(Endpoint(url), SHORT, load, lambda *tick: told.append(tick))]
+        phases = [p async for p in run_phases(Endpoint(url), SHORT, load, lambda *tick: ticks.append(tick))]
     assert [phase.name for phase in phases] == [
         "embedding alone",
         "generation alone",
@@ -153,8 +153,8 @@ async def test_each_engine_is_loaded_alone_then_all_together() -> None:
     assert [engine.engine for engine in phases[-1].engines] == ["embedding", "second", "generation"]
     assert all(phase.failures == 0 and engine.rate > 0 for phase in phases for engine in phase.engines)
     assert phases[0].embedding[0].text_tokens == 5
-    assert told[-1] == ("together", 1.0)
-    assert [part for _, part in told] == sorted(part for _, part in told)
+    assert ticks[-1] == ("together", 1.0)
+    assert [part for _, part in ticks] == sorted(part for _, part in ticks)
 
 
 async def loaded(reply: Reply, engine: Engine) -> Phase:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import click
 import pytest
 
+from memoria.cli.commands import COMMANDS as REGISTERED
 from memoria.cli.commands import cli
 
 CONTEXT = click.Context(cli, **cli.context_settings)
@@ -25,6 +26,14 @@ def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tup
 
 
 COMMANDS = dict(commands(cli))
+
+
+def test_the_shell_completes_the_names_of_commands() -> None:
+    found = cli.shell_complete(CONTEXT, "re")
+    assert [(item.value, item.help) for item in found] == [
+        (name, summary) for name, (_, summary) in REGISTERED.items() if name.startswith("re")
+    ]
+    assert [item.value for item in found] == ["reload", "requests", "restart"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

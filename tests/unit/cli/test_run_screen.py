@@ -65,7 +65,7 @@ GENERATION_FAILS = replace(
 
 @dataclass
 class FakeSupervisor:
-    """What a screen asks of a supervisor; `set` is a transition."""
+    """The part of a supervisor that a screen uses; `set` is a transition."""
 
     config: Config
     now: dict[str, EngineSnapshot]
@@ -89,7 +89,7 @@ class FakeSupervisor:
         self.now[snapshot.name] = snapshot
         for listener in self.listeners:
             listener(snapshot)
-        for _ in range(3):  # what a ready engine holds is asked for in a task
+        for _ in range(3):  # a task reads what a ready engine uses
             await asyncio.sleep(0)
 
 
