@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from memoria import __version__
-from memoria.cli.commands.main import cli
+from memoria.cli.commands import COMMANDS
 from memoria.config.reference import reference
 from memoria.engine.lifecycle import TRANSITIONS, State
 from memoria.errors import ExitCode
@@ -220,12 +220,12 @@ def _commands(document: Path) -> set[str]:
 
 
 def test_the_readme_names_every_command() -> None:
-    assert _commands(README) == set(cli.commands)
+    assert _commands(README) == set(COMMANDS)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
 def test_every_command_that_is_named_exists(document: Path) -> None:
-    assert _commands(document) <= set(cli.commands)
+    assert _commands(document) <= set(COMMANDS)
 
 
 def test_every_exit_code_is_explained() -> None:

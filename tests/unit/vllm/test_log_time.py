@@ -7,7 +7,7 @@ from datetime import datetime
 
 import pytest
 
-from memoria.cli.since import parse_since
+from memoria.cli.commands.logs import parse_since
 from memoria.errors import UsageError
 from memoria.vllm.log_lines import time_of
 
