@@ -12,7 +12,7 @@ import pynvml
 
 from memoria.errors import NoGpuError, Problem, UnavailableError
 from memoria.gpu.device import Device, DeviceProcess
-from memoria.gpu.process import describe
+from memoria.gpu.host import describe
 from memoria.text import aligned
 
 logger = logging.getLogger(__name__)

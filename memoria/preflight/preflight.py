@@ -13,8 +13,7 @@ from memoria.plan.plan import Plan, limit_problems, make_plan
 from memoria.preflight.models import look_for_models
 from memoria.supervisor.runtime_dir import RuntimeDir
 from memoria.vllm.install.facts import VllmInstall
-from memoria.vllm.install.find import find
-from memoria.vllm.install.home import data_home
+from memoria.vllm.install.find import data_home, find
 
 NOT_CERTAIN = "not certain; `memoria plan` shows every term"
 
@@ -132,13 +131,13 @@ def _with_models(
     not doubt what has worked. Skipped where the budgets will change anyway."""
     if plan.config_problems:
         return config, plan
-    from memoria.plan.problems import judge  # noqa: PLC0415 (as in `_with_fractions`)
+    from memoria.plan.problems import find_misfits  # noqa: PLC0415 (as in `_with_fractions`)
     from memoria.preflight.outcomes import make_outcomes, read_models  # noqa: PLC0415
     from memoria.preflight.records import learned  # noqa: PLC0415
 
     files, unknown = read_models(config, environ)
-    found = judge(config, plan, make_outcomes(config, plan, files, unknown))
+    found = find_misfits(config, plan, make_outcomes(config, plan, files, unknown))
     if found.likely and install is not None and (known := learned(config, plan, install, environ)):
-        found = judge(config, plan, make_outcomes(config, plan, files, unknown, known))
+        found = find_misfits(config, plan, make_outcomes(config, plan, files, unknown, known))
     likely = tuple(replace(problem, where=(*problem.where, NOT_CERTAIN)) for problem in found.likely)
     return replace(config, warnings=config.warnings + likely), replace(plan, config_problems=found.certain)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from memoria.engine.launch_settings import LaunchSettings
 from memoria.engine.process.exit_status import ExitStatus, signal_name
 from memoria.vllm.failures import FAILURES, Kind, Retry
-from memoria.vllm.log_line import text_of
+from memoria.vllm.log_lines import text_of
 
 LONGEST_QUOTE = 300  # characters of an error that is not in the table
 _FOLLOWING = 6  # lines that may belong to an error's text

@@ -1,14 +1,55 @@
-"""How far a start has come, read from vLLM's own log lines (0.32 and 0.33; the files named are vLLM's)."""
+"""One line of a vLLM log without its decoration.
+
+When a line of a vLLM log was written.
+
+How far a start has come, read from vLLM's own log lines (0.32 and 0.33; the files named are vLLM's)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from memoria.vllm.log_line import text_of
+LONGEST = 4096  # characters; what follows is never looked at
+
+# ECMA-48: control sequences (colours), strings such as a window's title or a link, and all shorter ones
+_ESCAPE = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~]|$)|\x9b[0-?]*[ -/]*[@-~]"
+)
+
+# `(EngineCore pid=4501) INFO 11-23 14:22:28 [core.py:402] text`; a message of several lines repeats it
+# (vllm/logging_utils, NewLineFormatter). tqdm, tracebacks and uvicorn's lines carry a part of it, or none.
+_PREFIX = re.compile(
+    r"(?:\([A-Za-z][\w ]{0,60} pid=\d{1,10}\) ?)?"
+    r"(?:(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]{1,80}\] ?)?"
+)
+
+
+def text_of(line: str) -> str:
+    """Without terminal escapes and without vLLM's prefix of process, level, time and place.
+    Takes time linear in the line's length, whatever it holds."""
+    line = _ESCAPE.sub("", line[:LONGEST])
+    match = _PREFIX.match(line)
+    return line[match.end() :] if match else line
+
+
+# `INFO 11-23 14:22:28 [core.py:402]`: no year, local time (vllm/logging_utils)
+_STAMP = re.compile(r"\b(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) (\d\d)-(\d\d) (\d\d):(\d\d):(\d\d) \[")
+
+
+def time_of(line: str, now: datetime) -> datetime | None:
+    """None for a line without a time. Of the years that it may mean, the last that is not in the future."""
+    match = _STAMP.search(line[:200])
+    if match is None:
+        return None
+    try:
+        at = datetime(now.year, *(int(part) for part in match.groups()))  # type: ignore[arg-type]
+    except ValueError:
+        return None
+    return at if at <= now + timedelta(days=1) else at.replace(year=now.year - 1)
 
 
 class Phase(StrEnum):

@@ -21,8 +21,7 @@ from typing import Any, NoReturn
 import aiohttp
 
 from memoria.text import GIB
-from memoria.vllm.install.find import find
-from memoria.vllm.install.home import data_home
+from memoria.vllm.install.find import data_home, find
 from tests.browser.acts import ADMIN, LOOKS, READY, STEERABLE, choose, text_of, use_key, write_keys
 from tests.browser.chromium import browser_page
 from tests.stub_nvml import NvmlStub, StubGpu, StubProcess, build_library

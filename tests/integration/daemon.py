@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from memoria.admin.status.status import EngineStatus, Status
-from memoria.cli.client import ask as ask_admin
+from memoria.cli.client import request as ask_admin
 from memoria.engine.process.marker import marked
 from memoria.text import GIB
 from tests.integration.http_client import Answer, ask

@@ -15,8 +15,8 @@ import jsonschema
 import pytest
 
 from memoria.admin.api.app import DESCRIPTION
-from memoria.cli.client import ask as ask_admin
 from memoria.cli.client import events
+from memoria.cli.client import request as ask_admin
 from memoria.errors import MemoriaError
 from tests.integration.daemon import PATIENCE, Box, RunningDaemon, slug
 from tests.integration.http_client import Answer, Streaming

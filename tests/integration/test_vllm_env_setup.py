@@ -16,8 +16,7 @@ import pytest
 from memoria.errors import UnavailableError
 from memoria.vllm.install.find import find
 from memoria.vllm.install.pip import PipStep
-from memoria.vllm.install.release import PINNED
-from memoria.vllm.install.setup import setup
+from memoria.vllm.install.setup import PINNED, setup
 from tests.integration.daemon import Box, until
 from tests.stub_nvml import StubError, StubGpu
 
@@ -210,12 +209,12 @@ def test_what_the_system_refuses_is_told(pypi: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("errors", "told"),
     [
-        ((), "NVIDIA Stub found: the CUDA build"),
+        ((), "NVIDIA Stub found: installing the CUDA build"),
         (
             (StubError("nvmlInitWithFlags", 9),),
-            "no GPU found (the NVIDIA driver is not loaded): the CPU build",
+            "no GPU found (the NVIDIA driver is not loaded): installing the CPU build",
         ),
-        ((StubError("nvmlDeviceGetMemoryInfo_v2", 15),), "or say which build it is to be: --cuda, or --cpu"),
+        ((StubError("nvmlDeviceGetMemoryInfo_v2", 15),), "or choose the build with --cuda or --cpu"),
     ],
 )
 def test_the_build_is_chosen_by_the_gpu_and_not_by_an_error(
@@ -233,4 +232,6 @@ def test_the_build_is_chosen_by_the_gpu_and_not_by_an_error(
 def test_what_is_no_version_is_a_usage_error(box: Box, version: str) -> None:
     done = box.call("setup", "--cpu", "--vllm", version)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: `{version}` is no version of vLLM\nhint: write `--vllm 0.33.0`, say\n"
+    assert (
+        done.stderr == f"error: `{version}` is not a vLLM version\nhint: write for example `--vllm 0.33.0`\n"
+    )

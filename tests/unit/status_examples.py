@@ -1,4 +1,4 @@
-"""Statuses to draw: what a daemon with two engines tells in a good and in a bad hour."""
+"""Statuses of a daemon with two engines, healthy and otherwise."""
 
 from __future__ import annotations
 

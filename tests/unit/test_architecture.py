@@ -67,7 +67,6 @@ HEAVY = (
     "opentelemetry",
     "pydantic",
     "pynvml",
-    "rich",
     "starlette",
     "uvicorn",
     "uvloop",
@@ -124,6 +123,18 @@ def test_a_module_imports_only_from_its_own_layer_or_lower_ones() -> None:
         if name.split(".")[0] == "memoria" and _layer(name) > _layer(module)
     ]
     assert higher == []
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Modules that import none of the others, or that none of the others imports, are in no circle."""
+    circles = {module: {name for _, name in _imports(module)} - {module} for module in MODULES}
+    left = None
+    while circles != left:
+        left, imported = circles, set[str]().union(*circles.values())
+        circles = {
+            m: needed for m, names in left.items() if m in imported and (needed := names & left.keys())
+        }
+    assert circles == {}
 
 
 def test_every_layer_is_that_of_a_module_that_exists() -> None:
@@ -239,7 +250,9 @@ def test_a_logger_is_named_after_its_module() -> None:
 
 
 def test_the_command_line_imports_nothing_heavy() -> None:
-    script = f"import sys, memoria.cli.commands.main; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
+    """Also with every command's module: its `--help` imports that, too."""
+    commands = (name for name in MODULES if name.startswith("memoria.cli.commands"))
+    script = f"import sys, {', '.join(commands)}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
     ended = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -1,4 +1,4 @@
-"""The latency guard at work: whom it protects, whom it holds back, and what it has done so far."""
+"""The latency guard applied to the engines of a configuration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from memoria.proxy.admission.guard import PERIOD, GuardState, LatencyGuard
 
 
 class Guarding:
-    """The neighbours are the other engines on the protected one's device."""
+    """Limits the neighbours, the other engines on the protected one's device."""
 
     def __init__(self, config: Config, wish: Guard, *, period: float = PERIOD) -> None:
         """`period`: seconds between two decisions."""
@@ -30,7 +30,7 @@ class Guarding:
     async def run(self, admission: Admission) -> None:
         while self.neighbours:
             await asyncio.sleep(self._period)
-            # what it was between two steps counts: at the step itself all may be between two requests
+            # the peak between two steps counts: at the step itself there may be a pause between two requests
             limit = self._guard.step(max([admission.take_peak(name) for name in self.neighbours]))
             for name in self.neighbours:
                 admission.cap(name, limit)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from memoria.config.model import Filters, Limits, Timeouts
 from memoria.proxy import errors
-from memoria.proxy.access.rules import ANYBODY, AccessRules, Grant, Preflight, decide
+from memoria.proxy.access.rules import ANYBODY, AccessRules, CorsPreflight, Grant, decide
 from memoria.proxy.admission.admission import Admission
 from memoria.proxy.downstream.disconnect_monitor import LOOK_S, DisconnectMonitor
 from memoria.proxy.downstream.watch import Watch
@@ -149,8 +149,8 @@ class Relay:
         if rules is None:
             return ANYBODY
         verdict = decide(method.decode("latin-1"), path, headers, rules)
-        if isinstance(verdict, Preflight):
-            return errors.preflight(verdict.headers)
+        if isinstance(verdict, CorsPreflight):
+            return errors.cors_preflight(verdict.headers)
         return verdict.answer if isinstance(verdict, Rejection) else verdict
 
     def forget_verdicts(self) -> None:

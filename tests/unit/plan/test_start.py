@@ -97,7 +97,7 @@ def test_what_a_neighbour_gave_back_is_one() -> None:
     device = gpu(process(10, 70), process(11, 1), process(12, 60))
     problem = check_held(budget(device, "0.30"), device, {10, 11})
     assert problem
-    assert problem.what.startswith("generation holds 71.0 GiB, its fraction is 41.9 GiB")
+    assert problem.what.startswith("generation uses 71.0 GiB, its fraction is 41.9 GiB")
 
 
 def test_where_the_driver_does_not_tell_nothing_is_held_against_it() -> None:

@@ -16,10 +16,11 @@ from memoria.config.model import Config, Want
 from memoria.config.rewrite import rewrite
 from memoria.errors import ConfigError, Problem
 from memoria.gpu.device import Device
+from memoria.plan.budgets import exact_fraction
 from memoria.plan.checkpoint.model_files import ModelFiles
 from memoria.plan.outcome import make_outcome
 from memoria.plan.plan import make_plan
-from memoria.plan.wishes import Settled, exact_fraction, room_for, settle, wanted_cache_bytes, wish_problem
+from memoria.plan.wishes import Settled, room_for, settle, wanted_cache_bytes, wish_problem
 from memoria.text import GIB
 from tests.unit import checkpoints as models
 from tests.unit.checkpoints import model_files
@@ -226,7 +227,7 @@ def test_every_wish_that_cannot_be_granted_is_told_at_once() -> None:
     found = settle(wanted, {0: device(24 * GIB)}, {"a": FILES["a"]}, {"b": reason})
     assert [problem.what for problem in found.problems] == [
         "no fraction can be chosen for b: the weights cannot be read",
-        "c is to have 900.0 GiB, gpu 0 has 24.0 GiB in all",
+        "c asks for 900.0 GiB, gpu 0 has 24.0 GiB in all",
     ]
     assert found.problems[0].hint == "download the model again; or write a fraction"
     assert found.choices == ()

@@ -8,9 +8,7 @@ import pytest
 
 from memoria.errors import UnavailableError
 from memoria.vllm.install.facts import Variant, VllmInstall
-from memoria.vllm.install.find import find
-from memoria.vllm.install.home import data_home
-from memoria.vllm.install.manifest import Manifest, write_manifest
+from memoria.vllm.install.find import Manifest, data_home, find, write_manifest
 
 
 def make_executable(path: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memoria.vllm.log_line import text_of
+from memoria.vllm.log_lines import text_of
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from datetime import datetime
 
 import pytest
 
-from memoria.cli.since import parse_since
+from memoria.cli.commands.logs import parse_since
 from memoria.errors import UsageError
-from memoria.vllm.log_time import time_of
+from memoria.vllm.log_lines import time_of
 
 NOW = datetime(2026, 1, 2, 12, 0)
 

@@ -1,11 +1,11 @@
-"""The plan as one page that needs nothing else: no script, no font, no request."""
+"""The plan as a self-contained page: no script, no font, no request. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from memoria.cli.screens.outcomes import Term, figure, segments, terms_of, verdict
+from memoria.cli.screens.plan import Term, figure, segments, terms_of, verdict
 from memoria.config.model import Config
 from memoria.errors import Problem
 from memoria.plan.budgets import DevicePlan
@@ -49,8 +49,8 @@ def render_html(
     problems: Sequence[Problem],
     choices: Sequence[Choice] = (),
 ) -> str:
-    """`choices` are the fractions that were not written. `plan` is None where there is none, because not
-    every fraction could be chosen: then the problems are all there is to say."""
+    """`choices` are the fractions chosen for `auto`. `plan` is None if not every fraction could be chosen:
+    then only the problems are shown."""
     name = escape(config.path.name if config.path else "built in")
     parts = [
         "<!doctype html>",
@@ -64,10 +64,10 @@ def render_html(
         parts.append("<h2>Fractions chosen</h2>")
         parts.append(f"<table>{''.join(map(_choice, choices))}</table>")
     kind = "problem" if outcomes.unknown else "ok"
-    said = [_problem(problem) for problem in problems]
+    shown = [_problem(problem) for problem in problems]
     parts += (
-        ["<h2>What does not fit</h2>", *said]
-        if said
+        ["<h2>What does not fit</h2>", *shown]
+        if shown
         else [f"<p class='{kind}'>{escape(verdict(outcomes))}</p>"]
     )
     return "\n".join([*parts, "</body></html>", ""])
@@ -95,7 +95,7 @@ def _device(plan: DevicePlan, outcomes: Outcomes) -> Iterator[str]:
 
 
 def _bar(outcome: Outcome, total: int) -> str:
-    """On the scale of the whole device; hatched is what lies beyond the budget's mark."""
+    """On the scale of the whole device; the part beyond the budget's mark is hatched."""
     budget, begin, spans, sizes = min(outcome.budget.requested_bytes, total), 0, "", segments(outcome)
     for name, size in zip(("weights", "step", "graphs", "kv"), sizes, strict=True):
         end = min(begin + size, total)

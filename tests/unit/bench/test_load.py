@@ -10,9 +10,18 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from memoria.bench.clients import Endpoint, Engine, Load, Seen, TokenCount, embedding, generation
 from memoria.bench.figures import Phase, Times
-from memoria.bench.load import run_phase, run_phases
+from memoria.bench.load import (
+    Endpoint,
+    Engine,
+    Load,
+    Seen,
+    TokenCount,
+    embedding,
+    generation,
+    run_phase,
+    run_phases,
+)
 
 OVER = web.AppKey("over", asyncio.Event)
 EMBEDDER, WRITER = Engine("embedding", "e", "embedding"), Engine("generation", "g", "generation")
@@ -29,10 +38,10 @@ def event(tokens: int | None, finish: str | None = None) -> bytes:
 def test_the_tokens_of_an_event_share_the_time_since_the_one_before() -> None:
     seen = Seen(begin=0.0)
     count = TokenCount(seen, began=10.0)
-    count.take(event(1), 10.5)
-    count.take(event(4), 11.1)
-    count.take(event(5), 11.2)
-    count.take(event(5), 11.3)  # the last one, with the sum
+    count.add_event(event(1), 10.5)
+    count.add_event(event(4), 11.1)
+    count.add_event(event(5), 11.2)
+    count.add_event(event(5), 11.3)  # the last one, with the sum
     assert generation(WRITER, seen, 5.0).rate == 1.0
     assert seen.firsts == [0.5]
     assert seen.gaps == pytest.approx([0.2, 0.2, 0.2, 0.1])
@@ -44,7 +53,7 @@ def test_where_tokens_are_not_told_events_are_counted_and_that_is_said() -> None
     seen = Seen(begin=0.0)
     count = TokenCount(seen, began=0.0)
     for now in (1.0, 2.0, 4.0):
-        count.take(event(None), now)
+        count.add_event(event(None), now)
     assert (seen.tokens, seen.gaps, seen.counted) == (3, [1.0, 2.0], False)
     assert not generation(WRITER, seen, 1.0).counted
 
@@ -52,10 +61,10 @@ def test_where_tokens_are_not_told_events_are_counted_and_that_is_said() -> None
 def test_what_happens_during_the_warm_up_is_not_counted() -> None:
     seen = Seen(begin=100.0)
     count = TokenCount(seen, began=98.0)
-    count.take(event(1), 99.0)
-    count.take(event(3), 99.5)
+    count.add_event(event(1), 99.0)
+    count.add_event(event(3), 99.5)
     assert (seen.tokens, seen.firsts, seen.gaps) == (0, [], [])
-    count.take(event(4), 100.5)
+    count.add_event(event(4), 100.5)
     assert (seen.tokens, seen.gaps) == (1, [1.0])
 
 
@@ -84,7 +93,7 @@ async def test_a_stream_to_its_end_is_no_failure_and_has_its_figures() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parts", "told"),
+    ("parts", "reason"),
     [
         ((event(1), event(1, "abort"), b"data: [DONE]\n\n"), '"finish_reason": "abort"'),
         ((event(1), b'data: {"error":{"message":"it died"}}\n\n', b"data: [DONE]\n\n"), "200: it died"),
@@ -92,14 +101,14 @@ async def test_a_stream_to_its_end_is_no_failure_and_has_its_figures() -> None:
         ((b"data: [DONE]\n\n",), "a stream without a token"),
     ],
 )
-async def test_a_stream_that_ends_otherwise_is_a_failure(parts: tuple[bytes, ...], told: str) -> None:
+async def test_a_stream_that_ends_otherwise_is_a_failure(parts: tuple[bytes, ...], reason: str) -> None:
     async def reply(_: web.Request) -> AsyncIterator[bytes]:
         for part in parts:
             yield part
 
     (found,) = (await loaded(reply, WRITER)).generation
     assert found.failures.count > 0
-    assert told in (found.failures.first or "")
+    assert reason in (found.failures.first or "")
 
 
 async def test_fewer_vectors_than_texts_are_a_failure() -> None:
@@ -131,10 +140,10 @@ async def test_each_engine_is_loaded_alone_then_all_together() -> None:
             yield event(1) + event(2, "length") + b"data: [DONE]\n\n"
 
     second = Engine("second", "s", "embedding")
-    told: list[tuple[str, float]] = []
+    ticks: list[tuple[str, float]] = []
     async with server(reply) as url:
         load = (EMBEDDER, WRITER, second)
-        phases = [p async for p in run_phases(Endpoint(url), SHORT, load, lambda *tick: told.append(tick))]
+        phases = [p async for p in run_phases(Endpoint(url), SHORT, load, lambda *tick: ticks.append(tick))]
     assert [phase.name for phase in phases] == [
         "embedding alone",
         "generation alone",
@@ -144,8 +153,8 @@ async def test_each_engine_is_loaded_alone_then_all_together() -> None:
     assert [engine.engine for engine in phases[-1].engines] == ["embedding", "second", "generation"]
     assert all(phase.failures == 0 and engine.rate > 0 for phase in phases for engine in phase.engines)
     assert phases[0].embedding[0].text_tokens == 5
-    assert told[-1] == ("together", 1.0)
-    assert [part for _, part in told] == sorted(part for _, part in told)
+    assert ticks[-1] == ("together", 1.0)
+    assert [part for _, part in ticks] == sorted(part for _, part in ticks)
 
 
 async def loaded(reply: Reply, engine: Engine) -> Phase:

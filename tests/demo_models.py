@@ -1,15 +1,16 @@
-"""Writes the demo's two models, `python -m memoria.demo.make_models`: a configuration and a tokenizer each.
+"""`python -m tests.demo_models` writes the demo's two models: a configuration and a tokenizer each.
 
-There are no weights: vLLM fills them with noise (`--load-format dummy`). Every token is a whole character or
-a whole word: whatever the noise picks is valid text, and a stream never waits for the rest of a character.
+There are no weights: vLLM makes up random ones (`--load-format dummy`). Every token is a whole character or a
+whole word, so that random tokens are valid text and no stream waits for the rest of a character.
 """
 
 from __future__ import annotations
 
 import json
 import string
-from pathlib import Path
 from typing import Any
+
+from memoria.demo import config_path
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<|unknown|>"
@@ -143,7 +144,7 @@ def files() -> dict[str, str]:
 
 
 def main() -> None:
-    models = Path(__file__).parent / "models"
+    models = config_path().parent / "models"
     for name, text in files().items():
         path = models / name
         path.parent.mkdir(parents=True, exist_ok=True)
