@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from memoria.cli.commands.main import cli
-from memoria.config.reference import reference
 from memoria.engine.lifecycle import TRANSITIONS, State
 from memoria.errors import ExitCode
 from memoria.text import GIB, gib, grouped
+from tests.unit.config_reference import reference
 from tests.unit.plan import test_kv_cache, test_weights
 from tests.unit.plan_examples import default_config, planned
 
