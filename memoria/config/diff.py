@@ -77,7 +77,7 @@ def _leaves(key: str, old: Any, new: Any) -> Iterator[str]:
     if old == new:
         return
     if isinstance(old, (Section, Access)) and isinstance(new, (Section, Access)):
-        for name, field in keys(old).items():
+        for name, field in keys(type(old)).items():
             yield from _leaves(f"{key}.{name}", getattr(old, field.name), getattr(new, field.name))
     else:
         yield key

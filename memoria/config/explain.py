@@ -40,7 +40,8 @@ def explain(path: Path, environ: Mapping[str, str]) -> list[Setting]:
     return [
         Setting(key_name(key), _shown(key, shown, loaded), _source(key, sources.get(key), loaded))
         for key, value in _leaves((), loaded.file)
-        if (shown := computed.get(key, value)) not in (None, (), {})
+        if (shown := computed.get(key, value)) is not None
+        and (shown not in ((), {}) or document.get(*key) is not None)
     ]
 
 
@@ -63,7 +64,7 @@ def _computed(loaded: Loaded) -> dict[ConfigPath, Any]:
 
 def _leaves(path: ConfigPath, value: Any) -> Iterator[tuple[ConfigPath, Any]]:
     if isinstance(value, Section):
-        for key, field in keys(value).items():
+        for key, field in keys(type(value)).items():
             yield from _leaves((*path, key), getattr(value, field.name))
     elif path == ("engines",) or path[2:] in (("args",), ("env",)):
         for key, entry in value.items():

@@ -76,14 +76,13 @@ def read(path: Path, environ: Mapping[str, str]) -> Loaded:
         check_memory(document, report)
         usable = without_wrong(document, error)
         if usable is not None:
-            check_front(usable, report, wrong)
+            check_front(usable[0], report, wrong)
         try:
             report.raise_errors()
         except ConfigError as found:
             if usable is None or wrong & {"gpu", "gpu_limit", "device", "[key]"}:
                 raise
-            config = _build(usable, document, path, environ, report)
-            raise WrongValuesError(found.problems, config) from error
+            raise WrongValuesError(found.problems, _build(*usable, path, environ, report)) from error
         raise
     check_memory(document, report)
     check_front(file, report)

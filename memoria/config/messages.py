@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
 
@@ -64,19 +65,19 @@ def report_findings(error: ValidationError, document: Document, report: Report) 
     return frozenset(key for path in wrong for key in path)
 
 
-def without_wrong(document: Document, error: ValidationError) -> File | None:
-    """The file without its wrong values; None if nothing usable is left."""
+def without_wrong(document: Document, error: ValidationError) -> tuple[File, Document] | None:
+    """The file without its wrong values, and what it was read from; None if nothing usable is left."""
     data = {key: _copied(value) for key, value in document.data.items()}
     for finding in error.errors(include_url=False, include_context=False, include_input=False):
         path = tuple(map(str, finding["loc"]))
-        if finding["type"] != "missing":
-            _drop(data, path)
-        elif path[0] == "engines":
+        if path[0] == "guard" and finding["type"] != _UNKNOWN:  # as a whole: it needs both its keys
+            data.pop("guard", None)
+        elif finding["type"] == "missing":
             _parent(data, path)[path[-1]] = Scalar(_PLACEHOLDER, _PLACEHOLDER)
         else:
-            _drop(data, path[:-1])
+            _drop(data, path)
     try:
-        return FILE.validate_python(data)
+        return FILE.validate_python(data), replace(document, data=data)
     except ValidationError:
         return None
 

@@ -100,7 +100,7 @@ def key(meaning: str, default: Any, *, alias: str | None = None, **shown: Any) -
     return field(default=default, metadata=metadata)
 
 
-def keys(section: Any) -> dict[str, dataclasses.Field[Any]]:
+def keys(section: type) -> dict[str, dataclasses.Field[Any]]:
     """The keys of a section by their names in the file."""
     return {field.metadata.get("alias", field.name): field for field in fields(section)}
 

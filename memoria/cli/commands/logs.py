@@ -14,7 +14,7 @@ from memoria.cli.client import ask
 from memoria.cli.commands.running import running
 from memoria.cli.screens.logs import Line, dated, render
 from memoria.cli.since import parse_since
-from memoria.config.locate import Place
+from memoria.config.file import Place
 from memoria.engine.log.reader import LogReader
 from memoria.errors import ExitCode, MemoriaError, Problem, UnavailableError, UsageError
 from memoria.text import suggestion

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from memoria.cli.screens.html import render_html
 from memoria.cli.screens.outcomes import render_choices, render_outcomes
+from memoria.config.file import rewrite
 from memoria.config.model import Config, ConfigPath
-from memoria.config.rewrite import rewrite
 from memoria.errors import ConfigError, ExitCode, MemoriaError, Problem, UnavailableError
 from memoria.gpu import open_reader, read_devices
 from memoria.gpu.catalogue import named_device

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from memoria.config.file import find
-from memoria.config.locate import Place, locate
+from memoria.config.file import Place, find, locate
 from memoria.demo import config_path as demo_config
 from memoria.errors import ConfigError
 
