@@ -16,8 +16,8 @@ import msgspec
 COUNTED_BYTES = 8 * 2**20
 MOST_VALUES = 4_000_000
 
-# What `json.loads`, and so vLLM, reads beyond RFC 8259. Replaced inside strings too: only `model` is kept, and
-# no engine's name holds either.
+# What `json.loads`, and so vLLM, reads beyond RFC 8259. Replaced inside strings too: only `model` is kept,
+# and no engine's name holds either.
 _LONE_SURROGATE = re.compile(
     rb"\\u[dD][89abAB]\w\w(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]\w\w)\\u[dD][c-fC-F]\w\w"
 )
