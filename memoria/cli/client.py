@@ -25,7 +25,7 @@ from memoria.errors import (
 )
 
 if TYPE_CHECKING:
-    from memoria.config.locate import Place
+    from memoria.config.file import Place
 
 PATIENCE = 10.0  # seconds; the daemon writes to its streams at least as often
 REFUSED = 422  # a reload
@@ -34,8 +34,7 @@ REFUSED = 422  # a reload
 def find_daemon(flag: Path | None) -> Place:
     """The daemon that a command talks to: that of the configuration found, or the demo's if only that one
     runs and `flag` is None. Does not validate the file. Raises `ConfigError` if there is none."""
-    from memoria.config.file import find
-    from memoria.config.locate import locate
+    from memoria.config.file import find, locate
 
     try:
         place = locate(find(flag, os.environ, Path.cwd()), os.environ)

@@ -58,11 +58,16 @@ class Document:
         for key in path:
             if isinstance(node, dict):
                 node = node.get(key)
-            elif isinstance(node, list):
+            elif isinstance(node, list) and key.isdigit():
                 node = node[int(key)]
             else:
                 return None
         return node
+
+    def text(self, *path: str) -> str | None:
+        """The text of a value; None where there is none, or it is a mapping or a list."""
+        node = self.get(*path)
+        return str(node) if isinstance(node, Scalar) else None
 
 
 def parse(text: str, file: str, variables: Mapping[str, Variable], report: Report) -> Document:
@@ -211,17 +216,6 @@ class _Reader:
 
     def _mark(self, node: yaml.Node) -> Mark:
         return _mark(node, self._file)
-
-
-def plain(node: Any) -> Any:
-    """A node as plain Python values by YAML's types; keys without a value are left out."""
-    if isinstance(node, Scalar):
-        return node.value
-    if isinstance(node, dict):
-        return {key: plain(value) for key, value in node.items() if value is not None}
-    if isinstance(node, list):
-        return [plain(item) for item in node]
-    return node
 
 
 def _mark(node: Any, file: str) -> Mark:

@@ -12,12 +12,12 @@ import pytest
 
 from memoria import __version__
 from memoria.cli.commands import COMMANDS
-from memoria.config.reference import reference
 from memoria.engine.lifecycle import TRANSITIONS, State
 from memoria.errors import ExitCode
 from memoria.text import GIB, gib, grouped
 from tests import recording
 from tests.unit.config_files import ConfigFolder, folder
+from tests.unit.config_reference import reference
 from tests.unit.plan import test_kv_cache, test_weights
 from tests.unit.plan_examples import default_config, planned
 

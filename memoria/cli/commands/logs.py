@@ -22,7 +22,7 @@ from memoria.errors import ExitCode, MemoriaError, Problem, UnavailableError, Us
 from memoria.text import suggestion
 
 if TYPE_CHECKING:
-    from memoria.config.locate import Place
+    from memoria.config.file import Place
 
 FOLLOW = 0.2  # seconds between two looks
 LINES = 100

@@ -102,7 +102,7 @@ def _learned(config: Config, plan: Plan) -> dict[str, Learned]:
 
 def write_choices(config: Config, choices: tuple[Choice, ...]) -> None:
     """Writes the fractions chosen for `auto` into the file. A size stays a size."""
-    from memoria.config.rewrite import rewrite
+    from memoria.config.file import rewrite
 
     chosen: dict[ConfigPath, str] = {
         ("engines", choice.engine, "gpu_memory_utilization"): fraction_text(choice.fraction)

@@ -16,8 +16,12 @@ import msgspec
 COUNTED_BYTES = 8 * 2**20
 MOST_VALUES = 4_000_000
 
-# What `json.loads`, and so vLLM, reads beyond RFC 8259. Replaced inside strings too: only `model` is kept.
-_LENIENT = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}|NaN|-?Infinity")
+# What `json.loads`, and so vLLM, reads beyond RFC 8259. Replaced inside strings too: only `model` is kept,
+# and no engine's name holds either.
+_LONE_SURROGATE = re.compile(
+    rb"\\u[dD][89abAB]\w\w(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]\w\w)\\u[dD][c-fC-F]\w\w"
+)
+_NOT_FINITE = re.compile(rb"(?<=[\[:,\s])(?:NaN|-?Infinity)(?=[\],}\s])")
 _PARTS = 2000  # of a form, as many as starlette takes (1000 fields and 1000 files)
 
 _BOUNDARY = re.compile(
@@ -44,7 +48,7 @@ def from_json(body: bytes) -> str | None:
         what = "`model` is not a string" if "$.model" in str(error) else "it is not an object"
         raise ValueError(what) from None
     except msgspec.DecodeError:
-        return _model_in(_LENIENT.sub(b"0", text))
+        return _model_in(_NOT_FINITE.sub(b"0", _LONE_SURROGATE.sub(rb"\\ufffd", text)))
 
 
 def _model_in(text: bytes) -> str | None:

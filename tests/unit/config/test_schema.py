@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from memoria.config.load import load
-from memoria.config.reference import KeyDoc, reference
 from memoria.config.schema import json_schema
 from memoria.errors import ConfigError, Problem
 from tests.unit.config_files import ENGINE, NO_VARIABLES, ConfigFolder, folder
+from tests.unit.config_reference import KeyDoc, reference
 
 __all__ = ["folder"]
 

@@ -4,7 +4,8 @@ import pytest
 
 from memoria.config.interpolate import Variable
 from memoria.config.report import Report
-from memoria.config.yaml import Document, Scalar, parse, plain
+from memoria.config.values import plain
+from memoria.config.yaml import Document, Scalar, parse
 from memoria.errors import ConfigError, Mark
 
 

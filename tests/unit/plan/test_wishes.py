@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memoria.config.file import rewrite
 from memoria.config.model import Config, Want
-from memoria.config.rewrite import rewrite
 from memoria.errors import ConfigError, Problem
 from memoria.gpu.device import Device
 from memoria.plan.budgets import exact_fraction

@@ -23,7 +23,7 @@ VALUES = st.recursive(
 
 @given(
     st.dictionaries(st.text(max_size=8), VALUES, max_size=5),
-    st.none() | st.text(),
+    st.none() | st.text(st.characters(codec="utf-8")),
     st.sampled_from([None, 1, "\t"]),
     st.booleans(),
 )
@@ -98,7 +98,7 @@ def test_a_body_in_another_encoding_is_read(encoding: str) -> None:
 @pytest.mark.parametrize("filler", ["", LARGE], ids=["small", "large"])
 def test_what_pythons_parser_reads_is_read(value: str, filler: str) -> None:
     """vLLM reads with it: JavaScript writes lone surrogates where it cuts an emoji in two."""
-    assert from_json(f'{{"a":{value},"filler":"{filler}","model":"m"}}'.encode()) == "m"
+    assert from_json(f'{{"a":{value},"filler":"{filler}","model":"m-NaN"}}'.encode()) == "m-NaN"
 
 
 @pytest.mark.parametrize("body", [b"[" * 60_000, b'{"a":' * 10_000, b'{"a":' + b"[" * 90_000])

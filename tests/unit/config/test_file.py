@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from memoria.config import paths
+from memoria.config.file import Place, locate
 from memoria.config.load import load
-from memoria.config.locate import Place, locate
 from memoria.errors import ConfigError
 
 WRITTEN = """\

@@ -1,12 +1,14 @@
-"""Every key of memoria.yaml in a table: the README's configuration table is tested against this."""
+"""Every key of memoria.yaml in a table: the README's table of keys is tested against it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from memoria.config.schema import SECTIONS, Engine, File
-from memoria.config.sections import Section
+from memoria.config.values import Section, default_of, keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ class KeyDoc:
 def reference() -> list[KeyDoc]:
     """In the order of the schema; engines last."""
     docs: list[KeyDoc] = []
-    for name in File.model_fields:
+    for name in keys(File):
         if name in SECTIONS:
             docs += _section(SECTIONS[name], f"{name}.")
         elif name == "engines":
@@ -34,10 +36,10 @@ def reference() -> list[KeyDoc]:
 
 
 def _section(section: type[Section], prefix: str) -> list[KeyDoc]:
-    properties = section.model_json_schema()["properties"]
+    properties = TypeAdapter(section).json_schema()["properties"]
     return [
-        KeyDoc(prefix + name, _type(properties[name]), _default(section, name), field.description or "")
-        for name, field in section.model_fields.items()
+        KeyDoc(prefix + name, _type(properties[name]), _default(section, name), field.metadata["description"])
+        for name, field in keys(section).items()
     ]
 
 
@@ -56,12 +58,10 @@ def _type(schema: dict[str, Any]) -> str:
 
 
 def _default(section: type[Section], name: str) -> str:
-    field = section.model_fields[name]
-    if field.is_required():
-        return "required"
-    default = field.get_default(call_default_factory=True, validated_data={})
-    if default is None or default == {} or isinstance(default, Section):
-        return ""
+    field, default = keys(section)[name], default_of(keys(section)[name])
+    if default is None:
+        required = section is not SECTIONS["guard"] and field.default is field.default_factory is MISSING
+        return "required" if required else ""
     if isinstance(default, bool):
         return str(default).lower()
     return f"{default:g}" if isinstance(default, float) else str(default)
