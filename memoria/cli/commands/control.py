@@ -55,7 +55,7 @@ def outcome(wish: Wish, state: State) -> ExitCode | None:
     """None while it is under way."""
     if state is GOALS[wish]:
         return ExitCode.OK
-    if state in (State.FAILED, State.STOPPED):  # or a later request says otherwise
+    if FACTS[state].at_rest:  # or a later request says otherwise
         return ExitCode.FAILURE
     return None
 
