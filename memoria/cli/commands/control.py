@@ -99,7 +99,7 @@ def outcome(action: Action, state: State) -> ExitCode | None:
     """None while the action is under way."""
     if state is GOALS[action]:
         return ExitCode.OK
-    if state in (State.FAILED, State.STOPPED):  # stopped by another command
+    if FACTS[state].at_rest:  # stopped by another command
         return ExitCode.FAILURE
     return None
 
