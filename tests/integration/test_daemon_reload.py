@@ -96,7 +96,7 @@ def test_a_dry_run_says_it_and_does_nothing(box: Box, daemon: RunningDaemon) -> 
         ("engines:", "enginess:", "unknown key `enginess`"),
         ("./models/writer", "./models/nobody", "no model at"),
         ("log: {dir: logs,", "log: {dir: other,", "`log.dir` cannot be reloaded"),
-        ("log: {dir: logs,", "keys: ./none\nlog: {dir: logs,", "cannot read the API keys"),
+        ("log: {dir: logs,", "keys: ./none\nlog: {dir: logs,", "cannot read the API key file"),
     ],
 )
 def test_what_is_wrong_changes_nothing_and_is_told(
