@@ -166,7 +166,7 @@ def test_a_start_that_took_what_a_neighbour_gave_back_starts_again(box: Box) -> 
     box.vllm.set_faults("generation")
     go.touch()
     detail = daemon.told("generation", "starts_again")
-    assert detail.startswith("generation holds 70.0 GiB, its fraction is 60.0 GiB")
+    assert detail.startswith("generation uses 70.0 GiB, its fraction is 60.0 GiB")
     box.use_gpu()  # a killed stub gives nothing back
     daemon.told("generation", "ready")
     assert daemon.story("backoff") == [("embedding", "backoff")]

@@ -68,7 +68,7 @@ def test_the_engines_series_are_told_apart_and_the_whole_is_valid(box: Box) -> N
     phases = re.findall(r'^memoria_engine_start_phase_seconds{engine="(\w+)",phase="(\w+)"', text, re.M)
     assert {("embedding", "at_gate"), ("generation", "at_gate")} <= set(phases)
     assert box.call("status").stdout.splitlines()[-1] == (
-        "guard: generation keeps to 1000 ms between tokens; nobody is held back"
+        "guard: generation keeps to 1000 ms between tokens; no limit in force"
     )
 
 
