@@ -16,19 +16,13 @@ from tests.vllm.daemon import REPOSITORY, RealDaemon
 
 SHOWN = "http://127.0.0.1:8200"  # the address in the examples
 PATIENCE = 120.0  # seconds; importing some of them takes a while
-
-
 OPENAI = "openai@6"  # of npm
 
 
 def _examples() -> dict[str, tuple[str, str]]:
     """Language and code of each example, by the name of its client."""
-    section = (
-        (REPOSITORY / "configs" / "README.md")
-        .read_text()
-        .partition("\n## Clients\n")[2]
-        .partition("\n## ")[0]
-    )
+    text = (REPOSITORY / "configs" / "README.md").read_text()
+    section = text.partition("\n## Clients\n")[2].partition("\n## ")[0]
     found = re.findall(r"^\*\*(\w+)\*\*.*?^```(\w+)\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     return {name: (language, code) for name, language, code in found}
 
