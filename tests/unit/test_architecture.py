@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +88,7 @@ PASSENGERS = frozenset(name for name in SOURCES if name.startswith("memoria.vllm
 MODULES = tuple(name for name in SOURCES if name not in PASSENGERS)
 
 
+@cache
 def _tree(module: str) -> ast.Module:
     return ast.parse(SOURCES[module].read_text(encoding="utf-8"))
 
