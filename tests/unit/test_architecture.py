@@ -93,8 +93,13 @@ def _tree(module: str) -> ast.Module:
     return ast.parse(SOURCES[module].read_text(encoding="utf-8"))
 
 
-def _imports(module: str) -> Iterator[tuple[int, str]]:
+@cache
+def _imports(module: str) -> tuple[tuple[int, str], ...]:
     """Line and full name of everything imported, also inside functions and for type checking."""
+    return tuple(_find_imports(module))
+
+
+def _find_imports(module: str) -> Iterator[tuple[int, str]]:
     for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Import):
             for alias in node.names:
