@@ -16,7 +16,7 @@ from memoria.config.reference import reference
 from memoria.engine.lifecycle import TRANSITIONS, State
 from memoria.errors import ExitCode
 from memoria.text import GIB, gib, grouped
-from tests import programs, recording
+from tests import recording
 from tests.unit.config_files import ConfigFolder, folder
 from tests.unit.plan import test_kv_cache, test_weights
 from tests.unit.plan_examples import default_config, planned
@@ -211,13 +211,6 @@ def test_ci_runs_the_readme_s_own_test_command() -> None:
     ran = [line.partition(" | ")[0] for line in commands]
     positions = [ran.index(command) for command in TESTS.split(" && ")]
     assert positions == sorted(positions)
-
-
-def test_ci_installs_every_program_and_forgives_no_skip_without_one() -> None:
-    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    packages = {package for names in programs.DEBIAN.values() for package in names.split()}
-    assert packages <= set(re.findall(r"[\w-]+", script))
-    assert f": {programs.MISSING}: " in script
 
 
 def _commands(document: Path) -> set[str]:

@@ -28,8 +28,6 @@ def _examples() -> dict[str, tuple[str, str]]:
 
 
 EXAMPLES = _examples()
-PROGRAMS = {"js": "node", "sh": "curl"}
-COMMANDS = {"python": [sys.executable], "js": ["node"], "sh": ["bash", "-e"]}
 ENDINGS = {"python": ".py", "js": ".mjs", "sh": ".sh"}
 
 
@@ -50,16 +48,24 @@ def openai_for_node(folder: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def _command(language: str) -> list[str]:
+    if language == "python":
+        return [sys.executable]
+    if language == "js":
+        return [need("node")]
+    need("curl")
+    return ["bash", "-e"]
+
+
 def run(daemon: RealDaemon, name: str, folder: Path) -> str:
     language, code = EXAMPLES[name]
-    if program := PROGRAMS.get(language):
-        need(program)
+    command = _command(language)
     assert SHOWN in code
     script = folder / f"with_{name.lower()}{ENDINGS[language]}"
     script.write_text(code.replace(SHOWN, daemon.url))
     quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "PYTHONWARNINGS": "ignore"}  # no prices from the network
     ended = subprocess.run(
-        [*COMMANDS[language], str(script)],
+        [*command, str(script)],
         env={**os.environ, **quiet},
         cwd=folder,
         capture_output=True,
