@@ -44,7 +44,7 @@ def _unguarded(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("which") and node.args:
             first = node.args[0]
         if isinstance(first, ast.Constant) and first.value in programs.DEBIAN:
-            yield f"{path.relative_to(ROOT)}:{node.lineno} {first.value}"
+            yield f"{path.relative_to(ROOT)}:{first.lineno} {first.value}"
 
 
 def test_every_test_gets_such_a_program_in_the_same_way() -> None:
