@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -85,12 +86,18 @@ PASSENGERS = frozenset(name for name in SOURCES if name.startswith("memoria.vllm
 MODULES = tuple(name for name in SOURCES if name not in PASSENGERS)
 
 
+@cache
 def _tree(module: str) -> ast.Module:
     return ast.parse(SOURCES[module].read_text(encoding="utf-8"))
 
 
-def _imports(module: str) -> Iterator[tuple[int, str]]:
+@cache
+def _imports(module: str) -> tuple[tuple[int, str], ...]:
     """Line and full name of everything imported, also inside functions and for type checking."""
+    return tuple(_find_imports(module))
+
+
+def _find_imports(module: str) -> Iterator[tuple[int, str]]:
     for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Import):
             for alias in node.names:
