@@ -149,7 +149,7 @@ def test_two_setups_at_once_are_refused(tmp_path: Path) -> None:
         lock.write("4121")
         lock.flush()
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UnavailableError, match=r"another `memoria setup` is at work \(pid 4121,"):
+        with pytest.raises(UnavailableError, match=r"another `memoria setup` is running \(pid 4121,"):
             setup("cpu", tmp_path, Steps())
 
 

@@ -140,25 +140,20 @@ def test_a_bare_name_is_looked_up_on_path(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"", "it is neither a program nor a script"),
-        (b"exec vllm\n", "it is neither a program nor a script"),
-        (b"#!/no/such/python\n", "its interpreter `/no/such/python` is not there"),
-        (b"#!\n", "its interpreter `` is not there"),
+        (b"#!/no/such/python\n", "its interpreter `/no/such/python` does not exist"),
+        (b"#!\n", "its interpreter `` does not exist"),
         (b"#!/usr/bin/env no-such-python\n", "its interpreter `no-such-python` is not on PATH"),
     ],
 )
-def test_what_the_kernel_would_not_start_is_refused(tmp_path: Path, content: bytes, complaint: str) -> None:
+def test_a_script_without_its_interpreter_is_refused(tmp_path: Path, content: bytes, complaint: str) -> None:
     """An environment that was moved has a `vllm` whose first line leads nowhere."""
     root = make_environment(tmp_path / "env")
     (root / "bin" / "vllm").write_bytes(content)
-    with pytest.raises(UnavailableError, match=f"{root}/bin/vllm cannot be run as vLLM: {complaint}"):
+    with pytest.raises(UnavailableError, match=f"{root}/bin/vllm cannot be run: {complaint}"):
         find(str(root), tmp_path, "cuda")
 
 
-def test_another_program_is_refused_and_a_binary_wrapper_is_not(tmp_path: Path) -> None:
-    with pytest.raises(UnavailableError, match="it is another program") as caught:
-        find("/bin/sh", tmp_path, "cuda")
-    assert caught.value.problems[0].hint
+def test_a_binary_wrapper_is_called_as_it_is(tmp_path: Path) -> None:
     wrapper = tmp_path / "vllm-wrapped"
     wrapper.write_bytes(b"\x7fELF and more")
     wrapper.chmod(0o755)
