@@ -32,7 +32,7 @@ def of(*lines: str) -> Diagnosis:
 @pytest.mark.parametrize(
     ("name", "cause", "hint", "retry"),
     [
-        ("unknown_flag", "does not know --max-num-seq-count", "`args`", "no"),
+        ("unknown_flag", "does not know the flag --max-num-seq-count", "`args`", "no"),
         ("unknown_choice", "refuses --runner: invalid choice: 'pool'", "configuration", "no"),
         ("missing_model", "no model at ./nothere", "organisation/model", "no"),
         ("not_in_the_cache", "not in the local cache", "HF_HUB_OFFLINE", "no"),
@@ -49,7 +49,7 @@ def of(*lines: str) -> Diagnosis:
         ("socket_taken", "listens on the engine's port or socket", "ss -ltnp", "yes"),
         ("unknown_architecture", "the architecture 'NoSuchForCausalLM'", "memoria setup", "no"),
         ("unknown_model_type", "the model type `nosuch`", "memoria setup", "no"),
-        ("code_of_its_own", "brings code of its own", "trust_remote_code: true", "no"),
+        ("code_of_its_own", "comes with code of its own", "trust_remote_code: true", "no"),
         ("no_weights", "no weights in `./noweights`", "download", "no"),
         (
             "fraction_over_one",
@@ -119,7 +119,7 @@ def test_vllms_own_logs_are_explained(name: str, cause: str, hint: str, retry: s
             "memory 88.0 GiB. "
             "This happens when other processes sharing the same container release GPU memory",
             "gave back GPU memory",
-            "measured anew",
+            "measures again",
             "yes",
         ),
         (
@@ -132,7 +132,7 @@ def test_vllms_own_logs_are_explained(name: str, cause: str, hint: str, retry: s
         (
             "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total "
             "capacity of",
-            "2.50 GiB more could not be had",
+            "2.50 GiB more could not be allocated",
             "max_num_batched_tokens",
             "limited",
         ),
@@ -220,7 +220,7 @@ def test_the_first_error_counts_and_not_its_echo() -> None:
         "OSError: [Errno 28] No space left on device",
         "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
     )
-    assert told.cause == "CUDA out of memory: 20.00 MiB more could not be had"
+    assert told.cause == "CUDA out of memory: 20.00 MiB more could not be allocated"
 
 
 def test_an_error_quoted_in_a_warning_is_none() -> None:
@@ -252,9 +252,9 @@ def test_a_quote_is_kept_short() -> None:
     ("number", "cause", "retry"),
     [
         (signal.SIGKILL, "killed by SIGKILL", "yes"),
-        (signal.SIGILL, "the processor does not know an instruction", "no"),
+        (signal.SIGILL, "the processor lacks an instruction", "no"),
         (signal.SIGSEGV, "crashed in native code (SIGSEGV)", "yes"),
-        (signal.SIGTERM, "ended from outside (SIGTERM)", "yes"),
+        (signal.SIGTERM, "ended by a signal from outside (SIGTERM)", "yes"),
     ],
 )
 def test_a_signal_without_a_traceback_is_explained(number: int, cause: str, retry: str) -> None:
@@ -286,7 +286,7 @@ def test_the_signal_that_ended_a_child_is_explained(line: str) -> None:
 @pytest.mark.parametrize("name", ["core_killed_while_busy", "core_killed_while_idle"])
 def test_an_engine_core_that_vanished_points_at_the_hosts_memory(name: str) -> None:
     told = diagnose(log(name), ExitStatus(code=0))
-    assert "engine core died without a word" in told.cause
+    assert "engine core died without an error" in told.cause
     assert "oom" in told.hint
     assert told.retry == "yes"
 
