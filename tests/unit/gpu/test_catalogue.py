@@ -32,6 +32,7 @@ from memoria.text import GIB
         ("Tesla V100-SXM2-16GB", int(15.77 * GIB)),
         ("NVIDIA L4 24GB", int(22.03 * GIB)),
         ("4090", int(23.53 * GIB)),
+        ("RTX4070Ti", int(11.60 * GIB)),
         ("RTX 4070 Ti", int(11.60 * GIB)),
         ("NVIDIA GeForce RTX 4070 SUPER", int(11.60 * GIB)),
         ("RTX 3080", int(9.63 * GIB)),
@@ -95,7 +96,7 @@ def test_a_name_never_stands_for_another_card() -> None:
 
 @pytest.mark.parametrize("text", ["0GiB", "0 MiB", "0.001GiB"])
 def test_a_gpu_without_memory_is_no_gpu(text: str) -> None:
-    with pytest.raises(ConfigError, match="no size of a GPU"):
+    with pytest.raises(ConfigError, match="is not the size of a GPU"):
         named_device(text)
 
 

@@ -67,7 +67,7 @@ def test_a_gpu_is_found_by_its_uuid_and_by_a_unique_beginning_of_it(nvml_stub: N
 def test_a_beginning_of_two_uuids_is_refused(nvml_stub: NvmlStub) -> None:
     nvml_stub.set(gpus=[FIRST, SECOND])
     [[problem]] = snapshots(nvml_stub.env(), "GPU-aaaa")
-    assert problem["what"] == "`GPU-aaaa` is the beginning of several UUIDs"
+    assert problem["what"] == "`GPU-aaaa` matches several UUIDs"
 
 
 @pytest.mark.parametrize("which", [2, -1, "GPU-bbbb"])
