@@ -59,14 +59,14 @@ def test_a_gpu_is_known_by_size_or_by_name(text: str, total: int) -> None:
         ("", "no GPU", "--gpu 24GiB"),
     ],
 )
-def test_an_unknown_gpu_is_told_with_those_that_are_known(text: str, said: str, named: str) -> None:
+def test_an_unknown_gpu_is_refused_with_similar_names(text: str, said: str, named: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
         named_device(text)
     assert named in str(caught.value)
 
 
 @pytest.mark.parametrize(("text", "meant"), [("24", "24GiB"), ("24G", "24GiB"), ("23.5 gi", "23.5GiB")])
-def test_a_size_without_its_unit_is_told_with_it(text: str, meant: str) -> None:
+def test_a_size_without_its_unit_gets_a_hint_with_it(text: str, meant: str) -> None:
     with pytest.raises(ConfigError) as caught:
         named_device(text)
     assert caught.value.problems[0].hint == f"did you mean `--gpu {meant}`?"

@@ -118,7 +118,7 @@ def test_processes_come_with_user_and_command_largest_first(nvml_stub: NvmlStub)
     assert little["user"]
 
 
-def test_a_vanished_process_and_an_untold_size_are_unknown_not_zero(nvml_stub: NvmlStub) -> None:
+def test_a_vanished_process_and_a_missing_size_are_unknown_not_zero(nvml_stub: NvmlStub) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     nvml_stub.set(gpus=[FIRST], procs=[StubProcess(gone.pid, None)])

@@ -1,4 +1,4 @@
-"""Which vLLM the configuration's `vllm:` means, told from folders that look like real environments."""
+"""Which vLLM the configuration's `vllm:` means, in folders that look like real environments."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_the_cpu_build_is_called_as_a_module(tmp_path: Path) -> None:
     assert found == VllmInstall(command, "module", "0.32.0", "cpu", root)
 
 
-def test_a_cpu_build_from_source_has_the_name_vllm_and_is_told_by_its_version(tmp_path: Path) -> None:
+def test_a_cpu_build_from_source_is_named_vllm_and_recognised_by_its_version(tmp_path: Path) -> None:
     root = make_environment(tmp_path / "env", "vllm-0.33.0+cpu")
     found = find(str(root), tmp_path, "cpu")
     assert (found.form, found.variant) == ("serve", "cpu")
@@ -122,7 +122,7 @@ def test_an_environment_whose_python_is_a_link_keeps_its_own_path(tmp_path: Path
     assert find(str(python), tmp_path, "cpu").command[0] == str(python)
 
 
-def test_a_wrapper_script_is_called_as_vllm_and_tells_no_version(tmp_path: Path) -> None:
+def test_a_wrapper_script_is_called_as_vllm_and_has_no_version(tmp_path: Path) -> None:
     wrapper = make_executable(tmp_path / "bin" / "vllm")
     assert find(str(wrapper), tmp_path, "cuda") == VllmInstall(
         (str(wrapper), "serve"), "serve", None, None, None

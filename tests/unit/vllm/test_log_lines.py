@@ -65,7 +65,7 @@ def test_each_step_of_a_gpu_start_is_recognised(line: str, phase: Phase, percent
     assert read_line(line) == Observation(phase, percent)
 
 
-def test_a_gpu_start_tells_what_the_fraction_has_bought() -> None:
+def test_a_gpu_start_reports_what_the_fraction_buys() -> None:
     assert figures_of(
         "Using max model len 32768",
         "Time spent downloading weights for Qwen/Qwen3-4B: 12.500000 seconds",
@@ -90,7 +90,7 @@ def test_a_gpu_start_tells_what_the_fraction_has_bought() -> None:
     )
 
 
-def test_vllm_0_26_tells_of_the_kv_cache_in_two_lines() -> None:
+def test_vllm_0_26_logs_the_kv_cache_in_two_lines() -> None:
     assert figures_of(
         "GPU KV cache size: 613,216 tokens", "Maximum concurrency for 8,192 tokens per request: 74.86x"
     ) == StartFigures(max_model_len=8192, kv_tokens=613216, concurrency=74.86)
