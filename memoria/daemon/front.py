@@ -19,7 +19,7 @@ from memoria.proxy.admission.admission import Admission
 from memoria.proxy.admission.guarding import Guarding
 from memoria.proxy.downstream.connection import protocol_for
 from memoria.proxy.exchange.record import RequestRecord
-from memoria.proxy.exchange.relay import Protected, Relay
+from memoria.proxy.exchange.relay import Policy, Protected, Relay
 from memoria.proxy.router import Router
 from memoria.proxy.upstream.flow import Flows
 from memoria.proxy.upstream.pool import Pool
@@ -50,12 +50,10 @@ class Front:
             router,
             self._pool,
             admission=self._admission,
-            limits=config.limits,
-            timeouts=config.timeouts,
+            policy=self._policy(config),
             on_done=on_done,
         )
         supervisor.watch_flow(Flows(self._relay.watch, answered).of)
-        self._tell_relay(config)
         self.protocol: type[HttpToolsProtocol] = protocol_for(self._relay)
 
     async def run(self) -> None:
@@ -76,13 +74,13 @@ class Front:
         """Another configuration, for every request from now on."""
         self._keys, self._guarding = keys, guarding
         self._admission.adopt({e.name: e.max_requests for e in config.engines}, config.hold)
-        self._tell_relay(config)
+        self._relay.replace_policy(self._policy(config))
         self._app.adopt(config, keys)
         self._renewed.set()
 
-    def _tell_relay(self, config: Config) -> None:
+    def _policy(self, config: Config) -> Policy:
         guarding = self._guarding
-        self._relay.adopt(
+        return Policy(
             limits=config.limits,
             timeouts=config.timeouts,
             rules=access_rules(config, self._keys, hostname=socket.gethostname()),

@@ -25,7 +25,7 @@ from memoria.proxy.access.rules import AccessRules
 from memoria.proxy.admission.admission import Admission
 from memoria.proxy.downstream.connection import protocol_for
 from memoria.proxy.exchange.record import RequestRecord
-from memoria.proxy.exchange.relay import Protected, Relay
+from memoria.proxy.exchange.relay import Policy, Protected, Relay
 from memoria.proxy.router import Candidate, Entrance, Refusal
 from memoria.proxy.routing.unknown import unknown_route
 from memoria.proxy.upstream.pool import Pool
@@ -304,11 +304,13 @@ class Rig:
             self.router,
             self.pool,
             admission=self.admission,
-            protected=Protected(*protect) if protect else None,
-            rules=rules,
-            filters=filters,
-            limits=limits or Limits(),
-            timeouts=timeouts or Timeouts(),
+            policy=Policy(
+                limits or Limits(),
+                timeouts or Timeouts(),
+                rules=rules,
+                filters=filters or {},
+                protected=Protected(*protect) if protect else None,
+            ),
             on_done=self._done,
             patience=patience,
         )

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from memoria.config.load import load
@@ -108,7 +108,8 @@ async def test_tokens_keep_to_their_target_beside_many_embeddings(tmp_path: Path
         tasks += [asyncio.ensure_future(embed_on_and_on(rig)) for _ in range(40)]
         for guarded in (False, True):
             if guarded:
-                rig.relay.protected = Protected("generation", guarding.observe)
+                protected = Protected("generation", guarding.observe)
+                rig.relay.replace_policy(replace(rig.relay.policy, protected=protected))
                 tasks += [asyncio.ensure_future(read_tokens(rig, gpu)) for _ in range(4)]  # watched ones
                 tasks.append(asyncio.ensure_future(guarding.run()))
             await asyncio.sleep(2.0)  # it finds its level

@@ -70,7 +70,7 @@ class Exchange:
         self._relay, self._client, self._head = relay, client, head
         self.keep_alive = head.keep_alive
         self._id = head.own_id or new_request_id()
-        self.upload = Upload(relay.limits.body_bytes)
+        self.upload = Upload(relay.policy.limits.body_bytes)
         grant = verdict if isinstance(verdict, Grant) else ANYBODY
         self._refused = verdict if isinstance(verdict, Answer) else head.refused  # before its turn
         self._key = grant.key
@@ -193,7 +193,7 @@ class Exchange:
         if unsent:
             failure, limit = Failure.READER_STALLED, relay.patience
         elif self.upload.complete or (upstream is not None and upstream.write_paused):
-            failure, limit = Failure.SILENT, relay.timeouts.idle
+            failure, limit = Failure.SILENT, relay.policy.timeouts.idle
         else:
             failure, limit = Failure.UPLOAD_STALLED, relay.patience
             if self._passage.holds_up_others(now):
@@ -259,7 +259,7 @@ class Exchange:
 
     async def _connect(self, address: EngineAddress) -> None:
         try:
-            upstream = await self._relay.pool.connect(address, self._relay.timeouts.connect)
+            upstream = await self._relay.pool.connect(address, self._relay.policy.timeouts.connect)
         except OSError:
             self._fail(Failure.UNREACHABLE)
         else:
@@ -296,7 +296,7 @@ class Exchange:
         reply = self.reply
         assert upstream.head is not None
         reply.begin(upstream.head, upstream.length, keep_alive=self.keep_alive)
-        protected = self._relay.protected
+        protected = self._relay.policy.protected
         if protected is not None and protected.engine == self._passage.engine and upstream.head.is_events:
             return InterTokenTimer(upstream, reply, protected.observe)
         return reply

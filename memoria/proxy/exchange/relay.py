@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -45,6 +45,18 @@ class Protected:
     observe: Callable[[float], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """All that a configuration decides about requests. `rules` None: no Host, Origin or key is checked.
+    `filters`: by engine."""
+
+    limits: Limits
+    timeouts: Timeouts
+    rules: AccessRules | None = None
+    filters: Mapping[str, Filters] = field(default_factory=dict)
+    protected: Protected | None = None
+
+
 class Answering(Protocol):
     """A request that is being answered."""
 
@@ -66,9 +78,9 @@ class Connection(Protocol):
 
 
 class Relay:
-    """The rules and the means that all requests share. `rules` None: everybody may ask.
+    """The policy and the means that all requests share.
 
-    `patience` is how many seconds a client may neither send nor take a byte. `on_done` is called once for
+    `patience`: seconds for which a client may neither send nor take a byte. `on_done` is called once for
     every request that was begun.
     """
 
@@ -78,38 +90,25 @@ class Relay:
         pool: Pool,
         *,
         admission: Admission,
-        limits: Limits,
-        timeouts: Timeouts,
-        rules: AccessRules | None = None,
-        filters: Mapping[str, Filters] | None = None,
-        protected: Protected | None = None,
+        policy: Policy,
         on_done: Callable[[RequestRecord], None] | None = None,
         patience: float = 60.0,
     ) -> None:
         self.router, self.pool, self.admission = router, pool, admission
         self.on_done = on_done
         self.patience = patience
-        self.watch: Watch[Connection] = Watch(min(1.0, timeouts.idle / 4, patience / 4))
+        self.watch: Watch[Connection] = Watch(1.0)
         self.presence: Watch[DisconnectMonitor] = Watch(LOOK_S)
-        self.adopt(limits=limits, timeouts=timeouts, rules=rules, filters=filters, protected=protected)
+        self.replace_policy(policy)
 
-    def adopt(
-        self,
-        *,
-        limits: Limits,
-        timeouts: Timeouts,
-        rules: AccessRules | None,
-        filters: Mapping[str, Filters] | None,
-        protected: Protected | None,
-    ) -> None:
-        """Other rules, for every request that is not decided yet; connections stay."""
-        self.rules, self._filters, self.protected = rules, filters or {}, protected
-        self.limits, self.timeouts = limits, timeouts
+    def replace_policy(self, policy: Policy) -> None:
+        """Another policy, for every request that is not decided yet; connections stay."""
+        self.policy, rules = policy, policy.rules
         for ring in () if rules is None else (rules.keys, rules.admin_keys):
             if ring is not None:
                 ring.on_change = self.forget_verdicts
         self.forget_verdicts()
-        self.watch.interval = min(1.0, timeouts.idle / 4, self.patience / 4)
+        self.watch.interval = min(1.0, policy.timeouts.idle / 4, self.patience / 4)
 
     def resolve(self, head: RequestHead, route: Route, port: int, upload: Upload) -> str | None:
         """The engine that serves this route here; where there are several, the one that has the model. None:
@@ -146,9 +145,10 @@ class Relay:
 
     def decide(self, method: bytes, path: bytes, headers: Sequence[Header]) -> Grant | Answer:
         """Whether this client may ask at all; an answer where it may not, or need not (CORS)."""
-        if self.rules is None:
+        rules = self.policy.rules
+        if rules is None:
             return ANYBODY
-        verdict = decide(method.decode("latin-1"), path, headers, self.rules)
+        verdict = decide(method.decode("latin-1"), path, headers, rules)
         if isinstance(verdict, Preflight):
             return errors.preflight(verdict.headers)
         return verdict.answer if isinstance(verdict, Rejection) else verdict
@@ -166,7 +166,7 @@ class Relay:
 
     def filters_of(self, route: Route, engine: str) -> Filters | None:
         """What is to be changed in this body; then all of it is needed first."""
-        return self._filters.get(engine) if route.model_in == "json" else None
+        return self.policy.filters.get(engine) if route.model_in == "json" else None
 
     def explain(self, failure: Failure, engine: str) -> Answer:
         """What the client is told."""
@@ -176,7 +176,7 @@ class Relay:
             case Failure.GARBLED:
                 return errors.engine_garbled(engine)
             case Failure.SILENT:
-                return errors.engine_silent(engine, self.timeouts.idle)
+                return errors.engine_silent(engine, self.policy.timeouts.idle)
             case Failure.UPLOAD_STALLED | Failure.READER_STALLED:
                 return errors.upload_stalled(self.patience)
             case Failure.UNREAD | Failure.LOST:

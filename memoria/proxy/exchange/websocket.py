@@ -43,7 +43,7 @@ class WebSocketExchange:
         self._began = time.monotonic()
         self._relay, self._client, self._head, self._key = relay, client, head, grant.key
         self._id = head.own_id or new_request_id()
-        self.upload = Upload(relay.limits.body_bytes)
+        self.upload = Upload(relay.policy.limits.body_bytes)
         self.upload.complete = True
         self.reply = Reply(client.transport, self._id, extra=grant.headers)
         self._passage = Passage(relay, head, self.upload, grant.key or client.peer)
@@ -91,7 +91,7 @@ class WebSocketExchange:
         unsent = self._client.transport.get_write_buffer_size() if self._client.blocked else 0
         opening = self._switched_at is None and self._passage.place is not None
         lasts = self._still.lasts(now, (opening, unsent))
-        if opening and lasts >= self._relay.timeouts.idle:
+        if opening and lasts >= self._relay.policy.timeouts.idle:
             self._fail(Failure.SILENT)
         elif unsent and lasts >= self._relay.patience:
             self._fail(Failure.READER_STALLED)
@@ -121,7 +121,7 @@ class WebSocketExchange:
         assert place is not None
         loop, address = asyncio.get_running_loop(), place.address
         try:
-            async with asyncio.timeout(self._relay.timeouts.connect):
+            async with asyncio.timeout(self._relay.policy.timeouts.connect):
                 if isinstance(address, UnixAddress):
                     _, far = await loop.create_unix_connection(lambda: _FarEnd(self), address.path)
                 else:
