@@ -18,11 +18,10 @@ from memoria.proxy.access.rules import access_rules
 from memoria.proxy.admission.admission import Admission
 from memoria.proxy.admission.guarding import Guarding
 from memoria.proxy.downstream.connection import protocol_for
+from memoria.proxy.exchange.context import Policy, Progress, Protected, ProxyContext
 from memoria.proxy.exchange.record import RequestRecord
-from memoria.proxy.exchange.relay import Policy, Protected, Relay
 from memoria.proxy.router import Router
-from memoria.proxy.upstream.flow import Flows
-from memoria.proxy.upstream.pool import Pool
+from memoria.proxy.upstream.connection import Pool
 from memoria.supervisor.supervisor import Supervisor
 
 
@@ -46,15 +45,15 @@ class Front:
         self._admission, self._app = admission, app
         supervisor.listen(self._on_engine)
         self._pool, self._renewed = Pool(), asyncio.Event()
-        self._relay = Relay(
+        self._context = ProxyContext(
             router,
             self._pool,
             admission=self._admission,
             policy=self._policy(config),
             on_done=on_done,
         )
-        supervisor.watch_flow(Flows(self._relay.watch, answered).of)
-        self.protocol: type[HttpToolsProtocol] = protocol_for(self._relay)
+        supervisor.watch_flow(Progress(self._context.connections, answered).of)
+        self.protocol: type[HttpToolsProtocol] = protocol_for(self._context)
 
     async def run(self) -> None:
         while True:
@@ -74,7 +73,7 @@ class Front:
         """Another configuration, for every request from now on."""
         self._keys, self._guarding = keys, guarding
         self._admission.adopt({e.name: e.max_requests for e in config.engines}, config.hold)
-        self._relay.replace_policy(self._policy(config))
+        self._context.replace_policy(self._policy(config))
         self._app.adopt(config, keys)
         self._renewed.set()
 
@@ -92,7 +91,7 @@ class Front:
         """Called before the state's work begins: what an engine still answers when it is to stop ends here
         and not with what it would say itself when it is told."""
         if snapshot.state is State.STOPPING:
-            self._relay.cut(snapshot.name)
+            self._context.cut(snapshot.name)
         if snapshot.state in {State.STOPPING, State.RELEASING} and snapshot.address is not None:
             self._pool.forget(snapshot.address)
         self._admission.changed(snapshot.name)

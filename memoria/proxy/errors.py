@@ -10,8 +10,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from memoria.proxy.http.headers import Header
-from memoria.proxy.router import Refusal
+from memoria.proxy.http.messages import Header
 
 RETRY_CUT = 10  # seconds; a start takes that long at least
 _SHOWN = 200  # characters of a client's own text that are repeated to it
@@ -147,13 +146,6 @@ def engine_silent(engine: str, seconds: float) -> Answer:
     return Answer(
         504, f"The engine `{engine}` sent nothing for {seconds:g} s (timeouts.idle)", "engine_timeout"
     )
-
-
-def refused(refusal: Refusal) -> Answer:
-    retry: tuple[Header, ...] = ()
-    if refusal.retry_after is not None:
-        retry = ((b"retry-after", b"%d" % refusal.retry_after),)
-    return Answer(refusal.status, refusal.message, refusal.code, headers=retry)
 
 
 def _short(text: str) -> str:

@@ -181,5 +181,5 @@ async def test_a_tunnel_may_be_silent_for_long_and_ends_with_its_engine(tmp_path
         assert await client.reader.readexactly(5) == b"hello"
         await client.send(b"still here")
         assert await client.reader.readexactly(10) == b"still here"
-        rig.relay.cut("generation")
+        rig.context.cut("generation")
         assert await client.closed() == b""

@@ -53,7 +53,10 @@ class Lease:
         entrance, self._entrance = self._entrance, None
         if entrance is not None:
             entrance.leave()
-            self._admission._left(self._engine)
+            engine = self._engine
+            engine.in_flight -= 1
+            if engine.turns.length:
+                self._admission._give(engine)
 
 
 class Waiting:
@@ -132,7 +135,7 @@ class Admission:
 
     def try_admit(self, engine: str) -> Lease | None:
         """None: there is no place now, `wait` for one. Raises `Refusal` where waiting would not help."""
-        about = self._about(engine)
+        about = self._engines.get(engine) or self._about(engine)
         if about.turns.length or about.in_flight >= about.limit:
             return None
         try:
@@ -221,22 +224,14 @@ class Admission:
             raise _gone(engine) from None
 
     def _admit(self, about: _Engine) -> Lease:
-        place = Lease(self, about, self._entrance(about))
+        entrance = self._router.entrance(about.name)
+        if about.doubted is not None and entrance.address == about.doubted:
+            raise _silent(about)
+        place = Lease(self, about, entrance)
         about.in_flight += 1
         if about.in_flight > about.peak:  # noqa: PLR1730 - max() would be a call more for every request
             about.peak = about.in_flight
         return place
-
-    def _entrance(self, about: _Engine) -> Entrance:
-        entrance = self._router.entrance(about.name)
-        if about.doubted is not None and entrance.address == about.doubted:
-            raise _silent(about)
-        return entrance
-
-    def _left(self, about: _Engine) -> None:
-        about.in_flight -= 1
-        if about.turns.length:
-            self._give(about)
 
     def _give(self, about: _Engine) -> None:
         """Places to those who wait, as long as there are any; refusals, where there will be none."""
@@ -287,10 +282,10 @@ class Admission:
         if self._closed:
             return _stopping()
         try:
-            self._entrance(about)
+            entrance = self._router.entrance(about.name)
         except Refusal as refusal:
             return refusal
-        return _busy(about)
+        return _silent(about) if entrance.address == about.doubted else _busy(about)
 
     def _helps_to_wait(self, refusal: Refusal) -> bool:
         return refusal.ready_in is not None and refusal.ready_in < self._hold.seconds
