@@ -176,17 +176,17 @@ class _Entrance:
 
     def enter(self) -> None:
         self._router.admitted += 1
-        self._router.held += 1
+        self._router.leases += 1
 
     def leave(self) -> None:
-        self._router.held -= 1
+        self._router.leases -= 1
 
 
 @dataclass
 class FakeRouter:
     engines: dict[str, tuple[Runner, tuple[str, ...], EngineAddress]] = field(default_factory=dict)
     refusal: Refusal | None = None
-    held: int = 0
+    leases: int = 0
     admitted: int = 0
     ports: list[int] = field(default_factory=list)
 
@@ -361,7 +361,7 @@ class Rig:
         for engine in self._engines.values():
             await engine.close()
         if kind is None:
-            assert self.router.held == 0, "a lease was not given back"
+            assert self.router.leases == 0, "a lease was not given back"
 
     @property
     def connections(self) -> set[Any]:

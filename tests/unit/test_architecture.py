@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -125,6 +126,16 @@ def test_a_module_imports_only_from_its_own_layer_or_lower_ones() -> None:
         if name.split(".")[0] == "memoria" and _layer(name) > _layer(module)
     ]
     assert higher == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Also for type checking: what needs another's types is a part of it, or below it."""
+    known = set(MODULES)
+    graph = {module: {name for _, name in _imports(module)} & known - {module} for module in MODULES}
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        raise AssertionError(" -> ".join(error.args[1])) from None
 
 
 def test_every_layer_is_that_of_a_module_that_exists() -> None:

@@ -396,8 +396,8 @@ class Pool:
     def discard(self, upstream: Upstream) -> None:
         """At once when it ends: the loop reports the loss one iteration later, and it could be lent until
         then."""
-        with suppress(KeyError, ValueError):
-            self._idle[upstream.address].remove(upstream)
+        with suppress(ValueError):
+            self._idle.get(upstream.address, []).remove(upstream)
 
     def forget(self, address: EngineAddress) -> None:
         """Closes the idle connections to an engine that is gone."""

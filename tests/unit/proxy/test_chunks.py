@@ -41,7 +41,7 @@ class _Client:
 
 
 class _Request:
-    """What a transfer does about a response."""
+    """What an exchange does about a response."""
 
     def __init__(self, *, http_1_0: bool = False) -> None:
         self.client = _Client()
