@@ -33,11 +33,10 @@ from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.proxy.admission.admission import Admission
 from memoria.proxy.downstream.connection import protocol_for
+from memoria.proxy.exchange.context import Progress, ProxyContext
 from memoria.proxy.exchange.record import RequestRecord
-from memoria.proxy.exchange.relay import Relay
 from memoria.proxy.routing.unknown import unknown_route
-from memoria.proxy.upstream.flow import Flows
-from memoria.proxy.upstream.pool import Pool
+from memoria.proxy.upstream.connection import Pool
 from memoria.supervisor.supervisor import Supervisor
 
 
@@ -77,15 +76,15 @@ class Gateway:
         self._tally = metrics.tally
 
         self._pool = Pool()
-        self._relay = Relay(
+        self._context = ProxyContext(
             router,
             self._pool,
             admission=self._admission,
             policy=generation.policy,
             on_done=self._on_done,
         )
-        self.protocol: type[HttpToolsProtocol] = protocol_for(self._relay)
-        supervisor.watch_flow(Flows(self._relay.watch, self._tally.answered).of)
+        self.protocol: type[HttpToolsProtocol] = protocol_for(self._context)
+        supervisor.watch_flow(Progress(self._context.connections, self._tally.answered).of)
         supervisor.listen(self._on_engine)
 
         self._feed = Feed(supervisor.journal, self.collector.status, self._history)
@@ -102,7 +101,7 @@ class Gateway:
         """Puts another generation in force, for every request from now on; connections stay."""
         self.generation = generation
         self._admission.adopt(generation.max_requests, generation.config.hold)
-        self._relay.replace_policy(generation.policy)
+        self._context.replace_policy(generation.policy)
         self._switched.set()
 
     async def run(self) -> None:
@@ -155,7 +154,7 @@ class Gateway:
         """Called before the state's work begins: responses of an engine that is to stop are cut here, with
         the reason, and not by the engine itself, which would end them as if they were complete."""
         if snapshot.state is State.STOPPING:
-            self._relay.cut(snapshot.name)
+            self._context.cut(snapshot.name)
         if FACTS[snapshot.state].frees_memory and snapshot.address is not None:
             self._pool.forget(snapshot.address)
         self._admission.changed(snapshot.name)

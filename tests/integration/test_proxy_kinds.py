@@ -11,7 +11,7 @@ import pytest
 
 from memoria.admin.telemetry.record import tokens
 from memoria.engine.address import EngineAddress, TcpAddress
-from memoria.proxy.exchange.reply import END_BYTES
+from memoria.proxy.http.messages import END_BYTES
 from tests.integration.proxy_rig import Asked, EngineProtocol, Rig, ScriptedEngine, on_uvloop, request
 
 CHAT = b"/v1/chat/completions"
