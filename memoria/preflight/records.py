@@ -11,7 +11,7 @@ from pathlib import Path
 from memoria.config.model import Config, EngineConfig
 from memoria.config.paths import state_dir
 from memoria.gpu.device import Device
-from memoria.plan.checkpoint.identity import identity
+from memoria.plan.checkpoint.read import identity
 from memoria.plan.records import Record, fingerprint
 from memoria.preflight.outcomes import choice_of
 from memoria.vllm.install.facts import VllmInstall

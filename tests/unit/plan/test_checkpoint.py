@@ -10,10 +10,15 @@ from typing import Any
 import pytest
 
 from memoria.errors import UnavailableError
-from memoria.plan.checkpoint.headers import HeaderError, read_header
-from memoria.plan.checkpoint.identity import identity
 from memoria.plan.checkpoint.model_files import Choice, Tensor
-from memoria.plan.checkpoint.read import INDEX, cached_snapshot, read_model
+from memoria.plan.checkpoint.read import (
+    INDEX,
+    HeaderError,
+    cached_snapshot,
+    identity,
+    read_header,
+    read_model,
+)
 from memoria.preflight.outcomes import choice_of
 
 
