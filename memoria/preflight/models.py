@@ -1,7 +1,7 @@
-"""Is the model there? Asked before anything is spawned, so that a typing error costs seconds, not a start.
+"""Checks before anything is spawned that each model exists, so that a typo costs seconds, not a start.
 
-A path is looked at. A hub name is looked for in the local cache, then (unless HF_HUB_OFFLINE is set) asked
-for with one metadata call, no weights. What cannot be known in time is left for vLLM to find out, and told.
+A path must be there. A hub name must be in the local cache, or (unless HF_HUB_OFFLINE is set) on the hub: one
+metadata call, no weights. What cannot be known in time is a warning, and left for vLLM to find out.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """Models that are certainly missing, gated or misnamed, and those that nobody could tell of."""
+    """Models that are certainly missing, gated or misnamed, and those that could not be checked."""
 
     problems: tuple[Problem, ...]
     unknown: tuple[Problem, ...]
 
 
 class _UnknownError(Exception):
-    """Whether the model is there cannot be said; the text says why."""
+    """The model could not be checked; the text is the reason."""
 
 
 def look_for_models(config: Config, environ: Mapping[str, str]) -> Looked:
-    """In the file's order. Blocks for `PATIENCE` seconds at most: resolving a name has no timeout of its own,
-    so a thread that takes longer is left behind."""
+    """In the file's order. Blocks for at most `PATIENCE` seconds: name resolution has no timeout of its own,
+    so a thread that takes longer is abandoned."""
     problems: dict[str, Problem | None] = {}
     unknown = {engine.name: f"it has not answered within {PATIENCE:g} s" for engine in config.engines}
 
@@ -53,15 +53,15 @@ def look_for_models(config: Config, environ: Mapping[str, str]) -> Looked:
         thread.start()
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    found = dict(problems)  # a thread that was left behind may still write
+    found = dict(problems)  # an abandoned thread may still write
     return Looked(
         tuple(problem for engine in config.engines if (problem := found.get(engine.name)) is not None),
         tuple(
             Problem(
-                f"nobody knows whether the hub has `{engine.model}`: {unknown[engine.name]}",
+                f"cannot tell whether the hub has `{engine.model}`: {unknown[engine.name]}",
                 _where(config, engine),
                 "it is not in the local cache, so its engine will have to download it; "
-                "look at the network, HF_ENDPOINT and the proxies",
+                "check the network, HF_ENDPOINT and the proxies",
             )
             for engine in config.engines
             if engine.name not in found
@@ -85,13 +85,13 @@ def _problem(engine: EngineConfig, where: tuple[str, ...], environ: Mapping[str,
         return Problem(
             f"model cannot be read: {error.filename}: {error.strerror}",
             where,
-            "let memoria's user read it; where the hub's files lie HF_HOME says",
+            "let memoria's user read it; HF_HOME sets the folder of the hub's files",
         )
 
 
 def _path_problem(path: Path, where: tuple[str, ...]) -> Problem | None:
     with suppress(FileNotFoundError, NotADirectoryError):
-        path.stat()  # says why it cannot be looked at, where `is_dir` might only say no
+        path.stat()  # raises the reason, where `is_dir` is only False
     if path.is_file() and path.suffix == ".gguf":
         return None
     if not path.is_dir():
@@ -108,7 +108,7 @@ def _hub_problem(model: str, where: tuple[str, ...], environ: Mapping[str, str])
         return None
     if _is_set(environ.get("HF_HUB_OFFLINE")) or _is_set(environ.get("TRANSFORMERS_OFFLINE")):
         return Problem(
-            f"model `{model}` is not in the local cache, and the hub may not be asked",
+            f"model `{model}` is not in the local cache, and HF_HUB_OFFLINE is set",
             where,
             "unset HF_HUB_OFFLINE, or download it first; a directory is written as a path (`./model`)",
         )

@@ -71,7 +71,7 @@ def test_a_model_that_nobody_knows_of_is_warned_of(box: Box) -> None:
     done = box.call("check", HF_ENDPOINT="http://127.0.0.1:1")
     assert (done.returncode, done.stdout) == (0, PLAN.replace(OK, "ready to run, with the warnings above"))
     assert done.stderr.startswith(
-        "warning: nobody knows whether the hub has `org/writer`: it cannot be reached: Connection refused\n"
+        "warning: cannot tell whether the hub has `org/writer`: it cannot be reached: Connection refused\n"
         "  memoria.yaml:"
     )
     (warning,) = json.loads(box.call("check", "--json", HF_ENDPOINT="http://127.0.0.1:1").stdout)["warnings"]
