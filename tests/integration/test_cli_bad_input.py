@@ -1,4 +1,4 @@
-"""What a person can get wrong: each told in words, with its exit code, before anything was spawned."""
+"""User errors: each is reported in words, with its exit code, before anything is spawned."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("written", "instead", "said"), WRONG.values(), ids=WRONG)
-def test_a_wrong_file_is_told_with_its_line(box: Box, written: str, instead: str, said: str) -> None:
+def test_a_wrong_file_is_reported_with_its_line(box: Box, written: str, instead: str, said: str) -> None:
     box.configure()
     box.file.write_text(box.file.read_text().replace(written, instead, 1))
     code, message = refused(box)
@@ -67,14 +67,14 @@ def test_a_wrong_file_is_told_with_its_line(box: Box, written: str, instead: str
     assert "  memoria.yaml:" in message
 
 
-def test_two_wrong_values_are_told_at_once(box: Box) -> None:
+def test_two_wrong_values_are_reported_at_once(box: Box) -> None:
     box.configure()
     box.file.write_text(box.file.read_text().replace("0.30", "0").replace("0.60", "2"))
     _, message = refused(box)
     assert message.count("error: ") == 2
 
 
-def test_fractions_over_the_limit_are_told_beside_a_wrong_value_and_without_a_gpu(box: Box) -> None:
+def test_fractions_over_the_limit_are_reported_beside_a_wrong_value_and_without_a_gpu(box: Box) -> None:
     box.configure()
     text = box.file.read_text().replace("0.30", "0.45")
     box.file.write_text(text)
@@ -106,7 +106,7 @@ def test_a_folder_without_a_model(box: Box) -> None:
     assert "it has no config.json" in message
 
 
-def test_a_name_that_is_not_in_the_cache_when_the_hub_may_not_be_asked(box: Box) -> None:
+def test_a_name_that_is_not_in_the_cache_when_the_hub_is_offline(box: Box) -> None:
     box.configure()
     box.file.write_text(box.file.read_text().replace("./models/writer", "org/writer"))
     code, message = refused(box, HF_HUB_OFFLINE="1")
