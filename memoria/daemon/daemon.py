@@ -16,8 +16,7 @@ from memoria.admin.status.collect import Collector
 from memoria.admin.status.history import History
 from memoria.admin.telemetry.metrics import Metrics
 from memoria.admin.telemetry.rates import Rates
-from memoria.admin.telemetry.request_log import RequestLog
-from memoria.admin.telemetry.requests import Requests
+from memoria.admin.telemetry.requests import RequestLog, Requests
 from memoria.admin.telemetry.tracing import open_tracing
 from memoria.config.model import Config
 from memoria.daemon import listeners as listen
@@ -106,7 +105,7 @@ class Daemon:
             app=self._app,
             guarding=guarding,
             on_done=self._on_done,
-            answered=self._metrics.tally.answered,
+            answered=self._metrics.requests.answered,
         )
         self._listeners = listen.Listeners(config, given)
         self._admin = listen.bind_admin(runtime.admin_socket)
@@ -187,11 +186,11 @@ class Daemon:
             self.supervisor.hurry()
 
     def _on_done(self, record: RequestRecord) -> None:
-        self._rates.add(record)
-        self._metrics.tally.add(record)
-        self._requests.add(record)
+        self._rates.add_request(record)
+        self._metrics.requests.count_request(record)
+        self._requests.add_request(record)
         if self._tracing is not None:
-            self._tracing.add(record)
+            self._tracing.add_span(record)
 
     def _adopted(self, config: Config, guarding: Guarding | None) -> None:
         self.config = config

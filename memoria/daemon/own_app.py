@@ -10,10 +10,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from memoria.admin.api import health, models, page
-from memoria.admin.api.app import PREFIX, admin_app, behind
+from memoria.admin.api.app import PREFIX, Reload, admin_app, behind
 from memoria.admin.api.authorizer import Authorizer
 from memoria.admin.api.feed import Feed
-from memoria.admin.api.reload import Reload
 from memoria.admin.status.collect import Collector
 from memoria.admin.status.history import History
 from memoria.admin.telemetry.metrics import Metrics
@@ -42,7 +41,7 @@ class OwnApp:
     ) -> None:
         self._admin_socket = str(admin_socket)
         self._feed = Feed(supervisor.journal, collector.status, history)
-        supervisor.listen(lambda _: self._feed.changed.ring())
+        supervisor.listen(lambda _: self._feed.changed.notify())
         self._admin = admin_app(supervisor, collector, self._feed, requests, reload)
         everywhere = [*health.routes(supervisor, collector), *models.routes(supervisor), *metrics.routes()]
         self._everywhere, self._main = _app(everywhere), _app([*everywhere, *page.routes()])

@@ -1,4 +1,4 @@
-"""The page for browsers at `/`, and its few files: hand-written, no build, no other host."""
+"""The web page at `/` and its files: written by hand, no build step, no other host."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HEADERS = {
 
 
 def routes() -> list[Route]:
-    """The files are read once; a browser asks again each time, and is told that nothing has changed."""
+    """Files are read once. Browsers revalidate each time and get 304."""
     return [
         _route("/" if file.name == "index.html" else f"/page/{file.name}", file)
         for file in sorted(STATIC.iterdir())

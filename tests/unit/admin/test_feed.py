@@ -93,7 +93,7 @@ async def test_a_number_that_is_not_reached_yet_makes_no_flood_of_statuses(feed:
 async def test_a_change_is_told_by_a_status_of_its_own(feed: Feed) -> None:
     stream = feed.all(3)
     assert await take(stream, 1) == ["status 1.0"]
-    feed.changed.ring()
+    feed.changed.notify()
     assert await take(stream, 1) == ["status 2.0"]
 
 
@@ -101,21 +101,21 @@ async def test_the_samples_come_before_the_statuses_where_they_are_wanted(
     journal: Journal, looks: Looks
 ) -> None:
     history = History()
-    history.add(HEALTHY)
+    history.add_sample(HEALTHY)
     feed = Feed(journal, looks, history)
     stream = feed.all(3, history=True)
     async with asyncio.timeout(10):
         kinds = [(await anext(stream)).splitlines()[0] for _ in range(2)]
     assert kinds == ["event: history", "event: status"]
-    feed.changed.ring()
+    feed.changed.notify()
     assert await take(stream, 1) == ["status 2.0"]
 
 
 async def test_many_streams_look_no_more_often_than_one(
     feed: Feed, looks: Looks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feeding, "EVERY", 0.2)
-    monkeypatch.setattr(feeding, "AT_MOST_EVERY", 0.05)
+    monkeypatch.setattr(feeding, "STATUS_INTERVAL", 0.2)
+    monkeypatch.setattr(feeding, "MIN_INTERVAL", 0.05)
     first = feed.all(3)
     assert await take(first, 1) == ["status 1.0"]
     await asyncio.sleep(0.1)  # the others come in between
@@ -124,7 +124,7 @@ async def test_many_streams_look_no_more_often_than_one(
         assert await take(other, 1) == ["status 1.0"]
     told = await asyncio.gather(*(take(stream, 3) for stream in (first, *others)))
     assert {tuple(events) for events in told} == {("status 2.0", "status 3.0", "status 4.0")}
-    feed.changed.ring()
+    feed.changed.notify()
     told = await asyncio.gather(*(take(stream, 1) for stream in (first, *others)))
     assert {tuple(events) for events in told} == {("status 5.0",)}
     assert looks.made == 5
@@ -137,7 +137,7 @@ async def test_what_only_a_status_shows_keeps_no_heartbeat_away(
     stream = feed.entries(3)
     waiting = asyncio.create_task(take(stream, 1))
     for _ in range(20):  # an engine that loads: percents, and no entry
-        feed.changed.ring()
+        feed.changed.notify()
         await asyncio.sleep(0.01)
     assert await waiting == [": still here"]
 

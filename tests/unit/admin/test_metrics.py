@@ -1,4 +1,4 @@
-"""The README's table of metrics, the dashboard and the code tell one story."""
+"""The README's table of metrics, the dashboard and the code agree."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from memoria.admin.telemetry import gauges
+from memoria.admin.telemetry.metrics import RequestMetrics, StartMetrics, log_families, status_families
 from memoria.admin.telemetry.requests import Requests
-from memoria.admin.telemetry.starts import Starts
-from memoria.admin.telemetry.tally import Tally
-from tests.unit.admin.test_gauges import BOTH, GUARD
+from tests.unit.admin.test_status_metrics import BOTH, GUARD
 
 ROOT = Path(__file__).parents[3]
 
@@ -20,10 +18,10 @@ def _own_series() -> dict[str, set[str]]:
     """Every name with the labels that its series have here."""
     found: dict[str, set[str]] = {}
     for family in (
-        *gauges.families(replace(BOTH, guard=GUARD), ()),
-        *Starts(()).families(),
-        *Tally(()).families(),
-        *Requests(None).families(),
+        *status_families(replace(BOTH, guard=GUARD), ()),
+        *StartMetrics(()).families(),
+        *RequestMetrics(()).families(),
+        *log_families(Requests(None)),
     ):
         labels = re.findall(r'(\w+)="', b"".join(family.samples[:1]).decode())
         found[family.name.decode()] = set(labels)

@@ -41,23 +41,23 @@ async def test_all_who_ask_meanwhile_share_one_question() -> None:
 
 async def test_whoever_hangs_is_waited_for_once() -> None:
     oracle = Oracle()
-    question = SingleFlight(oracle, patience=0.01, glance=0.0)
+    question = SingleFlight(oracle, timeout=0.01, retry_timeout=0.0)
     assert await question.answer() is None
-    question._patience = 1000.0
+    question._timeout = 1000.0
     assert await asyncio.wait_for(question.answer(), 30) is None
     assert oracle.asked == 1
 
 
 async def test_one_that_answers_again_is_waited_for_again() -> None:
     oracle = Oracle()
-    question = SingleFlight(oracle, patience=0.01, glance=0.0)
+    question = SingleFlight(oracle, timeout=0.01, retry_timeout=0.0)
     assert await question.answer() is None
     oracle.may_answer.set()
-    late = question._asked
+    late = question._running
     assert late is not None
     await late
     await asyncio.sleep(0)
-    question._patience = 1000.0
+    question._timeout = 1000.0
     assert await question.answer() == 2
 
 
@@ -77,26 +77,26 @@ async def test_a_failure_is_raised_and_the_next_question_is_a_new_one() -> None:
 
 async def test_who_is_in_a_hurry_waits_for_the_first_answer() -> None:
     oracle = Oracle()
-    question = SingleFlight(oracle, patience=1000.0, hurry=0.0)
+    question = SingleFlight(oracle, timeout=1000.0, hurry_timeout=0.0)
     asking = asyncio.create_task(question.answer(hurry=True))
     await asyncio.sleep(0)
-    assert not question.was_answered
+    assert not question.has_answered
     oracle.may_answer.set()
     assert await asking == 1
-    assert question.was_answered
+    assert question.has_answered
 
 
 async def test_who_is_in_a_hurry_waits_no_longer_than_usual_for_the_next_one() -> None:
     oracle = Oracle()
     oracle.may_answer.set()
-    question = SingleFlight(oracle, patience=1000.0, hurry=0.01)
+    question = SingleFlight(oracle, timeout=1000.0, hurry_timeout=0.01)
     assert await question.answer() == 1
     oracle.may_answer.clear()
     assert await asyncio.wait_for(question.answer(hurry=True), 30) is None
 
 
 async def test_a_slow_answer_is_waited_for_as_long_the_next_time() -> None:
-    question = SingleFlight(Oracle(), patience=1.0, hurry=0.03)
+    question = SingleFlight(Oracle(), timeout=1.0, hurry_timeout=0.03)
     for took, limit in ((0.001, 0.03), (0.1, 0.2), (30.0, 1.0)):
         question._took = took
         assert question._limit(hurry=True) == limit
@@ -105,7 +105,7 @@ async def test_a_slow_answer_is_waited_for_as_long_the_next_time() -> None:
 
 async def test_a_hurry_makes_nobody_else_impatient() -> None:
     oracle = Oracle()
-    question = SingleFlight(oracle, patience=1000.0, hurry=0.0, glance=0.0)
+    question = SingleFlight(oracle, timeout=1000.0, hurry_timeout=0.0, retry_timeout=0.0)
     oracle.may_answer.set()
     assert await question.answer() == 1
     oracle.may_answer.clear()

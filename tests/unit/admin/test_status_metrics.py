@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from memoria.admin.status.status import DeviceStatus, GuardStatus, Status
-from memoria.admin.telemetry import gauges
 from memoria.admin.telemetry.exposition import Exposition
+from memoria.admin.telemetry.metrics import status_families
 from memoria.text import GIB
 from tests.promtool import complaints
 from tests.unit.admin.test_status import ENGINE, STATUS
@@ -19,7 +19,7 @@ GUARD = GuardStatus("generation", ("embedding",), target=0.05, gap_p95=0.08, lim
 
 
 def told(status: Status, answering: tuple[str, ...] = ()) -> dict[str, float]:
-    text = Exposition(gauges.families(status, answering)).render().decode()
+    text = Exposition(status_families(status, answering)).render().decode()
     assert complaints(text) == []
     lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
     return {name: float(value) for name, _, value in lines}
