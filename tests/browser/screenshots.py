@@ -23,7 +23,7 @@ import aiohttp
 from memoria.text import GIB
 from memoria.vllm.install.find import find
 from memoria.vllm.install.home import data_home
-from tests.browser.acts import ADMIN, LOOKS, READY, STEERABLE, choose, text_of, use_key, write_keys
+from tests.browser.acts import ADMIN, CONTROLLABLE, LOOKS, READY, choose, text_of, use_key, write_keys
 from tests.browser.chromium import browser_page
 from tests.stub_nvml import NvmlStub, StubGpu, StubProcess, build_library
 from tests.vllm.daemon import RealDaemon
@@ -76,7 +76,7 @@ def start(stage: Path, gpu: NvmlStub) -> RealDaemon:
 async def picture(url: str, folder: Path) -> None:
     async with browser_page(f"{url}/") as page:
         await use_key(page, ADMIN)
-        await page.until(f"{READY} && {STEERABLE} && {LINES} && {text_of('log')}.length > 0")
+        await page.until(f"{READY} && {CONTROLLABLE} && {LINES} && {text_of('log')}.length > 0")
         await page.click("#log-tabs button:nth-child(2)")
         await choose(page, "try-model", "tiny-generation")
         await page.click("#try-send")
