@@ -1,4 +1,4 @@
-"""What a person does on the page, and what they look for there."""
+"""Actions on the page, and expressions for its state."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def choose(page: Page, field: str, value: str) -> None:
 
 
 async def control(page: Page, action: str, engine: str) -> None:
-    """Presses the button, and says yes when asked once more."""
+    """Press the button, then confirm."""
     await page.click(f"button[aria-label='{action} {engine}']")
     await page.click(f"button[aria-label='confirm: {action} {engine}']")
 

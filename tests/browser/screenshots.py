@@ -1,7 +1,7 @@
 """The README's pictures of the page: `python -m tests.browser.screenshots FOLDER`, which takes seven minutes.
 
-The engines are real, on the CPU. The GPU is the tests' stub, on which each is said to hold nearly what its
-budget allows. They are asked something all the time, and one of them is killed once.
+The engines are real, on the CPU. The GPU is the tests' stub, on which each uses nearly its whole
+budget. They have requests all the time, and one of them is killed once.
 """
 
 from __future__ import annotations

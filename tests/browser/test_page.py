@@ -30,11 +30,11 @@ async def test_it_shows_engines_memory_events_and_logs_without_a_complaint(page:
 
 async def test_what_is_not_known_is_a_dash(page: Page) -> None:
     figures = "document.querySelectorAll('#engine-generation :is(.large > div, dl > div)')"
-    told = await page.value(
+    shown = await page.value(
         f"[...{figures}].map((figure) => figure.innerText)"
-    )  # nobody has asked this engine anything
-    assert any(text.startswith("TTFT p95\n–") for text in told)
-    assert "answer p50 / p95\n– / –" in told
+    )  # this engine has had no request
+    assert any(text.startswith("TTFT p95\n–") for text in shown)
+    assert "answer p50 / p95\n– / –" in shown
 
 
 async def test_an_unknown_kv_usage_is_a_dash_over_an_empty_bar(page: Page) -> None:
@@ -62,8 +62,8 @@ async def test_an_engine_that_will_be_tried_again_says_why_it_fell_and_when_that
           const fallen = { state: 'backoff', detail: 'It fell', hint: 'Hold it', retry_at };
           Object.assign(status.engines[0], fallen);
           drawEngines(status, new Map(), { control() {}, allowed: false });
-          const told = document.querySelectorAll('#engine-embedding :is(.state, .why)');
-          return [...told].map((one) => one.innerText);
+          const shown = document.querySelectorAll('#engine-embedding :is(.state, .why)');
+          return [...shown].map((one) => one.innerText);
         })
         """
     )

@@ -1,4 +1,4 @@
-"""What the page shows, and lets be done, with which key."""
+"""What the page shows and allows, by key."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from tests.integration.daemon import Box, RunningDaemon
 
 RESTART = "button[aria-label='restart embedding']"
 POLLS = 2.5  # seconds in which a page that goes on asking would be noticed
-ASKED = "performance.getEntriesByType('resource').filter(({ name }) => name.includes('/admin/')).length"
+ADMIN_REQUESTS = (
+    "performance.getEntriesByType('resource').filter(({ name }) => name.includes('/admin/')).length"
+)
 
 
 async def test_without_an_admins_key_engines_are_only_looked_at(page: Page) -> None:
@@ -40,7 +42,7 @@ async def test_without_an_admins_key_engines_are_only_looked_at(page: Page) -> N
     assert page.complaints == []
 
 
-async def test_an_engine_is_restarted_after_it_was_asked_once_more(page: Page, daemon: RunningDaemon) -> None:
+async def test_an_engine_is_restarted_after_a_confirmation(page: Page, daemon: RunningDaemon) -> None:
     await use_key(page, ADMIN)
     await page.until(CONTROLLABLE)
     before = await asyncio.to_thread(daemon.leader, "embedding")
@@ -61,12 +63,12 @@ async def test_an_engine_is_restarted_after_it_was_asked_once_more(page: Page, d
     assert await asyncio.to_thread(daemon.leader, "embedding") != before
     await control(page, "stop", "embedding")
     await page.until(f"{STATES}[0] === 'stopped'")
-    await page.click("button[aria-label='start embedding']")  # ends nothing, so asks nothing
+    await page.click("button[aria-label='start embedding']")  # ends nothing, so needs no confirmation
     await page.until(READY)
     assert page.complaints == []
 
 
-async def test_where_keys_are_asked_for_it_waits_for_one_and_shows_what_that_may_see(box: Box) -> None:
+async def test_where_keys_are_required_it_waits_for_one_and_shows_what_that_may_see(box: Box) -> None:
     write_keys(box.folder / "keys", chat=API)
     write_keys(box.folder / "admins", ana=ADMIN)
     box.configure(top="keys: ./keys\nadmin_keys: ./admins")
@@ -75,7 +77,7 @@ async def test_where_keys_are_asked_for_it_waits_for_one_and_shows_what_that_may
     async with browser_page(f"http://127.0.0.1:{box.ports.main}/") as page:
         await page.until(f"{text_of('locked-why')}.startsWith('An API key shows the state')")
         await asyncio.sleep(POLLS)
-        assert await page.value(ASKED) == 1
+        assert await page.value(ADMIN_REQUESTS) == 1
         assert not await page.value("document.body.classList.contains('stale')")
         await use_key(page, "wrong" * 4)
         await page.until(f"{text_of('locked-why')}.startsWith('The key entered is not known')")

@@ -90,7 +90,7 @@ class Feed:
             if not await self.entered.wait(seen, HEARTBEAT):
                 yield ": still here\n\n"
 
-    async def all(self, after: int, *, history: bool = False) -> AsyncIterator[str]:
+    async def updates(self, after: int, *, history: bool = False) -> AsyncIterator[str]:
         """Entries, and a status after every change and at least every `STATUS_INTERVAL`; with `history` also
         the samples of the last minutes and every new one, each before the status that is drawn with it."""
         after, sent, sampled = self._known(after), None, 0
@@ -100,7 +100,7 @@ class Feed:
                 after = entry.number
                 yield _journal_event(entry)
             latest = await self._status(seen)
-            if history and (samples := self._history.after(sampled)):
+            if history and (samples := self._history.samples_after(sampled)):
                 sampled = samples[-1].number
                 yield _event("history", {"samples": [sample.to_json() for sample in samples]})
             if latest is not sent:
@@ -137,7 +137,7 @@ def routes(feed: Feed, streams: Streams) -> list[Route]:
     async def events(request: Request) -> Response:
         after = number(request, "after", _last_seen(request), most=MAX_NUMBER)
         status, history = flag(request, "status", default=True), flag(request, "history")
-        content = feed.all(after, history=history) if status else feed.entries(after)
+        content = feed.updates(after, history=history) if status else feed.entries(after)
         return streams.response(content, "text/event-stream")
 
     return [Route("/events", events, methods=["GET"])]

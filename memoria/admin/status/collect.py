@@ -158,7 +158,7 @@ class Collector:
     def _engine(self, name: str, memory: MemorySample, gauges: dict[str, float]) -> EngineStatus:
         supervisor = self._supervisor
         actor, config = supervisor.actors[name], supervisor.config.engine(name)
-        snapshot, device, rate = actor.snapshot, supervisor.plan.device(name), self._rates.of(name)
+        snapshot, device, rate = actor.snapshot, supervisor.plan.device(name), self._rates.rate(name)
         running, waiting = gauges.get("num_requests_running"), gauges.get("num_requests_waiting")
         diagnosis, load = snapshot.diagnosis, self._admission.load(name)
         record, serves = supervisor.verifier.latest(name), snapshot.state in SERVING
@@ -194,7 +194,7 @@ class Collector:
             limit=load.limit,
             requests=actor.traffic.total,
             requests_per_second=rate.requests_per_second if serves else rate.requests_per_second or None,
-            tokens_per_second=self._tokens[name].of(gauges.get(TOKENS[config.runner])),
+            tokens_per_second=self._tokens[name].per_second(gauges.get(TOKENS[config.runner])),
             ttft_p50=rate.ttft_p50,
             ttft_p95=rate.ttft_p95,
             total_p50=rate.total_p50,

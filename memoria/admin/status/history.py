@@ -67,7 +67,7 @@ class History:
         self._samples.append(Sample(number, status.at, figures))
         self._before = status
 
-    def after(self, number: int) -> list[Sample]:
+    def samples_after(self, number: int) -> list[Sample]:
         """Samples with a higher number, oldest first."""
         return [sample for sample in self._samples if sample.number > number]
 

@@ -53,7 +53,7 @@ class Rates:
         first = record.first_byte_s if succeeded and record.streamed else None
         seen.append(_Seen(self._clock(), first, record.duration_s if succeeded else None))
 
-    def of(self, engine: str) -> Rate:
+    def rate(self, engine: str) -> Rate:
         now = self._clock()
         recent = [one for one in self._seen.get(engine, ()) if now - one.at <= WINDOW]
         if not recent:
@@ -81,7 +81,7 @@ class Speed:
         self._clock = clock
         self._read: deque[tuple[float, float]] = deque()
 
-    def of(self, total: float | None) -> float | None:
+    def per_second(self, total: float | None) -> float | None:
         """Per second over the last ten seconds; None for an unknown `total` and after a single reading."""
         now = self._clock()
         if total is None:

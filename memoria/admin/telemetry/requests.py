@@ -142,7 +142,7 @@ class Requests:
         if self._log is not None and new:
             self._log.write(new)
 
-    def after(self, number: int, limit: int) -> list[RequestFacts]:
+    def requests_after(self, number: int, limit: int) -> list[RequestFacts]:
         """The latest, oldest first. A number not reached yet is from an earlier daemon and counts as 0."""
         self._keep_new()
         if number > self._count:
@@ -268,7 +268,10 @@ def _second(at: int) -> str:
 def routes(requests: Requests) -> list[Route]:
     async def recent(request: Request) -> JSONResponse:
         after, limit = number(request, "after", 0, most=MAX_NUMBER), number(request, "limit", 100, most=KEPT)
-        found: RequestList = {"requests": requests.after(after, limit), "not_logged": requests.not_logged}
+        found: RequestList = {
+            "requests": requests.requests_after(after, limit),
+            "not_logged": requests.not_logged,
+        }
         return JSONResponse(found)
 
     return [Route("/requests", recent, methods=["GET"])]

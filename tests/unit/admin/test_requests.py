@@ -63,13 +63,16 @@ async def test_the_last_requests_are_kept_in_order_without_their_text() -> None:
     requests = Requests(None)
     for number in range(KEPT + 3):
         requests.add_request(EXCHANGE._replace(request_id=str(number)))
-    found = requests.after(0, KEPT)
+    found = requests.requests_after(0, KEPT)
     assert [record["id"] for record in found] == [str(number) for number in range(3, KEPT + 3)]
     assert [record["number"] for record in found[:2]] == [4, 5]
-    assert [record["id"] for record in requests.after(KEPT + 1, 10)] == [str(KEPT + 1), str(KEPT + 2)]
-    assert [record["id"] for record in requests.after(0, 1)] == [str(KEPT + 2)]
-    assert requests.after(KEPT + 3, 10) == []
-    another_daemons = requests.after(999_999, 1)
+    assert [record["id"] for record in requests.requests_after(KEPT + 1, 10)] == [
+        str(KEPT + 1),
+        str(KEPT + 2),
+    ]
+    assert [record["id"] for record in requests.requests_after(0, 1)] == [str(KEPT + 2)]
+    assert requests.requests_after(KEPT + 3, 10) == []
+    another_daemons = requests.requests_after(999_999, 1)
     assert [record["id"] for record in another_daemons] == [str(KEPT + 2)]
     assert b"finish_reason" not in repr(found).encode()
     assert (found[0]["prompt_tokens"], found[0]["completion_tokens"], found[0]["key"]) == (5, 3, "chat")
@@ -88,7 +91,7 @@ def test_a_line_is_text_or_json(logging_: Logging) -> None:
     assert row["time"][4] == "-"
 
 
-def test_nobody_forges_a_line(logging_: Logging) -> None:
+def test_no_client_forges_a_line(logging_: Logging) -> None:
     (row,) = written(logging_, [EXCHANGE._replace(client="x\n200 GET /forged", route=None, engine=None)])
     assert "\\n200 GET" in row
 
@@ -114,7 +117,7 @@ def test_the_log_is_rotated(logging_: Logging) -> None:
     ]
 
 
-def test_a_slow_disk_holds_nobody_up_and_what_it_misses_is_counted(
+def test_a_slow_disk_delays_no_request_and_what_it_misses_is_counted(
     logging_: Logging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.mkfifo(logging_.dir / "memoria.requests.log")
@@ -136,7 +139,7 @@ def test_a_slow_disk_holds_nobody_up_and_what_it_misses_is_counted(
     log.close()
 
 
-def test_a_full_disk_is_told_once_and_counted(logging_: Logging, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_is_logged_once_and_counted(logging_: Logging, caplog: pytest.LogCaptureFixture) -> None:
     (logging_.dir / "memoria.requests.log").symlink_to("/dev/full")
 
     async def answer() -> int:
