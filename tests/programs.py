@@ -11,6 +11,7 @@ import shutil
 import pytest
 
 MISSING = "needs a program"
+SERVERS = "/usr/sbin:/usr/local/sbin"  # not on every user's PATH
 DEBIAN = {
     "cc": "gcc libc6-dev",
     "chromium": "chromium",
@@ -25,8 +26,7 @@ DEBIAN = {
 
 
 def find(program: str) -> str | None:
-    """The program's path. Debian keeps servers in /usr/sbin, which is not on every user's PATH."""
-    return shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
+    return shutil.which(program) or shutil.which(program, path=SERVERS)
 
 
 def need(program: str) -> str:

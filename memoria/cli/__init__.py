@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from memoria.errors import ExitCode, MemoriaError, Problem
 
 READER_GONE = 128 + 13  # as a shell reports death by SIGPIPE: `memoria status | head -1`
-INTERRUPTED = 128 + 2
+INTERRUPTED = 128 + 2  # SIGINT
 SELDOM = 50_000  # objects until a garbage collection
 # The characters of the screens, for a terminal that has only ASCII.
 _ASCII = {"█": "#", "▒": "=", "·": ".", "…": "...", "–": "-", "—": "-", "×": "x", "━": "="}

@@ -105,8 +105,7 @@ def events(admin_socket: Path, path: str) -> Iterator[tuple[str, Any]]:
 
 @contextmanager
 def parsing(admin_socket: Path) -> Iterator[None]:
-    """Wraps code that parses an answer: raises `MemoriaError` if it has not the shape of this version's
-    answers."""
+    """Wraps code that parses an answer: raises `MemoriaError` if its shape is not this version's."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError) as error:

@@ -83,7 +83,7 @@ def _check_access(file: File, report: Report) -> None:
             f"{file.listen} can be reached from other machines, and there are no API keys",
             ("listen",),
             hint="write `keys: FILE`, or listen on 127.0.0.1, "
-            "or write `open_to_network: true` if everybody there may use the engines",
+            "or write `open_to_network: true` if everyone there may use the engines",
         )
     if file.keys is not None and file.open_to_network:
         report.error(

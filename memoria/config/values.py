@@ -78,13 +78,14 @@ class Section:
 
     @classmethod
     def without_blanks(cls, node: Any) -> Any:
+        """A mapping without the known keys that have no value; anything else as it is."""
         if not isinstance(node, dict):
             return {} if node is None else node
         known = keys(cls)
         return {key: value for key, value in node.items() if value is not None or key not in known}
 
 
-def key(meaning: str, default: Any, *, alias: str | None = None, **shown: Any) -> Any:
+def key(meaning: str, default: Any, *, alias: str | None = None, shown: Any = MISSING) -> Any:
     """A key of a section with a default: a value, or the class of a section.
 
     `alias` is its name in the file. `shown` is the default in the documentation where that differs; None
@@ -93,8 +94,8 @@ def key(meaning: str, default: Any, *, alias: str | None = None, **shown: Any) -
     metadata: dict[str, Any] = {"description": meaning}
     if alias:
         metadata["alias"] = alias
-    if shown:
-        metadata["json_schema_extra"] = {"default": shown["shown"]}
+    if shown is not MISSING:
+        metadata["json_schema_extra"] = {"default": shown}
     if isinstance(default, type):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -111,7 +112,7 @@ def default_of(key: dataclasses.Field[Any]) -> Any:
     return None if shown is MISSING else shown
 
 
-def parse_gpu(text: Any) -> int | str:
+def _parse_gpu(text: Any) -> int | str:
     if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 4:
         return int(text)
     if isinstance(text, str) and _GPU_UUID.fullmatch(text):
@@ -264,7 +265,7 @@ Size = Annotated[int, Reader(instead=_parse_size, schema={"type": "string", "pat
 Gpu = Annotated[
     int | str,
     Reader(
-        instead=parse_gpu,
+        instead=_parse_gpu,
         schema={
             "anyOf": [
                 {"type": "integer", "minimum": 0},

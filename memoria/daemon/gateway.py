@@ -16,15 +16,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from memoria.admin.api import health, models, page
-from memoria.admin.api.app import PREFIX, admin_app, behind
+from memoria.admin.api.app import PREFIX, Reload, admin_app, behind
 from memoria.admin.api.feed import Feed
-from memoria.admin.api.reload import Reload
 from memoria.admin.status.collect import Collector
 from memoria.admin.status.history import History
 from memoria.admin.telemetry.metrics import Metrics
 from memoria.admin.telemetry.rates import Rates
-from memoria.admin.telemetry.request_log import RequestLog
-from memoria.admin.telemetry.requests import Requests
+from memoria.admin.telemetry.requests import RequestLog, Requests
 from memoria.admin.telemetry.tracing import open_tracing
 from memoria.aio import in_daemon_thread
 from memoria.daemon.engine_router import EngineRouter
@@ -33,11 +31,10 @@ from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.proxy.admission.admission import Admission
 from memoria.proxy.downstream.connection import protocol_for
+from memoria.proxy.exchange.context import Progress, ProxyContext
 from memoria.proxy.exchange.record import RequestRecord
-from memoria.proxy.exchange.relay import Relay
 from memoria.proxy.routing.unknown import unknown_route
-from memoria.proxy.upstream.flow import Flows
-from memoria.proxy.upstream.pool import Pool
+from memoria.proxy.upstream.connection import Pool
 from memoria.supervisor.supervisor import Supervisor
 
 
@@ -74,22 +71,22 @@ class Gateway:
             url=lambda: self.generation.url,
         )
         metrics = Metrics(supervisor, self.collector, self._requests)
-        self._tally = metrics.tally
+        self._request_metrics = metrics.requests
 
         self._pool = Pool()
-        self._relay = Relay(
+        self._context = ProxyContext(
             router,
             self._pool,
             admission=self._admission,
             policy=generation.policy,
             on_done=self._on_done,
         )
-        self.protocol: type[HttpToolsProtocol] = protocol_for(self._relay)
-        supervisor.watch_flow(Flows(self._relay.watch, self._tally.answered).of)
+        self.protocol: type[HttpToolsProtocol] = protocol_for(self._context)
+        supervisor.watch_flow(Progress(self._context.connections, self._request_metrics.answered).of)
         supervisor.listen(self._on_engine)
 
         self._feed = Feed(supervisor.journal, self.collector.status, self._history)
-        supervisor.listen(lambda _: self._feed.changed.ring())
+        supervisor.listen(lambda _: self._feed.changed.notify())
         self._admin = admin_app(supervisor, self.collector, self._feed, self._requests, reload)
         everywhere = [
             *health.routes(supervisor, self.collector),
@@ -102,7 +99,7 @@ class Gateway:
         """Puts another generation in force, for every request from now on; connections stay."""
         self.generation = generation
         self._admission.adopt(generation.max_requests, generation.config.hold)
-        self._relay.replace_policy(generation.policy)
+        self._context.replace_policy(generation.policy)
         self._switched.set()
 
     async def run(self) -> None:
@@ -155,17 +152,17 @@ class Gateway:
         """Called before the state's work begins: responses of an engine that is to stop are cut here, with
         the reason, and not by the engine itself, which would end them as if they were complete."""
         if snapshot.state is State.STOPPING:
-            self._relay.cut(snapshot.name)
+            self._context.cut(snapshot.name)
         if FACTS[snapshot.state].frees_memory and snapshot.address is not None:
             self._pool.forget(snapshot.address)
         self._admission.changed(snapshot.name)
 
     def _on_done(self, record: RequestRecord) -> None:
-        self._rates.add(record)
-        self._tally.add(record)
-        self._requests.add(record)
+        self._rates.add_request(record)
+        self._request_metrics.count_request(record)
+        self._requests.add_request(record)
         if self._tracing is not None:
-            self._tracing.add(record)
+            self._tracing.add_span(record)
 
 
 def _app(routes: list[Route]) -> ASGIApp:

@@ -12,7 +12,7 @@ from memoria.preflight.preflight import Deployment
 from memoria.proxy.access.keys import Keys
 from memoria.proxy.access.rules import access_rules
 from memoria.proxy.admission.guarding import Guarding
-from memoria.proxy.exchange.relay import Policy, Protected
+from memoria.proxy.exchange.context import Policy, Protected
 from memoria.proxy.router import Candidate
 
 

@@ -15,7 +15,6 @@ from dataclasses import replace
 from memoria.aio import in_daemon_thread
 from memoria.config.model import Restart, Timeouts
 from memoria.engine.events import EventKind, Journal
-from memoria.engine.hang import WATCHDOG
 from memoria.engine.hang_detector import HangWatch
 from memoria.engine.host import EngineHost
 from memoria.engine.launch import launch, reaches_gate
@@ -31,7 +30,7 @@ from memoria.engine.start import Start
 from memoria.engine.traffic import Traffic
 from memoria.errors import MemoriaError, Problem
 from memoria.vllm.diagnosis import Diagnosis
-from memoria.vllm.log_lines import Phase, StartFigures, read_line
+from memoria.vllm.log_lines import WATCHDOG, Phase, StartFigures, read_line
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from memoria.proxy.http.headers import Header
-from memoria.proxy.router import Refusal
+from memoria.proxy.http.messages import Header
 
 RETRY_CUT = 10  # seconds; a start takes at least that long
 _SHOWN = 200  # characters of a client's own text that an answer repeats
@@ -149,13 +148,6 @@ def engine_silent(engine: str, seconds: float) -> Answer:
     return Answer(
         504, f"Engine `{engine}` sent nothing for {seconds:g} s (`timeouts.idle`)", "engine_timeout"
     )
-
-
-def refused(refusal: Refusal) -> Answer:
-    retry: tuple[Header, ...] = ()
-    if refusal.retry_after is not None:
-        retry = ((b"retry-after", b"%d" % refusal.retry_after),)
-    return Answer(refusal.status, refusal.message, refusal.code, headers=retry)
 
 
 def _short(text: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from memoria.config.load import load
 from memoria.config.model import Config, Hold
 from memoria.proxy.admission.guarding import Guarding
-from memoria.proxy.exchange.relay import Protected
+from memoria.proxy.exchange.context import Protected
 from tests.integration.proxy_rig import Asked, Rig, ScriptedEngine, on_uvloop, request
 
 CHAT, EMBEDDINGS = b"/v1/chat/completions", b"/v1/embeddings"
@@ -109,7 +109,7 @@ async def test_tokens_keep_to_their_target_beside_many_embeddings(tmp_path: Path
         for guarded in (False, True):
             if guarded:
                 protected = Protected("generation", guarding.observe)
-                rig.relay.replace_policy(replace(rig.relay.policy, protected=protected))
+                rig.context.replace_policy(replace(rig.context.policy, protected=protected))
                 tasks += [asyncio.ensure_future(read_tokens(rig, gpu)) for _ in range(4)]  # watched ones
                 tasks.append(asyncio.ensure_future(guarding.run(rig.admission)))
             await asyncio.sleep(2.0)  # it finds its level

@@ -211,7 +211,7 @@ async def test_a_head_that_is_known_is_judged_anew_by_other_rules(tmp_path: Path
         await before.post(PATH, b"{}")
         assert (await before.response()).status == 200
         rules = rules_with_key(tmp_path, "ana", b"sk-0123456789abcdef")
-        rig.relay.replace_policy(replace(rig.relay.policy, rules=rules))
+        rig.context.replace_policy(replace(rig.context.policy, rules=rules))
         for client in (before, await rig.client()):
             await client.post(PATH, b"{}")
             assert (await client.response()).status == 401

@@ -110,14 +110,14 @@ def _planning() -> str:
 
 
 def _measured() -> str:
-    """How many models of real vLLM the planner is compared with."""
+    """The number of models with which the planner is compared with real vLLM."""
     caches, weights = test_kv_cache.RECORDS, test_weights.RECORDS
     architectures = {record["config"]["architectures"][0] for record in caches.values()}
     quantised = sum("quantization_config" in record["config"] for record in weights.values())
     return (
-        f"Real vLLM 0.32 was started with {len(caches)} tiny models of {len(architectures)} architectures "
-        "on a CPU: tokens and concurrency\nare the logged ones to the digit. "
-        f"Of {len(weights)} models, {quantised} of them quantised, the weights are exact to the byte."
+        f"Compared with real vLLM 0.32 on a CPU: for {len(caches)} tiny models of {len(architectures)} "
+        "architectures, tokens and concurrency equal\nthe logged ones to the digit; "
+        f"for {len(weights)} models, {quantised} of them quantised, the weights are exact to the byte."
     )
 
 

@@ -16,26 +16,18 @@ from tests.vllm.daemon import REPOSITORY, RealDaemon
 
 SHOWN = "http://127.0.0.1:8200"  # the address in the examples
 PATIENCE = 120.0  # seconds; importing some of them takes a while
-
-
 OPENAI = "openai@6"  # of npm
 
 
 def _examples() -> dict[str, tuple[str, str]]:
     """Language and code of each example, by the name of its client."""
-    section = (
-        (REPOSITORY / "configs" / "README.md")
-        .read_text()
-        .partition("\n## Clients\n")[2]
-        .partition("\n## ")[0]
-    )
+    text = (REPOSITORY / "configs" / "README.md").read_text()
+    section = text.partition("\n## Clients\n")[2].partition("\n## ")[0]
     found = re.findall(r"^\*\*(\w+)\*\*.*?^```(\w+)\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     return {name: (language, code) for name, language, code in found}
 
 
 EXAMPLES = _examples()
-PROGRAMS = {"js": "node", "sh": "curl"}
-COMMANDS = {"python": [sys.executable], "js": ["node"], "sh": ["bash", "-e"]}
 ENDINGS = {"python": ".py", "js": ".mjs", "sh": ".sh"}
 
 
@@ -56,16 +48,24 @@ def openai_for_node(folder: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def _command(language: str) -> list[str]:
+    if language == "python":
+        return [sys.executable]
+    if language == "js":
+        return [need("node")]
+    need("curl")
+    return ["bash", "-e"]
+
+
 def run(daemon: RealDaemon, name: str, folder: Path) -> str:
     language, code = EXAMPLES[name]
-    if program := PROGRAMS.get(language):
-        need(program)
+    command = _command(language)
     assert SHOWN in code
     script = folder / f"with_{name.lower()}{ENDINGS[language]}"
     script.write_text(code.replace(SHOWN, daemon.url))
     quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "PYTHONWARNINGS": "ignore"}  # no prices from the network
     ended = subprocess.run(
-        [*COMMANDS[language], str(script)],
+        [*command, str(script)],
         env={**os.environ, **quiet},
         cwd=folder,
         capture_output=True,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from memoria.cli import INTERRUPTED
 from memoria.cli.client import find_daemon, parsing, request
 from memoria.cli.options import Options, command, complete_engine
 from memoria.cli.screens.live import StatusLine
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from memoria.bench.figures import Phase
     from memoria.bench.load import Endpoint, Engine, Load
 
-INTERRUPTED = 128 + 2  # as a shell reports SIGINT
 BAR = 40  # columns
 COUNT = click.IntRange(1)
 

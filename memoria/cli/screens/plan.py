@@ -144,7 +144,7 @@ def _weights_note(outcome: Outcome) -> str:
     if weights.exact:
         return named
     source = "the index" if outcome.files.index_bytes else "config.json"
-    return f"{named}, from {source}: the weights are not here"
+    return f"{named}, from {source}: not downloaded"
 
 
 def _step_note(outcome: Outcome) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from memoria.config.model import Config
 from memoria.proxy.access.keys import KeyRing, Keys
 from memoria.proxy.errors import Answer, Rejection, bad_framing
-from memoria.proxy.http.headers import Header
+from memoria.proxy.http.messages import Header
 from memoria.proxy.routing.routes import ROUTES
 
 # For load balancers and scripts, which have no key: readiness of the engines, nothing more.

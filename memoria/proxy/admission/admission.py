@@ -53,7 +53,10 @@ class Lease:
         entrance, self._entrance = self._entrance, None
         if entrance is not None:
             entrance.leave()
-            self._admission._left(self._engine)
+            engine = self._engine
+            engine.in_flight -= 1
+            if engine.queue.length:
+                self._admission._give(engine)
 
 
 class Waiting:
@@ -133,7 +136,7 @@ class Admission:
     def try_admit(self, engine: str) -> Lease | None:
         """A place, or None where there is none now (`wait` for one). Raises `Refusal` where waiting is
         useless."""
-        about = self._about(engine)
+        about = self._engines.get(engine) or self._about(engine)
         if about.queue.length or about.in_flight >= about.limit:
             return None
         try:
@@ -223,22 +226,14 @@ class Admission:
             raise _gone(engine) from None
 
     def _admit(self, about: _Engine) -> Lease:
-        lease = Lease(self, about, self._entrance(about))
+        entrance = self._router.entrance(about.name)
+        if about.doubted is not None and entrance.address == about.doubted:
+            raise _silent(about)
+        lease = Lease(self, about, entrance)
         about.in_flight += 1
         if about.in_flight > about.peak:  # noqa: PLR1730 - max() would be a call more for every request
             about.peak = about.in_flight
         return lease
-
-    def _entrance(self, about: _Engine) -> Entrance:
-        entrance = self._router.entrance(about.name)
-        if about.doubted is not None and entrance.address == about.doubted:
-            raise _silent(about)
-        return entrance
-
-    def _left(self, about: _Engine) -> None:
-        about.in_flight -= 1
-        if about.queue.length:
-            self._give(about)
 
     def _give(self, about: _Engine) -> None:
         """Grants free places to queued requests, or refuses them where there will be none."""
@@ -289,10 +284,10 @@ class Admission:
         if self._closed:
             return _stopping()
         try:
-            self._entrance(about)
+            entrance = self._router.entrance(about.name)
         except Refusal as refusal:
             return refusal
-        return _busy(about)
+        return _silent(about) if entrance.address == about.doubted else _busy(about)
 
     def _helps_to_wait(self, refusal: Refusal) -> bool:
         return refusal.ready_in is not None and refusal.ready_in < self._hold.seconds

@@ -1,4 +1,4 @@
-"""Where a daemon lives is read of its file even while somebody is in the middle of editing it."""
+"""The place of a daemon can be read from its file even while that is being edited."""
 
 from __future__ import annotations
 
@@ -76,6 +76,6 @@ def test_where_nothing_is_said_the_default_counts(tmp_path: Path, text: str) -> 
     assert place.engines == ()
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no configuration file at"):
         locate(tmp_path / "other.yaml", {})

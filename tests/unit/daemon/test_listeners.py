@@ -15,7 +15,7 @@ import pytest
 from memoria.config.model import Address, Config
 from memoria.daemon import listeners as listen
 from memoria.errors import Mark, UnavailableError
-from memoria.proxy.exchange.relay import Relay
+from memoria.proxy.exchange.context import ProxyContext
 from tests.unit.plans import config
 
 
@@ -133,7 +133,7 @@ def test_a_port_can_be_bound_again_right_after_a_connection() -> None:
 
 
 def test_who_takes_nothing_is_cut_by_the_relay_before_the_kernel_drops_it() -> None:
-    patience = inspect.signature(Relay).parameters["patience"].default
+    patience = inspect.signature(ProxyContext).parameters["patience"].default
     with closing(listen.Listeners(listening(free_port()))) as listeners:
         for listener in listeners.sockets:
             timeout = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) / 1000

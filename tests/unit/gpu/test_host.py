@@ -117,7 +117,7 @@ class TwoGpus:
     def close(self) -> None: ...
 
 
-def test_all_missing_devices_are_told_at_once() -> None:
+def test_all_missing_devices_are_reported_at_once() -> None:
     assert list(read_devices(TwoGpus(), [1, 0, 1])) == [1, 0]
     with pytest.raises(UnavailableError) as caught:
         read_devices(TwoGpus(), [0, 5, 6])

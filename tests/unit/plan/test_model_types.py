@@ -209,7 +209,7 @@ def test_coheres_window_counts_the_token_itself() -> None:
     assert window("qwen3", {"sliding_window": 4096}) is None
 
 
-def test_chunks_give_nothing_back_unless_vllm_is_told_to() -> None:
+def test_chunks_free_nothing_unless_vllm_is_configured_to() -> None:
     llama4 = {**models.LLAMA_8B, "model_type": "llama4_text", "attention_chunk_size": 8192}
     whole = measure(model_files(llama4), {}, GPU, pooling=False).kv_cache
     environ = {"VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE": "1"}

@@ -95,7 +95,7 @@ def test_a_host_is_not_certain_and_neither_is_what_was_learnt() -> None:
 
 
 def two(first: str, second: str, **more: Any) -> tuple[Config, tuple[str, ...]]:
-    """Two engines on 24 GiB, and what the second is told to do."""
+    """Two engines on 24 GiB, and the hints for the second."""
     wanted = config({"embedding": first, "generation": second}, vllm_args=SMALL)
     engines = (replace(wanted.engine("embedding"), **more), wanted.engine("generation"))
     return (made := replace(wanted, engines=engines)), hints(made)
@@ -130,6 +130,6 @@ def test_a_neighbour_gives_nothing_where_there_is_room_or_it_needs_all_it_has() 
         ("0.74", {"want": Want(context=4096, concurrency=37.0)}),
         ("0.74", {"gpu_memory": 18 * GIB}),
     ):
-        _, told = two(first, "0.20", **more)
-        assert told
-        assert not any("embedding" in hint for hint in told)
+        _, found = two(first, "0.20", **more)
+        assert found
+        assert not any("embedding" in hint for hint in found)

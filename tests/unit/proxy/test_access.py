@@ -11,7 +11,7 @@ from memoria.config.model import Access, Address
 from memoria.proxy.access.keys import KeyRing, Keys
 from memoria.proxy.access.rules import AccessRules, CorsPreflight, Grant, access_rules, decide
 from memoria.proxy.errors import Rejection
-from memoria.proxy.http.headers import Header
+from memoria.proxy.http.messages import Header
 from tests.unit.commands import CONFIG
 
 KEY = "k" * 32

@@ -38,7 +38,7 @@ def test_an_answer_has_openais_four_fields(
 
 
 def test_a_refusal_keeps_its_words_and_its_time() -> None:
-    answer = errors.refused(Refusal(503, "loading", "engine_not_ready", retry_after=7))
+    answer = Refusal(503, "loading", "engine_not_ready", retry_after=7).answer
     assert (answer.status, answer.message, answer.code) == (503, "loading", "engine_not_ready")
     assert answer.headers == ((b"retry-after", b"7"),)
 

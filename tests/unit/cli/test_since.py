@@ -1,4 +1,4 @@
-"""When a line of vLLM's log was written."""
+"""`--since`: a length of time, a time of day or a moment."""
 
 from __future__ import annotations
 
@@ -9,26 +9,8 @@ import pytest
 
 from memoria.cli.commands.logs import parse_since
 from memoria.errors import UsageError
-from memoria.vllm.log_lines import time_of
 
 NOW = datetime(2026, 1, 2, 12, 0)
-
-
-def line(stamp: str) -> str:
-    return f"(EngineCore pid=1) INFO {stamp} [core.py:402] text"
-
-
-@pytest.mark.parametrize(
-    ("text", "at"),
-    [
-        (line("01-02 11:59:58"), datetime(2026, 1, 2, 11, 59, 58)),
-        (line("12-31 23:00:00"), datetime(2025, 12, 31, 23)),
-        (line("02-30 23:00:00"), None),
-        ("INFO:     Application startup complete.", None),
-    ],
-)
-def test_a_stamp_without_a_year_is_never_in_the_future(text: str, at: datetime | None) -> None:
-    assert time_of(text, NOW) == at
 
 
 @pytest.mark.parametrize(
