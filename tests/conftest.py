@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 from tests.faults.report import figure, pytest_terminal_summary
+from tests.programs import need_compiler
 from tests.stub_nvml import NvmlStub, build_library
 
 __all__ = ["figure", "pytest_terminal_summary"]  # pytest finds fixtures and hooks here by their names
@@ -26,6 +27,7 @@ for number in (signal.SIGINT, signal.SIGHUP):
 
 @pytest.fixture(scope="session")
 def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    need_compiler()
     return build_library(tmp_path_factory.mktemp("nvml"))
 
 

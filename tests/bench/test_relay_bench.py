@@ -15,6 +15,13 @@ from tests.bench.relay.__main__ import main, started
 from tests.bench.relay.load_program import Kind, Load, Result, Work
 from tests.bench.relay.measures import FIGURES
 from tests.bench.relay.targets import Target
+from tests.programs import need_compiler
+
+
+@pytest.fixture(autouse=True)
+def compiler() -> str:
+    """For the load program."""
+    return need_compiler()
 
 
 @pytest.fixture

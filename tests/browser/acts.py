@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.browser.chromium import PATIENCE, Page
 
 ADMIN, API = "a" * 32, "k" * 32
-STATES = "[...document.querySelectorAll('article .state')].map((state) => state.classList[1])"
+STATES = "[...document.querySelectorAll('article .state')].map((state) => state.dataset.state)"
 READY = f"{STATES}.join() === 'ready,ready'"
 STEERABLE = "!document.querySelector('#engine-embedding .steering').hidden"
 FOCUSED = "document.activeElement.id || document.activeElement.getAttribute('aria-label')"
@@ -70,7 +70,7 @@ async def _note_changes(page: Page, engine: str) -> None:
     state = f"document.querySelector('#engine-{engine} .state')"
     await page.value(
         "(window.changes = [], new MutationObserver(() => window.changes.push("
-        f"[(performance.timeOrigin + performance.now()) / 1000, {state}.classList[1]]))"
+        f"[(performance.timeOrigin + performance.now()) / 1000, {state}.dataset.state]))"
         f".observe({state}, {{attributes: true}}), 0)"
     )
 

@@ -55,7 +55,7 @@ async def test_an_engine_is_restarted_after_it_was_asked_once_more(page: Page, d
     await page.press("Enter")
     assert await asyncio.to_thread(daemon.leader, "embedding") == before
     await steer(page, "restart", "embedding")
-    await page.until(f'{text_of("events")}.includes("embedding is asked to restart with ana\'s key")')
+    await page.until(f'{text_of("events")}.includes("embedding restart requested: with ana\'s key")')
     await page.until(f"{STATES}[0] !== 'ready'")
     await page.until(READY)
     assert await asyncio.to_thread(daemon.leader, "embedding") != before

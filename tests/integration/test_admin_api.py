@@ -15,10 +15,10 @@ import jsonschema
 import pytest
 
 from memoria.admin.api.app import DESCRIPTION
-from memoria.cli.client import ask as ask_admin
 from memoria.cli.client import events
+from memoria.cli.client import request as ask_admin
 from memoria.errors import MemoriaError
-from tests.integration.daemon import PATIENCE, Box, RunningDaemon
+from tests.integration.daemon import PATIENCE, Box, RunningDaemon, slug
 from tests.integration.http_client import Answer, Streaming
 
 ADMIN, API = "a" * 32, "k" * 32
@@ -70,7 +70,7 @@ def conforms(value: Any, name: str) -> None:
 
 def until_event(daemon: RunningDaemon, after: int, engine: str, what: str) -> dict[str, Any]:
     for _, entry in follow(daemon, f"/events?status=false&after={after}"):
-        if (entry["subject"], entry["what"]) == (engine, what):
+        if (entry["subject"], slug(entry)) == (engine, what):
             return dict(entry)
     raise AssertionError("the stream has ended")
 
@@ -87,7 +87,7 @@ def test_events_begin_with_what_has_happened(daemon: RunningDaemon) -> None:
     assert {kind for kind, _ in first} == {"journal"}
     for _, entry in first:
         conforms(entry, "Entry")
-    assert first[0][1]["what"] == "listening"
+    assert first[0][1]["kind"] == "listening"
 
 
 def test_a_status_comes_with_the_events_and_after_every_change(daemon: RunningDaemon) -> None:
@@ -140,8 +140,8 @@ def test_a_restart_drains_unless_it_is_to_be_now(daemon: RunningDaemon) -> None:
         asked = over_socket(daemon, f"/engines/embedding/restart{query}", "POST")
         seen = []
         for _, entry in follow(daemon, f"/events?status=false&after={asked['event']}"):
-            seen.append(entry["what"])
-            if entry["what"] == "ready":
+            seen.append(slug(entry))
+            if seen[-1] == "ready":
                 break
         assert [what for what in seen if what in ("draining", "stopping")] == steps
     assert daemon.leader("embedding") != before
@@ -150,7 +150,7 @@ def test_a_restart_drains_unless_it_is_to_be_now(daemon: RunningDaemon) -> None:
 def test_who_asked_is_told(daemon: RunningDaemon) -> None:
     asked = over_http(daemon, "POST", "/admin/engines/embedding/start", x_api_key=ADMIN)
     assert asked.status == 202
-    entry = until_event(daemon, asked.json["event"], "embedding", "start asked")
+    entry = until_event(daemon, asked.json["event"], "embedding", "start_requested")
     assert entry["detail"] == "with ana's key"
 
 
@@ -309,7 +309,7 @@ def test_streams_end_with_the_daemon(box: Box) -> None:
     connection.request("GET", "/admin/logs/embedding?follow=true")
     log = connection.getresponse()
     assert daemon.stop() == 0
-    assert [entry["what"] for _, entry in stream][-1] == "stopped"
+    assert [slug(entry) for _, entry in stream][-1] == "stopped"
     log.read()
     connection.close()
 

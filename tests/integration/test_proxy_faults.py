@@ -116,7 +116,7 @@ async def test_an_engine_that_dies_before_its_head_is_a_502(tmp_path: Path) -> N
         assert len(engine.asked) == 1  # a generation is never asked for twice
     assert response.status == 502
     assert response.error == {
-        "message": "The engine `generation` closed the connection before its response was complete",
+        "message": "Engine `generation` closed the connection before its response was complete",
         "type": "server_error",
         "param": None,
         "code": "engine_lost",

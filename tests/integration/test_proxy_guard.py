@@ -103,7 +103,7 @@ async def test_tokens_keep_to_their_target_beside_many_embeddings(tmp_path: Path
         generation=ScriptedEngine(gpu.generate),
         embedding=ScriptedEngine(gpu.embeds),
     ) as rig:
-        guarding = Guarding(engines, engines.guard, rig.admission, period=PERIOD)
+        guarding = Guarding(engines, engines.guard, period=PERIOD)
         tasks = [asyncio.ensure_future(read_tokens(rig, gpu)) for _ in range(4)]
         tasks += [asyncio.ensure_future(embed_on_and_on(rig)) for _ in range(40)]
         for guarded in (False, True):
@@ -111,7 +111,7 @@ async def test_tokens_keep_to_their_target_beside_many_embeddings(tmp_path: Path
                 protected = Protected("generation", guarding.observe)
                 rig.context.replace_policy(replace(rig.context.policy, protected=protected))
                 tasks += [asyncio.ensure_future(read_tokens(rig, gpu)) for _ in range(4)]  # watched ones
-                tasks.append(asyncio.ensure_future(guarding.run()))
+                tasks.append(asyncio.ensure_future(guarding.run(rig.admission)))
             await asyncio.sleep(2.0)  # it finds its level
             gpu.gaps.clear()
             before = len(rig.exchanges)

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -42,7 +43,6 @@ LAYERS = {
     # before anything starts
     "memoria.preflight": 3,
     "memoria.supervisor.runtime_dir": 3,
-    "memoria.supervisor.state_file": 3,
     # all engines
     "memoria.supervisor": 4,
     # HTTP
@@ -69,7 +69,6 @@ HEAVY = (
     "opentelemetry",
     "pydantic",
     "pynvml",
-    "rich",
     "starlette",
     "uvicorn",
     "uvloop",
@@ -88,12 +87,18 @@ PASSENGERS = frozenset(name for name in SOURCES if name.startswith("memoria.vllm
 MODULES = tuple(name for name in SOURCES if name not in PASSENGERS)
 
 
+@cache
 def _tree(module: str) -> ast.Module:
     return ast.parse(SOURCES[module].read_text(encoding="utf-8"))
 
 
-def _imports(module: str) -> Iterator[tuple[int, str]]:
+@cache
+def _imports(module: str) -> tuple[tuple[int, str], ...]:
     """Line and full name of everything imported, also inside functions and for type checking."""
+    return tuple(_find_imports(module))
+
+
+def _find_imports(module: str) -> Iterator[tuple[int, str]]:
     for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -157,6 +162,29 @@ def test_the_proxy_knows_engines_by_its_router_alone() -> None:
         if name.startswith("memoria.") and not name.startswith(allowed)
     ]
     assert known == []
+
+
+def test_a_running_daemon_keeps_no_configuration_beside_its_generation() -> None:
+    """The gateway holds a `Generation`, the supervisor its `Deployment`; a copy would outlive a reload."""
+    wings = ("daemon", "supervisor", "engine", "proxy", "admin")
+    kept = [
+        f"{module}:{target.lineno}"
+        for module in MODULES
+        if module.startswith(tuple(f"memoria.{wing}." for wing in wings))
+        for node in ast.walk(_tree(module))
+        for target in _stored(node)
+        if (isinstance(target, ast.Attribute) and target.attr.lstrip("_") == "config")
+        or (isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) == "Config")
+    ]
+    assert kept == []
+
+
+def _stored(node: ast.AST) -> Iterator[ast.expr]:
+    if isinstance(node, ast.Assign):
+        for target in node.targets:
+            yield from target.elts if isinstance(target, ast.Tuple) else [target]
+    elif isinstance(node, ast.AnnAssign):
+        yield node.target
 
 
 def test_nvml_is_imported_in_one_file_only() -> None:
@@ -228,7 +256,9 @@ def test_a_logger_is_named_after_its_module() -> None:
 
 
 def test_the_command_line_imports_nothing_heavy() -> None:
-    script = f"import sys, memoria.cli.commands.main; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
+    """Also with every command's module: its `--help` imports that, too."""
+    commands = (name for name in MODULES if name.startswith("memoria.cli.commands"))
+    script = f"import sys, {', '.join(commands)}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
     ended = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -1,4 +1,4 @@
-"""README.md says what the code says. `MEMORIA_UPDATE_GOLDEN=1` writes its generated parts anew."""
+"""README.md and the manuals agree with the code. `MEMORIA_UPDATE_GOLDEN=1` rewrites their generated parts."""
 
 from __future__ import annotations
 
@@ -10,23 +10,51 @@ from pathlib import Path
 
 import pytest
 
-from memoria.cli.commands.main import cli
-from memoria.config.reference import reference
+from memoria import __version__
+from memoria.cli.commands import COMMANDS
 from memoria.engine.lifecycle import TRANSITIONS, State
 from memoria.errors import ExitCode
 from memoria.text import GIB, gib, grouped
+from tests import recording
+from tests.unit.config_files import ConfigFolder, folder
+from tests.unit.config_reference import reference
 from tests.unit.plan import test_kv_cache, test_weights
 from tests.unit.plan_examples import default_config, planned
 
+__all__ = ["folder"]  # a fixture
+
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
+CONFIGURATION, OPERATIONS, TESTING = (
+    ROOT / folder / "README.md" for folder in ("configs", "systemd", "tests")
+)
+CHANGELOG = ROOT / "CHANGELOG.md"
+DOCUMENTS = [
+    *(README, CONFIGURATION, OPERATIONS, TESTING, CHANGELOG),
+    *sorted((ROOT / ".github").rglob("*.md")),
+]
 SETUP = "pip install . && memoria setup && memoria run"
 DEMO = "pip install . && memoria demo"
 TESTS = "pip install '.[test]' && memoria setup --cpu && pytest"
 
 
-def _text() -> str:
-    return README.read_text(encoding="utf-8")
+def _text(document: Path = README) -> str:
+    return document.read_text(encoding="utf-8")
+
+
+def _name(document: Path) -> str:
+    return str(document.relative_to(ROOT))
+
+
+def _part(document: Path, name: str) -> tuple[str, str, str]:
+    """What stands between the comments of this name, with what comes before and after."""
+    opening, closing = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    before, part, after = re.split(f"{opening}(.*){closing}", _text(document), flags=re.DOTALL)
+    return before + opening, part, closing + after
+
+
+def _section(document: Path, heading: str) -> str:
+    return _text(document).partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
 
 
 def _lifecycle() -> str:
@@ -82,34 +110,57 @@ def _planning() -> str:
 
 
 def _measured() -> str:
-    """How many models of real vLLM the planner is compared with."""
+    """The number of models with which the planner is compared with real vLLM."""
     caches, weights = test_kv_cache.RECORDS, test_weights.RECORDS
     architectures = {record["config"]["architectures"][0] for record in caches.values()}
     quantised = sum("quantization_config" in record["config"] for record in weights.values())
     return (
-        f"Real vLLM 0.32 was started with {len(caches)} tiny models of {len(architectures)} architectures "
-        "on a CPU: tokens and concurrency\nare the logged ones to the digit. "
-        f"Of {len(weights)} models, {quantised} of them quantised, the weights are exact to the byte."
+        f"Compared with real vLLM 0.32 on a CPU: for {len(caches)} tiny models of {len(architectures)} "
+        "architectures, tokens and concurrency equal\nthe logged ones to the digit; "
+        f"for {len(weights)} models, {quantised} of them quantised, the weights are exact to the byte."
     )
 
 
+def _check() -> str:
+    return f"```\n$ memoria check\n{_golden('check-80-plain.txt')}```"
+
+
+def _status() -> str:
+    return f"```\n{_golden('pipe-status.txt')}```"
+
+
+def _golden(name: str) -> str:
+    return (recording.GOLDEN / name).read_text(encoding="utf-8").rstrip("\n") + "\n"
+
+
 @pytest.mark.parametrize(
-    ("name", "make"),
+    ("document", "name", "make"),
     [
-        ("lifecycle", _lifecycle),
-        ("configuration", _configuration),
-        ("planning", _planning),
-        ("measured", _measured),
+        pytest.param(document, make.__name__.strip("_"), make, id=make.__name__.strip("_"))
+        for document, make in (
+            (README, _check),
+            (README, _status),
+            (OPERATIONS, _lifecycle),
+            (CONFIGURATION, _configuration),
+            (CONFIGURATION, _planning),
+            (CONFIGURATION, _measured),
+        )
     ],
 )
-def test_a_generated_part_of_the_readme_is_up_to_date(name: str, make: Callable[[], str]) -> None:
+def test_a_generated_part_is_up_to_date(document: Path, name: str, make: Callable[[], str]) -> None:
     generated = f"{make()}\n"
-    opening, closing = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-    before, part, after = re.split(f"{opening}(.*){closing}", _text(), flags=re.DOTALL)
+    before, part, after = _part(document, name)
     if os.environ.get("MEMORIA_UPDATE_GOLDEN"):
         part = generated
-        README.write_text(f"{before}{opening}{part}{closing}{after}", encoding="utf-8")
+        document.write_text(f"{before}{part}{after}", encoding="utf-8")
     assert part == generated
+
+
+def test_the_picture_of_a_terminal_is_up_to_date() -> None:
+    drawn = recording.svg(recording.recording())
+    if os.environ.get("MEMORIA_UPDATE_GOLDEN"):
+        recording.PICTURE.write_text(drawn, encoding="utf-8")
+    assert recording.PICTURE.read_text(encoding="utf-8") == drawn
 
 
 def _literals() -> set[str]:
@@ -126,8 +177,7 @@ def _literals() -> set[str]:
 
 
 def _messages() -> list[str]:
-    troubleshooting = _text().partition("## Troubleshooting\n")[2].partition("\n## ")[0]
-    return re.findall(r"^### (.+)$", troubleshooting, re.MULTILINE)
+    return re.findall(r"^### (.+)$", _section(CONFIGURATION, "Troubleshooting"), re.MULTILINE)
 
 
 def test_every_message_under_troubleshooting_is_one_that_the_code_gives() -> None:
@@ -137,9 +187,23 @@ def test_every_message_under_troubleshooting_is_one_that_the_code_gives() -> Non
     assert [message for message in messages if not any(message in literal for literal in literals)] == []
 
 
-def test_the_first_commands_run_it_and_then_all_its_tests() -> None:
+def test_the_first_commands_run_it_and_the_last_one_all_its_tests() -> None:
     blocks = re.findall(r"^```sh\n(.+?)\n```$", _text(), re.MULTILINE | re.DOTALL)
-    assert blocks[:3] == [DEMO, SETUP, TESTS]
+    assert (blocks[:2], blocks[-1]) == ([DEMO, SETUP], TESTS)
+
+
+def test_the_readme_is_read_in_one_sitting() -> None:
+    assert len(_text().splitlines()) <= 200
+
+
+def test_the_readmes_file_is_short_and_whole(folder: ConfigFolder) -> None:
+    text = _part(README, "example")[1].removeprefix("```yaml\n").removesuffix("```\n")
+    assert len(text.splitlines()) <= 12
+    config = folder.load(text)
+    assert config.warnings == ()
+    assert {engine.name: engine.port for engine in config.engines} == dict.fromkeys(
+        ["embedding", "generation"]
+    )
 
 
 def test_ci_runs_the_readme_s_own_test_command() -> None:
@@ -149,25 +213,68 @@ def test_ci_runs_the_readme_s_own_test_command() -> None:
     assert positions == sorted(positions)
 
 
-def test_every_command_of_the_readme_exists() -> None:
-    code = "\n".join(re.findall(r"```sh\n.*?```|`[^`\n]+`", _text(), re.DOTALL))
-    named = set(re.findall(r"(?:^|[`& ])memoria ([a-z]+)", code, re.MULTILINE))
-    assert named == set(cli.commands)
+def _commands(document: Path) -> set[str]:
+    code = "\n".join(re.findall(r"```sh\n.*?```|`[^`\n]+`", _text(document), re.DOTALL))
+    code = re.sub(r"# .*", "", code)
+    return set(re.findall(r"(?:^|(?<!-u)[`& /])memoria ([a-z]+)", code, re.MULTILINE))
+
+
+def test_the_readme_names_every_command() -> None:
+    assert _commands(README) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
+def test_every_command_that_is_named_exists(document: Path) -> None:
+    assert _commands(document) <= set(COMMANDS)
 
 
 def test_every_exit_code_is_explained() -> None:
-    table = _text().partition("**Exit codes.**")[2].partition("**Signals.**")[0]
+    table = _section(OPERATIONS, "Exit codes")
     assert [int(code) for code in re.findall(r"^\| (\d+) ", table, re.MULTILINE)] == list(ExitCode)
 
 
 def test_the_variables_of_the_predecessor_are_those_of_the_default_file() -> None:
-    table = _text().partition("## Moving from memoria_vllm")[2].partition("What changed:")[0]
-    told = set(re.findall(r"`([A-Z][A-Z_]+)`", table))
+    table = _section(CONFIGURATION, "Moving from memoria_vllm").partition("What changed:")[0]
+    named = set(re.findall(r"`([A-Z][A-Z_]+)`", table))
     keys = re.sub(r"^#.*", "", (ROOT / "memoria.yaml").read_text(encoding="utf-8"), flags=re.MULTILINE)
     used = set(re.findall(r"\$\{([A-Z_]+):-", keys))
-    assert told == used
+    assert named == used
 
 
-def test_every_link_of_the_readme_leads_somewhere() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", _text())
-    assert [link for link in links if not link.startswith("https://") and not (ROOT / link).exists()] == []
+def _anchors(document: Path) -> set[str]:
+    """Those that GitHub gives to headings, which it reads outside of code blocks."""
+    prose = re.sub(r"^```.*?^```$", "", _text(document), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
+def test_every_link_leads_somewhere(document: Path) -> None:
+    text = _text(document)
+    links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|srcset)="([^"]+)"', text)
+    broken = []
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = document.parent / path if path else document
+        if not link.startswith("https://") and (
+            not target.exists() or (anchor and anchor not in _anchors(target))
+        ):
+            broken.append(link)
+    assert broken == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
+def test_every_path_that_is_named_exists(document: Path) -> None:
+    named = re.findall(r"`((?:memoria/(?!ID\b)|tests/|configs/|systemd/|\.ci/)[\w./-]+)`", _text(document))
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_the_version_is_in_the_changelog_with_its_date() -> None:
+    assert re.search(
+        rf"^## \[{re.escape(__version__)}\] - \d{{4}}-\d\d-\d\d$", _text(CHANGELOG), re.MULTILINE
+    )
+
+
+def test_every_example_file_is_named() -> None:
+    examples = {path.name for path in CONFIGURATION.parent.iterdir()} - {CONFIGURATION.name}
+    assert examples <= set(re.findall(r"\]\(([^)]+)\)", _text(CONFIGURATION)))

@@ -18,7 +18,8 @@ import yaml
 
 from memoria.admin.telemetry import gauges
 from memoria.admin.telemetry.exposition import Exposition
-from tests.promtool import complaints
+from tests.programs import need
+from tests.promtool import complaints, promtool_complaints
 from tests.unit.admin.test_gauges import BOTH, GUARD
 from tests.vllm.daemon import REPOSITORY, RealDaemon, free_ports
 from tests.vllm.engine_socket import ask_engine
@@ -50,7 +51,7 @@ class Prometheus:
         self._log = (folder / "prometheus.log").open("wb")
         self._process = subprocess.Popen(
             [
-                "prometheus",
+                need("prometheus"),
                 f"--config.file={file}",
                 f"--storage.tsdb.path={folder / 'data'}",
                 f"--web.listen-address=127.0.0.1:{port}",
@@ -97,6 +98,7 @@ def prometheus(
 
 def test_the_whole_is_valid(exposition: str) -> None:
     assert complaints(exposition) == []
+    assert promtool_complaints(exposition) == []
 
 
 @pytest.mark.parametrize("name", ["embedding", "generation"])

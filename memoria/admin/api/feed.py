@@ -6,7 +6,6 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from starlette.requests import Request
@@ -148,9 +147,7 @@ def _last_seen(request: Request) -> int:
 
 
 def _journal_event(entry: Entry) -> str:
-    data = asdict(entry)
-    del data["monotonic"]
-    return f"id: {entry.number}\n{_event('journal', data)}"
+    return f"id: {entry.number}\n{_event('journal', entry.to_json())}"
 
 
 def _event(kind: str, data: dict[str, Any]) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from hashlib import sha256
 from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+
+from memoria.engine.lifecycle import FACTS, Event, accepts
 
 STATIC = Path(__file__).parents[1] / "static"
 TYPES = {
@@ -28,17 +31,26 @@ HEADERS = {
 
 
 def routes() -> list[Route]:
-    """The files are read once; a browser asks again each time, and is told that nothing has changed."""
+    """The files are read once; a browser revalidates them each time, which a 304 answers."""
+    files = {file.name: file.read_bytes() for file in sorted(STATIC.iterdir()) if file.suffix in TYPES}
+    files["states.js"] = _states().encode()
     return [
-        _route("/" if file.name == "index.html" else f"/page/{file.name}", file)
-        for file in sorted(STATIC.iterdir())
-        if file.suffix in TYPES
+        _route("/" if name == "index.html" else f"/page/{name}", content, TYPES[Path(name).suffix])
+        for name, content in files.items()
     ]
 
 
-def _route(path: str, file: Path) -> Route:
-    content = file.read_bytes()
-    headers = {**HEADERS, "content-type": TYPES[file.suffix], "etag": f'"{sha256(content).hexdigest()[:16]}"'}
+def _states() -> str:
+    """A script with what the page must know of each state of an engine."""
+    states = {
+        state: {"tone": facts.tone, "startable": accepts(state, Event.START)}
+        for state, facts in FACTS.items()
+    }
+    return f"export const STATES = {json.dumps(states)};\n"
+
+
+def _route(path: str, content: bytes, kind: str) -> Route:
+    headers = {**HEADERS, "content-type": kind, "etag": f'"{sha256(content).hexdigest()[:16]}"'}
 
     async def answer(request: Request) -> Response:
         if request.headers.get("if-none-match") == headers["etag"]:

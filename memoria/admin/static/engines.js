@@ -3,6 +3,7 @@
 import { Keyed, byId, make, setText } from "./dom.js";
 import { UNKNOWN, count, duration, gibOf, known, milliseconds, percent, rate } from "./format.js";
 import { drawLine, makeLine, series } from "./history.js";
+import { STATES } from "./states.js";
 import { makeSteering, updateSteering } from "./steer.js";
 
 // The large figures, each with its last five minutes. A pooling engine generates nothing, and streams nothing.
@@ -68,7 +69,8 @@ function update(part, engine) {
   const progress = known(engine.percent) ? ` ${engine.percent} %` : "";
   setText(part.phase, engine.phase && engine.state === "starting" ? `${engine.state}: ${engine.phase}${progress}` : engine.state);
   setText(part.since, known(engine.retry_at) ? `retry in ${duration(engine.retry_at - now)}` : duration(now - engine.since));
-  part.state.className = `state ${engine.state}`;
+  part.state.className = `state ${STATES[engine.state].tone}`;
+  part.state.dataset.state = engine.state;
   setText(part.models, engine.models.join(", "));
   const last = engine.last_exit ? `last exit: ${engine.last_exit}` : "";
   setText(part.why, engine.detail || last);

@@ -5,7 +5,7 @@ import { connect } from "./connection.js";
 import { drawDevices } from "./devices.js";
 import { byId, setText } from "./dom.js";
 import { drawEngines } from "./engines.js";
-import { forgetEvents, tellEvent } from "./events.js";
+import { clearEvents, showEvent } from "./events.js";
 import { duration } from "./format.js";
 import { remember } from "./history.js";
 import { offerLogs, openLog } from "./logs.js";
@@ -24,7 +24,7 @@ const on = {
   },
   open(signal) {
     isLive = false;
-    forgetEvents();
+    clearEvents();
     openLog(signal);
     watchRequests(signal);
   },
@@ -58,8 +58,8 @@ function draw(status) {
 }
 
 function tell(entry) {
-  tellEvent(entry);
-  if (isLive && entry.subject === "memoria" && entry.what === "reloaded") connect(on); // other keys, perhaps
+  showEvent(entry);
+  if (isLive && entry.kind === "reloaded") connect(on); // other keys, perhaps
 }
 
 async function steer(engine, wish) {

@@ -1,9 +1,9 @@
 // Start, stop and restart of one engine. What ends it asks once more, in place.
 
 import { make } from "./dom.js";
+import { STATES } from "./states.js";
 
 const ENDS = { stop: "Stop", restart: "Restart" };
-const RESTS = ["stopped", "failed", "backoff"];
 
 export function makeSteering(name, steer) {
   const wishes = make("div", "", { class: "bar" });
@@ -46,7 +46,8 @@ export function makeSteering(name, steer) {
 export function updateSteering(part, engine, allowed) {
   part.element.hidden = !allowed;
   part.inFlight = engine.in_flight;
-  part.buttons.get("start").hidden = !RESTS.includes(engine.state);
+  const { startable } = STATES[engine.state];
+  part.buttons.get("start").hidden = !startable;
   part.buttons.get("stop").hidden = engine.state === "stopped";
-  part.buttons.get("restart").hidden = RESTS.includes(engine.state);
+  part.buttons.get("restart").hidden = startable;
 }

@@ -7,9 +7,10 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from weakref import WeakKeyDictionary
 
 import aiohttp
 
@@ -19,7 +20,8 @@ from memoria.admin.status.single_flight import SingleFlight
 from memoria.admin.status.status import DeviceStatus, EngineStatus, GuardStatus, PlannedTerm, Status
 from memoria.admin.telemetry.rates import Rates, Speed
 from memoria.config.model import Runner
-from memoria.engine.lifecycle import State
+from memoria.engine.actor import EngineActor
+from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.gpu.device import Device
 from memoria.plan.records import Comparison
@@ -39,7 +41,6 @@ SERIES = re.compile(
     re.M,
 )
 
-SERVING = (State.READY, State.SUSPECT, State.DRAINING)
 # What an engine's speed is measured in: the tokens that it writes, or those that it reads.
 TOKENS: Mapping[Runner, str] = {"generate": "generation_tokens_total", "pooling": "prompt_tokens_total"}
 
@@ -54,27 +55,26 @@ class Look:
 
 
 class Collector:
+    """`guarding` and `url`: those of the generation in force."""
+
     def __init__(
-        self, supervisor: Supervisor, admission: Admission, guarding: Guarding | None, rates: Rates, url: str
+        self,
+        supervisor: Supervisor,
+        admission: Admission,
+        rates: Rates,
+        *,
+        guarding: Callable[[], Guarding | None],
+        url: Callable[[], str],
     ) -> None:
         self._supervisor, self._admission, self._rates = supervisor, admission, rates
-        self._engines: dict[str, SingleFlight[bytes | None]] = {}
-        self._tokens: dict[str, Speed] = {}
+        self._guarding, self._url = guarding, url
+        # by actor: an engine that was removed and added again begins anew
+        self._engines: WeakKeyDictionary[EngineActor, SingleFlight[bytes | None]] = WeakKeyDictionary()
+        self._tokens: WeakKeyDictionary[EngineActor, Speed] = WeakKeyDictionary()
         self._holders = MemorySampler(supervisor)
-        self.adopt(guarding, url)
         self._began = time.monotonic()
         self._last_exits: dict[str, str] = {}
         supervisor.listen(self._remember)
-
-    def adopt(self, guarding: Guarding | None, url: str) -> None:
-        """After a reload: other engines, perhaps, and another address."""
-        self._guarding, self._url = guarding, url
-        self._engines = {
-            name: self._engines.get(name) or SingleFlight(partial(self._ask, name))
-            for name in self._supervisor.actors
-        }
-        self._tokens = {name: self._tokens.get(name) or Speed() for name in self._supervisor.actors}
-        self._holders.adopt()
 
     @property
     def uptime(self) -> float:
@@ -95,11 +95,11 @@ class Collector:
 
     async def exposition(self, name: str, *, hurry: bool = False) -> bytes | None:
         """What an engine's own `/metrics` answers; None where it does not serve, or does not answer."""
-        snapshot = self._supervisor.actors[name].snapshot
-        if snapshot.address is None or snapshot.state not in SERVING:
+        actor = self._supervisor.actors[name]
+        if actor.snapshot.address is None or not FACTS[actor.snapshot.state].serves:
             return None
         try:
-            return await self._engines[name].answer(hurry=hurry)
+            return await self._scrape(actor).answer(hurry=hurry)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             logger.debug("%s: no metrics: %r", name, error)
             return None
@@ -107,6 +107,11 @@ class Collector:
     async def used_bytes(self, name: str) -> int | None:
         """What an engine's processes hold on its device."""
         return (await self._holders.look()).held.get(name)
+
+    def _scrape(self, actor: EngineActor) -> SingleFlight[bytes | None]:
+        if actor not in self._engines:  # the value must not keep its key alive: it knows the name alone
+            self._engines[actor] = SingleFlight(partial(self._ask, actor.name))
+        return self._engines[actor]
 
     async def _ask(self, name: str) -> bytes:
         address = self._supervisor.actors[name].snapshot.address
@@ -123,7 +128,7 @@ class Collector:
         return Status(
             version=__version__,
             pid=os.getpid(),
-            url=self._url,
+            url=self._url(),
             uptime=self.uptime,
             at=time.time(),
             devices=tuple(
@@ -133,7 +138,7 @@ class Collector:
                 self._engine(name, holdings, _gauges(expositions.get(name, b"")))
                 for name in self._supervisor.actors
             ),
-            guard=None if self._guarding is None else _guard(self._guarding),
+            guard=None if (guarding := self._guarding()) is None else _guard(guarding),
         )
 
     def _device_status(self, device: Device, holdings: Holdings) -> DeviceStatus:
@@ -151,9 +156,11 @@ class Collector:
     def _remember(self, snapshot: EngineSnapshot) -> None:
         if snapshot.diagnosis is not None:
             self._last_exits[snapshot.name] = snapshot.diagnosis.cause
-        question = self._engines.get(snapshot.name)
-        if snapshot.state is State.READY and question is not None and not question.was_answered:
-            question.begin()  # so that it is known how long that takes before it may hang
+        actor = self._supervisor.actors.get(snapshot.name)
+        if snapshot.state is State.READY and actor is not None:
+            scrape = self._scrape(actor)
+            if not scrape.was_answered:
+                scrape.begin()  # so that it is known how long that takes before it may hang
 
     def _engine(self, name: str, holdings: Holdings, gauges: dict[str, float]) -> EngineStatus:
         supervisor = self._supervisor
@@ -161,7 +168,7 @@ class Collector:
         snapshot, device, rate = actor.snapshot, supervisor.plan.device(name), self._rates.of(name)
         running, waiting = gauges.get("num_requests_running"), gauges.get("num_requests_waiting")
         diagnosis, load = snapshot.diagnosis, self._admission.load(name)
-        record, serves = supervisor.verifier.latest(name), snapshot.state in SERVING
+        record, serves = supervisor.verifier.latest(name), FACTS[snapshot.state].serves
         return EngineStatus(
             name=name,
             state=snapshot.state.value,
@@ -194,7 +201,7 @@ class Collector:
             limit=load.limit,
             requests=actor.traffic.total,
             requests_per_second=rate.requests_per_second if serves else rate.requests_per_second or None,
-            tokens_per_second=self._tokens[name].of(gauges.get(TOKENS[config.runner])),
+            tokens_per_second=self._tokens.setdefault(actor, Speed()).of(gauges.get(TOKENS[config.runner])),
             ttft_p50=rate.ttft_p50,
             ttft_p95=rate.ttft_p95,
             total_p50=rate.total_p50,

@@ -45,18 +45,11 @@ class MemorySampler:
         self._processes = SingleFlight(self._ask_for_processes)
         self._devices: dict[str, SingleFlight[Device]] = {}
         self._silent: set[str] = set()
-        self.adopt()
-
-    def adopt(self) -> None:
-        """After a reload: other devices, perhaps."""
-        self._devices = {
-            uuid: self._devices.get(uuid) or SingleFlight(memory.read)
-            for uuid, memory in self._supervisor.memories.items()
-        }
 
     async def look(self) -> Holdings:
         processes, found = await asyncio.gather(
-            self._known_processes(), asyncio.gather(*(self._device(uuid) for uuid in self._devices))
+            self._known_processes(),
+            asyncio.gather(*(self._device(uuid) for uuid in self._supervisor.memories)),
         )
         devices = {device.uuid: device for device in found if device is not None}
         if processes is None:
@@ -93,10 +86,15 @@ class MemorySampler:
             lambda: {start: {pid: _resident(pid) for pid in pids} for start, pids in starts.items()}
         )
 
+    def _reading(self, uuid: str) -> SingleFlight[Device]:
+        if uuid not in self._devices:
+            self._devices[uuid] = SingleFlight(self._supervisor.memories[uuid].read)
+        return self._devices[uuid]
+
     async def _device(self, uuid: str) -> Device | None:
         """A driver that does not answer is told once, and when it does again."""
         try:
-            device, problem = await self._devices[uuid].answer(), "no answer"
+            device, problem = await self._reading(uuid).answer(), "no answer"
         except MemoriaError as error:
             device, problem = None, error.problems[0].what
         if device is None and uuid not in self._silent:

@@ -22,9 +22,9 @@ AT_A_TIME = 0.001  # seconds of work after which requests have their turn
 
 class Metrics:
     def __init__(self, supervisor: Supervisor, collector: Collector, requests: Requests) -> None:
-        self.tally = Tally(supervisor.actors)
+        self.tally = Tally(supervisor.names)
         self._supervisor, self._collector, self._requests = supervisor, collector, requests
-        self._starts = Starts(supervisor.actors)
+        self._starts = Starts(supervisor.names)
         supervisor.listen(self._starts.on_change)
 
     async def render(self) -> bytes:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from memoria import __version__
 from memoria.admin.telemetry.record import tokens
+from memoria.aio import in_daemon_thread
 from memoria.errors import UnavailableError
 from memoria.proxy.exchange.record import RequestRecord
-from memoria.supervisor.device_memory import in_daemon_thread
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

@@ -307,7 +307,7 @@ class Downstream(AsgiLane):
         verdict = decide(method.decode("latin-1"), target.partition(b"?")[0], every, rules)
         if isinstance(verdict, Grant):
             return verdict
-        return verdict.answer if isinstance(verdict, Rejection) else errors.preflight(verdict.headers)
+        return verdict.answer if isinstance(verdict, Rejection) else errors.cors_preflight(verdict.headers)
 
     def on_body(self, body: bytes) -> None:
         if self._parsed is not None:

@@ -13,7 +13,7 @@ from memoria.admin.api import feed as feeding
 from memoria.admin.api.feed import Feed
 from memoria.admin.status.history import History
 from memoria.admin.status.status import Status
-from memoria.engine.events import Journal
+from memoria.engine.events import EventKind, Journal
 from tests.unit.status_examples import HEALTHY
 
 
@@ -37,8 +37,8 @@ def looks() -> Looks:
 @pytest.fixture
 def journal() -> Journal:
     journal = Journal()
-    for what in ("listening", "queued", "starting"):
-        journal.add("engine", what)
+    for kind in (EventKind.LISTENING, EventKind.GATE_PASSED, EventKind.GATE_LEFT):
+        journal.add_event(kind, "engine", device="gpu 0")
     return journal
 
 
@@ -76,7 +76,7 @@ async def test_a_number_that_is_not_reached_yet_was_another_daemons(
     waiting = asyncio.create_task(take(stream, 1))
     await asyncio.sleep(0.01)  # the loop has its turn
     assert not waiting.done()
-    journal.add("engine", "ready")
+    journal.add_event(EventKind.STANDBY_WAITING, "engine")
     assert await waiting == ["journal 4"]
 
 
@@ -148,7 +148,7 @@ async def test_the_last_entry_is_told_before_a_stream_ends(
 ) -> None:
     stream = feed.all(3) if statuses else feed.entries(2)
     await take(stream, 1)
-    journal.add("engine", "stopped")
+    journal.add_event(EventKind.STOPPING, "memoria")
     feed.close()
     async with asyncio.timeout(10):
         rest = [short(event) async for event in stream]

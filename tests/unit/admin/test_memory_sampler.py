@@ -117,7 +117,7 @@ async def test_a_driver_that_hangs_is_told_once_and_so_is_its_return(
     reader = FakeReader(device())
     reader.block()
     holders = MemorySampler(supervisor(reader))
-    question = holders._devices["GPU-0"]
+    question = holders._reading("GPU-0")
     monkeypatch.setattr(question, "_patience", 0.01)
     for _ in range(5):
         assert (await holders.look()).devices == {}

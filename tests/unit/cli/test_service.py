@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from memoria.cli.commands import service
 from memoria.cli.commands.service import HOMES, MARK, unit_text
 from memoria.errors import MemoriaError
+from tests.programs import need
 
 OPT, ETC = Path("/opt/memoria/bin/memoria"), Path("/etc/memoria/memoria.yaml")
 REPOSITORY = Path(__file__).parents[3]
@@ -64,9 +64,7 @@ def test_a_users_unit_asks_for_nothing_that_only_root_may_do() -> None:
 
 @pytest.mark.parametrize("account", ["root", None])
 def test_systemd_accepts_it(tmp_path: Path, account: str | None) -> None:
-    analyze = shutil.which("systemd-analyze")
-    if analyze is None:
-        return  # the keys are a part of those that test_systemd_unit.py knows
+    analyze = need("systemd-analyze")
     unit = tmp_path / "memoria.service"
     unit.write_text(unit_text(Path("/bin/true"), ETC, account), encoding="utf-8")
     command = [analyze, *(["--user"] if account is None else []), "verify", str(unit)]
@@ -101,13 +99,13 @@ def test_install_says_the_next_command_and_uninstall_takes_it_back(
         service.uninstall_unit()
 
 
-def test_a_unit_of_somebody_else_is_left_alone(as_user: Path) -> None:
+def test_a_unit_that_memoria_did_not_write_is_left_alone(as_user: Path) -> None:
     as_user.parent.mkdir(parents=True)
     as_user.write_text("[Unit]\n")
     demo = REPOSITORY / "memoria/demo/memoria.yaml"
-    with pytest.raises(MemoriaError, match="by somebody else"):
+    with pytest.raises(MemoriaError, match="was not written by memoria"):
         service.install_unit(demo, "memoria", only_print=False)
-    with pytest.raises(MemoriaError, match="by somebody else"):
+    with pytest.raises(MemoriaError, match="was not written by memoria"):
         service.uninstall_unit()
     assert as_user.read_text() == "[Unit]\n"
 

@@ -48,7 +48,7 @@ def test_a_head_that_cannot_be_trusted_closes_the_connection() -> None:
 
 
 def test_a_preflight_has_no_body() -> None:
-    assert errors.preflight(((b"vary", b"origin"),)).body == b""
+    assert errors.cors_preflight(((b"vary", b"origin"),)).body == b""
 
 
 def test_an_answer_as_an_event_is_one_line_of_data() -> None:
