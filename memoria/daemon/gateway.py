@@ -16,15 +16,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from memoria.admin.api import health, models, page
-from memoria.admin.api.app import PREFIX, admin_app, behind
+from memoria.admin.api.app import PREFIX, Reload, admin_app, behind
 from memoria.admin.api.feed import Feed
-from memoria.admin.api.reload import Reload
 from memoria.admin.status.collect import Collector
 from memoria.admin.status.history import History
 from memoria.admin.telemetry.metrics import Metrics
 from memoria.admin.telemetry.rates import Rates
-from memoria.admin.telemetry.request_log import RequestLog
-from memoria.admin.telemetry.requests import Requests
+from memoria.admin.telemetry.requests import RequestLog, Requests
 from memoria.admin.telemetry.tracing import open_tracing
 from memoria.aio import in_daemon_thread
 from memoria.daemon.engine_router import EngineRouter
@@ -73,7 +71,7 @@ class Gateway:
             url=lambda: self.generation.url,
         )
         metrics = Metrics(supervisor, self.collector, self._requests)
-        self._tally = metrics.tally
+        self._request_metrics = metrics.requests
 
         self._pool = Pool()
         self._context = ProxyContext(
@@ -84,11 +82,11 @@ class Gateway:
             on_done=self._on_done,
         )
         self.protocol: type[HttpToolsProtocol] = protocol_for(self._context)
-        supervisor.watch_flow(Progress(self._context.connections, self._tally.answered).of)
+        supervisor.watch_flow(Progress(self._context.connections, self._request_metrics.answered).of)
         supervisor.listen(self._on_engine)
 
         self._feed = Feed(supervisor.journal, self.collector.status, self._history)
-        supervisor.listen(lambda _: self._feed.changed.ring())
+        supervisor.listen(lambda _: self._feed.changed.notify())
         self._admin = admin_app(supervisor, self.collector, self._feed, self._requests, reload)
         everywhere = [
             *health.routes(supervisor, self.collector),
@@ -160,11 +158,11 @@ class Gateway:
         self._admission.changed(snapshot.name)
 
     def _on_done(self, record: RequestRecord) -> None:
-        self._rates.add(record)
-        self._tally.add(record)
-        self._requests.add(record)
+        self._rates.add_request(record)
+        self._request_metrics.count_request(record)
+        self._requests.add_request(record)
         if self._tracing is not None:
-            self._tracing.add(record)
+            self._tracing.add_span(record)
 
 
 def _app(routes: list[Route]) -> ASGIApp:

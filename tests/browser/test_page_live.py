@@ -82,7 +82,7 @@ async def test_a_connection_that_falls_silent_is_given_up_for_another(daemon: Ru
         assert page.complaints == []
 
 
-async def test_a_tab_that_nobody_sees_holds_no_stream(page: Page, daemon: RunningDaemon) -> None:
+async def test_a_hidden_tab_holds_no_stream(page: Page, daemon: RunningDaemon) -> None:
     await page.until(f"{text_of('log')}.includes('startup complete')")
     before = connections(daemon)
     await set_hidden(page, hidden=True)

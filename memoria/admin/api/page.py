@@ -1,4 +1,4 @@
-"""The page for browsers at `/`, and its few files: hand-written, no build, no other host."""
+"""The web page at `/` and its files: written by hand, no build step, no other host."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HEADERS = {
 
 
 def routes() -> list[Route]:
-    """The files are read once; a browser revalidates them each time, which a 304 answers."""
+    """Files are read once. Browsers revalidate each time and get 304."""
     files = {file.name: file.read_bytes() for file in sorted(STATIC.iterdir()) if file.suffix in TYPES}
     files["states.js"] = _states().encode()
     return [

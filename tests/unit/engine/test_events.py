@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import memoria
-from memoria.admin.api.app import DESCRIPTION
+from memoria.admin.api import openapi
 from memoria.engine.events import WORDS, Entry, EventKind, Journal
 from memoria.engine.lifecycle import FACTS, State, Tone
 
@@ -62,9 +62,9 @@ def test_every_kind_but_a_transition_has_words() -> None:
 
 
 def test_the_description_of_the_api_lists_every_kind_and_tone() -> None:
-    entry = json.loads(DESCRIPTION.read_text())["components"]["schemas"]["Entry"]["properties"]
-    assert entry["kind"]["enum"] == list(EventKind)
-    assert entry["tone"]["enum"] == list(Tone)
+    schemas = json.loads(openapi.document())["components"]["schemas"]
+    assert schemas["EventKind"]["enum"] == list(EventKind)
+    assert schemas["Entry"]["properties"]["tone"]["enum"] == list(Tone)
 
 
 def test_a_kind_fills_its_template(caplog: pytest.LogCaptureFixture) -> None:

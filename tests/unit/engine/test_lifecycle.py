@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memoria.admin.api.app import DESCRIPTION
+from memoria.admin.api import openapi
 from memoria.config.model import Restart
 from memoria.engine.lifecycle import (
     FACTS,
@@ -80,7 +80,7 @@ def test_every_state_has_its_facts() -> None:
 
 
 def test_the_description_of_the_api_lists_every_state() -> None:
-    engine = json.loads(DESCRIPTION.read_text())["components"]["schemas"]["Engine"]["properties"]
+    engine = json.loads(openapi.document())["components"]["schemas"]["EngineStatus"]["properties"]
     assert engine["state"]["enum"] == list(State)
 
 

@@ -1,4 +1,4 @@
-"""Answers without an end: so many at once, and no more."""
+"""Endless responses: a limited number at once."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 from starlette.types import Message, Scope
 
-from memoria.admin.api import streams as streaming
-from memoria.admin.api.streams import Streams
+from memoria.admin.api import responses
+from memoria.admin.api.responses import Streams
 from memoria.proxy.errors import Rejection
 
 SCOPE: Scope = {"type": "http", "method": "GET", "headers": [], "server": ("127.0.0.1", 8200)}
@@ -22,7 +22,7 @@ async def for_ever(end: asyncio.Event) -> AsyncIterator[str]:
 
 
 async def test_only_so_many_streams_are_open_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "MOST", 2)
+    monkeypatch.setattr(responses, "MAX_STREAMS", 2)
     streams, end = Streams(), asyncio.Event()
     begun: asyncio.Queue[Message] = asyncio.Queue()
 
