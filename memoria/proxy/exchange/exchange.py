@@ -163,7 +163,9 @@ class Exchange(ABC):
             if engine is None or not (body.complete or (body.size > body.LARGE and self._filters is None)):
                 if body.size > self._gathered:
                     self._count_gathered(body.size)
-            elif (lease := self._lease or self._admit(engine)) is not None:
+                return
+            lease = self._lease or self._admit(engine)
+            if lease is not None:  # else queued
                 self._relay(lease)
         except Rejection as rejection:
             self.refuse(rejection.answer)
@@ -189,10 +191,8 @@ class Exchange(ABC):
         admission = self._context.admission
         self._lease = lease = admission.try_admit(engine)
         if lease is None:
-            body = (
-                self.upload
-            )  # in memory meanwhile: what is here, and what may come before the client is paused
-            kept = max(body.size, min(body.declared or 0, body.LARGE))
+            # in memory meanwhile: what is here, and what may come before the client is paused
+            kept = max(self.upload.size, min(self.upload.declared or 0, Upload.LARGE))
             who, granted, refused = self._key or self._client.peer, self._on_lease, self._on_refusal
             self._waiting = admission.wait(engine, who, kept, granted=granted, refused=refused)
             self.state = QUEUED
