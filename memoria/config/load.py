@@ -72,22 +72,24 @@ def read(path: Path, environ: Mapping[str, str]) -> Loaded:
     try:
         file = FILE.validate_python(document.data)
     except ValidationError as error:
-        wrong = report_findings(error, document, report)
-        check_memory(document, report)
-        usable = without_wrong(document, error)
-        if usable is not None:
-            check_front(usable[0], report, wrong)
-        try:
-            report.raise_errors()
-        except ConfigError as found:
-            if usable is None or wrong & {"gpu", "gpu_limit", "device", "[key]"}:
-                raise
-            raise WrongValuesError(found.problems, _build(*usable, path, environ, report)) from error
-        raise
+        raise _wrong_values(error, document, path, environ, report) from error
     check_memory(document, report)
     check_front(file, report)
     report.raise_errors()
     return Loaded(_build(file, document, path, environ, report), file, document)
+
+
+def _wrong_values(
+    error: ValidationError, document: Document, path: Path, environ: Mapping[str, str], report: Report
+) -> ConfigError:
+    wrong = report_findings(error, document, report)
+    check_memory(document, report)
+    usable = without_wrong(document, error)
+    if usable is not None:
+        check_front(usable[0], report, wrong)
+    if usable is None or wrong & {"gpu", "gpu_limit", "device", "[key]"}:
+        return ConfigError(report.errors)
+    return WrongValuesError(report.errors, _build(*usable, path, environ, report))
 
 
 def _shared(keys: Any, section: type) -> dict[str, Any]:

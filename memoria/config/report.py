@@ -48,10 +48,15 @@ class Report:
     def warnings(self) -> tuple[Problem, ...]:
         return tuple(self._warnings)
 
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """In the order of their lines."""
+        return tuple(problem for _, problem in sorted(self._errors, key=_place))
+
     def raise_errors(self) -> None:
-        """Raises `ConfigError` with all errors so far, in the order of their lines."""
+        """Raises `ConfigError` if there are any."""
         if self._errors:
-            raise ConfigError(problem for _, problem in sorted(self._errors, key=_place))
+            raise ConfigError(self.errors)
 
     def _problem(
         self, what: str, path: ConfigPath, mark: Mark | None, also: tuple[ConfigPath, ...], hint: str

@@ -14,7 +14,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from memoria.config.load import load
-from memoria.config.schema import json_schema
+from memoria.config.model import CommonKeys, Config, EngineConfig, EngineKeys
+from memoria.config.schema import Engine, File, json_schema
+from memoria.config.values import keys
 from memoria.errors import ConfigError, Problem
 from tests.unit.config_files import ENGINE, NO_VARIABLES, ConfigFolder, folder
 from tests.unit.config_reference import KeyDoc, reference
@@ -41,6 +43,19 @@ def test_the_shipped_schema_is_the_generated_one(tmp_path: Path) -> None:
         "run: python -m memoria.config.schema configs/memoria.schema.json"
     )
     jsonschema.Draft202012Validator.check_schema(json_schema())
+
+
+def test_facts_and_the_place_of_a_daemon_are_known_without_pydantic() -> None:
+    """Commands that validate nothing must not wait 200 ms for it."""
+    script = "import sys, memoria.config.model, memoria.config.file; assert 'pydantic' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
+
+
+def test_each_key_is_defined_once() -> None:
+    """What file and facts share is inherited, never repeated."""
+    for written, facts, shared in ((File, Config, CommonKeys), (Engine, EngineConfig, EngineKeys)):
+        assert written.__annotations__.keys().isdisjoint(facts.__annotations__.keys() - {"engines"})
+        assert keys(written).keys() > keys(shared).keys() < keys(facts).keys()
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
