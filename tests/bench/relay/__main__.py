@@ -2,7 +2,7 @@
 
     --smoke       half a minute at most, figures of no worth: does it work?
     --tcp         all three reach the engines over TCP (else memoria and nginx do over Unix sockets)
-    --markdown    the table for the README
+    --markdown    the table for tests/README.md
     --install     vllm-router from PyPI into an environment in ~/.cache/memoria-bench
 
 One core is for the proxy, one for the load; other work on the machine spoils the figures. Peers that are not
