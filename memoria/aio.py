@@ -1,4 +1,4 @@
-"""Calls that may never return, made beside the event loop."""
+"""Calls that may never return, made off the event loop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def in_daemon_thread(work: Callable[[], T]) -> asyncio.Future[T]:
             return
         if error is not None:
             future.set_exception(error)
-            future.exception()  # asyncio must not complain when the one who asked has given up waiting
+            future.exception()  # retrieved, so that asyncio does not log it once the caller has given up
         else:
             future.set_result(result)  # type: ignore[arg-type]
 
@@ -36,8 +36,8 @@ def in_daemon_thread(work: Callable[[], T]) -> asyncio.Future[T]:
             failure = error
         try:
             loop.call_soon_threadsafe(settle, result, failure)
-        except RuntimeError:  # the loop is closed: nobody waits any more
-            logger.debug("an answer came back after the end")
+        except RuntimeError:  # the loop is closed
+            logger.debug("a result came after the end")
 
-    threading.Thread(target=run, name="memoria-aside", daemon=True).start()
+    threading.Thread(target=run, name="memoria-call", daemon=True).start()
     return future

@@ -1,16 +1,16 @@
-"""What goes wrong, told to a person.
+"""Errors that are shown to a person.
 
 MemoriaError                    exit code
 |-- UsageError                   2  a value on the command line is wrong
 |-- ConfigError                 78  the configuration is wrong
 |-- UnavailableError            69  GPU, vLLM or a port is not there
 |   `-- NoGpuError              69  no driver, or one that sees no GPU
-|-- MemoryHeldError             75  others hold the memory; later it may work
+|-- MemoryHeldError             75  other processes hold the memory; later it may work
 `-- NotRunningError              3  no daemon answers
 
-Every error carries *all* problems found at once; each problem says what is wrong, where, and what to do
-(surface.md, "Errors"). Exit codes follow sysexits.h (EX_UNAVAILABLE, EX_TEMPFAIL, EX_CONFIG) and LSB's
-"3: program is not running" for `status`.
+Every error carries *all* problems found at once; each problem says what is wrong, where, and what to do. Exit
+codes follow sysexits.h (EX_UNAVAILABLE, EX_TEMPFAIL, EX_CONFIG) and LSB's "3: program is not running" for
+`status`.
 """
 
 from __future__ import annotations
@@ -44,11 +44,16 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong: `what` in one sentence, `where` as lines to show, `hint` as the next step."""
+    """`what` is wrong in one sentence, `where` as lines to show, the next step as `hint`."""
 
     what: str
     where: tuple[str, ...] = ()
     hint: str | None = None
+
+    @property
+    def line(self) -> str:
+        """On one line and without the hint, for a log."""
+        return "; ".join((self.what, *self.where))
 
     def __str__(self) -> str:
         lines = [f"error: {self.what}", *(f"  {line}" for line in self.where)]
@@ -58,7 +63,7 @@ class Problem:
 
 
 class MemoriaError(Exception):
-    """Base of everything a user can cause; never shown as a traceback."""
+    """Base of every error that a user can cause; never shown as a traceback."""
 
     exit_code = ExitCode.FAILURE
 

@@ -1,4 +1,4 @@
-"""memoria's own log: lines for people, or one JSON object per line. Never prompts, bodies or keys."""
+"""memoria's own log: text lines, or one JSON object per line. Never prompts, bodies or keys."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Literal, TextIO
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
-# In text form the screen already tells what the journal tells.
-TOLD_BY_SCREEN = "memoria.engine.events"
-# Chatty at INFO about their own business.
+# In text form the screen already shows the journal.
+SHOWN_BY_SCREEN = "memoria.engine.events"
+# Too chatty at INFO.
 QUIET = ("uvicorn", "uvicorn.error", "asyncio", "aiohttp")
 
 
@@ -24,8 +24,9 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if engine := getattr(record, "engine", None):
-            line["engine"] = engine
+        for key in ("engine", "event", "detail", "data"):
+            if value := getattr(record, key, None):
+                line[key] = value
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
@@ -38,7 +39,7 @@ class TextFormatter(logging.Formatter):
 
 
 class StderrHandler(logging.StreamHandler[TextIO]):
-    """Follows `sys.stderr`, which the terminal's screen replaces while it draws."""
+    """Writes to the present `sys.stderr`, which the terminal's screen replaces while it draws."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.setStream(sys.stderr)
@@ -46,22 +47,22 @@ class StderrHandler(logging.StreamHandler[TextIO]):
 
 
 def printable(text: str) -> str:
-    """Without control characters: a model's or a client's text must not move the cursor or forge a line."""
+    """Escapes control characters: a model's or a client's text must not move the cursor or forge a line."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def configure(level: str, form: Literal["text", "json"], stream: TextIO | None = None) -> None:
-    """Sends everything to `stream` (default: standard error) and replaces what was configured before."""
+    """Logs to `stream` (default: standard error); replaces any earlier configuration."""
     handler = logging.StreamHandler(stream) if stream else StderrHandler()
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     wanted = logging.getLevelNamesMapping()[level]
     for name in QUIET:
         logging.getLogger(name).setLevel(max(wanted, logging.WARNING))
-    told_twice = form == "text" and wanted >= logging.INFO
-    logging.getLogger(TOLD_BY_SCREEN).setLevel(logging.WARNING if told_twice else logging.NOTSET)
+    shown_twice = form == "text" and wanted >= logging.INFO
+    logging.getLogger(SHOWN_BY_SCREEN).setLevel(logging.WARNING if shown_twice else logging.NOTSET)
 
 
 def _timestamp(at: float) -> str:

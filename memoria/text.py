@@ -1,4 +1,4 @@
-"""How figures are written for people: the same way in an error, on a screen and in a log."""
+"""Figures as text: the same in an error, on a screen and in a log."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def gib(size_bytes: int) -> str:
 
 
 def fraction_text(fraction: Decimal, rounding: str = ROUND_HALF_EVEN) -> str:
-    """A fraction with two decimals, or with all that it has, up to eight: `0.30`, `0.125`, `0.9500001`. What
-    has more was computed, from a size say, and gets four."""
+    """A fraction with two decimals, or all that it has, up to eight: `0.30`, `0.125`, `0.9500001`. One with
+    more was computed, from a size for example, and gets four."""
     exponent = fraction.normalize().as_tuple().exponent
     places = max(2, -exponent) if isinstance(exponent, int) else 2
     return f"{fraction.quantize(Decimal((0, (1,), -(places if places <= 8 else 4))), rounding):f}"
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> tuple[str, ...]:
-    """Rows of one length as lines in columns, two spaces apart; the columns in `right` end together."""
+    """Rows of equal length as lines in columns, two spaces apart; those in `right` are right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return tuple(
         "  ".join(
@@ -35,7 +35,7 @@ def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> tuple
 
 
 def duration(seconds: float) -> str:
-    """A length of time in its two largest units: `4 s`, `3m10s`, `3h12m`, `2d5h`."""
+    """A duration in its two largest units: `4 s`, `3m10s`, `3h12m`, `2d5h`."""
     whole = max(0, int(seconds))
     if whole < 60:
         return f"{whole} s"
@@ -47,7 +47,7 @@ def duration(seconds: float) -> str:
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """What somebody may have meant who wrote `word`, as a hint."""
+    """A hint for an unknown `word`: the nearest known one, or all of them."""
     names = list(known)
     close = difflib.get_close_matches(word, names, n=1)
     return f"did you mean `{close[0]}`?" if close else f"there are: {', '.join(names)}"
@@ -59,7 +59,7 @@ def grouped(number: int) -> str:
 
 
 def short_time(seconds: float) -> str:
-    """A short time with three digits and its unit: `5.13 ms`, `131 ms`, `12.4 s`."""
+    """A short duration with three digits and its unit: `5.13 ms`, `131 ms`, `12.4 s`."""
     if seconds >= 1:
         return f"{seconds:.0f} s" if seconds >= 100 else f"{seconds:#.3g} s"
     return f"{seconds * 1000:.0f} ms" if seconds >= 0.1 else f"{seconds * 1000:#.3g} ms"

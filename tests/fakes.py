@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 from memoria.engine.address import EngineAddress, UnixAddress
-from memoria.engine.hang import Progress
 from memoria.engine.launch_settings import LaunchSettings
 from memoria.engine.process.table import ProcessTable
 from memoria.errors import Problem, UnavailableError
 from memoria.gpu.device import Device
 from memoria.supervisor.passengers import CoreConnections
 from memoria.vllm.command import EngineSpec
+from memoria.vllm.metrics import Progress
 
 GIB = 2**30
 PRELUDE = """

@@ -1,1 +1,1 @@
-"""`memoria bench`: a load for a running daemon, and the figures of how it bears it."""
+"""`memoria bench`: a load for a running daemon, and its figures."""

@@ -1,4 +1,4 @@
-"""What a load shows: rates and times of each engine, alone and together. Pure."""
+"""The figures of a load: rates and times of each engine, alone and together. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """Requests that were not answered as they should be; `first` tells of the first."""
+    """Requests without a proper answer; `first` is the first one's error."""
 
     count: int = 0
     first: str | None = None
@@ -25,8 +25,8 @@ class Failures:
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """`rate`: texts a second; `text_tokens`: of a text, in the mean; `latency`: of a request, with all of its
-    texts. None: not told, or nothing was answered."""
+    """`rate` is in texts per second, `text_tokens` the mean of a text, `latency` that of a request with all
+    its texts. None: unknown, or there was no answer."""
 
     engine: str
     rate: float
@@ -37,10 +37,10 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """`rate`: tokens a second, all streams together; `prompt_tokens`: of a prompt, in the mean;
-    `first_token` from the request on; `between_tokens` of one stream; `gaps`: the percentiles of the same,
-    for a curve. `counted` is False where the engine did not tell how many tokens its events held: then rate
-    and gaps are those of events."""
+    """`rate` is in tokens per second, all streams together; `prompt_tokens` the mean of a prompt;
+    `first_token` the time from the request; `between_tokens` that of one stream, and `gaps` its percentiles,
+    for a curve. `counted` is False if the engine sent no token counts: then rate and gaps are those of
+    events."""
 
     engine: str
     rate: float

@@ -1,4 +1,4 @@
-"""A picture of the phases as SVG: rates and waits as bars, the time between tokens as curves. Pure."""
+"""The phases as an SVG picture: rates and waits as bars, the time between tokens as curves. Pure."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from memoria.text import short_time
 PANEL_WIDTH, PANEL_HEIGHT = 380, 190  # pixels, of one drawing
 LEFT, TOP = (30, 470), (84, 336)
 WIDTH, HEIGHT = 880, 580
-ALONE, TOGETHER = "#4477aa", "#cc6677"  # told apart also by people who see few colours
+ALONE, TOGETHER = "#4477aa", "#cc6677"  # distinguishable with colour blindness, too
 DASHES = ("none", "7 4", "2 3", "9 3 2 3")  # of curves, one for each engine
 
-# What a bar shows: the engine, whether it was loaded alone, how high it is, how high its thin line is (or 0).
+# A bar: the engine, whether it was loaded alone, its height, and the height of its thin line (or 0).
 _Bar = tuple[str, bool, float, float]
 
 
 def as_svg(phases: Sequence[Phase], title: str) -> str:
-    """What was not measured is not drawn."""
+    """Draws only what was measured."""
     texts = list(_bars(phases, lambda phase: [(e.engine, e.rate, 0.0) for e in phase.embedding]))
     tokens = list(_bars(phases, lambda phase: [(e.engine, e.rate, 0.0) for e in phase.generation]))
     firsts = list(_bars(phases, lambda phase: [(e.engine, *_waits(e.first_token)) for e in phase.generation]))
@@ -42,7 +42,7 @@ def as_svg(phases: Sequence[Phase], title: str) -> str:
 def _bars(
     phases: Sequence[Phase], of: Callable[[Phase], Sequence[tuple[str, float, float]]]
 ) -> Iterator[_Bar]:
-    """An engine's bars stand side by side."""
+    """An engine's bars side by side."""
     found = [(name, _is_alone(phase), size, reach) for phase in phases for name, size, reach in of(phase)]
     for engine in dict.fromkeys(name for name, *_ in found):
         yield from (bar for bar in found if bar[0] == engine)
@@ -79,7 +79,7 @@ def _bar_panel(
 
 
 def _curve_panel(left: int, top: int, title: str, curves: Sequence[tuple[Generation, bool]]) -> Iterator[str]:
-    """To the right the time between two tokens, upwards the share of them that is no longer."""
+    """x: time between two tokens; y: the share of gaps up to that long."""
     yield from _frame(left, top, title)
     if not curves:
         return

@@ -1,4 +1,4 @@
-"""Asking the running daemon, over its admin socket. Standard library only: it must answer at once."""
+"""A client for the daemon's admin socket."""
 
 from __future__ import annotations
 
@@ -11,13 +11,47 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memoria import __version__
-from memoria.errors import MemoriaError, NotRunningError, Problem, UnavailableError, UsageError
+from memoria.demo import config_path as demo_config
+from memoria.errors import (
+    ConfigError,
+    MemoriaError,
+    NotRunningError,
+    Problem,
+    UnavailableError,
+    UsageError,
+)
 
-PATIENCE = 10.0  # seconds; on streams the daemon is heard of at least as often
-REFUSED = 422
+if TYPE_CHECKING:
+    from memoria.config.file import Place
+
+PATIENCE = 10.0  # seconds; the daemon writes to its streams at least as often
+REFUSED = 422  # a reload
+
+
+def find_daemon(flag: Path | None) -> Place:
+    """The daemon that a command talks to: that of the configuration found, or the demo's if only that one
+    runs and `flag` is None. Does not validate the file. Raises `ConfigError` if there is none."""
+    from memoria.config.file import find, locate
+
+    try:
+        place = locate(find(flag, os.environ, Path.cwd()), os.environ)
+    except ConfigError:
+        if flag is None and _is_up(demo := locate(demo_config(), os.environ)):
+            return demo
+        raise
+    if flag is None and not _is_up(place) and _is_up(demo := locate(demo_config(), os.environ)):
+        return demo
+    return place
+
+
+def _is_up(place: Place) -> bool:
+    try:
+        return place.admin_socket.exists()
+    except PermissionError:  # another user's; connecting to it says so
+        return True
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -35,48 +69,47 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def reject_stranger(uid: int, admin_socket: Path) -> None:
-    """Whoever answers there as `uid`: where everybody may make folders, as in /tmp, it is no daemon of this
-    user's. Raises `UnavailableError`."""
+    """Rejects a server of another user's below a world-writable directory such as /tmp, where anyone can
+    create the socket. Raises `UnavailableError`."""
     ours = uid in (0, os.geteuid())
-    if not ours and any(place.stat().st_mode & stat.S_IWOTH for place in admin_socket.parents):
+    if not ours and any(folder.stat().st_mode & stat.S_IWOTH for folder in admin_socket.parents):
         raise UnavailableError(
             Problem(
-                f"what answers at {admin_socket} belongs to another user (uid {uid})",
-                hint="run this command as that user, or remove the folder",
+                f"the server at {admin_socket} belongs to another user (uid {uid})",
+                hint="run this command as that user, or remove the directory",
             )
         )
 
 
-def ask(admin_socket: Path, path: str, method: str = "GET", *, patience: float = PATIENCE) -> Any:
-    """The daemon's answer, decoded, also where it refuses a reload (422). Raises `NotRunningError`,
-    `UnavailableError`, or `MemoriaError` with what the daemon has against it, or where it is not
-    understood."""
-    with _answer(admin_socket, path, method, patience=patience) as answer, understood(admin_socket):
+def request(admin_socket: Path, path: str, method: str = "GET", *, patience: float = PATIENCE) -> Any:
+    """Returns the decoded answer, also that of a refused reload (422). Raises `NotRunningError`,
+    `UnavailableError`, or `MemoriaError` if the daemon refuses the request or its answer is malformed."""
+    with _answer(admin_socket, path, method, patience=patience) as answer, parsing(admin_socket):
         return json.loads(answer.read())
 
 
 def events(admin_socket: Path, path: str) -> Iterator[tuple[str, Any]]:
-    """The server-sent events at `path` as kind and data, until the daemon ends. Raises as `ask`."""
+    """Server-sent events as pairs of kind and data, until the daemon ends. Raises what `request` raises."""
     with _answer(admin_socket, path, "GET", patience=2 * PATIENCE) as answer:
         if answer.headers.get_content_type() != "text/event-stream":
-            raise _not_understood(admin_socket)
+            raise _unexpected_answer(admin_socket)
         kind = ""
         for line in answer:
             if line.startswith(b"event: "):
                 kind = line[7:].decode(errors="replace").strip()
             elif line.startswith(b"data: "):
-                with understood(admin_socket):
+                with parsing(admin_socket):
                     data = json.loads(line[6:])
                 yield kind, data
 
 
 @contextmanager
-def understood(admin_socket: Path) -> Iterator[None]:
-    """Around what is made of an answer: raises `MemoriaError` where its shape is not this version's."""
+def parsing(admin_socket: Path) -> Iterator[None]:
+    """Wraps code that parses an answer: raises `MemoriaError` if its shape is not this version's."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise _not_understood(admin_socket) from error
+        raise _unexpected_answer(admin_socket) from error
 
 
 @contextmanager
@@ -99,15 +132,15 @@ def _answer(
             Problem(f"may not open {admin_socket}", hint="run this command as the user that runs memoria")
         ) from None
     except TimeoutError:
-        raise UnavailableError(f"memoria has not answered for {patience:g} s") from None
+        raise UnavailableError(f"no answer from memoria for {patience:g} s") from None
     except BrokenPipeError:
-        raise  # of standard output: `memoria requests | head`
+        raise  # standard output's: `memoria requests | head`
     except (http.client.RemoteDisconnected, http.client.IncompleteRead, ConnectionResetError):
-        raise UnavailableError("memoria ended before it had answered") from None
+        raise UnavailableError("memoria ended before it answered") from None
     except http.client.HTTPException as error:
-        raise _not_understood() from error
+        raise _unexpected_answer() from error
     except OSError as error:
-        raise UnavailableError(f"memoria cannot be asked: {error.strerror or error}") from None
+        raise UnavailableError(f"cannot connect to memoria: {error.strerror or error}") from None
     finally:
         connection.close()
 
@@ -122,21 +155,21 @@ def _refusal(answer: http.client.HTTPResponse, admin_socket: Path, path: str) ->
         what, _, hint = message.partition("; ")
         return UsageError(Problem(what, hint=hint or None))
     if code == "route_not_found":
-        return _not_understood(admin_socket)
+        return _unexpected_answer(admin_socket)
     return MemoriaError(message) if answer.status < 500 else UnavailableError(message)
 
 
-def _not_understood(admin_socket: Path | None = None) -> MemoriaError:
+def _unexpected_answer(admin_socket: Path | None = None) -> MemoriaError:
     theirs = None if admin_socket is None else _version(admin_socket)
     if theirs in (None, __version__):
-        what = "what answers for memoria is not understood: it may be another version"
+        what = "unexpected answer from memoria: it may be another version"
     else:
-        what = f"the daemon is memoria {theirs}, this command is of {__version__}"
+        what = f"the daemon is memoria {theirs}, this command is memoria {__version__}"
     return MemoriaError(Problem(what, hint="restart the daemon: `memoria run --take-over`, or its service"))
 
 
 def _version(admin_socket: Path) -> str | None:
-    """None where the daemon does not tell."""
+    """The daemon's version; None if unknown."""
     connection = _UnixConnection(admin_socket, PATIENCE)
     try:
         connection.request("GET", "/status")

@@ -1,7 +1,7 @@
-"""What must hold between keys: ports and names are unique, `tcp` has a port, a local model is there; nobody
-opens the engines to a network by accident.
+"""Rules between keys: ports and names are unique, `tcp` has a port, a local model exists, and the engines are
+not open to a network by accident.
 
-`check_engines` works on the tree as read, so that these are found together with all other problems.
+`check_engines` works on the tree as read, so that its problems are reported together with all others.
 """
 
 from __future__ import annotations
@@ -11,30 +11,31 @@ from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
-from memoria.config.model import ConfigPath
+from memoria.config.model import Address, ConfigPath
 from memoria.config.paths import expand, is_local_model
 from memoria.config.report import Report, key_name
 from memoria.config.schema import File
-from memoria.config.values import parse_address
 from memoria.config.yaml import Document, Node
 
 # Names that mean memoria itself.
 RESERVED = {
-    "memoria": "events that are memoria's own have this name",
-    "router": "`/health` tells of memoria itself under this name",
+    "memoria": "memoria's own events have this name",
+    "router": "`/health` reports on memoria itself under this name",
 }
 
 
 def check_engines(document: Document, folder: Path, environ: Mapping[str, str], report: Report) -> None:
     engines = document.data.get("engines")
     ports: dict[int, ConfigPath] = {}
-    with suppress(ValueError):  # the schema says so
-        ports[parse_address(document.data.get("listen", "127.0.0.1:8200")).port] = ("listen",)
+    with suppress(ValueError):  # reported by the schema
+        ports[Address.parse(document.data.get("listen", "127.0.0.1:8200")).port] = ("listen",)
     names: dict[tuple[str, str], ConfigPath] = {}
     for name, engine in engines.items() if isinstance(engines, dict) else ():
         path = ("engines", name)
         if name in RESERVED:
-            report.error(f"no engine can be named `{name}`: {RESERVED[name]}", path, hint="name it otherwise")
+            report.error(
+                f"no engine can be named `{name}`: {RESERVED[name]}", path, hint="give it another name"
+            )
         if isinstance(engine, dict):
             _check_port(engine, path, ports, report)
             _check_model(engine, path, folder, environ, report)
@@ -42,7 +43,7 @@ def check_engines(document: Document, folder: Path, environ: Mapping[str, str], 
 
 
 def check_memory(document: Document, report: Report) -> None:
-    """Every engine has a fraction or a size, not both; whether a wish can be granted the plan finds out."""
+    """Every engine has a fraction or a size, not both. Whether a wish can be met is up to the plan."""
     engines = document.data.get("engines")
     for name, engine in engines.items() if isinstance(engines, dict) else ():
         if engine is None or isinstance(engine, dict):
@@ -68,8 +69,8 @@ def _check_engine_memory(engine: Mapping[str, Node], path: ConfigPath, report: R
 
 
 def check_front(file: File, report: Report, wrong: Collection[str] = ()) -> None:
-    """Who may ask, and what the latency guard protects: as far as that does not depend on the keys that are
-    `wrong`, and so not as written."""
+    """Checks access and the latency guard, except where that depends on keys that are `wrong`, and so not as
+    written."""
     if not {"listen", "keys", "open_to_network"}.intersection(wrong):
         _check_access(file, report)
     if not {"guard", "runner", "[key]"}.intersection(wrong):
@@ -82,7 +83,7 @@ def _check_access(file: File, report: Report) -> None:
             f"{file.listen} can be reached from other machines, and there are no API keys",
             ("listen",),
             hint="write `keys: FILE`, or listen on 127.0.0.1, "
-            "or write `open_to_network: true` if everybody there may use the engines",
+            "or write `open_to_network: true` if everyone there may use the engines",
         )
     if file.keys is not None and file.open_to_network:
         report.error(
@@ -95,21 +96,14 @@ def _check_access(file: File, report: Report) -> None:
 
 def _check_guard(file: File, report: Report) -> None:
     guard = file.guard
-    if (guard.protect is None) != (guard.inter_token_ms is None):
+    engine = file.engines.get(guard.protect) if guard else None
+    if guard and (engine is None or engine.runner != "generate"):
+        generating = [name for name, engine in file.engines.items() if engine.runner == "generate"]
         report.error(
-            "`guard` needs both its keys, or none",
-            ("guard",),
-            hint="write `guard: {protect: generation, inter_token_ms: 50}`, say",
+            f"`protect` names `{guard.protect}`, which is no engine that generates text",
+            ("guard", "protect"),
+            hint=f"there is: {', '.join(generating)}" if generating else "there is none here",
         )
-    elif guard.protect is not None:
-        engine = file.engines.get(guard.protect)
-        if engine is None or engine.runner != "generate":
-            generating = [name for name, engine in file.engines.items() if engine.runner == "generate"]
-            report.error(
-                f"`protect` names `{guard.protect}`, which is no engine that generates text",
-                ("guard", "protect"),
-                hint=f"there is: {', '.join(generating)}" if generating else "there is none here",
-            )
 
 
 def _check_port(
@@ -126,7 +120,7 @@ def _check_port(
             also=((*path, "transport"),),
             hint="leave out `transport: tcp`: the `port` is answered all the same",
         )
-    if not isinstance(written, str) or not written.isdecimal() or len(written) > 9:  # the schema says so
+    if not isinstance(written, str) or not written.isdecimal() or len(written) > 9:  # reported by the schema
         return
     port = int(written)
     if other := ports.get(port):
@@ -150,7 +144,7 @@ def _check_model(
     try:
         found = place.exists()
     except OSError:
-        found = True  # for all we know; the preflight says why it cannot be looked at
+        found = True  # perhaps; the preflight reports why it cannot be read
     if not found:
         report.error(
             f"no model at `{model}`",

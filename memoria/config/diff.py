@@ -1,38 +1,31 @@
-"""What differs between two configurations, and what it takes to get from one to the other. Pure."""
+"""The differences between two configurations, and what a reload must do about each. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-from memoria.config.model import Config, EngineConfig
+from memoria.config.model import Access, Config, EngineConfig
+from memoria.config.values import Section, keys
 
-# Where a daemon is found and what its screen was made for: these need a new daemon.
+# Where clients find the daemon, and how its logs are set up at its start.
 FIXED = frozenset({"device", "runtime_dir", "log.dir", "log.format", "log.level", "log.requests"})
-# Keys that are not where the file has them (`model.py` against `schema.py`).
+# Facts that the file has elsewhere.
 _AS_WRITTEN = {
     "access.keys": "keys",
     "access.admin_keys": "admin_keys",
     "access.allowed_hosts": "allowed_hosts",
     "access.origins": "cors.origins",
-    "limits.body_bytes": "limits.body_mb",
-    "logging.dir": "log.dir",
-    "logging.format": "log.format",
-    "logging.level": "log.level",
-    "logging.requests": "log.requests",
-    "logging.max_bytes": "log.max_mb",
-    "logging.keep": "log.keep",
 }
 _NOT_COMPARED = frozenset({"path", "engines", "warnings", "marks"})
-# What memoria itself does for an engine: its vLLM knows nothing of it.
-# What a wish for memory comes to is in the fraction.
+# What memoria itself does for an engine, without its vLLM. Wishes for memory end up in the fraction.
 _LIVE_IN_ENGINE = frozenset({"max_requests", "filters", "standby", "gpu_memory", "want"})
 
 
 @dataclass(frozen=True, slots=True)
 class Restarts:
-    """An engine, and the keys for whose sake it must be started again."""
+    """An engine, and the changed keys that require its restart."""
 
     engine: str
     keys: tuple[str, ...]
@@ -40,7 +33,7 @@ class Restarts:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Keys as the file has them. `live` take effect at once; `fixed` cannot be reloaded at all."""
+    """Keys as written in the file. `live` ones take effect at once; `fixed` ones need a new daemon."""
 
     live: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
@@ -53,7 +46,7 @@ class Changes:
 
 
 def compare(old: Config, new: Config) -> Changes:
-    """`vllm` belongs to every engine. Engines are told apart by their names."""
+    """Compares engines by name. `vllm` counts as a key of every engine."""
     top = tuple(_AS_WRITTEN.get(key, key) for key in _differing(old, new))
     before = {engine.name: engine for engine in old.engines}
     after = {engine.name: engine for engine in new.engines}
@@ -75,24 +68,23 @@ def compare(old: Config, new: Config) -> Changes:
 
 
 def _differing(old: Config, new: Config) -> Iterator[str]:
-    for field in fields(Config):
-        if field.name not in _NOT_COMPARED:
-            yield from _leaves(field.name, getattr(old, field.name), getattr(new, field.name))
+    for name, field in keys(Config).items():
+        if name not in _NOT_COMPARED:
+            yield from _leaves(name, getattr(old, field.name), getattr(new, field.name))
 
 
 def _leaves(key: str, old: Any, new: Any) -> Iterator[str]:
     if old == new:
         return
-    # an address is one value, written as one
-    if key != "listen" and is_dataclass(old) and is_dataclass(new):
-        for field in fields(old):
-            yield from _leaves(f"{key}.{field.name}", getattr(old, field.name), getattr(new, field.name))
+    if isinstance(old, (Section, Access)) and isinstance(new, (Section, Access)):
+        for name, field in keys(type(old)).items():
+            yield from _leaves(f"{key}.{name}", getattr(old, field.name), getattr(new, field.name))
     else:
         yield key
 
 
 def _engine_keys(old: EngineConfig, new: EngineConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Keys that the engine was started with, then those that are memoria's own."""
+    """The changed keys: those that vLLM is started with, then those that take effect without a restart."""
     own, others = [], []
     for field in fields(EngineConfig):
         before, after = getattr(old, field.name), getattr(new, field.name)
@@ -106,6 +98,6 @@ def _engine_keys(old: EngineConfig, new: EngineConfig) -> tuple[tuple[str, ...],
             others.append(field.name)
         else:
             own.append(field.name)
-    if "max_num_seqs" in own and "max_requests" in others:  # follows from it
+    if "max_num_seqs" in own and "max_requests" in others:  # its default depends on it
         others.remove("max_requests")
     return tuple(own), tuple(others)

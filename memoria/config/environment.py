@@ -1,7 +1,7 @@
-"""The variables that `${NAME}` may name: the process environment, then the `.env` beside the file.
+"""The variables for `${NAME}`: the process environment, then the `.env` beside the file.
 
-`.env` is read as Docker compose reads it: `NAME=value`, quotes, inline comments after a blank, and `${NAME}`
-in values that do not stand in single quotes. A blank value counts as unset. The process environment wins.
+`.env` is read as by Docker Compose: `NAME=value`, quotes, inline comments after a blank, and `${NAME}` in
+values without single quotes. A blank value counts as unset. The process environment wins.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from memoria.errors import Mark
 
 _SINGLE_QUOTED = re.compile(r"[^=]*=\s*'")
 _SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)(_|$)", re.IGNORECASE)
-# The hub's token, mirror and places, by the names that huggingface_hub itself reads.
+# The hub's token, mirror and folders, by the names that huggingface_hub reads.
 _OF_THE_HUB = re.compile(r"HF_\w+|HUGGING_FACE_HUB_TOKEN|HUGGINGFACE_HUB_CACHE")
-SAVE_AS_UTF8 = "save it as UTF-8; `iconv -f latin1 -t utf-8` makes it so"
+SAVE_AS_UTF8 = "save it as UTF-8; `iconv -f latin1 -t utf-8` converts it"
 
 
 def looks_secret(name: str) -> bool:
@@ -33,8 +33,8 @@ def looks_secret(name: str) -> bool:
 def pass_on_hub_variables(
     engine: dict[str, Node], path: ConfigPath, variables: Mapping[str, Variable], report: Report
 ) -> None:
-    """Puts those of `.env` into an engine's `env`, in place: vLLM must find them there, as Docker compose had
-    it. What the process environment or the engine itself says of them wins."""
+    """Adds the hub's variables of `.env` to an engine's `env`, in place, as vLLM reads its environment only,
+    as under Docker Compose. The process environment and the engine's own `env` win."""
     for name, variable in variables.items():
         if variable.source != ENVIRONMENT and _OF_THE_HUB.fullmatch(name):
             _fill_in(engine, path, ("env", name), variable, report)
@@ -51,7 +51,7 @@ def fill_in_log(data: dict[str, Node], variables: Mapping[str, Variable], report
 def _fill_in(
     node: dict[str, Node], path: ConfigPath, key: tuple[str, str], variable: Variable, report: Report
 ) -> None:
-    """Only where the section is one, and has no such value."""
+    """Sets a key of a section unless it has a value."""
     section = {} if node.get(key[0]) is None else node[key[0]]
     if isinstance(section, dict) and section.get(key[1]) is None:
         node[key[0]] = section | {key[1]: Scalar(variable.value, variable.value, (variable,))}
@@ -61,7 +61,7 @@ def _fill_in(
 def read_variables(
     environ: Mapping[str, str], dotenv: Path, shown_as: str, report: Report
 ) -> dict[str, Variable]:
-    """All variables by name. What is wrong with `dotenv` goes to `report`; it need not be there."""
+    """All variables by name. Problems of `dotenv`, which need not exist, go to `report`."""
     environment = {name: Variable(name, value, ENVIRONMENT) for name, value in environ.items()}
     try:
         if not S_ISREG(dotenv.stat().st_mode):

@@ -1,4 +1,4 @@
-"""Where each effective value comes from: what `memoria config` shows."""
+"""Every effective value with its source, for `memoria config`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from memoria.config.environment import looks_secret
 from memoria.config.load import Loaded, read
 from memoria.config.model import ConfigPath
 from memoria.config.report import key_name
-from memoria.config.schema import SECTIONS, Engine, File
+from memoria.config.values import Section, keys
 from memoria.text import GIB
 
 SECRET = "***"
@@ -30,48 +30,47 @@ class Setting:
 
 
 def explain(path: Path, environ: Mapping[str, str]) -> list[Setting]:
-    """Every value in force, vLLM's own defaults left out, secrets as `SECRET`. Raises as `load` does."""
+    """Every value in force except vLLM's own defaults, secrets as `SECRET`. Raises as `load` does."""
     loaded = read(path, environ)
-    _, runtime_source = paths.runtime_dir(loaded.file.runtime_dir, path, environ)
-    _, log_source = paths.log_dir(loaded.file.log.dir, path, environ)
-    computed = {("runtime_dir",): runtime_source, ("log", "dir"): log_source}
+    document = loaded.document
+    _, runtime_source = paths.runtime_dir(document.text("runtime_dir"), path, environ)
+    _, log_source = paths.log_dir(document.text("log", "dir"), path, environ)
+    sources = {("runtime_dir",): runtime_source, ("log", "dir"): log_source}
+    computed = _computed(loaded)
     return [
-        Setting(key_name(key), _shown(key, value, loaded), _source(key, computed.get(key), loaded))
-        for key, value in _values(loaded)
+        Setting(key_name(key), _shown(key, shown, loaded), _source(key, sources.get(key), loaded))
+        for key, value in _leaves((), loaded.file)
+        if (shown := computed.get(key, value)) is not None
+        and (shown not in ((), {}) or document.get(*key) is not None)
     ]
 
 
-def _values(loaded: Loaded) -> Iterator[tuple[ConfigPath, Any]]:
-    config, file = loaded.config, loaded.file
-    for name in File.model_fields:
-        if name in SECTIONS:
-            for key, value in getattr(file, name):
-                if (name, key) == ("log", "dir"):
-                    yield (name, key), config.logging.dir
-                elif value is not None:
-                    yield (name, key), value
-        elif name == "runtime_dir":
-            yield (name,), config.runtime_dir
-        elif name != "engines" and getattr(file, name) is not None:
-            yield (name,), getattr(file, name)
-    for name in file.engines:
-        yield from _engine_values(name, loaded)
+def _computed(loaded: Loaded) -> dict[ConfigPath, Any]:
+    """Values that depend on more than their own key."""
+    config = loaded.config
+    computed: dict[ConfigPath, Any] = {
+        ("runtime_dir",): config.runtime_dir,
+        ("log", "dir"): config.logging.dir,
+    }
+    for engine in config.engines:
+        path = ("engines", engine.name)
+        for name in ("served_model_name", "gpu", "max_requests"):
+            computed[(*path, name)] = getattr(engine, name)
+        if not engine.gpu_memory_utilization:
+            fraction = (*path, "gpu_memory_utilization")
+            computed[fraction] = loaded.document.text(*fraction)  # `auto`, or unset
+    return computed
 
 
-def _engine_values(name: str, loaded: Loaded) -> Iterator[tuple[ConfigPath, Any]]:
-    engine, built = loaded.file.engines[name], loaded.config.engine(name)
-    for key in Engine.model_fields:
-        value = getattr(engine, key)
-        if key in ("args", "env"):
-            yield from ((("engines", name, key, entry), value[entry]) for entry in value)
-        elif key == "want":
-            yield from ((("engines", name, key, entry), wish) for entry, wish in value if wish is not None)
-        elif key == "filters":
-            yield from ((("engines", name, key, entry), changes) for entry, changes in value if changes)
-        elif key in ("served_model_name", "gpu", "max_requests"):
-            yield ("engines", name, key), getattr(built, key)
-        elif value is not None:
-            yield ("engines", name, key), value
+def _leaves(path: ConfigPath, value: Any) -> Iterator[tuple[ConfigPath, Any]]:
+    if isinstance(value, Section):
+        for key, field in keys(type(value)).items():
+            yield from _leaves((*path, key), getattr(value, field.name))
+    elif path == ("engines",) or path[2:] in (("args",), ("env",)):
+        for key, entry in value.items():
+            yield from _leaves((*path, key), entry)
+    else:
+        yield path, value
 
 
 def _shown(key: ConfigPath, value: Any, loaded: Loaded) -> str:
@@ -81,6 +80,8 @@ def _shown(key: ConfigPath, value: Any, loaded: Loaded) -> str:
         return SECRET
     if key[2:] == ("gpu_memory",):
         return _exact_gib(value)
+    if key[-1].endswith("_mb"):
+        return str(value >> 20)
     if isinstance(value, (bool, dict)):
         return json.dumps(value)
     if isinstance(value, (list, tuple)):

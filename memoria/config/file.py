@@ -1,21 +1,32 @@
-"""The configuration file: where it is looked for, and its text."""
+"""The configuration file as a file: where it is, its text, what control commands need of it, and edits."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 
-from memoria.config.environment import SAVE_AS_UTF8
+import yaml
+
+from memoria.config import paths
+from memoria.config.environment import SAVE_AS_UTF8, read_variables
+from memoria.config.interpolate import Variable
+from memoria.config.model import ConfigPath
+from memoria.config.report import Report
+from memoria.config.yaml import Document, parse
 from memoria.errors import ConfigError, Problem
 
 SYSTEM_FILE = Path("/etc/memoria/memoria.yaml")
 
 
 def find(flag: Path | None, environ: Mapping[str, str], cwd: Path) -> Path:
-    """The file to use: `flag`, MEMORIA_CONFIG, `cwd`/memoria.yaml, /etc/memoria/memoria.yaml.
+    """The file to use: `flag`, MEMORIA_CONFIG, `cwd`/memoria.yaml, or /etc/memoria/memoria.yaml.
 
-    The first two are taken at their word. Raises `ConfigError` when nothing is there."""
+    The first two need not exist. Raises `ConfigError` if neither is given and there is no file.
+    """
     if flag is not None:
         return cwd / flag
     if named := environ.get("MEMORIA_CONFIG"):
@@ -36,7 +47,7 @@ def find(flag: Path | None, environ: Mapping[str, str], cwd: Path) -> Path:
 
 
 def _absence(path: Path) -> str | None:
-    """Why there is no file at `path`; None where there is one."""
+    """Why there is no file at `path`; None if there is one."""
     try:
         return None if S_ISREG(path.stat().st_mode) else "not a file"
     except (FileNotFoundError, NotADirectoryError):
@@ -46,7 +57,7 @@ def _absence(path: Path) -> str | None:
 
 
 def shown(path: Path) -> str:
-    """A path as a person in this folder would write it."""
+    """A path for messages: relative if it is within the current folder."""
     absolute, here = path.absolute(), Path.cwd()
     return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
 
@@ -69,3 +80,111 @@ def read_text(path: Path) -> str:
         reason = error.strerror if isinstance(error, OSError) else error
         hint = "let memoria's user read it, or name another with --config or MEMORIA_CONFIG"
         raise ConfigError(Problem(f"cannot read {name}: {reason}", hint=hint)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the daemon of the configuration in `file` lives. `engines`: their names, if they can be read."""
+
+    file: Path
+    runtime_dir: Path
+    log_dir: Path
+    engines: tuple[str, ...] = ()
+
+    @property
+    def admin_socket(self) -> Path:
+        return self.runtime_dir / "admin.sock"
+
+
+def locate(file: Path, environ: Mapping[str, str]) -> Place:
+    """Raises `ConfigError` if there is no such file, or it cannot be read.
+
+    Validates nothing, as a daemon must stay reachable while its file is being edited. Of a file that is not
+    YAML at the moment, the keys that can be read still count.
+    """
+    text = read_text(file)
+    variables = read_variables(environ, file.with_name(".env"), "", Report())
+    runtime_dir: str | None = None
+    log_dir: str | None = None
+    engines: tuple[str, ...] = ()
+    for document in _readable_parts(text, shown(file), variables):
+        runtime_dir = runtime_dir or document.text("runtime_dir")
+        log_dir = log_dir or document.text("log", "dir")
+        found = document.get("engines")
+        engines = engines or (tuple(found) if isinstance(found, dict) else ())
+    return Place(
+        file,
+        paths.runtime_dir(runtime_dir, file, environ)[0],
+        paths.log_dir(log_dir, file, environ)[0],
+        engines,
+    )
+
+
+def _readable_parts(text: str, name: str, variables: Mapping[str, Variable]) -> Iterator[Document]:
+    """The whole file, or each of its top-level keys that is YAML by itself."""
+    try:
+        yield parse(text, name, variables, Report())
+    except ConfigError:
+        parts = [""]
+        for line in text.splitlines(keepends=True):
+            if line[0] in " \t#\r\n":
+                parts[-1] += line
+            else:
+                parts.append(line)
+        for part in parts:
+            try:
+                yield parse(part, name, variables, Report())
+            except ConfigError:
+                continue
+
+
+def rewrite(path: Path, values: Mapping[ConfigPath, str]) -> None:
+    """Replaces scalars by their keys, and leaves every other character as it is.
+
+    The file is replaced atomically: readers see the old one or the new one. Raises `ConfigError` if a value
+    cannot be replaced (a variable, an alias) or the file cannot be written.
+    """
+    text = path.read_bytes().decode("utf-8")
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    spans = sorted((_span(root, key, text, path), value) for key, value in values.items())
+    for (start, end), value in reversed(spans):
+        text = text[:start] + value + text[end:]
+    _replace(path, text)
+
+
+def _span(root: yaml.Node | None, key: ConfigPath, text: str, path: Path) -> tuple[int, int]:
+    """The indices in `text` where a value begins and ends."""
+    node = root
+    for name in key:
+        children = node.value if isinstance(node, yaml.MappingNode) else ()
+        node = next((value for written, value in children if written.value == name), None)
+    dotted = ".".join(key[1:])
+    if not isinstance(node, yaml.ScalarNode):
+        raise ConfigError(
+            Problem(f"{dotted} does not stand in {shown(path)} itself", (), "write it there first, as `auto`")
+        )
+    start, end = node.start_mark.index, node.end_mark.index
+    if "$" in text[start:end]:
+        raise ConfigError(
+            Problem(
+                f"{dotted} comes out of a variable: {text[start:end]}",
+                (f"{shown(path)}:{node.start_mark.line + 1}",),
+                "write the fraction into the variable, or `auto` into the file",
+            )
+        )
+    return start, end
+
+
+def _replace(path: Path, text: str) -> None:
+    target = path.resolve()
+    try:
+        mode = target.stat().st_mode
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", newline="", dir=target.parent, prefix=f".{target.name}.", delete=False
+        ) as file:
+            file.write(text)
+        os.chmod(file.name, mode)  # noqa: PTH101 (a name, not a path, is what the file knows)
+        os.replace(file.name, target)  # noqa: PTH105
+    except OSError as error:
+        hint = "write the fractions of `memoria plan` into it yourself, or let this user write there"
+        raise ConfigError(Problem(f"cannot write {shown(path)}: {error.strerror}", hint=hint)) from error

@@ -8,7 +8,7 @@
 | `${NAME:+text}` / `${NAME+text}` | `text` when it is set and not blank / set, else blank |
 | `$$` | a dollar sign |
 
-`text` may hold such forms again. What comes out of a variable is not looked at a second time.
+`text` may contain such forms again. The value of a variable is not interpolated.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ENVIRONMENT = "environment"
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """`source` is a person's answer to "who says so?": `ENVIRONMENT` or `.env:3`."""
+    """`source` is `ENVIRONMENT` or, for example, `.env:3`."""
 
     name: str
     value: str
@@ -44,7 +44,7 @@ class InterpolationError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Interpolated:
-    """The text, the variables whose values had a say in it, and the names without a value or a default."""
+    """The text, the variables used in it, and the names without a value or a default."""
 
     text: str
     variables: tuple[Variable, ...] = ()
@@ -52,7 +52,7 @@ class Interpolated:
 
 
 def interpolate(text: str, variables: Mapping[str, Variable]) -> Interpolated:
-    """Raises `InterpolationError` for a form that is not in the table, and for `?`."""
+    """Raises `InterpolationError` for a form that is not in the table, and for an unset `${NAME?text}`."""
     return _interpolate(text, variables, nesting=0)
 
 

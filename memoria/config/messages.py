@@ -1,23 +1,25 @@
-"""Pydantic's findings as sentences for a person."""
+"""Pydantic's findings as messages: what is wrong, where, and a hint."""
 
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
 from memoria.config.environment import looks_secret
-from memoria.config.model import ConfigPath
+from memoria.config.model import ConfigPath, Filters, Want
 from memoria.config.report import Report
-from memoria.config.schema import SECTIONS, Engine, File
-from memoria.config.sections import Filters, Section, Want
+from memoria.config.schema import FILE, SECTIONS, Engine, File
+from memoria.config.values import Section, default_of, keys
 from memoria.config.vllm_flags import refusal
 from memoria.config.yaml import Document, Node, Scalar
 
 if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
+    from dataclasses import Field
+
     from pydantic_core import ErrorDetails
 
 _MUST_BE = {
@@ -27,12 +29,12 @@ _MUST_BE = {
     "finite": "a number",
     "bool": "true or false",
     "string": "text",
-    "dict": "a mapping (`key: value` lines)",
-    "model": "a mapping (`key: value` lines)",
-    "list": "a list",
+    **dict.fromkeys(("dict", "mapping", "dataclass"), "a mapping (`key: value` lines)"),
+    **dict.fromkeys(("list", "tuple"), "a list"),
 }
 _PLACEHOLDER = "a model"
 _ENGINE_NAME = "begin with a letter or digit, go on with a-z, 0-9, _ and -, 31 characters at most"
+_UNKNOWN = "unexpected_keyword_argument"
 _WITHIN_ENGINE: dict[str, type[Section]] = {"want": Want, "filters": Filters}
 _BOUNDS = {
     "greater_than": ("gt", "more than"),
@@ -42,17 +44,17 @@ _BOUNDS = {
 
 
 def report_findings(error: ValidationError, document: Document, report: Report) -> frozenset[str]:
-    """Returns the names of all keys whose values are not to be relied on."""
+    """Adds all findings to `report`. Returns the names of the keys whose values cannot be relied on."""
     findings = [(tuple(map(str, finding["loc"])), finding) for finding in error.errors(include_url=False)]
-    misspelt = {
-        (*path[:-1], _meant(path)) for path, finding in findings if finding["type"] == "extra_forbidden"
-    }
+    misspelt = {(*path[:-1], _meant(path)) for path, finding in findings if finding["type"] == _UNKNOWN}
+    missing = [path for path, finding in findings if finding["type"] == "missing" and path not in misspelt]
+    for path in dict.fromkeys(path[:-1] if path[0] == "guard" else path for path in missing):
+        _report_missing(path, report)
     for path, finding in findings:
-        if finding["type"] == "extra_forbidden":
+        if finding["type"] == "missing":
+            continue
+        if finding["type"] == _UNKNOWN:
             report.error(f"unknown key `{path[-1]}`", path, hint=_known_keys(path))
-        elif finding["type"] == "missing":
-            if path not in misspelt:
-                _report_missing(path, report)
         elif path[-1] == "[key]":
             report.error(f"`{path[-2]}` is no name for an engine", path[:-1], hint=_ENGINE_NAME)
         else:
@@ -63,17 +65,19 @@ def report_findings(error: ValidationError, document: Document, report: Report) 
     return frozenset(key for path in wrong for key in path)
 
 
-def without_wrong(document: Document, error: ValidationError) -> File | None:
-    """The file as it would be without the values that are wrong; None where nothing is left of it."""
+def without_wrong(document: Document, error: ValidationError) -> tuple[File, Document] | None:
+    """The file without its wrong values, and what it was read from; None if nothing usable is left."""
     data = {key: _copied(value) for key, value in document.data.items()}
     for finding in error.errors(include_url=False, include_context=False, include_input=False):
         path = tuple(map(str, finding["loc"]))
-        if finding["type"] == "missing" and path[:1] == ("engines",):
+        if path[0] == "guard" and finding["type"] != _UNKNOWN:  # as a whole: it needs both its keys
+            data.pop("guard", None)
+        elif finding["type"] == "missing":
             _parent(data, path)[path[-1]] = Scalar(_PLACEHOLDER, _PLACEHOLDER)
         else:
             _drop(data, path)
     try:
-        return File.model_validate(data)
+        return FILE.validate_python(data), replace(document, data=data)
     except ValidationError:
         return None
 
@@ -91,7 +95,7 @@ def _parent(data: dict[str, Node], path: ConfigPath) -> dict[str, Node]:
 
 
 def _drop(data: dict[str, Node], path: ConfigPath) -> None:
-    """The innermost key on the way that is there: of a list with a wrong item, all of it."""
+    """Removes the innermost mapping key of `path`: a list with a wrong item goes as a whole."""
     within: dict[str, Node] = data
     for key in path:
         node = within.get(key)
@@ -116,10 +120,10 @@ def _sentence(finding: ErrorDetails) -> str:
 
 
 def _hint(path: ConfigPath, finding: ErrorDetails) -> str:
-    """What the key means, if there is no better advice."""
+    """Advice for this key, or else its meaning."""
     key = path[-2] if path[-1].isdigit() else path[-1]
-    if finding["type"].startswith("model"):
-        return f"its keys: {', '.join(_section((*path, '')).model_fields)}"
+    if finding["type"].startswith("dataclass"):
+        return f"its keys: {', '.join(keys(_section((*path, ''))))}"
     if key == "gpu_memory_utilization":
         return "it is a share of the whole: 30 % is 0.30"
     if key == "pooler_config":
@@ -130,34 +134,38 @@ def _hint(path: ConfigPath, finding: ErrorDetails) -> str:
 
 
 def _meaning(path: ConfigPath) -> str:
-    while path[-1] not in _section(path).model_fields:  # an item of a list, an entry of `args` or `env`
+    while path[-1] not in keys(_section(path)):  # an item of a list, an entry of `args` or `env`
         path = path[:-1]
-    return _as_clause(_section(path).model_fields[path[-1]])
+    return _as_clause(keys(_section(path))[path[-1]])
 
 
-def _as_clause(field: FieldInfo) -> str:
-    text = (field.description or "").rstrip(".")
+def _as_clause(field: Field[Any]) -> str:
+    text = field.metadata["description"].rstrip(".")
     if text[:2].istitle() or text[1:2] == " ":  # a word, not a name
         text = text[0].lower() + text[1:]
-    default = field.get_default()
+    default = default_of(field)
     plain = isinstance(default, (str, int, float, Decimal)) and not isinstance(default, bool)
     shown = f"{default:g}" if isinstance(default, float) else default
     return f"{text} (if left out: {shown})" if plain else text
 
 
 def _report_missing(path: ConfigPath, report: Report) -> None:
-    key = path[-1]
-    if key == "engines":
+    if path == ("engines",):
         report.error(
             "no engines: there is nothing to run", hint="see memoria.yaml, or configs/, for ready files"
         )
-        return
-    example = {"model": "Qwen/Qwen3-Embedding-0.6B"}[key]
-    report.error(f"`{key}` is missing", path[:-1], hint=f"write `{key}: {example}`, say")
+    elif path == ("guard",):
+        report.error(
+            "`guard` needs both its keys, or none",
+            path,
+            hint="write `guard: {protect: generation, inter_token_ms: 50}`, say",
+        )
+    else:
+        report.error("`model` is missing", path[:-1], hint="write `model: Qwen/Qwen3-Embedding-0.6B`, say")
 
 
 def _section(path: ConfigPath) -> type[Section]:
-    """The section that a key stands in."""
+    """The section that a key belongs to."""
     if path[0] == "engines" and len(path) > 2:
         return _WITHIN_ENGINE.get(path[2], Engine) if len(path) > 3 else Engine
     return SECTIONS.get(path[0], File) if len(path) > 1 else File
@@ -165,7 +173,7 @@ def _section(path: ConfigPath) -> type[Section]:
 
 def _meant(path: ConfigPath) -> str | None:
     written = path[-1].removeprefix("--").replace("-", "_").lower()
-    close = difflib.get_close_matches(written, _section(path).model_fields, n=1, cutoff=0.75)
+    close = difflib.get_close_matches(written, keys(_section(path)), n=1, cutoff=0.75)
     return close[0] if close else None
 
 
@@ -175,11 +183,11 @@ def _known_keys(path: ConfigPath) -> str:
     if _section(path) is Engine:
         refused = refusal(path[-1].removeprefix("--").replace("-", "_"))
         return refused[1] if refused else "any other flag of vLLM goes under `args`"
-    return f"known here: {', '.join(_section(path).model_fields)}"
+    return f"known here: {', '.join(keys(_section(path)))}"
 
 
 def _is_of_parts(finding: ErrorDetails) -> bool:
-    """A list or a mapping as such was right, and something in it was not."""
+    """Whether the value is a list or a mapping, as it should be, with something wrong in it."""
     return finding["type"] == "value_error" and isinstance(finding["input"], (list, dict))
 
 

@@ -1,6 +1,7 @@
-"""The configuration as the rest of memoria reads it: frozen, complete, every default filled in.
+"""The configuration as the rest of memoria reads it, each key with its type, bounds, default and meaning.
 
-Made by `memoria.config.load`; field names are the file's keys, and keys passed on to vLLM keep vLLM's names.
+Field names are the file's keys (`alias` where they differ), and keys passed on to vLLM keep vLLM's names. The
+meanings appear in the README, in editors and in error messages. Values become facts in `memoria.config.load`.
 """
 
 from __future__ import annotations
@@ -10,14 +11,46 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Literal
+from re import compile as compile_pattern
+from typing import Annotated, Any, Literal
 
+from memoria.config.values import (
+    Argument,
+    Changes,
+    Concurrency,
+    Count,
+    EngineName,
+    Fields,
+    Folder,
+    Fraction,
+    FractionOrAuto,
+    Gpu,
+    LogFormat,
+    LogLevel,
+    Mebibytes,
+    Names,
+    Port,
+    Reader,
+    Seconds,
+    SecondsOrZero,
+    Section,
+    Size,
+    Variables,
+    Weight,
+    Whole,
+    Word,
+    key,
+)
 from memoria.errors import Mark, Problem
 
 Runner = Literal["generate", "pooling"]
 DeviceKind = Literal["cuda", "cpu"]
 Transport = Literal["uds", "tcp"]
 ConfigPath = tuple[str, ...]
+
+_ADDRESS = compile_pattern(
+    r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<host>[A-Za-z0-9.-]+)):(?P<port>[1-9][0-9]{0,4})"
+)
 
 
 def nearest_mark(marks: Mapping[ConfigPath, Mark], path: ConfigPath) -> Mark | None:
@@ -35,9 +68,17 @@ class Address:
     host: str
     port: int
 
+    @classmethod
+    def parse(cls, text: Any) -> Address:
+        """From `HOST:PORT`, an IPv6 host in brackets. Raises `ValueError`."""
+        match = _ADDRESS.fullmatch(text) if isinstance(text, str) else None
+        if match is None or int(match["port"]) > 65535:
+            raise ValueError("must be HOST:PORT, as in 127.0.0.1:8200 or [::1]:8200")
+        return cls(match["ipv6"] or match["host"], int(match["port"]))
+
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach it. A name other than `localhost` may stand for anything."""
+        """Whether only this machine can reach it. A name other than `localhost` may resolve to anything."""
         try:
             return ip_address(self.host).is_loopback
         except ValueError:
@@ -48,127 +89,171 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Seconds."""
+class Timeouts(Section):
+    """In seconds."""
 
-    start: float = 600.0  # spawn to ready
-    drain: float = 30.0  # requests in flight may finish
-    stop: float = 15.0  # SIGTERM to SIGKILL
-    release: float = 60.0  # exit to memory back on the device
-    hang: float = 120.0  # requests in flight, and the engine core does nothing; 0: never a hang
-    idle: float = 120.0  # longest silence of an engine while it answers a request
-    connect: float = 2.0  # to an engine
-    health: float = 5.0  # one health check
-
-
-@dataclass(frozen=True, slots=True)
-class Restart:
-    """`delay = min(cap, initial * 2^n) +- 20 %`; n starts again after `reset` seconds of ready."""
-
-    initial: float = 2.0
-    cap: float = 300.0
-    reset: float = 600.0
-    attempts: int = 5  # starts that never got ready before the engine is failed
+    start: Seconds = key("From an engine's start until it answers.", 600.0)
+    drain: SecondsOrZero = key("For requests in flight before an engine is stopped.", 30.0)
+    stop: Seconds = key("From SIGTERM to SIGKILL.", 15.0)
+    release: Seconds = key("From an engine's exit until its memory is free again.", 60.0)
+    hang: SecondsOrZero = key(
+        "An engine with requests in flight that makes no progress for so long is restarted; 0: never.", 120.0
+    )
+    idle: Seconds = key(
+        "Longest silence of an engine during an answer; the answer itself may take longer.", 120.0
+    )
+    connect: Seconds = key("For a connection to an engine.", 2.0)
+    health: Seconds = key("For one health check.", 5.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    body_bytes: int = 64 * 2**20  # of one request
+class Restart(Section):
+    """Delays in seconds: `min(cap, initial * 2^n) +- 20 %`."""
+
+    initial: Seconds = key("Delay before the first restart; it doubles each time.", 2.0)
+    cap: Seconds = key("Longest delay between two starts.", 300.0)
+    reset: Seconds = key("Time in service after which delays begin anew.", 600.0)
+    attempts: Count = key("Failed starts in a row after which an engine that was never ready is given up.", 5)
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
-    """What may wait for engines that are busy or starting, all engines together."""
-
-    seconds: float = 30.0  # each request
-    requests: int = 256
-    bytes: int = 64 * 2**20  # of request bodies
+class Limits(Section):
+    body_bytes: Mebibytes = key("Largest request body, in MiB.", 64 << 20, alias="body_mb", shown=64)
 
 
 @dataclass(frozen=True, slots=True)
-class Guard:
-    """While the tokens of the engine `protect` come further apart than `inter_token_ms` milliseconds, the
-    other engines on its GPU get fewer requests at once."""
+class Hold(Section):
+    """All engines together."""
 
-    protect: str
-    inter_token_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class Filters:
-    """What is changed in an engine's JSON bodies: fields left out, then fields set. Never `model`."""
-
-    strip: tuple[str, ...] = ()
-    set: Mapping[str, Any] = field(default_factory=dict)
+    seconds: SecondsOrZero = key(
+        "Longest wait of a request for an engine that is busy or starting; 0: none.", 30.0
+    )
+    requests: Whole = key("Most requests that wait.", 256)
+    bytes: Whole = key("Most bytes of request bodies that wait.", 64 << 20)
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
-    """Who may ask. Hosts and origins are lower case; `*` among them stands for any."""
+class Guard(Section):
+    """Off unless both keys are there."""
 
-    keys: Path | None = None  # a `name: key` line each; None: no key is asked for
-    allowed_hosts: tuple[str, ...] = ()  # besides the listener's own addresses; without ports
-    origins: tuple[str, ...] = ()  # of other sites' pages (CORS)
-    admin_keys: Path | None = None  # as `keys`; None: engines are steered over the admin socket alone
+    protect: EngineName = field(
+        metadata={"description": "The engine whose latency comes first; unset: no guard."}
+    )
+    inter_token_ms: Seconds = field(
+        metadata={
+            "description": "While its tokens are further apart than this, the other engines on its GPU get "
+            "fewer requests at once."
+        }
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Logging:
-    """`dir` holds one file per engine; a file is rotated at `max_bytes`, `keep` old ones stay."""
+class Filters(Section):
+    """Of one engine's JSON bodies: fields removed, then fields set."""
 
-    level: str = "INFO"
-    format: Literal["text", "json"] = "text"
-    requests: Literal["none", "text", "json"] = "none"  # the request log
-    dir: Path = Path("logs")
-    max_bytes: int = 20 * 2**20
-    keep: int = 3
+    strip: Fields = key("Fields to remove.", (), shown=None)
+    set: Changes = key("Fields to set, whatever the client sent.", dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Logging(Section):
+    level: LogLevel = key("Lowest level of memoria's own log; unset: `$LOG_LEVEL`.", "INFO")
+    format: LogFormat = key("Format of memoria's own log; unset: `$LOG_FORMAT`.", "text")
+    requests: Literal["none", "text", "json"] = key(
+        "Format of the request log, `memoria.requests.log` in `dir`; `none`: there is none.", "none"
+    )
+    dir: Folder = key(
+        "Folder of the engines' logs; unset: `$LOGS_DIRECTORY`, else `memoria/ID/logs` in `$XDG_STATE_HOME`.",
+        Path("logs"),
+        shown=None,
+    )
+    max_bytes: Mebibytes = key(
+        "Size at which an engine's log is rotated, in MiB.", 20 << 20, alias="max_mb", shown=20
+    )
+    keep: Whole = key("Rotated logs kept per engine.", 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Want(Section):
+    """Wishes of one engine."""
+
+    context: Count | None = key("Tokens of a request, its answer included.", None)
+    concurrency: Concurrency | None = key("Such requests at once.", None)
+    tokens: Count | None = key("Tokens in the KV cache, all requests together.", None)
+    weight: Weight | None = key("Share of what the wishes of all engines leave; unset: none.", None)
 
 
 # vLLM queues what does not fit into a step. Four waves of requests keep its batches full, also when many end
-# at once; more would only wait there instead of here, where clients take turns.
+# at once; more would wait in vLLM instead of here, where clients take turns.
 REQUESTS_PER_SEQUENCE = 4
 MIN_REQUESTS = 64
-VLLM_MAX_NUM_SEQS = 1024  # the largest that vLLM takes by itself, on large GPUs (vllm/engine/arg_utils.py)
+VLLM_MAX_NUM_SEQS = 1024  # vLLM's largest default, on large GPUs (vllm/engine/arg_utils.py)
 
 
 def default_max_requests(max_num_seqs: int | None) -> int:
     return max(MIN_REQUESTS, REQUESTS_PER_SEQUENCE * (max_num_seqs or VLLM_MAX_NUM_SEQS))
 
 
-@dataclass(frozen=True, slots=True)
-class Want:
-    """What an engine's memory should do: `concurrency` requests of `context` tokens at once, `tokens` in the
-    KV cache; `weight` is its share of what all wishes leave."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineKeys(Section):
+    """The keys of an engine that are memoria's own. `gpu_memory_utilization` is exact (a decimal, never a
+    float); 0 until the plan has chosen it, where the file has `gpu_memory` (in bytes) or `auto`
+    (`memoria.plan.wishes`). `served_model_name` is never empty once loaded: /v1/models lists the first name,
+    and requests may use any."""
 
-    context: int | None = None
-    concurrency: float | None = None
-    tokens: int | None = None
-    weight: Decimal | None = None
+    model: Argument = field(
+        metadata={
+            "description": "A name on the Hugging Face hub; a folder, relative to this file, if it begins "
+            "with `/`, `./`, `../` or `~`."
+        }
+    )
+    runner: Runner = key("What the model does: `generate` text, or `pooling`.", "generate")
+    served_model_name: Names = key(
+        "Name, or names, that clients use; unset: the model's, or its folder's.", (), shown=None
+    )
+    gpu: Gpu = key("Its GPU; unset: the `gpu` at the top.", 0, shown=None)
+    gpu_memory_utilization: FractionOrAuto = key(
+        "Share of the GPU's total memory that it may claim; `auto` chooses it from `want`. "
+        "This or `gpu_memory` is required.",
+        Decimal(0),
+        shown=None,
+    )
+    gpu_memory: Size | None = key("The same as a size, as in `12GiB`, exact to the byte.", None)
+    want: Annotated[Want | None, Reader(after=lambda want: want if want != Want() else None)] = key(
+        "What its memory should serve: `concurrency` requests of `context` tokens at once, "
+        "`tokens` in the KV cache; `weight` shares what is left among the engines that have one.",
+        None,
+    )
+    learn: bool = key("Keeps the KV cache's size measured by the first start, so that restarts match.", False)
+    port: Port | None = key("A port of its own, answered by memoria for this engine alone.", None)
+    transport: Transport = key(
+        "How memoria reaches it: `uds`, a private Unix socket; `tcp` gives vLLM the `port`.", "uds"
+    )
+    max_requests: Count = key(
+        "Most requests sent to it at once, the others wait (`hold`); "
+        "unset: four times `max_num_seqs`, at least 64.",
+        MIN_REQUESTS,
+        shown=None,
+    )
+    filters: Filters = key(
+        "Changes to JSON bodies: `strip`, a list of fields to remove, and `set`, "
+        "a mapping of fields with their values.",
+        Filters,
+    )
+    standby: bool = key(
+        "A spare process waits at the GPU gate, all imported, to replace this one when it dies: about 1 GB "
+        "of host memory.",
+        False,
+    )
+    env: Variables = key("Environment variables for this engine alone.", dict)
 
 
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    """One engine. `gpu_memory_utilization` is exact (a decimal, never a float); 0 until the plan has chosen
-    it, where the file has `gpu_memory` (in bytes) or `auto` instead (`memoria.plan.wishes`)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig(EngineKeys):
+    """One engine. `vllm_args` are vLLM's own flags by their names with underscores."""
 
     name: str
-    model: str
-    runner: Runner
-    served_model_name: tuple[str, ...]  # never empty; the first is what /v1/models lists, all are accepted
-    gpu: int | str
-    gpu_memory_utilization: Decimal
-    port: int | None
-    transport: Transport
-    vllm_args: Mapping[
-        str, Any
-    ]  # vLLM's own flags by their names with underscores, typed keys and `args` merged
-    env: Mapping[str, str]
-    max_requests: int = MIN_REQUESTS  # in flight; more of them wait
-    filters: Filters = Filters()
-    standby: bool = False  # a spare process waits at the gate
-    gpu_memory: int | None = None
-    want: Want | None = None
-    learn: bool = False
+    vllm_args: Mapping[str, Any]
 
     @property
     def is_auto(self) -> bool:
@@ -177,21 +262,51 @@ class EngineConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class Access:
+    """Who has access. Hosts and origins are lower case; `*` among them allows any."""
+
+    keys: Path | None = None  # a `name: key` line each; None: no key is needed
+    allowed_hosts: tuple[str, ...] = ()  # besides the listener's own addresses; without ports
+    origins: tuple[str, ...] = ()  # of other sites' pages (CORS)
+    admin_keys: Path | None = None  # as `keys`; None: only the admin socket controls engines
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommonKeys(Section):
+    """The keys at the top of the file that are facts as they are."""
+
+    listen: Annotated[Address, Reader(instead=Address.parse, schema={"type": "string"})] = key(
+        "HOST:PORT of the endpoint for all engines.", Address("127.0.0.1", 8200), shown="127.0.0.1:8200"
+    )
+    device: DeviceKind = key("`cuda`, or `cpu` for the CPU build of vLLM.", "cuda")
+    gpu_limit: Fraction = key("Most that the fractions on one GPU may add up to.", Decimal("0.95"))
+    vllm: Word = key(
+        "`auto`: this environment's vLLM, else the one that `memoria setup` made; "
+        "or the path of an executable, or of a Python that has vLLM.",
+        "auto",
+    )
+    timeouts: Timeouts = key("How long memoria waits.", Timeouts)
+    restart: Restart = key("When a failed engine is started again.", Restart)
+    limits: Limits = key("Limits of a request.", Limits)
+    hold: Hold = key("Requests that wait for an engine.", Hold)
+    guard: Annotated[
+        Guard | None, Reader(before=lambda node: None if Guard.without_blanks(node) == {} else node)
+    ] = key("Latency guard between models.", None)
+    logging: Logging = key("Logs.", Logging, alias="log")
+    runtime_dir: Folder = key(
+        "Folder of the sockets (0700); unset: `$RUNTIME_DIRECTORY`, else `memoria/ID` in `$XDG_RUNTIME_DIR`.",
+        Path("run"),
+        shown=None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config(CommonKeys):
+    """Frozen and complete: paths are absolute, every default is filled in."""
+
     path: Path | None  # the file; None for the demo
-    listen: Address
-    device: DeviceKind
-    gpu_limit: Decimal
-    vllm: str  # "auto", or a path
-    timeouts: Timeouts
-    restart: Restart
-    limits: Limits
-    logging: Logging
-    runtime_dir: Path  # 0700: sockets and the lock
     engines: tuple[EngineConfig, ...]
     access: Access = Access()
-    hold: Hold = Hold()
-    guard: Guard | None = None
     warnings: tuple[Problem, ...] = field(default=(), compare=False)
     marks: Mapping[ConfigPath, Mark] = field(default_factory=dict, repr=False, compare=False)
 

@@ -1,4 +1,4 @@
-"""Where things are: models, logs, sockets. Nothing here touches the disk."""
+"""Paths of models, logs and sockets. Nothing here touches the disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 SOCKET_PATH_MAX = 100
 SOCKET_NAME_MAX = 40
 
-Located = tuple[Path, str]  # a path, and who says so: "environment NAME", "file" or "default"
+Located = tuple[Path, str]  # a path and its source: "environment NAME", "file" or "default"
 
 
 def is_local_model(model: str) -> bool:
@@ -19,7 +19,7 @@ def is_local_model(model: str) -> bool:
 
 
 def expand(text: str, folder: Path, environ: Mapping[str, str]) -> Path:
-    """`~` is the home of `environ`; what is not absolute is relative to `folder`."""
+    """An absolute path: `~` is the home of `environ`, and relative paths start at `folder`."""
     if text == "~" or text.startswith("~/"):
         return home(environ) / text[2:]
     return Path(os.path.normpath(folder / text))
@@ -30,7 +30,7 @@ def home(environ: Mapping[str, str]) -> Path:
 
 
 def hub_home(environ: Mapping[str, str]) -> Path:
-    """The Hugging Face hub's folder (huggingface_hub/constants.py, as the two below)."""
+    """The Hugging Face hub's folder (this and the next two: huggingface_hub/constants.py)."""
     written = environ.get("HF_HOME") or f"{environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
     return expand(written, Path(), environ)
 
@@ -41,20 +41,20 @@ def hub_cache(environ: Mapping[str, str]) -> Path:
 
 
 def hub_token_file(environ: Mapping[str, str]) -> Path:
-    """Where `hf auth login` leaves its token."""
+    """The file in which `hf auth login` stores its token."""
     written = environ.get("HF_TOKEN_PATH")
     return expand(written, Path(), environ) if written else hub_home(environ) / "token"
 
 
 def instance_id(config: Path) -> str:
-    """Names one configuration file among all on this machine; short, as socket paths are. So
-    does a link to it."""
+    """A name for a configuration file, or a link to it, that is unique on this machine; short, as socket
+    paths are limited."""
     real = config.resolve()
     return f"{real.stem[:20]}-{zlib.crc32(os.fsencode(real)):08x}"
 
 
 def runtime_dir(written: str | None, config: Path, environ: Mapping[str, str]) -> Located:
-    """MEMORIA_RUNTIME_DIR, the file, systemd's RUNTIME_DIRECTORY, XDG_RUNTIME_DIR, or a folder in /tmp."""
+    """From MEMORIA_RUNTIME_DIR, the file, systemd's RUNTIME_DIRECTORY, XDG_RUNTIME_DIR, or else in /tmp."""
     if override := environ.get("MEMORIA_RUNTIME_DIR"):
         return Path(override).absolute(), "environment MEMORIA_RUNTIME_DIR"
     if written:
@@ -68,7 +68,7 @@ def runtime_dir(written: str | None, config: Path, environ: Mapping[str, str]) -
 
 
 def log_dir(written: str | None, config: Path, environ: Mapping[str, str]) -> Located:
-    """The file, systemd's LOGS_DIRECTORY, or memoria's folder among the user's state."""
+    """From the file, systemd's LOGS_DIRECTORY, or else in memoria's folder of the user's state."""
     if written:
         return expand(written, config.absolute().parent, environ), "file"
     if given := _systemd_folder("LOGS_DIRECTORY", environ):
@@ -80,8 +80,8 @@ def log_dir(written: str | None, config: Path, environ: Mapping[str, str]) -> Lo
 
 
 def state_dir(config: Path, environ: Mapping[str, str]) -> Path:
-    """What outlives the daemon and can be lost without harm: systemd's STATE_DIRECTORY, or memoria's folder
-    among the user's state."""
+    """For files that outlive the daemon and can be lost without harm: systemd's STATE_DIRECTORY, or else
+    memoria's folder of the user's state."""
     if given := _systemd_folder("STATE_DIRECTORY", environ):
         return given
     base = environ.get("XDG_STATE_HOME", "")

@@ -1,4 +1,4 @@
-"""Collects everything that is wrong with a configuration, so that a person sees it all at once."""
+"""Collects all problems of a configuration, so that they are reported at once."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from memoria.errors import ConfigError, Mark, Problem
 
 
 def key_name(path: ConfigPath) -> str:
-    """A key as a person says it: `embedding.port`, not `engines.embedding.port`."""
+    """A key as messages show it: `embedding.port`, not `engines.embedding.port`."""
     return ".".join(path[1:] if len(path) > 1 and path[0] == "engines" else path)
 
 
 class Report:
-    """`marks` and `variables` are filled while the file is read; problems name a key, and where its value
-    comes from is looked up for them."""
+    """`marks` and `variables` are filled while the file is read, and give each problem the place and the
+    sources of its key's value."""
 
     def __init__(self) -> None:
         self.marks: dict[ConfigPath, Mark] = {}
-        self.variables: dict[ConfigPath, tuple[Variable, ...]] = {}  # that a value was made with
+        self.variables: dict[ConfigPath, tuple[Variable, ...]] = {}  # that went into a value
         self._errors: list[tuple[Mark | None, Problem]] = []
         self._warnings: list[Problem] = []
 
     def move(self, here: ConfigPath, to: ConfigPath) -> None:
-        """The value of one key is that of another from now on."""
+        """Moves the place and the sources of a value to another key."""
         self.marks[to] = self.marks[here]
         if here in self.variables:
             self.variables[to] = self.variables[here]
@@ -37,7 +37,7 @@ class Report:
         also: tuple[ConfigPath, ...] = (),
         hint: str,
     ) -> None:
-        """`also` are other keys to show; `at` is a place that is no key of the file."""
+        """`also` are other keys to show; `at` is a place that is not a key's."""
         mark = at or nearest_mark(self.marks, path)
         self._errors.append((mark, self._problem(what, path, mark, also, hint)))
 
@@ -49,7 +49,7 @@ class Report:
         return tuple(self._warnings)
 
     def raise_errors(self) -> None:
-        """Raises `ConfigError` with everything found so far, in the order of the files' lines."""
+        """Raises `ConfigError` with all errors so far, in the order of their lines."""
         if self._errors:
             raise ConfigError(problem for _, problem in sorted(self._errors, key=_place))
 

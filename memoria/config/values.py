@@ -1,23 +1,20 @@
-"""The types of values in memoria.yaml: how their text is read, and what the JSON schema says of them.
+"""Types of values in memoria.yaml: how their text is read, and what the JSON schema says about them.
 
-A validator's `ValueError` is the rest of a sentence that begins with the key: "`listen` must be HOST:PORT".
+A parser's `ValueError` completes a sentence that begins with the key: "`listen` must be HOST:PORT". Pydantic
+is imported only when a schema is built: it takes 200 ms, and most commands validate nothing.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, StringConstraints, WithJsonSchema
-
-from memoria.config.model import Address
-from memoria.config.yaml import Scalar, plain
-
-_ADDRESS = re.compile(
-    r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<host>[A-Za-z0-9.-]+)):(?P<port>[1-9][0-9]{0,4})"
-)
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 _SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?([KMGT]i?B)")
@@ -30,17 +27,92 @@ LEAST_FRACTION = Decimal("0.001")  # 24 MiB of 24 GiB: no engine starts with les
 LEAST_WEIGHT = Decimal("0.001")
 _PLAIN_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
 _GPU_UUID = re.compile(r"(GPU|MIG)-[0-9A-Za-z/-]+")
+_ENGINE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,30}")
 
 
-def parse_address(text: Any) -> Address:
-    """`HOST:PORT`, an IPv6 host in brackets."""
-    match = _ADDRESS.fullmatch(text) if isinstance(text, str) else None
-    if match is None or int(match["port"]) > 65535:
-        raise ValueError("must be HOST:PORT, as in 127.0.0.1:8200 or [::1]:8200")
-    return Address(match["ipv6"] or match["host"], int(match["port"]))
+@dataclass(frozen=True, eq=False, slots=True)
+class Reader:
+    """How pydantic reads a value (for `Annotated`).
+
+    `before` and `after` run around the validation of the type (or of `like`) within its `bounds`, which are
+    `pydantic.Field`'s; `instead` replaces it all. `schema` is the JSON schema, where pydantic's does not fit.
+    A reader with `bounds` or `like` must be the first of its `Annotated`.
+    """
+
+    bounds: Mapping[str, Any] = field(default_factory=dict)
+    before: Callable[[Any], Any] | None = None
+    after: Callable[[Any], Any] | None = None
+    instead: Callable[[Any], Any] | None = None
+    like: Any = None
+    schema: Mapping[str, Any] | None = None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic import Field  # noqa: PLC0415 (see above)
+        from pydantic_core import core_schema  # noqa: PLC0415
+
+        if self.instead:
+            return core_schema.no_info_plain_validator_function(self.instead)
+        if self.bounds or self.like:
+            read = handler.generate_schema(Annotated[self.like or source, Field(**self.bounds)])
+        else:
+            read = handler(source)
+        if self.before:
+            read = core_schema.no_info_before_validator_function(self.before, read)
+        return core_schema.no_info_after_validator_function(self.after, read) if self.after else read
+
+    def __get_pydantic_json_schema__(self, read: Any, handler: Any) -> Any:
+        return handler(read) if self.schema is None else dict(self.schema)
 
 
-def parse_gpu(text: Any) -> int | str:
+class Section:
+    """A mapping of known keys. A key without a value is unset."""
+
+    __slots__ = ()
+    __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False}
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema  # noqa: PLC0415 (see above)
+
+        return core_schema.no_info_before_validator_function(cls.without_blanks, handler(source))
+
+    @classmethod
+    def without_blanks(cls, node: Any) -> Any:
+        """A mapping without the known keys that have no value; anything else as it is."""
+        if not isinstance(node, dict):
+            return {} if node is None else node
+        known = keys(cls)
+        return {key: value for key, value in node.items() if value is not None or key not in known}
+
+
+def key(meaning: str, default: Any, *, alias: str | None = None, shown: Any = MISSING) -> Any:
+    """A key of a section with a default: a value, or the class of a section.
+
+    `alias` is its name in the file. `shown` is the default in the documentation where that differs; None
+    where it depends on other things, as `meaning` then says.
+    """
+    metadata: dict[str, Any] = {"description": meaning}
+    if alias:
+        metadata["alias"] = alias
+    if shown is not MISSING:
+        metadata["json_schema_extra"] = {"default": shown}
+    if isinstance(default, type):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def keys(section: type) -> dict[str, dataclasses.Field[Any]]:
+    """The keys of a section by their names in the file."""
+    return {field.metadata.get("alias", field.name): field for field in fields(section)}
+
+
+def default_of(key: dataclasses.Field[Any]) -> Any:
+    """A key's default as the documentation shows it; None where there is none, or it is a section."""
+    shown = key.metadata.get("json_schema_extra", {}).get("default", key.default)
+    return None if shown is MISSING else shown
+
+
+def _parse_gpu(text: Any) -> int | str:
     if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 4:
         return int(text)
     if isinstance(text, str) and _GPU_UUID.fullmatch(text):
@@ -49,18 +121,24 @@ def parse_gpu(text: Any) -> int | str:
 
 
 def _host(text: str) -> str:
-    """A host as it is compared: lower case, IPv6 in its brackets, without a port."""
+    """A host in the form used for comparison: lower case, IPv6 in its brackets, without a port."""
     if text == "*" or _HOST.fullmatch(text):
         return text.lower()
     raise ValueError("must be a host's name or address without a port, as in `box.example.org`, or `*`")
 
 
 def _origin(text: str) -> str:
-    """An origin as browsers send it (RFC 6454, 6.2): lower case, without its scheme's own port."""
+    """An origin as browsers send it (RFC 6454, 6.2): lower case, without its scheme's default port."""
     if text == "*" or _ORIGIN.fullmatch(text):
         scheme, _, _ = text.lower().partition(":")
         return text.lower().removesuffix({"http": ":80", "https": ":443"}.get(scheme, " "))
     raise ValueError("must be an origin, as in https://app.example.org, without a path, or `*`")
+
+
+def _engine_name(text: str) -> str:
+    if not _ENGINE_NAME.fullmatch(text):
+        raise ValueError("must be the name of an engine")
+    return str(text)
 
 
 def _without_model(fields: Any) -> Any:
@@ -69,7 +147,8 @@ def _without_model(fields: Any) -> Any:
     return fields
 
 
-def _json(values: dict[str, Any]) -> dict[str, Any]:
+def _changes(values: dict[str, Any]) -> dict[str, Any]:
+    _without_model(values)
     try:
         json.dumps(values, allow_nan=False)
     except (TypeError, ValueError):
@@ -85,9 +164,10 @@ def _parse_model_len(text: Any) -> int | str:
     raise ValueError("must be a number of tokens, or `auto`")
 
 
-def _parse_fraction(text: Any) -> Decimal | str:
+def _parse_fraction(text: Any) -> Decimal:
+    """0 for `auto`."""
     if text == "auto":
-        return "auto"
+        return Decimal(0)
     try:
         fraction = Decimal(text) if isinstance(text, str) and "_" not in text else Decimal("NaN")
     except InvalidOperation:
@@ -118,20 +198,24 @@ def _parse_size(text: Any) -> int:
 
 
 def _digits(text: Any) -> Any:
-    """Only as one writes a number: `010`, `1_0` and `10.0` are ten for pydantic, and not for everybody."""
+    """Refuses `010`, `1_0` and `10.0`, which pydantic takes for ten and other programs do not."""
     if isinstance(text, str) and re.search(r"\d", text) and not _PLAIN_NUMBER.fullmatch(text):
         raise ValueError("must be a whole number in plain digits, as in 8101")
     return text
 
 
-def _one_or_more(node: Any) -> Any:
-    return [node] if isinstance(node, Scalar) else node
+def plain(node: Any) -> Any:
+    """A node of `memoria.config.yaml` as plain Python values by YAML's types, without the keys that have no
+    value."""
+    if isinstance(node, dict):
+        return {key: plain(value) for key, value in node.items() if value is not None}
+    if isinstance(node, list):
+        return [plain(item) for item in node]
+    return getattr(node, "value", node)
 
 
 def _without_blanks(node: Any) -> Any:
-    return (
-        {key: value for key, value in node.items() if value is not None} if isinstance(node, dict) else node
-    )
+    return {key: text for key, text in node.items() if text is not None} if isinstance(node, dict) else node
 
 
 def _upper(node: Any) -> Any:
@@ -149,99 +233,98 @@ def _printable(text: str) -> str:
 
 
 def _no_flag(text: str) -> str:
-    """vLLM's parser would take it for one of its flags, memoria's own among them."""
+    """Refuses what vLLM's parser would take for a flag."""
     if text.startswith("-"):
         raise ValueError("must be text that does not begin with `-`, as a flag of vLLM's does")
     return text
 
 
-def _text_or_list(**bounds: Any) -> WithJsonSchema:
-    text = {"type": "string", **bounds}
-    return WithJsonSchema({"anyOf": [text, {"type": "array", "items": text, "minItems": 1}]})
-
-
 _NOT_FLAG = {"minLength": 1, "not": {"pattern": "^-"}}
 _NOT_MODEL = {"not": {"const": "model"}}
-Word = Annotated[str, StringConstraints(min_length=1), AfterValidator(_printable)]
-Weight = Annotated[Decimal, Field(ge=0, le=1000), AfterValidator(_weight)]
-Count = Annotated[int, Field(gt=0)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-# A word that stands on vLLM's command line.
-Argument = Annotated[Word, AfterValidator(_no_flag), WithJsonSchema({"type": "string", **_NOT_FLAG})]
-Port = Annotated[int, Field(ge=1, le=65535), BeforeValidator(_digits)]
 _SHARE = {"type": "number", "minimum": float(LEAST_FRACTION), "maximum": 1}
-Fraction = Annotated[Decimal, Field(ge=LEAST_FRACTION, le=1), WithJsonSchema(_SHARE)]
+
+_GT_0, _GE_0, _NOT_EMPTY = {"gt": 0}, {"ge": 0}, {"min_length": 1}
+
+Word = Annotated[str, Reader(_NOT_EMPTY, after=_printable)]
+# A word on vLLM's command line.
+Argument = Annotated[Word, Reader(after=_no_flag, schema={"type": "string", **_NOT_FLAG})]
+Folder = Annotated[Path, Reader(like=Word, after=Path)]
+Whole = Annotated[int, Reader(_GE_0)]
+Count = Annotated[int, Reader(_GT_0)]
+Seconds = Annotated[float, Reader(_GT_0)]
+SecondsOrZero = Annotated[float, Reader(_GE_0)]
+Concurrency = Annotated[float, Reader({"gt": 0, "le": 1e6})]
+Mebibytes = Annotated[int, Reader(_GT_0, after=lambda mebibytes: mebibytes << 20)]  # the fact is in bytes
+Port = Annotated[int, Reader({"ge": 1, "le": 65535}, before=_digits)]
+Weight = Annotated[Decimal, Reader({"ge": 0, "le": 1000}, after=_weight)]
+Fraction = Annotated[Decimal, Reader({"ge": LEAST_FRACTION, "le": 1}, schema=_SHARE)]
 FractionOrAuto = Annotated[
-    Decimal | Literal["auto"],
-    PlainValidator(_parse_fraction),
-    WithJsonSchema({"anyOf": [_SHARE, {"const": "auto"}]}),
+    Decimal, Reader(instead=_parse_fraction, schema={"anyOf": [_SHARE, {"const": "auto"}]})
 ]
-Size = Annotated[
-    int, PlainValidator(_parse_size), WithJsonSchema({"type": "string", "pattern": f"^{_SIZE.pattern}$"})
-]
+Size = Annotated[int, Reader(instead=_parse_size, schema={"type": "string", "pattern": f"^{_SIZE.pattern}$"})]
 Gpu = Annotated[
     int | str,
-    PlainValidator(parse_gpu),
-    WithJsonSchema(
-        {
+    Reader(
+        instead=_parse_gpu,
+        schema={
             "anyOf": [
                 {"type": "integer", "minimum": 0},
                 {"type": "string", "pattern": f"^{_GPU_UUID.pattern}$"},
             ]
-        }
+        },
     ),
 ]
-Names = Annotated[
-    list[Argument],
-    BeforeValidator(_one_or_more),
-    Field(min_length=1),
-    _text_or_list(**_NOT_FLAG),
+EngineName = Annotated[
+    str, Reader(after=_engine_name, schema={"type": "string", "pattern": f"^{_ENGINE_NAME.pattern}$"})
 ]
+
+
+def _one_or_more(item: Any, item_schema: Mapping[str, Any], after: Callable[[Any], Any] = tuple) -> Reader:
+    """One text, or a list of them."""
+    text = {"type": "string", **item_schema}
+    return Reader(
+        _NOT_EMPTY,
+        like=list[item],
+        before=lambda node: [node] if isinstance(node, str) else node,
+        after=after,
+        schema={"anyOf": [text, {"type": "array", "items": text, "minItems": 1}]},
+    )
+
+
+Names = Annotated[tuple[str, ...], _one_or_more(Argument, _NOT_FLAG)]
 Hosts = Annotated[
-    list[Annotated[str, AfterValidator(_host)]],
-    BeforeValidator(_one_or_more),
-    Field(min_length=1),
-    _text_or_list(pattern=rf"^(\*|{_HOST.pattern})$"),
+    tuple[str, ...],
+    _one_or_more(Annotated[str, Reader(after=_host)], {"pattern": rf"^(\*|{_HOST.pattern})$"}),
 ]
 Origins = Annotated[
-    list[Annotated[str, AfterValidator(_origin)]],
-    BeforeValidator(_one_or_more),
-    Field(min_length=1),
-    _text_or_list(pattern=rf"^(\*|{_ORIGIN.pattern})$"),
+    tuple[str, ...],
+    _one_or_more(Annotated[str, Reader(after=_origin)], {"pattern": rf"^(\*|{_ORIGIN.pattern})$"}),
 ]
 Fields = Annotated[
-    list[Word],
-    BeforeValidator(_one_or_more),
-    AfterValidator(_without_model),
-    Field(min_length=1),
-    _text_or_list(minLength=1, **_NOT_MODEL),
+    tuple[str, ...],
+    _one_or_more(Word, {"minLength": 1, **_NOT_MODEL}, lambda names: tuple(_without_model(names))),
 ]
 Changes = Annotated[
-    dict[str, Any],
-    BeforeValidator(plain),
-    AfterValidator(_without_model),
-    AfterValidator(_json),
-    WithJsonSchema({"type": "object", "propertyNames": _NOT_MODEL}),
+    Mapping[str, Any],
+    Reader(before=plain, after=_changes, schema={"type": "object", "propertyNames": _NOT_MODEL}),
 ]
-EngineName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,30}$")]
 ModelLen = Annotated[
     int | str,
-    PlainValidator(_parse_model_len),
-    WithJsonSchema({"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"const": "auto"}]}),
+    Reader(
+        instead=_parse_model_len,
+        schema={"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"const": "auto"}]},
+    ),
 ]
-Flags = Annotated[dict[str, Any], BeforeValidator(plain)]
+Flags = Annotated[dict[str, Any], Reader(before=plain)]
 PoolerConfig = Annotated[
-    dict[str, Any],
-    BeforeValidator(plain),
-    WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "string"}]}),
+    dict[str, Any], Reader(before=plain, schema={"anyOf": [{"type": "object"}, {"type": "string"}]})
 ]
-LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)]
-LogFormat = Annotated[Literal["text", "json"], BeforeValidator(_lower)]
-Listen = Annotated[Address, PlainValidator(parse_address), WithJsonSchema({"type": "string"})]
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], Reader(before=_upper)]
+LogFormat = Annotated[Literal["text", "json"], Reader(before=_lower)]
 Variables = Annotated[
-    dict[str, str],
-    BeforeValidator(_without_blanks),
-    WithJsonSchema(
-        {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean", "null"]}}
+    Mapping[str, str],
+    Reader(
+        before=_without_blanks,
+        schema={"type": "object", "additionalProperties": {"type": ["string", "number", "boolean", "null"]}},
     ),
 ]

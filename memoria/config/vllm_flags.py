@@ -1,7 +1,7 @@
-"""vLLM's flags under `args`, variables under `env`: what an engine may not be given, and where it belongs.
+"""vLLM's flags under `args` and variables under `env`: which are refused, and what to use instead.
 
-Works on the tree as read, before the schema sees it, so that every problem keeps its line. vLLM's parser also
-takes any unique beginning of a flag (argparse's `allow_abbrev`), so beginnings of a refused name are refused.
+Works on the tree as read, before validation, so that every problem keeps its line. vLLM's parser also accepts
+any unique prefix of a flag (argparse's `allow_abbrev`), so prefixes of a refused name are refused, too.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ REFUSED_FLAGS = {
         ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "ssl_cert_reqs", "ssl_ciphers"), _ADDRESS
     ),
     "api_key": "an engine needs no key, as memoria alone talks to it",
-    "hf_token": 'a command line can be read by everybody: write `env: {HF_TOKEN: "${HF_TOKEN}"}`',
+    "hf_token": 'every user can read command lines: write `env: {HF_TOKEN: "${HF_TOKEN}"}`',
     "enable_request_id_headers": "memoria always sets it",
     "config": "write its flags under `args`",
     "headless": _ONE_GPU,
@@ -52,7 +52,7 @@ REFUSED_FLAGS = {
 }
 _REMOVED_FLAGS = {
     "task": "write `runner: pooling` (and `convert: embed` for a model made to generate), or leave it out",
-    "disable_log_requests": "leave it out: vLLM logs no requests unless told to",
+    "disable_log_requests": "leave it out: vLLM logs no requests by default",
     "device": "write `device: cpu` or `device: cuda` at the top of the file",
 }
 _REFUSED_VARIABLES = {
@@ -70,8 +70,8 @@ _REFUSED_PREFIXES = {
 
 
 def sort_flags(engine: dict[str, Node], path: ConfigPath, report: Report) -> None:
-    """In place: names the flags under `args` as vLLM does (`--max-num-seqs`, `max-num-seqs` ->
-    `max_num_seqs`), and moves those that have a key of their own to that key."""
+    """Normalizes the names under `args` in place (`--max-num-seqs`, `max-num-seqs` -> `max_num_seqs`), and
+    moves flags that have a key of their own to that key."""
     args = engine.get("args")
     if not isinstance(args, dict):
         return
@@ -91,7 +91,7 @@ def sort_flags(engine: dict[str, Node], path: ConfigPath, report: Report) -> Non
 
 
 def refusal(flag: str) -> tuple[str, str] | None:
-    """Why a flag of vLLM, by its name with underscores, may not be given: what is wrong, and what to do."""
+    """Why a flag of vLLM, by its name with underscores, is not allowed: the message, and the hint."""
     name = flag.removeprefix("no_").partition(".")[0]
     if name in _REMOVED_FLAGS:
         return "vLLM no longer has the flag `{0}`", _REMOVED_FLAGS[name]
@@ -141,10 +141,10 @@ def check_variables(engine: dict[str, Node], path: ConfigPath, report: Report) -
 
 
 def read_pooler(engine: dict[str, Any], path: ConfigPath, report: Report) -> None:
-    """Reads JSON text, and replaces the key that vLLM no longer has, in place.
+    """Parses JSON text, and replaces the key that vLLM renamed, in place.
 
-    `normalize` became `use_activation` (vllm/config/pooler.py). In the file it is refused; in text out of a
-    variable it is translated, so that a `.env` of before keeps working.
+    `normalize` became `use_activation` (vllm/config/pooler.py). It is refused in the file, and translated in
+    text from a variable, so that the predecessor's `.env` keeps working.
     """
     pooler = engine.get("pooler_config")
     here = (*path, "pooler_config")
@@ -171,5 +171,5 @@ def read_pooler(engine: dict[str, Any], path: ConfigPath, report: Report) -> Non
             report.warning(
                 f"`{key}` overrides the model's own pooling",
                 here,
-                hint="with a pooling that it was not trained with a model answers badly; leave it out",
+                hint="a model answers badly with a pooling that it was not trained for; leave it out",
             )

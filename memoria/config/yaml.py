@@ -1,4 +1,4 @@
-"""YAML with the place of every key, and with `${NAME}` filled in.
+"""YAML with the place of every key and `${NAME}` filled in.
 
 The tree holds mappings, lists and `Scalar`s: the text as written and its YAML type side by side, because only
 the schema knows which one counts (`gpu_memory_utilization: 0.30` is an exact decimal, `model: 0.30` a name).
@@ -34,7 +34,7 @@ _MAX_NODES = 20_000  # aliases of aliases can grow a small file without end
 
 
 class Scalar(str):
-    """The text of a value, `value` by YAML's types, and the variables that it was made with."""
+    """A value's text, its `value` by YAML's types, and the variables that went into it."""
 
     __slots__ = ("value", "variables")
     value: Any
@@ -58,15 +58,20 @@ class Document:
         for key in path:
             if isinstance(node, dict):
                 node = node.get(key)
-            elif isinstance(node, list):
+            elif isinstance(node, list) and key.isdigit():
                 node = node[int(key)]
             else:
                 return None
         return node
 
+    def text(self, *path: str) -> str | None:
+        """The text of a value; None where there is none, or it is a mapping or a list."""
+        node = self.get(*path)
+        return str(node) if isinstance(node, Scalar) else None
+
 
 def parse(text: str, file: str, variables: Mapping[str, Variable], report: Report) -> Document:
-    """Raises `ConfigError` for text that is no YAML mapping; what can be read around goes to `report`."""
+    """Raises `ConfigError` if the text is no YAML mapping; lesser problems go to `report`."""
     report.marks[()] = Mark(file, 1)
     try:
         _refuse_deep_nesting(text, file)
@@ -123,7 +128,7 @@ class _Reader:
                 if key.value in data:
                     if not merged:
                         self._report.error(
-                            f"the key `{key.value}` stands here a second time",
+                            f"the key `{key.value}` is here a second time",
                             here,
                             at=self._mark(key),
                             also=(here,),
@@ -179,7 +184,7 @@ class _Reader:
                 f"the variable {name} is not set", path, hint=f"write ${{{name}:-}} if it may be"
             )
         if _UNUSABLE.search(filled.text):
-            self._report.error("a value holds a character that is no text", path, hint="write it anew")
+            self._report.error("a value holds a character that is no text", path, hint="write it again")
             return None
         if "$" not in node.value:
             value = _typed(filled.text, node.tag)
@@ -213,23 +218,12 @@ class _Reader:
         return _mark(node, self._file)
 
 
-def plain(node: Any) -> Any:
-    """A node as plain Python values by YAML's types; keys without a value are left out."""
-    if isinstance(node, Scalar):
-        return node.value
-    if isinstance(node, dict):
-        return {key: plain(value) for key, value in node.items() if value is not None}
-    if isinstance(node, list):
-        return [plain(item) for item in node]
-    return node
-
-
 def _mark(node: Any, file: str) -> Mark:
     return Mark(file, node.start_mark.line + 1, node.start_mark.column + 1)
 
 
 def _typed(text: str, tag: str) -> Any:
-    # 1:30 is ninety for YAML 1.1, and a surprise for everybody else.
+    # YAML 1.1 reads 1:30 as ninety.
     if tag not in _TYPED or ":" in text:
         return text
     try:

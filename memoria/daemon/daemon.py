@@ -1,53 +1,36 @@
-"""The daemon, composed: the only file that knows everybody.
+"""The daemon, composed: the only module that knows every part.
 
-runtime directory -> preflight -> sockets -> supervisor + proxy + admin -> serve -> drain -> stop
+runtime directory -> preflight -> generation -> supervisor + gateway -> sockets -> serve -> drain -> stop
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-import signal
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from memoria.admin.status.collect import Collector
-from memoria.admin.status.history import History
-from memoria.admin.telemetry.metrics import Metrics
-from memoria.admin.telemetry.rates import Rates
-from memoria.admin.telemetry.request_log import RequestLog
-from memoria.admin.telemetry.requests import Requests
-from memoria.admin.telemetry.tracing import open_tracing
 from memoria.config.model import Config
 from memoria.daemon import listeners as listen
-from memoria.daemon.engine_router import EngineRouter
-from memoria.daemon.front import Front
+from memoria.daemon.gateway import Gateway
+from memoria.daemon.generation import build_generation
 from memoria.daemon.handover import Handover
-from memoria.daemon.own_app import OwnApp
-from memoria.daemon.reload import Reloaded, Reloader
+from memoria.daemon.reload import Reloader, ReloadResult
 from memoria.daemon.server import Server
+from memoria.daemon.signals import handle_signals
 from memoria.daemon.systemd import Notifier
-from memoria.daemon.terminal import Terminal
-from memoria.engine.events import Journal
+from memoria.engine.events import EventKind, Journal
 from memoria.engine.lifecycle import State
 from memoria.gpu.device import DeviceReader
 from memoria.preflight.preflight import Preflight
 from memoria.proxy.access.keys import Keys
-from memoria.proxy.admission.admission import Admission
-from memoria.proxy.admission.guarding import Guarding
-from memoria.proxy.exchange.record import RequestRecord
 from memoria.supervisor.runtime_dir import RuntimeDir
 from memoria.supervisor.supervisor import Supervisor
 from memoria.vllm.passenger import PLUGIN_DIR
 
-logger = logging.getLogger(__name__)
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
 
 class Daemon:
-    """Runs from `run` until a signal asks it to end. `journal` and `supervisor` are there for the screen."""
+    """Runs from `run` until a signal ends it. `journal`, `supervisor` and `collector` are for the screen."""
 
     def __init__(
         self,
@@ -57,17 +40,14 @@ class Daemon:
         environ: Mapping[str, str],
         given: Sequence[socket.socket] = (),
     ) -> None:
-        """Takes every socket but those `given`; the caller holds `runtime`. Raises `MemoriaError`, leaving
-        nothing behind."""
-        self.config = config = checked.config
+        """Binds every socket except those `given`; the caller has locked `runtime`. Raises `MemoriaError`,
+        leaving nothing behind."""
+        generation = build_generation(checked.deployment(), Keys.of(checked.config.access))
         self.journal = Journal()
-        install, plan = checked.complete()
         self._runtime = runtime
-        self._tracing = open_tracing(environ)
+        self._notifier = Notifier(environ)
         self.supervisor = Supervisor(
-            config,
-            plan=plan,
-            install=install,
+            generation.deployment,
             reader=reader,
             runtime=runtime,
             journal=self.journal,
@@ -75,148 +55,100 @@ class Daemon:
             plugin_dir=PLUGIN_DIR,
         )
         self.supervisor.try_logs()
-        self._notifier = Notifier(environ)
-        self._rates = Rates()
-        form = config.logging.requests
-        self._requests = Requests(None if form == "none" else RequestLog(config.logging, form))
-        router = EngineRouter(self.supervisor, config)
-        admission = Admission(router, {e.name: e.max_requests for e in config.engines}, config.hold)
-        guarding = Guarding(config, config.guard, admission) if config.guard else None
-        self.collector = Collector(self.supervisor, admission, guarding, self._rates, self.url)
-        self._history = History()
-        self._metrics = Metrics(self.supervisor, self.collector, self._requests)
-        keys = Keys.of(config.access)
-        self._app = OwnApp(
-            config,
-            keys,
+        self._gateway = Gateway(
+            generation,
             self.supervisor,
-            self.collector,
-            history=self._history,
-            metrics=self._metrics,
-            requests=self._requests,
             reload=self._reload,
             admin_socket=runtime.admin_socket,
+            environ=environ,
         )
-        self._front = front = Front(
-            config,
-            keys,
-            self.supervisor,
-            router,
-            admission=admission,
-            app=self._app,
-            guarding=guarding,
-            on_done=self._on_done,
-            answered=self._metrics.tally.answered,
-        )
-        self._listeners = listen.Listeners(config, given)
+        self._listeners = listen.Listeners(generation.config, given)
         self._admin = listen.bind_admin(runtime.admin_socket)
-        self._server = Server(self._app, front.protocol, [*self._listeners.sockets, self._admin])
-        self._server.set_drain(config.timeouts.drain)
+        self._server = Server(self._gateway, self._gateway.protocol, [*self._listeners.sockets, self._admin])
         self._reloader: Reloader = Reloader(
-            config,
-            supervisor=self.supervisor,
-            front=front,
-            router=router,
-            admission=admission,
+            self._gateway,
+            self.supervisor,
             listeners=self._listeners,
             server=self._server,
             reader=reader,
             environ=environ,
             journal=self.journal,
-            on_adopted=self._adopted,
         )
         self._handover = Handover(runtime.handover_socket, lambda: self._listeners.sockets, self._give_way)
-        self._terminal = Terminal()
-        self._reloading: asyncio.Future[None] | None = None
         self._stops = 0
-        self._asked_to_stop = asyncio.Event()
+        self._stopping = asyncio.Event()
+
+    @property
+    def config(self) -> Config:
+        return self._gateway.generation.config
 
     @property
     def url(self) -> str:
-        host = self.config.listen.host
-        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-        return f"http://{shown}:{self.config.listen.port}"
+        return self._gateway.generation.url
+
+    @property
+    def collector(self) -> Collector:
+        return self._gateway.collector
 
     async def run(self) -> None:
-        """Serves until asked to stop, then drains, stops the engines and gives everything back."""
+        """Serves until `stop`, then drains, stops the engines and releases everything."""
         for pid in self._runtime.killed:
-            self.journal.add("memoria", "killed a leftover", f"pid {pid}, of a daemon that was killed")
-        self.journal.add("memoria", "listening", self.url)
-        self.supervisor.listen(lambda _: self._tell_systemd())
-        with self._signals():
+            self.journal.add_event(EventKind.LEFTOVER_KILLED, "memoria", pid=pid)
+        self.journal.add_event(EventKind.LISTENING, "memoria", self.url)
+        self.supervisor.listen(lambda _: self._report_to_systemd())
+        with handle_signals(stop=self.stop, reload=self._reloader.on_signal):
             serving = asyncio.create_task(self._server.serve(), name="http server")
-            beside = asyncio.create_task(self._front.run(), name="front")
-            handing = asyncio.create_task(self._handover.run(), name="handover")
-            sampling = asyncio.create_task(self._history.run(self.collector), name="history")
-            beating = asyncio.create_task(self._heartbeat(), name="watchdog")
-            stopping = asyncio.create_task(self._asked_to_stop.wait(), name="stop")
+            beside = [
+                asyncio.create_task(self._gateway.run(), name="gateway"),
+                asyncio.create_task(self._handover.run(), name="handover"),
+                asyncio.create_task(self._heartbeat(), name="watchdog"),
+                stopping := asyncio.create_task(self._stopping.wait(), name="stop"),
+            ]
             try:
                 await self.supervisor.open()
                 self._notifier.ready()
                 await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 if not self._stops:
-                    self.journal.add("memoria", "the HTTP server has ended by itself", level=logging.ERROR)
+                    self.journal.add_event(EventKind.SERVER_ENDED, "memoria")
             finally:
                 self._notifier.stopping()
                 self._reloader.cancel()
-                self._front.refuse_waiting()
+                self._gateway.refuse_waiting()
                 await self.supervisor.close()
-                self._app.end_streams()
-                self._server.end()
+                self._gateway.end_streams()
+                self._server.end(drain=self.config.timeouts.drain)
                 await asyncio.gather(serving, return_exceptions=True)
-                self._front.close()
-                self._requests.close()
-                if self._tracing is not None:
-                    await self._tracing.close()
-                for task in (stopping, beating, sampling, beside, handing):
+                await self._gateway.close()
+                for task in beside:
                     task.cancel()
                 self._listeners.close()
                 self._admin.close()
                 self._handover.close()
-            if not self._stops:  # a service manager starts what has failed again
+            if not self._stops:  # a service manager restarts what has failed
                 raise serving.exception() or RuntimeError("the HTTP server has ended by itself")
 
     def stop(self) -> None:
         """The first call drains, the second kills."""
         self._stops += 1
         if self._stops == 1:
-            self.journal.add("memoria", "stopping", "requests in flight may finish")
-            self._asked_to_stop.set()
+            self.journal.add_event(EventKind.STOPPING, "memoria")
+            self._stopping.set()
         else:
-            self.journal.add("memoria", "stopping now", "")
+            self.journal.add_event(EventKind.STOPPING_NOW, "memoria")
             self.supervisor.hurry()
 
-    def _on_done(self, record: RequestRecord) -> None:
-        self._rates.add(record)
-        self._metrics.tally.add(record)
-        self._requests.add(record)
-        if self._tracing is not None:
-            self._tracing.add(record)
-
-    def _adopted(self, config: Config, guarding: Guarding | None) -> None:
-        self.config = config
-        self.collector.adopt(guarding, self.url)
-
-    async def _reload(self, *, dry_run: bool) -> Reloaded:
+    async def _reload(self, *, dry_run: bool) -> ReloadResult:
         return await self._reloader.reload(dry_run=dry_run)
 
     def _give_way(self) -> None:
-        """Another daemon has the sockets: from now on connections wait for it."""
-        self.journal.add("memoria", "handed over", "another daemon takes over")
+        """Another daemon has the sockets: new connections wait for it."""
+        self.journal.add_event(EventKind.HANDED_OVER, "memoria")
         for listener in self._listeners.sockets:
             self._server.ignore(listener)
-        if not self._stops:  # a third daemon that asks while this one drains is no reason to hurry
+        if not self._stops:  # a third daemon that takes over during the drain must not kill
             self.stop()
 
-    def _hang_up(self) -> None:
-        """SIGHUP: a person asks for a reload, or the terminal that memoria was started in has closed."""
-        if self._terminal.is_gone():
-            self._terminal.let_go()
-            self.stop()
-        else:
-            self._reloading = asyncio.ensure_future(self._reloader.on_signal())
-
-    def _tell_systemd(self) -> None:
+    def _report_to_systemd(self) -> None:
         snapshots = self.supervisor.snapshots()
         ready = sum(snapshot.state is State.READY for snapshot in snapshots)
         busy = [
@@ -229,20 +161,8 @@ class Daemon:
         )
 
     async def _heartbeat(self) -> None:
-        """From the loop that supervises, so that a blocked loop is noticed."""
+        """Runs on the loop that supervises, so that systemd notices a blocked loop."""
         interval = self._notifier.watchdog_interval
         while interval:
             self._notifier.alive()
             await asyncio.sleep(interval)
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in STOP_SIGNALS:
-            loop.add_signal_handler(number, self.stop)
-        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
-        try:
-            yield
-        finally:
-            for number in (*STOP_SIGNALS, signal.SIGHUP):
-                loop.remove_signal_handler(number)

@@ -1,45 +1,24 @@
-"""The supervisor's engines as the proxy sees them: implements `memoria.proxy.router.Router`."""
+"""The supervisor's engines as the proxy sees them."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 
-from memoria.config.model import Config, Runner
+from memoria.config.model import Runner
 from memoria.engine.actor import EngineActor
 from memoria.engine.address import EngineAddress
-from memoria.engine.lifecycle import State
+from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.proxy.router import Candidate, Refusal
 from memoria.supervisor.supervisor import Supervisor
 
-RETRY_STARTING = 10  # seconds; a start takes that long at least
+RETRY_STARTING = 10  # seconds; a start takes at least that long
 RETRY_OTHERWISE = 30
-
-# How a client is told, where the state's name alone is no sentence.
-TELLING = {
-    State.SUSPECT: "seems to hang",
-    State.RELEASING: "has ended, its memory is coming back",
-    State.HELD: "has ended, its memory has not come back",
-    State.BACKOFF: "has ended and will be started again",
-    State.FAILED: "has failed",
-}
-
-# Out of these an engine comes back by itself, unless it was told to stop: then it is soon STOPPED.
-_COMING_BACK = frozenset(
-    (
-        State.QUEUED,
-        State.STARTING,
-        State.SUSPECT,
-        State.DRAINING,
-        State.STOPPING,
-        State.RELEASING,
-        State.BACKOFF,
-    )
-)
 
 
 class EngineEntrance:
-    """One start of an engine: the address that it listens on."""
+    """One start of an engine, and the address that it listens on."""
 
     __slots__ = ("address", "enter", "leave")
 
@@ -49,32 +28,21 @@ class EngineEntrance:
 
 
 class EngineRouter:
-    def __init__(self, supervisor: Supervisor, config: Config) -> None:
-        self._actors = supervisor.actors
-        self.adopt(config)
+    """Implements `memoria.proxy.router.Router`. `candidates`: those of the generation in force."""
 
-    def adopt(self, config: Config) -> None:
-        engines = config.engines
-        own_ports = {engine.port: engine for engine in engines if engine.port is not None}
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        candidates: Callable[[], Mapping[tuple[Runner | None, int], tuple[Candidate, ...]]],
+    ) -> None:
+        self._supervisor, self._candidates = supervisor, candidates
         self._entrances: dict[str, EngineEntrance] = {}
-        # answered per request: worked out once
-        candidates: dict[tuple[Runner | None, int], tuple[Candidate, ...]] = {}
-        for port in (config.listen.port, *own_ports):
-            reachable = engines if port not in own_ports else (own_ports[port],)
-            for runner in ("generate", "pooling", None):
-                candidates[runner, port] = tuple(
-                    Candidate(engine.name, engine.served_model_name)
-                    for engine in reachable
-                    if runner in (None, engine.runner)
-                )
-
-        self._candidates = candidates
 
     def candidates(self, runner: Runner | None, port: int) -> tuple[Candidate, ...]:
-        return self._candidates.get((runner, port), ())
+        return self._candidates().get((runner, port), ())
 
     def entrance(self, engine: str) -> EngineEntrance:
-        actor = self._actors.get(engine)
+        actor = self._supervisor.actors.get(engine)
         if actor is None:
             raise Refusal(
                 503, f"engine `{engine}` is no longer in the configuration", "engine_gone", retry_after=1
@@ -95,7 +63,7 @@ class EngineRouter:
 
 
 def _reason(snapshot: EngineSnapshot) -> str:
-    text = f"engine `{snapshot.name}` {TELLING.get(snapshot.state, f'is {snapshot.state.value}')}"
+    text = f"engine `{snapshot.name}` {FACTS[snapshot.state].sentence}"
     if snapshot.phase:
         text += f" ({snapshot.phase.value})"
     cause = snapshot.detail or (snapshot.diagnosis.cause if snapshot.diagnosis else "")
@@ -105,10 +73,10 @@ def _reason(snapshot: EngineSnapshot) -> str:
 def _retry_after(snapshot: EngineSnapshot) -> int:
     if snapshot.retry_at is not None:
         return max(1, round(snapshot.retry_at - time.time()) + RETRY_STARTING)
-    return RETRY_STARTING if snapshot.state in (State.QUEUED, State.STARTING) else RETRY_OTHERWISE
+    return RETRY_STARTING if FACTS[snapshot.state].starts else RETRY_OTHERWISE
 
 
 def _ready_in(snapshot: EngineSnapshot) -> float | None:
-    if snapshot.state not in _COMING_BACK:
+    if not FACTS[snapshot.state].comes_back:
         return None
     return 0.0 if snapshot.retry_at is None else max(0.0, snapshot.retry_at - time.time())

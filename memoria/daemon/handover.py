@@ -1,17 +1,15 @@
-"""Listening sockets that come from somebody else, so that no connection is refused while one daemon ends and
-the next begins: from systemd (`memoria.socket`), or from the daemon that ran before (`run --take-over`).
+"""Listening sockets passed from one daemon to the next (`run --take-over`), so that no connection is refused.
 
-Connections that come meanwhile wait in the kernel's queue (`listen.BACKLOG` of them). Engines are no part of
-it: they die with their daemon and are started anew.
+Connections that arrive meanwhile wait in the kernel's queue (`listeners.BACKLOG` of them). Engines are not
+passed on: they end with their daemon and are started anew.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from memoria.daemon.listeners import bind_admin
@@ -19,29 +17,16 @@ from memoria.errors import NotRunningError, Problem, UnavailableError
 
 logger = logging.getLogger(__name__)
 
-FIRST = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
 MOST = 250  # descriptors in one message: SCM_MAX_FD is 253 (unix(7))
-PATIENCE = 10.0  # seconds
-AGAIN = 0.2  # seconds until the next one is listened to after a failure
-
-
-def from_systemd(environ: Mapping[str, str]) -> list[socket.socket]:
-    """What LISTEN_FDS announces to this very process."""
-    count = environ.get("LISTEN_FDS", "")
-    if environ.get("LISTEN_PID") != str(os.getpid()) or not count.isdigit():
-        return []
-    given = []
-    for descriptor in range(FIRST, FIRST + int(count)):
-        os.set_inheritable(descriptor, False)
-        given.append(socket.socket(fileno=descriptor))
-    return given
+TIMEOUT = 10.0  # seconds
+RETRY_AFTER = 0.2  # seconds between a failure and the next accept
 
 
 def take_over(path: Path) -> list[socket.socket]:
-    """The sockets of the daemon that listens on `path`, which then drains and ends. Raises `NotRunningError`
-    or `UnavailableError`."""
+    """The sockets of the daemon behind `path`, which then drains and ends. Raises `NotRunningError` or
+    `UnavailableError`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(PATIENCE)
+        connection.settimeout(TIMEOUT)
         try:
             connection.connect(str(path))
             _, descriptors, _, _ = socket.recv_fds(connection, 1, MOST)
@@ -55,13 +40,13 @@ def take_over(path: Path) -> list[socket.socket]:
         except OSError as error:
             raise UnavailableError(f"the sockets were not handed over: {error.strerror or error}") from None
     if not taken:
-        raise UnavailableError("the daemon that runs has handed no socket over")
+        raise UnavailableError("the running daemon handed no socket over")
     return taken
 
 
 class Handover:
-    """The giving end: whoever may open `path` (its owner alone) gets the `sockets`; `on_taken` is called once
-    they have arrived."""
+    """The giving end: a process that may open `path` (its owner's alone) gets the `sockets`; `on_taken` is
+    called once they have arrived."""
 
     def __init__(
         self, path: Path, sockets: Callable[[], list[socket.socket]], on_taken: Callable[[], None]
@@ -71,16 +56,16 @@ class Handover:
         self._sockets, self._on_taken = sockets, on_taken
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Runs until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             try:
                 connection, _ = await loop.sock_accept(self._listener)
                 with connection:
                     await self._hand_over(connection)
-            except OSError as error:  # for want of a descriptor, say
+            except OSError as error:  # out of descriptors, for example
                 logger.warning("the sockets were not handed over: %r", error)
-                await asyncio.sleep(AGAIN)
+                await asyncio.sleep(RETRY_AFTER)
 
     def close(self) -> None:
         self._listener.close()
@@ -89,6 +74,6 @@ class Handover:
         descriptors = [listener.fileno() for listener in self._sockets()][:MOST]
         socket.send_fds(connection, [b"."], descriptors)
         connection.setblocking(False)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             if await asyncio.get_running_loop().sock_recv(connection, 1):
                 self._on_taken()

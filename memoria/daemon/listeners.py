@@ -19,29 +19,29 @@ from memoria.errors import Problem, UnavailableError
 logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
-# Seconds until the kernel drops a connection whose peer takes nothing (tcp(7)): closing it does not, as long
-# as bytes are waiting to be sent. Accepted connections inherit it. Longer than the relay's own patience: the
-# relay logs whom it cuts and resets the connection, the kernel tells neither memoria why nor the peer at all.
+# Seconds until the kernel drops a connection whose peer reads nothing (tcp(7)): closing it does not, as long
+# as bytes are waiting to be sent. Accepted connections inherit it. Longer than the relay's own limit: the
+# relay logs the disconnect and resets the connection; the kernel reports no reason, and nothing to the peer.
 READER_TIMEOUT = 70
-# libuv accepts one connection of a descriptor in every round of its loop; of 256 that come at once the last
-# would wait 256 rounds, and 16 with as many descriptors.
+# libuv accepts one connection per descriptor in every round of its loop: of 256 that arrive at once the last
+# would wait 256 rounds, or 16 with as many descriptors.
 ACCEPTS = 16
 
 
 class Listeners:
     """The sockets of a configuration: the main one, then one per engine whose own port memoria answers
-    (`transport: uds`). A name may stand for several addresses, and so for several sockets."""
+    (`transport: uds`). A host name may stand for several addresses, and so for several sockets."""
 
     def __init__(self, config: Config, given: Sequence[socket.socket] = ()) -> None:
-        """`given` listen already, on some of the addresses; what the configuration does not have is closed.
-        Raises `UnavailableError` with every address that cannot be had, leaving none behind."""
+        """`given` sockets listen already; those not in the configuration are closed. Raises
+        `UnavailableError` with every address that cannot be bound, leaving none open."""
         wanted, self._bound = _wanted(config), dict[Address, list[socket.socket]]()
         self._late: dict[Address, ConfigPath] = {}
         self._engines_own = _engines_own(config)
         for listener in given:
             address = _address_of(listener, wanted)
             if address is None:
-                logger.warning("not in the configuration, and closed: %s", listener.getsockname())
+                logger.warning("closed, not in the configuration: %s", listener.getsockname())
                 listener.close()
             else:
                 _prepare(listener)
@@ -59,14 +59,14 @@ class Listeners:
 
     @property
     def are_late(self) -> bool:
-        """Whether there are addresses that an engine has yet to give up."""
+        """Whether an engine has yet to give up some address."""
         return bool(self._late)
 
     def open_new(self, config: Config, own_pids: Collection[int] = ()) -> Change:
-        """Listens on what another configuration adds. Nothing else changes until `adopt`.
+        """Listens on what another configuration adds. Nothing else changes until `commit`.
 
-        Where only the address of a port changes, both listen on it meanwhile. A port on which vLLM listens
-        itself so far, one of the engines' processes `own_pids`, has to wait for its end (`open_late`). Raises
+        Where only the host of a port changes, both sockets listen on it meanwhile. A port on which vLLM, one
+        of the processes `own_pids`, still listens has to wait for its end (`open_late`). Raises
         `UnavailableError`."""
         wanted = _wanted(config)
         missing = {address: key for address, key in wanted.items() if address not in self._bound}
@@ -76,7 +76,7 @@ class Listeners:
         ports = {address.port for address in missing} & {address.port for address in gone}
         sharing = [listener for address in gone if address.port in ports for listener in self._bound[address]]
         engines_own, ours = _engines_own(config), {address.port for address in self._bound}
-        ours |= self._engines_own.keys()  # what memoria holds, or an engine of it, becomes free in time
+        ours |= self._engines_own.keys()  # a port of memoria or of an engine becomes free in time
         tried = {port: key for port, key in engines_own.items() if port not in ours}
         _share(sharing, True)
         try:
@@ -86,7 +86,7 @@ class Listeners:
         return Change(opened, {address: self._bound[address] for address in gone}, engines_own, late)
 
     def open_late(self, config: Config) -> tuple[list[socket.socket], list[Problem]]:
-        """Listens on what an engine has given up meanwhile; with the problems of what cannot be had yet."""
+        """Listens on what an engine has given up meanwhile; returns also why the rest cannot be bound yet."""
         opened: list[socket.socket] = []
         problems: list[Problem] = []
         for address, key in tuple(self._late.items()):
@@ -99,7 +99,8 @@ class Listeners:
                 opened += self._bound[address]
         return opened, problems
 
-    def adopt(self, change: Change) -> None:
+    def commit(self, change: Change) -> None:
+        """Takes over what `open_new` opened, and closes what it made superfluous."""
         self._engines_own, self._late = change.engines_own, dict(change.late)
         self._bound |= change.opened
         for address in change.closed:
@@ -111,8 +112,8 @@ class Listeners:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Sockets by address: those that listen already, and those that are to be closed. `engines_own` are the
-    ports that vLLM itself listens on, `late` are addresses that an engine has yet to give up."""
+    """Sockets by address: those that listen already, and those to close. `engines_own`: the ports that vLLM
+    itself listens on. `late`: addresses that an engine has yet to give up."""
 
     opened: dict[Address, list[socket.socket]]
     closed: dict[Address, list[socket.socket]]
@@ -129,7 +130,7 @@ class Change:
 
 
 def unavailable(config: Config) -> list[Problem]:
-    """What `Listeners` would not get. Nothing is kept, and nobody can connect meanwhile."""
+    """The problems `Listeners` would have. Keeps nothing open, and accepts nothing meanwhile."""
     problems: list[Problem] = []
     for address, key in _wanted(config).items():
         try:
@@ -181,8 +182,7 @@ def _bind_all(
     shared: Collection[int] = (),
     tried: Mapping[int, ConfigPath],
 ) -> dict[Address, list[socket.socket]]:
-    """`shared` ports are listened on by an earlier socket of ours, too. Those that are to be `tried` must
-    only be free."""
+    """`shared` ports have an earlier socket of ours, too. `tried` ports must only be free."""
     bound: dict[Address, list[socket.socket]] = {}
     problems: list[Problem] = []
     for address, key in wanted.items():
@@ -205,7 +205,7 @@ def _not_free(config: Config, ports: Mapping[int, ConfigPath]) -> Iterator[Probl
 
 
 def _share(listeners: Iterable[socket.socket], on: bool) -> None:
-    """Lets another socket of this user that asks for it listen on the same port (socket(7))."""
+    """Allows another socket of this user, with the same option, on the same port (socket(7))."""
     for listener in listeners:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, on)
 
@@ -230,7 +230,7 @@ def bind_admin(path: Path) -> socket.socket:
 
 
 def spread(listener: socket.socket) -> Iterator[socket.socket]:
-    """The same socket, `ACCEPTS` descriptors of it; each is the taker's to close. Raises `OSError`."""
+    """`ACCEPTS` descriptors of the same socket, for the caller to close. Raises `OSError`."""
     return (listener.dup() for _ in range(ACCEPTS))
 
 
@@ -240,8 +240,8 @@ def close(sockets: Iterable[socket.socket]) -> None:
 
 
 def _bind(address: Address, *, share: bool = False, accept: bool = True) -> list[socket.socket]:
-    """Listens on all that a name stands for, or (`accept` False) only binds. A family that this host does not
-    have is left out (`localhost` names ::1 also where IPv6 is off), as long as there is another."""
+    """Listens on every address of the host, or (`accept` False) only binds. A family that this machine does
+    not have is left out (`localhost` names ::1 also where IPv6 is off), as long as there is another."""
     bound: list[socket.socket] = []
     missing: OSError | None = None
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -267,7 +267,7 @@ def _listener(listener: socket.socket, where: tuple[Any, ...], *, share: bool, a
         _share([listener], share)
         listener.bind(where)
         if accept:
-            listener.listen(BACKLOG)  # looks for others on the port once more
+            listener.listen(BACKLOG)  # fails if the port was taken since
         _share([listener], False)
     except OSError:
         listener.close()

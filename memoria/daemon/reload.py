@@ -1,8 +1,8 @@
-"""Another configuration for a running daemon: read, checked, compared, and only then adopted, at once.
+"""A reload: build the next generation, compare it, bind its addresses, switch to it, restart what changed.
 
-Whatever can fail happens before anything changes: the file, the API keys, the plan with the GPU's fresh
-figures, the new addresses. Then memoria's own settings change between two requests; changed engines restart
-one after another afterwards.
+All that can fail comes before anything changes: the file, the API keys, the plan with the GPU's fresh
+figures, the new addresses. Then memoria's own settings change between two requests, and changed engines
+restart one after another.
 """
 
 from __future__ import annotations
@@ -11,39 +11,37 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from logging import ERROR, WARNING
-from typing import Any
+from typing import Any, TypeVar
 
 from memoria.aio import in_daemon_thread
 from memoria.config.diff import Changes, compare
 from memoria.config.load import load
 from memoria.config.model import Config
 from memoria.config.report import key_name
-from memoria.daemon.engine_router import EngineRouter
-from memoria.daemon.front import Front
+from memoria.daemon.gateway import Gateway
+from memoria.daemon.generation import Generation, build_generation
 from memoria.daemon.listeners import Change, Listeners, close
 from memoria.daemon.server import Server
-from memoria.engine.events import Journal
-from memoria.engine.lifecycle import WITHOUT_PROCESS, State
+from memoria.engine.events import EventKind, Journal
+from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.errors import ConfigError, MemoriaError, Problem, UnavailableError
 from memoria.gpu.device import DeviceReader
-from memoria.preflight.preflight import Preflight, preflight
+from memoria.preflight.preflight import preflight
 from memoria.proxy.access.keys import Keys
-from memoria.proxy.admission.admission import Admission
-from memoria.proxy.admission.guarding import Guarding
 from memoria.supervisor.rolling_restart import RollingRestart, order
 from memoria.supervisor.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 
-REFUSED = "reload refused, nothing has changed"
-PATIENCE = 60.0  # seconds for reading the file, and for reading the GPU and looking for the models
+T = TypeVar("T")
+
+READ_TIMEOUT = 60.0  # seconds for the files, and again for the GPU and the models
 
 
 @dataclass(frozen=True, slots=True)
-class Reloaded:
-    """What a reload did, or would do. `failed` are engines that had given up and get another try."""
+class ReloadResult:
+    """What a reload did, or would do. `failed`: engines that had given up and get another try."""
 
     changes: Changes
     failed: tuple[str, ...]
@@ -56,63 +54,53 @@ class Reloaded:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Checked:
-    config: Config
-    changes: Changes
-    preflight: Preflight
-    keys: Keys
-
-
 class Reloader:
-    """`on_adopted` is told the new configuration in the moment it counts."""
+    """Makes one reload at a time."""
 
     def __init__(
         self,
-        config: Config,
-        *,
+        gateway: Gateway,
         supervisor: Supervisor,
-        front: Front,
-        router: EngineRouter,
-        admission: Admission,
+        *,
         listeners: Listeners,
         server: Server,
         reader: DeviceReader,
         environ: Mapping[str, str],
         journal: Journal,
-        on_adopted: Callable[[Config, Guarding | None], None],
     ) -> None:
-        self._config, self._supervisor, self._front = config, supervisor, front
-        self._router, self._admission = router, admission
+        self._gateway, self._supervisor = gateway, supervisor
         self._listeners, self._server = listeners, server
         self._reader, self._environ, self._journal = reader, environ, journal
-        self._on_adopted = on_adopted
-        self._roll = RollingRestart(supervisor)
+        self._rolling = RollingRestart(supervisor)
+        self._signalled: asyncio.Task[None] | None = None
         self._late: set[asyncio.Task[None]] = set()
         supervisor.listen(self._on_engine)
         self._closing = False
         self._one_at_a_time = asyncio.Lock()
 
-    async def reload(self, *, dry_run: bool = False) -> Reloaded:
+    async def reload(self, *, dry_run: bool = False) -> ReloadResult:
         """Raises `MemoriaError` with every problem; then nothing has changed."""
         async with self._one_at_a_time:
             try:
-                checked = await self._check()
+                generation = await self._next_generation()
+                changes = compare(self._config, generation.config)
                 if not dry_run:
-                    await self._adopt(checked)
+                    await self._switch_to(generation, changes)
             except MemoriaError as error:
                 if not dry_run:
                     for problem in error.problems:
-                        told = "; ".join((problem.what, *problem.where))
-                        self._journal.add("memoria", REFUSED, told, level=WARNING)
+                        self._journal.add_event(EventKind.RELOAD_REFUSED, "memoria", problem.line)
                 raise
             except Exception as error:
-                self._journal.add("memoria", "reload failed, a bug in memoria", repr(error), level=ERROR)
+                self._journal.add_event(EventKind.RELOAD_FAILED, "memoria", repr(error))
                 raise
-        return Reloaded(checked.changes, self._given_up(), checked.config.warnings, applied=not dry_run)
+        return ReloadResult(changes, self._given_up(), generation.config.warnings, applied=not dry_run)
 
-    async def on_signal(self) -> None:
-        """SIGHUP: there is nobody to raise to; the journal tells."""
+    def on_signal(self) -> None:
+        """SIGHUP: reloads in a task. Refusals are in the journal already."""
+        self._signalled = asyncio.create_task(self._reload_on_signal(), name="reload on SIGHUP")
+
+    async def _reload_on_signal(self) -> None:
         try:
             await self.reload()
         except MemoriaError:
@@ -121,14 +109,18 @@ class Reloader:
             logger.exception("a reload failed")
 
     def cancel(self) -> None:
-        """memoria stops: what is under way is not finished."""
+        """memoria stops: pending restarts and late ports are given up, a reload under way is refused."""
         self._closing = True
-        self._roll.cancel()
+        self._rolling.cancel()
         for task in self._late:
             task.cancel()
 
+    @property
+    def _config(self) -> Config:
+        return self._gateway.generation.config
+
     def _on_engine(self, snapshot: EngineSnapshot) -> None:
-        if snapshot.state in WITHOUT_PROCESS and self._listeners.are_late:  # perhaps it had the port
+        if not FACTS[snapshot.state].has_process and self._listeners.are_late:  # perhaps it had the port
             task = asyncio.create_task(self._open_late(), name="late ports")
             self._late.add(task)
             task.add_done_callback(self._late.discard)
@@ -144,57 +136,49 @@ class Reloader:
                 except OSError as error:  # out of descriptors
                     problems.append(Problem(f"cannot listen on port {port}: {error.strerror}"))
                 else:
-                    self._journal.add("memoria", "listening", f"port {port}, given up by an engine")
+                    self._journal.add_event(
+                        EventKind.LISTENING, "memoria", f"port {port}, given up by an engine"
+                    )
         for problem in problems:
-            told = "; ".join((problem.what, *problem.where))
-            self._journal.add("memoria", "cannot listen yet", told, level=WARNING)
+            self._journal.add_event(EventKind.CANNOT_LISTEN, "memoria", problem.line)
 
-    async def _check(self) -> _Checked:
+    async def _next_generation(self) -> Generation:
+        """Raises `MemoriaError`."""
         if self._config.path is None:
             raise UnavailableError("this configuration is not from a file, and cannot be read again")
         path, environ = self._config.path, self._environ
-        try:
-            async with asyncio.timeout(PATIENCE):
-                config = await in_daemon_thread(lambda: load(path, environ))
-                if fixed := compare(self._config, config).fixed:
-                    raise ConfigError(_needs_restart(config, key) for key in fixed)
-                keys = await in_daemon_thread(lambda: Keys.of(config.access))
-        except TimeoutError:
-            raise UnavailableError(f"the configuration could not be read within {PATIENCE:g} s") from None
-        try:
-            async with asyncio.timeout(PATIENCE):
-                checked = await in_daemon_thread(lambda: preflight(config, self._reader, environ))
-        except TimeoutError:
-            raise UnavailableError(f"the GPU driver has not answered for {PATIENCE:g} s") from None
-        checked.raise_for_errors()
-        settled = checked.config  # with a fraction for every engine, as the one in force
-        return _Checked(settled, compare(self._config, settled), checked, keys)
 
-    async def _adopt(self, checked: _Checked) -> None:
-        """Raises `UnavailableError` when the new addresses cannot be had; then nothing has changed."""
-        config, changes = checked.config, checked.changes
-        install, plan = checked.preflight.complete()
-        guarding = Guarding(config, config.guard, self._admission) if config.guard else None
-        change = await self._open(config)
-        restarts = order([*(r.engine for r in changes.restarts)], self._supervisor.plan, plan)
-        retired = self._supervisor.adopt(config, plan, install)
+        def read_files() -> tuple[Config, Keys]:
+            config = load(path, environ)
+            if fixed := compare(self._config, config).fixed:
+                raise ConfigError(_needs_restart(config, key) for key in fixed)
+            return config, Keys.of(config.access)
+
+        config, keys = await _in_time(read_files, "the configuration could not be read within {:g} s")
+        checked = await _in_time(
+            lambda: preflight(config, self._reader, environ), "the GPU driver has not answered for {:g} s"
+        )
+        return build_generation(checked.deployment(), keys)
+
+    async def _switch_to(self, generation: Generation, changes: Changes) -> None:
+        """Raises `UnavailableError` if a new address cannot be bound; then nothing has changed."""
+        change = await self._open(generation.config)
+        plan_before = self._supervisor.plan
+        retired = self._supervisor.switch_to(generation.deployment)
+        restarts = order([*(r.engine for r in changes.restarts)], plan_before, generation.deployment.plan)
         restarts += [name for name in self._given_up() if name not in restarts]
-        self._router.adopt(config)
-        self._front.adopt(config, checked.keys, guarding)
-        self._server.set_drain(config.timeouts.drain)
-        self._config = config
-        self._on_adopted(config, guarding)
+        self._gateway.switch_to(generation)
         for listener in change.old:
             self._server.ignore(listener)
-        self._listeners.adopt(change)
+        self._listeners.commit(change)
         for listener in change.new:
             await self._server.accept(listener)
-        self._journal.add("memoria", "reloaded", _told(changes) or "nothing has changed")
-        self._roll.begin(retired, restarts, changes.added)
+        self._journal.add_event(EventKind.RELOADED, "memoria", _summary(changes) or "nothing has changed")
+        self._rolling.begin(retired, restarts, changes.added)
 
     async def _open(self, config: Config) -> Change:
-        """Listens on what is new, but answers nobody there yet. Raises `UnavailableError`, and then
-        leaves nothing."""
+        """Binds the new addresses, and accepts no connection there yet. Raises `UnavailableError`, and then
+        leaves nothing open."""
         own_pids = await self._supervisor.own_pids()
         change, trouble = self._listeners.open_new(config, own_pids), None
         try:
@@ -212,8 +196,17 @@ class Reloader:
         return change
 
     def _given_up(self) -> tuple[str, ...]:
-        """Of the engines that are in the configuration."""
+        """The engines that are failed, of those in the configuration."""
         return tuple(s.name for s in self._supervisor.snapshots() if s.state is State.FAILED)
+
+
+async def _in_time(work: Callable[[], T], trouble: str) -> T:
+    """Runs it in a thread that may hang. Raises `UnavailableError` after `READ_TIMEOUT`."""
+    try:
+        async with asyncio.timeout(READ_TIMEOUT):
+            return await in_daemon_thread(work)
+    except TimeoutError:
+        raise UnavailableError(trouble.format(READ_TIMEOUT)) from None
 
 
 def _needs_restart(config: Config, key: str) -> Problem:
@@ -222,7 +215,7 @@ def _needs_restart(config: Config, key: str) -> Problem:
     return Problem(f"`{key}` cannot be reloaded", where, "restart memoria, or set it back")
 
 
-def _told(changes: Changes) -> str:
+def _summary(changes: Changes) -> str:
     parts = [", ".join(changes.live)] if changes.live else []
     parts += [f"{r.engine} restarts ({', '.join(r.keys)})" for r in changes.restarts]
     parts += [f"{name} is new" for name in changes.added]

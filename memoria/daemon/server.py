@@ -1,4 +1,4 @@
-"""uvicorn, as the daemon uses it: sockets come and go while it serves, and signals are not its business."""
+"""uvicorn with sockets that come and go while it serves, and without signal handlers."""
 
 from __future__ import annotations
 
@@ -31,17 +31,13 @@ class Server(uvicorn.Server):
                 log_config=None,
                 server_header=False,
                 date_header=False,  # the engine's is relayed
-                proxy_headers=False,  # no client is trusted to say who it is
+                proxy_headers=False,  # no client is trusted about its address
                 timeout_keep_alive=KEEP_ALIVE,
             )
         )
         self._listeners = listeners
         self._accepting: dict[socket.socket, list[asyncio.Server]] = {}
         self._ended = asyncio.Event()
-
-    def set_drain(self, seconds: float) -> None:
-        """How long requests in flight have when it ends."""
-        self.config.timeout_graceful_shutdown = int(seconds) + 1
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=[])
@@ -50,8 +46,8 @@ class Server(uvicorn.Server):
             await self.accept(listener)
 
     async def open(self, listener: socket.socket) -> None:
-        """Gets ready to serve the connections of one more listening socket. Raises `OSError`; `ignore` then
-        gives back what there is."""
+        """Prepares to serve another listening socket. Raises `OSError`; `ignore` then releases what was
+        opened."""
         accepting = self._accepting[listener] = []
         for descriptor in spread(listener):
             server = await asyncio.get_running_loop().create_server(
@@ -66,26 +62,27 @@ class Server(uvicorn.Server):
             self.servers.append(server)
 
     async def accept(self, listener: socket.socket) -> None:
-        """From now on connections are accepted there."""
+        """Accepts connections there from now on."""
         for server in self._accepting[listener]:
             await server.start_serving()
 
     def ignore(self, listener: socket.socket) -> None:
-        """Accepts no more connections there; those that are open stay."""
+        """Accepts no more connections there; open ones stay."""
         for server in self._accepting.pop(listener, ()):
             self.servers.remove(server)
             server.close()
 
-    def end(self) -> None:
-        """What is in flight may finish, within the drain."""
+    def end(self, *, drain: float) -> None:
+        """Ends it; requests in flight may finish within `drain` seconds."""
+        self.config.timeout_graceful_shutdown = int(drain) + 1
         self.should_exit = True
         self._ended.set()
 
     async def main_loop(self) -> None:
-        """uvicorn's own looks ten times a second whether to end, and what the date is, which nobody asks."""
+        """Replaces uvicorn's, which wakes ten times a second to check for the end and to format a date."""
         await self._ended.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """The daemon handles them; uvicorn's own handlers would end the proxy before the engines drain."""
+        """Leaves them to the daemon; uvicorn's handlers would end the proxy before the engines drain."""
         yield

@@ -1,4 +1,5 @@
-"""Telling systemd how the daemon does: the sd_notify(3) protocol, datagrams to $NOTIFY_SOCKET."""
+"""systemd: its sockets (`memoria.socket`, sd_listen_fds(3)), and the notifications to $NOTIFY_SOCKET
+(sd_notify(3))."""
 
 from __future__ import annotations
 
@@ -9,9 +10,23 @@ from collections.abc import Mapping
 
 logger = logging.getLogger(__name__)
 
+FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
+
+
+def inherited_sockets(environ: Mapping[str, str]) -> list[socket.socket]:
+    """The listening sockets that LISTEN_FDS announces to this process."""
+    count = environ.get("LISTEN_FDS", "")
+    if environ.get("LISTEN_PID") != str(os.getpid()) or not count.isdigit():
+        return []
+    inherited = []
+    for descriptor in range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + int(count)):
+        os.set_inheritable(descriptor, False)
+        inherited.append(socket.socket(fileno=descriptor))
+    return inherited
+
 
 class Notifier:
-    """Does nothing where no NOTIFY_SOCKET is set. Never raises: losing systemd must not lose the engines."""
+    """Does nothing without NOTIFY_SOCKET. Never raises: losing systemd must not lose the engines."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._address = environ.get("NOTIFY_SOCKET", "")
@@ -20,7 +35,7 @@ class Notifier:
 
     @property
     def watchdog_interval(self) -> float | None:
-        """Seconds between two signs of life: half of what systemd waits (sd_watchdog_enabled(3))."""
+        """Seconds between two heartbeats: half of what systemd waits (sd_watchdog_enabled(3))."""
         return int(self._watchdog_usec) / 2e6 if self._watchdog_usec.isdigit() else None
 
     def ready(self) -> None:
@@ -47,7 +62,7 @@ class Notifier:
                 channel.setblocking(False)
                 channel.sendto(message.encode(), address)
         except OSError as error:
-            logger.warning("systemd could not be told %r: %s", message, error)
+            logger.warning("cannot notify systemd of %r: %s", message, error)
 
 
 def _is_ours(environ: Mapping[str, str]) -> bool:

@@ -1,4 +1,4 @@
-"""The demo: real vLLM on the CPU with two tiny models of random weights, so that what they write is noise."""
+"""The demo: real vLLM on the CPU with two tiny models of random weights. Their text is noise."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from memoria.errors import ConfigError, Problem
 
-# The engines of the demo's memoria.yaml, and the variable that each one's served name is read from there.
+# Engines of the demo's memoria.yaml, and the variables that set their served names.
 NAME_VARIABLES: Mapping[str, str] = {
     "embedding": "MEMORIA_DEMO_EMBEDDING",
     "generation": "MEMORIA_DEMO_GENERATION",
@@ -19,10 +19,8 @@ def config_path() -> Path:
 
 
 def parse_names(text: str) -> dict[str, str]:
-    """Reads `embedding=MODEL,generation=MODEL` (either may be left out) into served names by engine.
-
-    Raises ConfigError with every problem of the list.
-    """
+    """Parses `embedding=MODEL,generation=MODEL`, or one of the two, into served names by engine. Raises
+    `ConfigError` with every problem of the list."""
     names: dict[str, str] = {}
     problems: list[Problem] = []
     engines = " and ".join(NAME_VARIABLES)
@@ -43,6 +41,6 @@ def parse_names(text: str) -> dict[str, str]:
 
 
 def names_to_environ(text: str | None) -> dict[str, str]:
-    """The variables that make the demo's memoria.yaml serve its models under the names in `text`."""
+    """The variables with which the demo's memoria.yaml serves its models under the names in `text`."""
     names = parse_names(text) if text is not None else {}
     return {NAME_VARIABLES[engine]: model for engine, model in names.items()}

@@ -7,24 +7,19 @@ in `lifecycle.py` gives the next state, `states.py` says what each state does. E
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Callable
 
 from memoria.config.model import Restart, Timeouts
-from memoria.engine.events import Journal
+from memoria.engine.events import EventKind, Journal
 from memoria.engine.host import EngineHost
-from memoria.engine.lifecycle import CALLED_OFF, WAITS, WITHOUT_PROCESS, Event, State
+from memoria.engine.lifecycle import FACTS, Event, State
 from memoria.engine.log.file import LogFile
 from memoria.engine.process.shared_memory import remove
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.engine.start import Start
 from memoria.engine.states import EngineStates
-
-AT_REST = frozenset({State.STOPPED, State.FAILED})
-ENDING = frozenset({State.STOPPING, State.RELEASING, State.HELD})  # the device's memory moves
-LEVELS = {State.HELD: logging.ERROR, State.FAILED: logging.ERROR, State.BACKOFF: logging.WARNING}
 
 
 class EngineActor(EngineStates):
@@ -68,7 +63,7 @@ class EngineActor(EngineStates):
         if self._turn is not None and not self._wanted:
             self._end_turn()
             self._publish(detail="")
-            self._journal.add(self.name, CALLED_OFF, "it is to run")
+            self._journal.add_event(EventKind.STOP_CALLED_OFF, self.name)
         self._wanted = True
         self._judge.pardon()
         self._tell(Event.START)
@@ -106,7 +101,7 @@ class EngineActor(EngineStates):
 
     def _on_wait(self, reason: str) -> None:
         self._publish(detail=f"{'restarts' if self._wanted else 'stops'} in its turn: {reason}")
-        self._journal.add(self.name, WAITS, reason)
+        self._journal.add_event(EventKind.WAITS_FOR_NEIGHBOUR, self.name, reason)
 
     def _end_turn(self) -> None:
         if self._turn is not None:
@@ -137,7 +132,7 @@ class EngineActor(EngineStates):
     @property
     def may_go(self) -> bool:
         """Whether it could be restarted now: nobody would see its memory go, and it could come back."""
-        return self.state in WITHOUT_PROCESS or (self._around.is_calm and self._next_around.is_calm)
+        return not FACTS[self.state].has_process or (self._around.is_calm and self._next_around.is_calm)
 
     def pids(self) -> set[int]:
         """The processes of its tree and of its standby's, as the latest look at /proc has seen them."""
@@ -180,18 +175,19 @@ class EngineActor(EngineStates):
         now = time.time()
         retry_at = now + self._delay if state is State.BACKOFF else None
         self._publish(state=state, since=now, detail=self._why(state, event), retry_at=retry_at)
-        self._tell_gate(releasing=state in ENDING or self._current.core_lost)
+        self._tell_gate(releasing=FACTS[state].frees_memory or self._current.core_lost)
         what = self.snapshot.detail or event.value
-        self._journal.add(self.name, state.value, what, level=LEVELS.get(state, logging.INFO))
-        if state in WITHOUT_PROCESS:
+        cause = event.name.lower()
+        self._journal.add_event(EventKind.TRANSITION, self.name, what, state=state.value, cause=cause)
+        if not FACTS[state].has_process:
             self._forget_start()
         if state is State.READY:
             seconds = self._current.seconds_to_ready
             self._publish(phase=None, percent=None, diagnosis=None, start_seconds=seconds)
-        if state in AT_REST or not self._wanted:
+        if FACTS[state].at_rest or not self._wanted:
             self._spare.discard()
-        _set(self._at_rest, state in AT_REST)
-        _set(self._settled, state in AT_REST or state is State.HELD)
+        _set(self._at_rest, FACTS[state].at_rest)
+        _set(self._settled, FACTS[state].at_rest or state is State.HELD)
 
     def _why(self, state: State, event: Event) -> str:
         match state:

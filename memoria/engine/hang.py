@@ -10,26 +10,11 @@ stands.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
-# Figures that the engine core alone moves (vllm/v1/metrics/loggers.py). What the API server counts by itself,
-# such as requests, would go on while the core hangs.
-SERIES = re.compile(
-    r"^vllm:((?:prompt|generation)_tokens_total|kv_cache_usage_perc)\{[^}]*\} ([-+\w.]+)", re.M
-)
-# vLLM 0.33 has a watchdog of its own (`watchdog_config`). It is only believed where a second look agrees, so
-# that a line which merely talks of one does no harm.
-WATCHDOG = re.compile(r"watchdog\b.{0,200}?\b(?:timed out|timeout|stuck|stalled|hang|hung|no progress)", re.I)
+from memoria.vllm.metrics import Progress
 
 IDLE_PATIENCES = 5  # an engine that was not asked for so many `patience` is asked by memoria
-
-Progress = tuple[tuple[str, str], ...]
-
-
-def progress_of(exposition: str) -> Progress:
-    """The figures in an answer of `/metrics`; empty where vLLM's statistics are switched off."""
-    return tuple(SERIES.findall(exposition))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
 from memoria.engine.address import EngineAddress
-from memoria.engine.hang import Progress
 from memoria.engine.launch_settings import LaunchSettings
 from memoria.engine.process.table import ProcessTable
 from memoria.errors import Problem
 from memoria.vllm.command import EngineSpec
+from memoria.vllm.metrics import Progress
 
 
 class Ticket(Protocol):

@@ -19,6 +19,7 @@ what the state says. A pair that the table does not hold is a bug and raises.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
@@ -41,17 +42,17 @@ class State(StrEnum):
 
 
 class Event(StrEnum):
-    START = "start asked"
-    STOP = "stop asked"
-    KILL = "stop asked, now"
-    RESTART = "restart asked"  # a stop or a start, see `meant`
-    RESTART_NOW = "restart asked, now"
+    START = "start requested"
+    STOP = "stop requested"
+    KILL = "stop requested, now"
+    RESTART = "restart requested"  # a stop or a start, see `meant`
+    RESTART_NOW = "restart requested, now"
     ADOPT = "has other settings"
     CLEARED = "may be spawned"
     UNSPAWNABLE = "could not be spawned"
     ANSWERED = "answered a request"
     OVERDUE = "start timed out"
-    UNGUARDED = "passed the gate unasked"
+    UNGUARDED = "passed the gate by itself"
     OVERSIZED = "took a neighbour's memory"
     SILENT = "makes no progress"
     MOVED = "makes progress again"
@@ -131,9 +132,74 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
 }
 
 
-# As the journal tells them.
-WAITS = "waits for a neighbour"
-CALLED_OFF = "stop called off"
+class Tone(StrEnum):
+    """What a person should make of it; a terminal and the page have a colour for each."""
+
+    QUIET = "quiet"
+    BUSY = "busy"
+    GOOD = "good"
+    WARN = "warn"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class StateFacts:
+    """One row of `FACTS`. `sentence` follows the engine's name; `level` is that of the log line."""
+
+    sentence: str
+    tone: Tone
+    level: int = logging.INFO
+    has_process: bool = False
+    serves: bool = False  # requests may be in flight
+    starts: bool = False  # ready as soon as a start takes
+    at_rest: bool = False  # no process, and none will come by itself
+    settles: bool = False  # waiting does not make it ready; or it is
+    comes_back: bool = False  # by itself, unless it was stopped: then it is soon STOPPED
+    frees_memory: bool = False  # device memory may move
+    explained: bool = False  # the diagnosis and the end of its log are worth showing
+    brief: bool = False  # passed through in an instant, or covered by what follows
+
+    @property
+    def crashed(self) -> bool:
+        return self.explained and not self.has_process
+
+
+QUIET, BUSY, GOOD, WARN, BAD = Tone
+FACTS: dict[State, StateFacts] = {
+    S.STOPPED: StateFacts("is stopped", QUIET, at_rest=True, settles=True),
+    S.QUEUED: StateFacts("is queued", BUSY, starts=True, comes_back=True, brief=True),
+    S.STARTING: StateFacts("is starting", BUSY, has_process=True, starts=True, comes_back=True),
+    S.READY: StateFacts("is ready", GOOD, has_process=True, serves=True, settles=True),
+    S.SUSPECT: StateFacts("seems to hang", WARN, has_process=True, serves=True, comes_back=True),
+    S.DRAINING: StateFacts("is draining", BUSY, has_process=True, serves=True, comes_back=True),
+    S.STOPPING: StateFacts("is stopping", BUSY, has_process=True, comes_back=True, frees_memory=True),
+    S.RELEASING: StateFacts(
+        "has ended, its memory is coming back",
+        BUSY,
+        has_process=True,
+        comes_back=True,
+        frees_memory=True,
+        brief=True,
+    ),
+    S.HELD: StateFacts(
+        "has ended, its memory has not come back",
+        BAD,
+        logging.ERROR,
+        has_process=True,
+        settles=True,
+        frees_memory=True,
+        explained=True,
+    ),
+    S.BACKOFF: StateFacts(
+        "has ended and will be started again",
+        WARN,
+        logging.WARNING,
+        settles=True,
+        comes_back=True,
+        explained=True,
+    ),
+    S.FAILED: StateFacts("has failed", BAD, logging.ERROR, at_rest=True, settles=True, explained=True),
+}
 
 
 class ImpossibleTransition(Exception):
@@ -148,9 +214,6 @@ def next_state(state: State, event: Event) -> State:
         raise ImpossibleTransition(f"{state.value}: {event.value}") from None
 
 
-WITHOUT_PROCESS = frozenset({S.STOPPED, S.QUEUED, S.BACKOFF, S.FAILED})
-
-
 def accepts(state: State, wish: Event) -> bool:
     """Whether a wish changes anything in this state."""
     return (state, wish) in TRANSITIONS
@@ -161,7 +224,7 @@ def meant(state: State, wish: Event) -> Event:
     it is a start."""
     if wish not in (E.RESTART, E.RESTART_NOW):
         return wish
-    if state in WITHOUT_PROCESS:
+    if not FACTS[state].has_process:
         return E.START
     return E.STOP if wish is E.RESTART else E.KILL
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from memoria.config.model import Restart
-from memoria.engine.events import Journal
+from memoria.engine.events import EventKind, Journal
 from memoria.engine.host import EngineHost, Ticket
 from memoria.engine.launch import launch, reaches_gate
 from memoria.engine.log.file import LogFile
@@ -86,7 +86,7 @@ class Standby:
         self._log.replace_with(self._own_log)
         start.ticket, start.spawned_at = ticket, time.monotonic()
         start.follower = Follower(self._log.path, start.log_from)
-        self._journal.add(self._engine, "standby takes over", f"pid {start.process.pid}")
+        self._journal.add_event(EventKind.STANDBY_TOOK_OVER, self._engine, pid=start.process.pid)
         return start
 
     def discard(self) -> None:
@@ -122,9 +122,9 @@ class Standby:
                 what = await self._attend(start, patience)
                 if start.boarding is not None and start.boarding.at_gate.is_set():
                     delay = policy.initial
-                self._journal.add(self._engine, "standby ended", f"{what}; another one in {delay:g} s")
+                self._journal.add_event(EventKind.STANDBY_ENDED, self._engine, reason=what, delay=delay)
             except (MemoriaError, OSError) as error:
-                self._journal.add(self._engine, "standby could not be spawned", str(error))
+                self._journal.add_event(EventKind.STANDBY_CANNOT_SPAWN, self._engine, str(error))
             except Exception:  # else there would be none any more, and nobody would know
                 logger.exception("%s: a bug in memoria while it kept a standby", self._engine)
             self._start = None
@@ -152,8 +152,8 @@ class Standby:
                 if not boarding.done():
                     return f"not at the gate in {patience:g} s"
                 if not self.is_waiting:
-                    return "passed the gate unasked"
-                self._journal.add(self._engine, "standby waits at the gate")
+                    return "passed the gate by itself"
+                self._journal.add_event(EventKind.STANDBY_WAITING, self._engine)
                 self._on_change(StandbyState.WAITING)
             return str(await watching)
         finally:

@@ -14,12 +14,11 @@ from dataclasses import replace
 
 from memoria.aio import in_daemon_thread
 from memoria.config.model import Restart, Timeouts
-from memoria.engine.events import Journal
-from memoria.engine.hang import WATCHDOG
+from memoria.engine.events import EventKind, Journal
 from memoria.engine.hang_detector import HangWatch
 from memoria.engine.host import EngineHost
 from memoria.engine.launch import launch, reaches_gate
-from memoria.engine.lifecycle import WAITS, Event, State
+from memoria.engine.lifecycle import Event, State
 from memoria.engine.log.file import LogFile
 from memoria.engine.machine import Machine
 from memoria.engine.process.shared_memory import segments
@@ -31,7 +30,7 @@ from memoria.engine.start import Start
 from memoria.engine.traffic import Traffic
 from memoria.errors import MemoriaError, Problem
 from memoria.vllm.diagnosis import Diagnosis
-from memoria.vllm.log_lines import Phase, StartFigures, read_line
+from memoria.vllm.log_lines import WATCHDOG, Phase, StartFigures, read_line
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +118,7 @@ class EngineStates(Machine):
             self._current.trouble = problem.what
             if problem.where:  # who is in the way: for the log, not for clients
                 told = "; ".join((problem.what, *problem.where))
-                self._journal.add(self.name, "cannot be spawned", told, level=logging.WARNING)
+                self._journal.add_event(EventKind.CANNOT_SPAWN, self.name, told)
             return Event.UNSPAWNABLE
         except OSError as error:
             self._current.trouble = f"cannot start {error.filename or 'the engine'}: {error.strerror}"
@@ -127,7 +126,7 @@ class EngineStates(Machine):
         try:
             if not self._without_gate and not await self._held_at_gate():
                 self._without_gate = self._current.behind_gate = True
-                self._journal.add(self.name, "no passenger", "its vLLM does not load memoria's plugin")
+                self._journal.add_event(EventKind.NO_PASSENGER, self.name)
                 return Event.UNGUARDED
             assert self._current.address is not None
             assert self._current.id is not None
@@ -166,7 +165,7 @@ class EngineStates(Machine):
             async with asyncio.timeout(self._timeouts.drain):
                 await self.traffic.idle()
         except TimeoutError:
-            self._journal.add(self.name, "drain timed out", f"requests cut: {self.traffic.in_flight}")
+            self._journal.add_event(EventKind.DRAIN_TIMED_OUT, self.name, in_flight=self.traffic.in_flight)
         await self._around.until_alone(self._on_neighbour)
         self._tell_gate(releasing=True)  # before anybody else passes
         return Event.DRAINED
@@ -181,7 +180,7 @@ class EngineStates(Machine):
                 async with asyncio.timeout(self._timeouts.stop):
                     await self._current.process.exited()
             except TimeoutError:
-                self._journal.add(self.name, "killed", f"ignored SIGTERM for {self._timeouts.stop:g} s")
+                self._journal.add_event(EventKind.KILLED, self.name, seconds=self._timeouts.stop)
         self._current.process.kill()
         try:
             async with asyncio.timeout(self._timeouts.release):
@@ -202,7 +201,7 @@ class EngineStates(Machine):
         before = self.snapshot.diagnosis
         if (process := self._current.process) is not None and (held := self._around.holders(process.known)):
             what = "; ".join(held)
-            self._journal.add(self.name, "still holds memory", what, level=logging.ERROR)
+            self._journal.add_event(EventKind.MEMORY_HELD, self.name, what)
             self._publish(diagnosis=Diagnosis(self.snapshot.detail, what, "yes"))
         while True:
             try:
@@ -279,7 +278,7 @@ class EngineStates(Machine):
         spoiled = start.ticket is not None and start.ticket.spoiled
         if spoiled and (problem := await self._around.check_held(start.process.known)) is not None:
             start.trouble = problem.what
-            self._journal.add(self.name, "starts again", problem.what, level=logging.WARNING)
+            self._journal.add_event(EventKind.STARTS_AGAIN, self.name, problem.what)
             return Event.OVERSIZED
         start.ready_at = time.monotonic()
         self._judge.saw_ready()
@@ -315,11 +314,13 @@ class EngineStates(Machine):
         if self.snapshot.detail != problem.what:
             advice = "; ".join((*problem.where, problem.hint or ""))
             self._publish(detail=problem.what, diagnosis=Diagnosis(problem.what, advice, "yes"))
-            self._journal.add(self.name, "waits for memory", "; ".join((problem.what, *problem.where)))
+            self._journal.add_event(
+                EventKind.WAITS_FOR_MEMORY, self.name, "; ".join((problem.what, *problem.where))
+            )
 
     def _on_neighbour(self, neighbour: str) -> None:
         self._publish(detail=f"waits until {neighbour} has started, which must not see memory move")
-        self._journal.add(self.name, WAITS, f"{neighbour} is behind the gate")
+        self._journal.add_event(EventKind.WAITS_FOR_NEIGHBOUR, self.name, f"{neighbour} is behind the gate")
 
     def _on_core_lost(self, start: Start) -> None:
         """Its memory is on its way back, though its leader has not ended yet. What that is given meanwhile it
@@ -346,9 +347,8 @@ class EngineStates(Machine):
         assert self._current.process is not None
         cleared = await self._current.process.clear()
         if cleared.outlived:
-            self._journal.add(
-                self.name, "killed what outlived its leader", f"pids {sorted(cleared.outlived)}"
-            )
+            pids = str(sorted(cleared.outlived))
+            self._journal.add_event(EventKind.ORPHANS_KILLED, self.name, pids=pids)
         return cleared.left
 
     def _sentence(self) -> Event:

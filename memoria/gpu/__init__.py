@@ -1,4 +1,4 @@
-"""Device facts. `open_reader` is the door; NVML is behind it, in one file."""
+"""Device facts. Start with `open_reader`; only `nvml.py` knows NVML."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 def open_reader(kind: DeviceKind) -> DeviceReader:
-    """The reader for `device: cuda` or `device: cpu`. Touches nothing yet: the first call does."""
-    # Each pulls in a library that the other kind, and `memoria --help`, never need.
+    """The reader for `device: cuda` or `device: cpu`. Nothing is opened before the first call."""
+    # Each imports a library that the other kind, and `memoria --help`, do not need.
     if kind == "cpu":
         from memoria.gpu.host import HostReader  # noqa: PLC0415
 
@@ -25,10 +25,7 @@ def open_reader(kind: DeviceKind) -> DeviceReader:
 
 
 def read_devices(reader: DeviceReader, wanted: Iterable[int | str]) -> dict[int | str, Device]:
-    """A snapshot for each of `wanted` (index or UUID).
-
-    Raises one `UnavailableError` with the problems of all that are not there.
-    """
+    """A snapshot of each of `wanted` (index or UUID). Raises one `UnavailableError` with every problem."""
     devices: dict[int | str, Device] = {}
     problems: dict[str, Problem] = {}
     for which in dict.fromkeys(wanted):

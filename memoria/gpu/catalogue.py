@@ -1,8 +1,9 @@
-"""GPUs by name, to plan for a machine that is not here.
+"""GPUs by name, to plan for another machine.
 
-Sizes are what CUDA calls the total (PyTorch's "total capacity of ... GiB"), which vLLM's fraction is of; NVML
-and the maker's name for the card say more. Drivers differ by some hundredths. Those of `_DERIVED` were not
-seen: NVML's total, as `nvidia-smi` shows it, less what CUDA leaves out of a card of the same generation.
+Sizes are CUDA's totals (PyTorch's "total capacity of ... GiB"), of which vLLM takes its fraction; NVML's
+total and the size in a card's name are larger. Drivers differ by some hundredths. `_DERIVED` sizes were not
+observed: they are NVML's total, as `nvidia-smi` shows it, less what CUDA leaves out on a card of the same
+generation.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from memoria.errors import ConfigError, Problem
 from memoria.gpu.device import Device
 from memoria.text import GIB
 
-_SEEN = {
+_OBSERVED = {
     "NVIDIA A10": "22.05",
     "NVIDIA A10G": "22.06",
     "NVIDIA A100 40GB": "39.39",
@@ -57,7 +58,7 @@ _SEEN = {
     "Tesla V100 16GB": "15.77",
     "Tesla V100 32GB": "31.73",
 }
-# In MiB, as NVML says, and what CUDA leaves out of that in GiB, by the card that it was seen of.
+# NVML's total in MiB, and the observed card whose CUDA total shows what is left out.
 _DERIVED = {
     "NVIDIA A800 40GB": (40960, "NVIDIA A100 40GB"),
     "NVIDIA A800 80GB": (81920, "NVIDIA A100 80GB"),
@@ -81,7 +82,7 @@ _DERIVED = {
     "GeForce RTX 5060 Ti 16GB": (16311, "GeForce RTX 5070 Ti"),
     "GeForce RTX 5070": (12227, "GeForce RTX 5070 Ti"),
 }
-# MiB, of the cards that others are derived from.
+# NVML's totals in MiB of the cards from which others are derived.
 _NVML_TOTALS = {
     "NVIDIA A100 40GB": 40960,
     "NVIDIA A100 80GB": 81920,
@@ -100,92 +101,74 @@ _NVML_TOTALS = {
 }
 # GiB.
 CATALOGUE: dict[str, Decimal] = {
-    **{name: Decimal(size) for name, size in _SEEN.items()},
+    **{name: Decimal(size) for name, size in _OBSERVED.items()},
     **{
-        name: Decimal(_SEEN[like]) + (Decimal(total) - _NVML_TOTALS[like]) / 1024
+        name: Decimal(_OBSERVED[like]) + (Decimal(total) - _NVML_TOTALS[like]) / 1024
         for name, (total, like) in _DERIVED.items()
     },
 }
-# Less than this holds no CUDA context.
+# Less than this does not hold a CUDA context.
 LEAST_BYTES = 2**28
 _SIZE = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)\s*(GiB|GB|MiB)", re.IGNORECASE)
-_UNITS = {"gib": GIB, "gb": 10**9, "mib": 2**20}
-_MAKER = re.compile(r"nvidia|geforce|tesla")
-# Of a name as `nvidia-smi` shows it: how the card is connected and its kind of memory tell no sizes.
-_FORM = re.compile(r"\b(?:sxm\d?|pcie|hbm\d\w?|generation)\b")
-_WORD = re.compile(r"[a-z0-9]+")
-# A model's sizes of memory come apart where they are part of its name, as in `A100-SXM4-80GB`.
-_MEMORY = re.compile(r"(\d+)gb")
-# Of a name's size of memory, by how much CUDA's total may differ from it: ECC takes up to a tenth.
-_MAKERS_SHARE = Decimal("0.12")
-# What a name may leave out of an entry's; every other word makes another card (`Ti`, `Super`, `Ada`, `NVL`).
-_SERIES = frozenset({"rtx"})
 _BARE_SIZE = re.compile(r"(\d{1,4}(?:\.\d{1,3})?)\s*(?:gi?)?", re.IGNORECASE)
-_CLOSE = 4
+_UNITS = {"gib": GIB, "gb": 10**9, "mib": 2**20}
+# Parts of a name, as `nvidia-smi` shows it, that do not distinguish cards: maker, series, connection, kind of
+# memory.
+_COMMON = re.compile(r"nvidia|geforce|tesla|rtx|\b(?:sxm\d?|pcie|hbm\d\w?|generation)\b")
+_WORD = re.compile(r"[a-z]+|\d+")
+_MEMORY = re.compile(r"(\d+)\s*gb\b")
+# CUDA's total may differ this much from the size in a name: ECC takes up to a tenth.
+_TOLERANCE = Decimal("0.12")
+_SHOWN = 4
 
 
 def named_device(text: str) -> Device:
-    """`24GiB`, or a name out of the catalogue, also as `nvidia-smi` spells it: `RTX 4090`, `a100 40gb`,
-    `NVIDIA H100 80GB HBM3`. Raises `ConfigError`."""
+    """A device by its size (`24GiB`) or by a name in the catalogue, also as `nvidia-smi` spells it: `RTX
+    4090`, `a100 40gb`, `NVIDIA H100 80GB HBM3`. Raises `ConfigError`."""
     if size := _SIZE.fullmatch(text.strip()):
         total = int(Decimal(size[1]) * _UNITS[size[2].lower()])
         if total < LEAST_BYTES:
             raise ConfigError(
-                Problem(f"`--gpu {text}` is no size of a GPU", (), "give its memory, as in --gpu 24GiB")
+                Problem(f"`--gpu {text}` is not the size of a GPU", (), "give its memory, as in --gpu 24GiB")
             )
         return _device(text.strip(), total)
-    found = _found(text)
+    found = _matches(text)
     if len(found) == 1:
         return _device(found[0], int(CATALOGUE[found[0]] * GIB))
-    what = f"`--gpu {text}` may be several GPUs" if found else f"no GPU named `{text}` is known here"
+    what = f"`--gpu {text}` may be several GPUs" if found else f"the catalogue has no GPU named `{text}`"
     raise ConfigError(Problem(what, (), _hint(text, found)))
+
+
+def _matches(text: str) -> list[str]:
+    """The entries of this card, by the words that distinguish cards (`Ti`, `Super`, `Ada`, `NVL`), never of
+    another one. A size in the name chooses among them; without one, an entry without one."""
+    card, sizes = _parts(text)
+    same = [name for name in CATALOGUE if card and _parts(name)[0] == card]
+    if sizes:
+        return [name for name in same if all(abs(CATALOGUE[name] - s) <= s * _TOLERANCE for s in sizes)]
+    return [name for name in same if not _parts(name)[1]] or same
+
+
+def _parts(name: str) -> tuple[frozenset[str], tuple[int, ...]]:
+    """The words and numbers that distinguish cards, and sizes of memory in GB."""
+    plain = _COMMON.sub(" ", name.lower())
+    return frozenset(_WORD.findall(_MEMORY.sub(" ", plain))), tuple(map(int, _MEMORY.findall(plain)))
 
 
 def _hint(text: str, found: list[str]) -> str:
     if bare := _BARE_SIZE.fullmatch(text.strip()):
         return f"did you mean `--gpu {bare[1]}GiB`?"
-    names = found or _close(text)
+    names = found or _similar(text)
     return "give its memory, as in --gpu 24GiB" + (f", or one of: {', '.join(names)}" if names else "")
 
 
-def _close(text: str) -> list[str]:
-    """A few names, those with all the words of `text` first."""
-    words, keys = _words(text), {_key(name): name for name in CATALOGUE}
-    longer = [name for name in CATALOGUE if words and words <= _words(name)]
-    alike = [keys[key] for key in difflib.get_close_matches(_key(text), keys, n=_CLOSE)]
-    return list(dict.fromkeys(longer + alike))[:_CLOSE]
-
-
-def _found(text: str) -> list[str]:
-    """The entry of exactly this name; else those that have but a size of memory or the series besides; else
-    the one that has all but the size of its memory, where that is its size. Never another card."""
-    key, words = _key(text), _words(text)
-    if not key:
-        return []
-    if exact := [name for name in CATALOGUE if _key(name) == key or _words(name) == words]:
-        return exact
-    if found := [name for name in CATALOGUE if words <= _words(name) and _same_card(_words(name) - words)]:
-        return found
-    sizes = [Decimal(match[1]) for word in words if (match := _MEMORY.fullmatch(word))]
-    plain = {word for word in words if not _MEMORY.fullmatch(word)}
-    return [
-        name
-        for name in CATALOGUE
-        if _words(name) - _SERIES == plain - _SERIES
-        and all(abs(CATALOGUE[name] - size) <= size * _MAKERS_SHARE for size in sizes)
-    ]
-
-
-def _same_card(besides: set[str]) -> bool:
-    return all(word in _SERIES or _MEMORY.fullmatch(word) for word in besides)
-
-
-def _words(name: str) -> set[str]:
-    return set(_WORD.findall(_FORM.sub("", _MAKER.sub("", name.lower()))))
-
-
-def _key(name: str) -> str:
-    return "".join(_WORD.findall(_MAKER.sub("", name.lower())))
+def _similar(text: str) -> list[str]:
+    """A few names, first those that have all the words of `text`."""
+    card = _parts(text)[0]
+    longer = [name for name in CATALOGUE if card and card <= _parts(name)[0]]
+    plain = {name.lower().removeprefix("nvidia ").removeprefix("geforce "): name for name in CATALOGUE}
+    alike = [plain[key] for key in difflib.get_close_matches(text.lower(), plain, n=_SHOWN)]
+    return list(dict.fromkeys(longer + alike))[:_SHOWN]
 
 
 def _device(name: str, total: int) -> Device:

@@ -1,4 +1,4 @@
-"""What memoria knows of a device: frozen facts, and the small protocol that reads them."""
+"""Facts about a device, and the protocol that reads them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class DeviceProcess:
-    """A process that holds device memory. `used_bytes` is None where the driver does not tell
+    """A process that uses device memory. `used_bytes` is None where the driver gives no figure
     (other containers, MIG, WSL)."""
 
     pid: int
@@ -19,7 +19,7 @@ class DeviceProcess:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One GPU, or the host's memory for `device: cpu`, at one moment. All sizes in bytes.
+    """A snapshot of one GPU, or of the host's memory for `device: cpu`. Sizes in bytes.
 
     `total = used + free + reserved`; `reserved` is the driver's own share (NVML v2 memory info), 0 on a host.
     """
@@ -36,7 +36,7 @@ class Device:
 
     @property
     def usable_bytes(self) -> int:
-        """What CUDA calls the total (`cudaMemGetInfo`), and so what vLLM's fraction is a fraction of."""
+        """CUDA's total (`cudaMemGetInfo`), of which vLLM takes its fraction."""
         return self.total_bytes - self.reserved_bytes
 
     @property
@@ -45,10 +45,10 @@ class Device:
 
 
 class DeviceReader(Protocol):
-    """Reads devices. `which` is an index, a GPU UUID (or a unique prefix of one).
+    """Reads devices. `which` is an index, or a GPU UUID or a unique prefix of one.
 
-    `snapshot` raises `UnavailableError` when the device or its driver is not there.
-    Calls block (NVML can hang): the daemon calls them in a worker thread with a timeout.
+    `snapshot` raises `UnavailableError` without the device or its driver. Calls block (NVML can hang): the
+    daemon makes them in a worker thread, with a timeout.
     """
 
     def snapshot(self, which: int | str) -> Device: ...

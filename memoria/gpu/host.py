@@ -1,4 +1,4 @@
-"""The host's memory as a device, for `device: cpu`."""
+"""The host: its memory as a device, for `device: cpu`, and the names of its processes."""
 
 from __future__ import annotations
 
@@ -10,27 +10,26 @@ from pathlib import Path
 import psutil
 
 from memoria.gpu.device import Device, DeviceProcess
-from memoria.gpu.process import describe
 
-# Processes below this are not what keeps an engine from starting; naming them would bury those that are.
+# Smaller processes do not keep an engine from starting, and would bury those that do.
 WORTH_NAMING_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class CgroupMemory:
-    """The tightest limit of a control group and of those above it, in bytes."""
+    """The tightest limit of a control group and its ancestors, in bytes."""
 
     limit_bytes: int
     free_bytes: int
 
 
 class HostReader:
-    """`snapshot` gives the whole machine whatever it is asked for, or the control group where its limit is
-    smaller. `free` is what can be had without swapping; a process's `used` is its resident set, so memory
-    that processes share is counted in each.
+    """Reads the whole machine, or the control group where its limit is smaller; `which` does not matter.
+    `free` is what is available without swapping; a process's `used` is its resident set, so shared memory is
+    counted in every process.
 
-    vLLM's CPU worker takes its fraction of one NUMA node; on a host of several nodes this reader's total is
-    larger, and `gpu_memory_utilization` with it (vllm/utils/cpu_resource_utils.py).
+    vLLM's CPU worker takes its fraction of one NUMA node; on a host with several nodes this reader's total is
+    larger, and so is the memory that a fraction stands for (vllm/utils/cpu_resource_utils.py).
     """
 
     def __init__(
@@ -61,13 +60,13 @@ class HostReader:
         return f"{platform.system()} {platform.release()}"
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Nothing is open."""
 
 
 def cgroup_memory(root: Path, membership: Path) -> CgroupMemory | None:
-    """Memory of the process's cgroup v2 (https://docs.kernel.org/admin-guide/cgroup-v2.html), or None where
-    no limit is set. `memory.current` counts the page cache: its inactive part is given back under pressure,
-    so it counts as free (the kubelet's working set does the same)."""
+    """Memory of the process's cgroup v2 (https://docs.kernel.org/admin-guide/cgroup-v2.html), or None without
+    a limit. `memory.current` includes the page cache; its inactive part is reclaimed under pressure, so it
+    counts as free (as in the kubelet's working set)."""
     try:
         entries = membership.read_text().splitlines()
     except OSError:
@@ -105,3 +104,41 @@ def _large_processes() -> tuple[DeviceProcess, ...]:
     }
     largest_first = sorted(sizes.items(), key=lambda item: -item[1])
     return tuple(DeviceProcess(pid, *describe(pid), size) for pid, size in largest_first)
+
+
+def describe(pid: int) -> tuple[str | None, str | None]:
+    """User and command of a process; None for what cannot be read, as of a vanished or foreign process."""
+    try:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            return _user(process), _command(process)
+    except psutil.Error:
+        return None, None
+
+
+def _user(process: psutil.Process) -> str | None:
+    try:
+        return process.username()
+    except psutil.Error:
+        return None
+
+
+def _command(process: psutil.Process) -> str | None:
+    try:
+        return short_command(process.cmdline()) or process.name()
+    except psutil.Error:
+        return None
+
+
+def short_command(argv: list[str]) -> str:
+    """Program and what it runs (`python train.py`, `python -m vllm.entrypoints.openai.api_server`) without
+    further arguments, which can contain keys: this text goes to logs and to the status page."""
+    if not argv:
+        return ""
+    words = [argv[0].rsplit("/", 1)[-1]]
+    if argv[1:2] == ["-m"]:
+        words += argv[1:3]
+    elif len(argv) > 1 and not argv[1].startswith("-"):
+        words.append(argv[1].rsplit("/", 1)[-1])
+    # A process chooses its own argv, and its control characters must not reach a terminal.
+    return "".join(char if char.isprintable() else "?" for char in " ".join(words))[:60].rstrip()

@@ -1,4 +1,4 @@
-"""GPUs through NVML: the only file that knows nvidia-ml-py."""
+"""GPUs through NVML: the only file that imports nvidia-ml-py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pynvml
 
 from memoria.errors import NoGpuError, Problem, UnavailableError
 from memoria.gpu.device import Device, DeviceProcess
-from memoria.gpu.process import describe
+from memoria.gpu.host import describe
 from memoria.text import aligned
 
 logger = logging.getLogger(__name__)
@@ -32,8 +32,8 @@ HINTS = {
     nvml.NVML_ERROR_NO_PERMISSION: PERMISSION_HINT,
 }
 
-# Questions that an older driver, or a GPU in MIG mode, may not answer; a snapshot does without.
-UNANSWERED = (
+# Errors of calls that an older driver, or a GPU in MIG mode, may not support; a snapshot does without them.
+UNSUPPORTED = (
     nvml.NVML_ERROR_NOT_SUPPORTED,
     nvml.NVML_ERROR_FUNCTION_NOT_FOUND,
     nvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
@@ -41,10 +41,10 @@ UNANSWERED = (
 
 
 class NvmlReader:
-    """Reads GPUs. NVML is initialised by the first call and stays so until `close`.
+    """Reads GPUs. The first call initialises NVML, `close` shuts it down.
 
-    Indexes are NVML's (PCI bus order), which CUDA's own need not be: give engines the UUID.
-    Safe to call from several threads; every call can block for as long as the driver does.
+    Indexes are NVML's (PCI bus order), and CUDA's own may differ: give engines the UUID. Thread-safe; every
+    call can block for as long as the driver does.
     """
 
     def __init__(self) -> None:
@@ -115,15 +115,14 @@ def _by_uuid(uuid: str) -> tuple[int, Any]:
     gpus = [(index, handle, found) for index, handle, found, _ in _gpus()]
     matches = [(index, handle) for index, handle, found in gpus if found.startswith(uuid)]
     if len(matches) > 1:
-        raise _no_such_gpu(f"`{uuid}` is the beginning of several UUIDs")
+        raise _no_such_gpu(f"`{uuid}` matches several UUIDs")
     if not matches:
         raise _no_such_gpu(f"there is no GPU with UUID `{uuid}`")
     return matches[0]
 
 
 def _gpus() -> Iterator[tuple[int, Any, str, str]]:
-    """Index, handle, UUID and name of every GPU that answers: one that fell off the bus must not hide the
-    others."""
+    """Index, handle, UUID and name of every GPU that answers; one that does not must not hide the others."""
     for index in range(nvml.nvmlDeviceGetCount()):
         try:
             handle = nvml.nvmlDeviceGetHandleByIndex(index)
@@ -140,11 +139,11 @@ def _no_such_gpu(what: str) -> UnavailableError:
 
 
 def _memory(handle: Any) -> tuple[int, int, int, int]:
-    """Total, used, free and reserved bytes. The first version of the call counts reserved as used."""
+    """Total, used, free and reserved bytes. Version 1 of the call counts reserved as used."""
     try:
         memory = nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2)
     except nvml.NVMLError as error:
-        if error.value not in UNANSWERED:
+        if error.value not in UNSUPPORTED:
             raise
         memory = nvml.nvmlDeviceGetMemoryInfo(handle)
         return memory.total, memory.used, memory.free, 0
@@ -152,14 +151,14 @@ def _memory(handle: Any) -> tuple[int, int, int, int]:
 
 
 def _processes(handle: Any) -> tuple[DeviceProcess, ...]:
-    """Largest first; those whose memory the driver does not tell come last."""
+    """Largest first; those without a figure last."""
     used: dict[int, int | None] = {}
     for processes_of in (
         nvml.nvmlDeviceGetComputeRunningProcesses_v3,
         nvml.nvmlDeviceGetGraphicsRunningProcesses_v3,
     ):
         for process in _running(processes_of, handle):
-            # One process may be listed as both, with the same figure.
+            # A process may be in both lists, with the same figure.
             used[process.pid] = process.usedGpuMemory or used.get(process.pid)
     largest_first = sorted(used.items(), key=lambda item: -(item[1] or 0))
     return tuple(DeviceProcess(pid, *describe(pid), size) for pid, size in largest_first)
@@ -169,6 +168,6 @@ def _running(processes_of: Callable[[Any], list[Any]], handle: Any) -> list[Any]
     try:
         return processes_of(handle)
     except nvml.NVMLError as error:
-        if error.value in UNANSWERED:
+        if error.value in UNSUPPORTED:
             return []
         raise

@@ -1,29 +1,32 @@
-"""Fractions to bytes, as vLLM turns them."""
+"""Fractions to bytes and back, with vLLM's own rounding."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any
 
 from memoria.config.model import EngineConfig
 from memoria.gpu.device import Device
-from memoria.plan.human_int import human_int
+from memoria.plan.footprint.settings import human_int
 
-# A process's CUDA context lies outside its fraction. An estimate: 0.3 to 0.7 GiB by GPU and driver.
+# A process's CUDA context lies outside its fraction. An estimate: 0.3 to 0.7 GiB, by GPU and driver.
 CONTEXT_BYTES = 2**29
-# Above one context's estimate, so that the largest of that range still fits.
+# Added to the estimate of one context, so that the largest of that range still fits.
 MARGIN_BYTES = 2**28
+HUNDREDTH = Decimal("0.01")
+# vLLM rounds up to a whole byte, in floats: each engine may take this much more than its exact share.
+ROUNDING_BYTES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
     """What one engine may claim. `context_bytes` and `margin_bytes` are 0 on a host.
 
-    `kv_cache_bytes` is set where the configuration fixes the KV cache: vLLM then takes that much, whatever
-    the fraction (`kv_cache_memory_bytes` in vllm/config/cache.py).
+    `kv_cache_bytes` is set where the configuration fixes the KV cache: vLLM then allocates that much,
+    regardless of the fraction (`kv_cache_memory_bytes` in vllm/config/cache.py).
     """
 
     engine: str
@@ -41,8 +44,8 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class DevicePlan:
-    """One device and the engines on it, in the file's order. `available_bytes` is what they can have: what is
-    free, and what memoria's own engines hold already."""
+    """One device and its engines, in the file's order. `available_bytes`: free memory plus what memoria's own
+    engines already use."""
 
     device: Device
     budgets: tuple[Budget, ...]
@@ -81,12 +84,37 @@ def spoken_name(device: Device) -> str:
 
 
 def requested_bytes(total: int, fraction: Decimal) -> int:
-    """The memory vLLM asks for, with `total` as CUDA gives it (`Device.usable_bytes`).
+    """The memory that vLLM requests, with `total` as CUDA reports it (`Device.usable_bytes`).
 
-    The same float arithmetic as vLLM's, so that both come to the same byte: `request_memory` in
+    The same float arithmetic as vLLM's, so that both arrive at the same byte: `request_memory` in
     vllm/v1/worker/utils.py for GPUs, `CPUWorker.__init__` in vllm/v1/worker/cpu_worker.py for hosts.
     """
     return math.ceil(total * float(fraction))
+
+
+def exact_fraction(total: int, size: int) -> Decimal:
+    """The fraction for which vLLM requests `size` bytes of `total`: the inverse of `requested_bytes`. The
+    decimal is the float's shortest text, so that it parses back to the same float. `size` is at most `total`.
+    """
+    fraction = size / total
+    while math.ceil(total * fraction) > size:
+        fraction = math.nextafter(fraction, 0.0)
+    return Decimal(repr(fraction))
+
+
+def largest_fraction(plan: DevicePlan, available_bytes: int) -> Decimal:
+    """The largest sum of a device's fractions that fits in `available_bytes`, rounded down to hundredths."""
+    rounding = ROUNDING_BYTES * len(plan.budgets)
+    share = Decimal(available_bytes - plan.overhead_bytes - rounding) / plan.device.usable_bytes
+    return share.quantize(HUNDREDTH, rounding=ROUND_FLOOR)
+
+
+def smallest_fraction(needed: int, device: Device) -> Decimal | None:
+    """The smallest hundredth of the device that is at least `needed` bytes; None where that exceeds 1."""
+    fraction = (Decimal(needed) / device.usable_bytes).quantize(HUNDREDTH, rounding=ROUND_CEILING)
+    if requested_bytes(device.usable_bytes, fraction) < needed:
+        fraction += HUNDREDTH
+    return fraction if fraction <= 1 else None
 
 
 def make_budget(engine: EngineConfig, device: Device) -> Budget:
@@ -101,5 +129,5 @@ def make_budget(engine: EngineConfig, device: Device) -> Budget:
 
 
 def kv_cache_bytes(vllm_args: Mapping[str, Any]) -> int | None:
-    """`kv_cache_memory_bytes`; None where it is not set, or is something that vLLM itself refuses."""
+    """`kv_cache_memory_bytes`; None where it is unset, or a value that vLLM itself refuses."""
     return human_int(vllm_args.get("kv_cache_memory_bytes"))

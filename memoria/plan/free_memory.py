@@ -1,4 +1,4 @@
-"""Is what the engines need really free, and who holds the rest."""
+"""Whether the memory that engines need is really free, and which processes use the rest."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 from memoria.errors import Problem
 from memoria.gpu.device import Device, DeviceProcess
-from memoria.plan.budgets import Budget, DevicePlan, spoken_name
-from memoria.plan.fractions import HUNDREDTH, ROUNDING_BYTES
+from memoria.plan.budgets import HUNDREDTH, ROUNDING_BYTES, Budget, DevicePlan, spoken_name
 from memoria.text import aligned, fraction_text, gib
 
 HOLDERS_SHOWN = 5
-# Less than this without a name is the driver's own; it helps nobody to hear of it.
+# Unattributed memory below this is the driver's own, and not worth a line.
 UNNAMED_BYTES = 2**29
-# What CUDA graphs and libraries may take beside a fraction; a tenth of it, or this.
+# CUDA graphs and libraries may take this much outside a fraction: a tenth of it, or 2 GiB.
 BEYOND_BYTES, BEYOND_SHARE = 2**31, 10
 
 
-def held_problem(plan: DevicePlan, own_pids: Collection[int]) -> Problem | None:
-    """All engines of a device against what is free before any of them starts."""
+def memory_problem(plan: DevicePlan, own_pids: Collection[int]) -> Problem | None:
+    """All engines of a device against its free memory before any of them starts."""
     missing = plan.needed_bytes - plan.available_bytes
     if missing <= 0:
         return None
@@ -36,15 +35,15 @@ def held_problem(plan: DevicePlan, own_pids: Collection[int]) -> Problem | None:
 
 
 def check_start(budget: Budget, device: Device, own_pids: Collection[int]) -> Problem | None:
-    """One engine about to touch `device`, whose snapshot must be fresh: running engines' memory is in use
-    already, so the engine needs its own budget free and no more.
+    """One engine about to touch `device`. The snapshot must be fresh: running engines' memory is already in
+    use, so the engine needs its own budget free and no more.
 
-    vLLM compares free memory with the request when the engine's CUDA context exists (`request_memory` in
-    vllm/v1/worker/utils.py); that context is not there yet, so it is added here, with a margin because its
-    size is an estimate. On a host both are 0, and the comparison is the one of vLLM's CPU worker, made also
-    where vLLM leaves it out (`memoria.plan.plan` says why).
+    vLLM compares free memory with the request once the engine's CUDA context exists (`request_memory` in
+    vllm/v1/worker/utils.py). Here it does not exist yet, so it is added, with a margin because its size is an
+    estimate. On a host both are 0, and the comparison is that of vLLM's CPU worker, made even where vLLM
+    skips it (`memoria.plan.plan` says why).
 
-    `own_pids` are the processes of memoria's engines: counted in one line, never among those to stop.
+    `own_pids` are the processes of memoria's engines: summed up in one line, never among those to stop.
     """
     missing = budget.start_bytes - device.free_bytes
     if missing <= 0:
@@ -62,23 +61,23 @@ def check_start(budget: Budget, device: Device, own_pids: Collection[int]) -> Pr
 
 
 def check_held(budget: Budget, device: Device, pids: Collection[int]) -> Problem | None:
-    """What the processes of one engine hold, against its budget. Contexts and graphs lie outside a fraction,
-    so only what no such thing explains is a problem. None also where the driver does not tell, and where the
-    KV cache has a size of its own."""
-    held = [process.used_bytes for process in device.processes if process.pid in pids]
-    if device.is_host or None in held or budget.kv_cache_bytes is not None:
+    """The memory that one engine's processes use, against its budget. Contexts and graphs lie outside a
+    fraction, so a problem is only what they cannot explain. None also where the driver gives no figures, and
+    where the KV cache has a fixed size."""
+    used = [process.used_bytes for process in device.processes if process.pid in pids]
+    if device.is_host or None in used or budget.kv_cache_bytes is not None:
         return None
-    total = sum(size or 0 for size in held)
+    total = sum(size or 0 for size in used)
     if total <= budget.start_bytes + max(BEYOND_BYTES, budget.requested_bytes // BEYOND_SHARE):
         return None
     return Problem(
-        f"{budget.engine} holds {gib(total)} GiB, its fraction is {gib(budget.requested_bytes)} GiB: "
-        "it took what a neighbour gave back while it started"
+        f"{budget.engine} uses {gib(total)} GiB, its fraction is {gib(budget.requested_bytes)} GiB: "
+        "it took memory that a neighbour freed while it started"
     )
 
 
 def foreign(device: Device, own_pids: Collection[int]) -> tuple[DeviceProcess, ...]:
-    """The processes that hold memory of `device` and are not memoria's, largest first."""
+    """The processes that use memory of `device` and are not memoria's, largest first."""
     others = [process for process in device.processes if process.pid not in own_pids]
     return tuple(sorted(others, key=lambda process: -(process.used_bytes or 0)))
 
@@ -107,7 +106,7 @@ def _holder_lines(device: Device, own_pids: Collection[int]) -> tuple[str, ...]:
 
 
 def _hint(device: Device, own_pids: Collection[int], missing: int, lower: str | None) -> str:
-    # On a host the largest process may be anybody's desktop: naming it is enough, advice to stop it is not.
+    # On a host the largest process may be the user's desktop: it is named, but never proposed to be stopped.
     to_stop = () if device.is_host else _enough_to_stop(foreign(device, own_pids), missing)
     if to_stop:
         free = "stop " + " and ".join(f"pid {process.pid}" for process in to_stop)
@@ -117,7 +116,7 @@ def _hint(device: Device, own_pids: Collection[int], missing: int, lower: str | 
 
 
 def _enough_to_stop(holders: Sequence[DeviceProcess], missing: int) -> tuple[DeviceProcess, ...]:
-    """The fewest processes that hold `missing` bytes together; none where they do not."""
+    """The fewest processes that together use `missing` bytes; none where even all of them use less."""
     freed = 0
     for count, process in enumerate(holders[:HOLDERS_SHOWN], 1):
         freed += process.used_bytes or 0

@@ -3,9 +3,9 @@
     KV cache = request - weights - one step's peak - CUDA graphs       (`determine_available_memory`,
                                                                         vllm/v1/worker/gpu_worker.py)
 
-On a host the CPU worker takes the request less what its process already holds (`cpu_worker.py`); its
-libraries are part of that. Where `kv_cache_memory_bytes` is given, that is the KV cache: vLLM takes it
-whatever the fraction is, so here it must fit into the fraction beside everything else.
+On a host the CPU worker takes the request less what its process already uses (`cpu_worker.py`), libraries
+included. A fixed `kv_cache_memory_bytes` is the KV cache: vLLM allocates it whatever the fraction is, so here
+it must fit into the fraction beside everything else.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from memoria.plan.footprint.weights import Weights
 
 # A vLLM process on a CPU before its model: Python, torch and their libraries. An estimate.
 HOST_RUNTIME_BYTES = 800 * 2**20
-# Workspaces of cuBLAS and of attention kernels, counted by vLLM as not torch's. An estimate.
+# Workspaces of cuBLAS and of attention kernels, which vLLM counts as non-torch memory. An estimate.
 GPU_WORKSPACE_BYTES = 128 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What an engine said after a start with these very settings; None where it said nothing."""
+    """What an engine reported after a start with exactly these settings; None where it reported nothing."""
 
     weights_bytes: int | None = None
     graph_bytes: int | None = None
@@ -42,8 +42,8 @@ class Learned:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """Bytes inside the budget. `step_bytes` is the peak of one step, with kernels' workspaces; on a host, the
-    libraries of the process. `learned` says that they come from an earlier start, not from the planner."""
+    """Bytes inside the budget. `step_bytes` is the peak of one step, with kernel workspaces; on a host, the
+    libraries of the process. `learned`: measured at an earlier start, not estimated by the planner."""
 
     weights_bytes: int
     step_bytes: int
@@ -57,8 +57,8 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One engine's plan. `kv_bytes` is below 0 where not even the weights fit; `kv_cache` is the layout with
-    the length that vLLM would take (`max_model_len: auto` fits it to the memory)."""
+    """One engine's plan. `kv_bytes` is below 0 where not even the weights fit; `kv_cache` is the layout for
+    the length that vLLM would choose (`max_model_len: auto` fits it to the memory)."""
 
     engine: EngineConfig
     budget: Budget
@@ -78,13 +78,12 @@ class Outcome:
 
     @property
     def needed_bytes(self) -> int:
-        """The smallest budget that vLLM starts with, and stays in."""
+        """The smallest budget with which vLLM starts and that it does not exceed."""
         return self.terms.fixed_bytes + max(self.kv_cache.least_bytes or 1, self.budget.kv_cache_bytes or 0)
 
     @property
     def taken_bytes(self) -> int:
-        """What it will hold of the device beside its context: its budget, or more where the KV cache given
-        does not fit into that."""
+        """Device memory besides its context: its budget, or more where a fixed KV cache exceeds it."""
         return max(self.budget.requested_bytes, self.terms.fixed_bytes + self.kv_bytes)
 
     @property
@@ -104,8 +103,8 @@ def machine_of(device: Device) -> Machine:
 def footprint_of(
     engine: EngineConfig, files: ModelFiles, device: Device, weights: Weights | None = None
 ) -> Footprint:
-    """`weights` are those that are known already. Raises `ValueError` where the model is of a kind that the
-    planner does not know."""
+    """`weights`, where already known, are not computed again. Raises `ValueError` for a model of a kind that
+    the planner does not support."""
     return measure(
         files,
         engine.vllm_args,
@@ -119,10 +118,10 @@ def footprint_of(
 def make_outcome(
     engine: EngineConfig, budget: Budget, files: ModelFiles, device: Device, learned: Learned | None = None
 ) -> Outcome:
-    """Raises `ValueError` where the model is of a kind that the planner does not know."""
+    """Raises `ValueError` for a model of a kind that the planner does not support."""
     footprint = footprint_of(engine, files, device)
     if learned is not None and budget.kv_cache_bytes is not None:
-        # Beside a KV cache that was given something of the budget stays unused: it tells nothing of a step.
+        # With a fixed KV cache part of the budget stays unused, so it says nothing about a step.
         learned = replace(learned, kv_bytes=None)
     return _outcome(engine, budget, footprint, files, make_terms(footprint, device, learned))
 
@@ -145,14 +144,14 @@ def make_terms(footprint: Footprint, device: Device, learned: Learned | None = N
     graphs = planned.graph_bytes if learned.graph_bytes is None else learned.graph_bytes
     step = planned.step_bytes
     if learned.kv_bytes is not None and learned.requested_bytes is not None:
-        # What was neither weights, graphs nor KV cache was the step's: the three always add up to the budget.
+        # The rest was the step's: weights, graphs, step and KV cache always add up to the budget.
         step = max(0, learned.requested_bytes - learned.kv_bytes - weights - graphs)
     return Terms(weights, step, graphs, learned=True)
 
 
 def changed(outcome: Outcome, device: Device, **args: Any) -> Outcome:
-    """The outcome with other flags, none of which changes the weights; everything else as it is. What was
-    learnt of a step and of graphs is changed as the planner's estimates of them are."""
+    """The outcome with other flags, none of which affects the weights. Learned figures for a step and for
+    graphs are scaled as the planner's estimates of them change."""
     engine = replace(outcome.engine, vllm_args={**outcome.engine.vllm_args, **args})
     footprint = footprint_of(engine, outcome.files, device, outcome.footprint.weights)
     terms, before = make_terms(footprint, device), make_terms(outcome.footprint, device)
@@ -166,8 +165,8 @@ def changed(outcome: Outcome, device: Device, **args: Any) -> Outcome:
     return _outcome(engine, outcome.budget, footprint, outcome.files, terms)
 
 
-def _in_proportion(said: int, planned: int, planned_before: int) -> int:
-    return said * planned // planned_before if planned_before else said
+def _in_proportion(learned: int, planned: int, planned_before: int) -> int:
+    return learned * planned // planned_before if planned_before else learned
 
 
 def fitted(footprint: Footprint, kv_bytes: int) -> KvCache:
@@ -180,7 +179,7 @@ def fitted(footprint: Footprint, kv_bytes: int) -> KvCache:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """Of all engines whose model is known, by name; `unknown` says why the others are not."""
+    """Outcomes by engine name; `unknown` has the reason for every engine whose model is not known."""
 
     known: Mapping[str, Outcome]
     unknown: Mapping[str, Problem]

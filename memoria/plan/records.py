@@ -1,4 +1,4 @@
-"""What an engine said of its memory at a start, and for which settings that holds."""
+"""What an engine reported about its memory at a start, and the settings for which that is valid."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from memoria.plan.budgets import kv_cache_bytes
 from memoria.plan.footprint.kv_cache import KvCache
 from memoria.plan.outcome import Learned, Outcome
 
-# A term's error is told from this share of the plan on, and from this many bytes: estimates may be wrong by
-# less, those of graphs by much more.
+# An error is notable from this share of the planned term on, and from this many bytes: estimates may be off
+# by less, those of graphs by much more.
 _NOTABLE = {"kv_tokens": 0.05, "weights_bytes": 0.05, "graph_bytes": 0.5}
 _NOTABLE_BYTES = 2**26
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One term as it was planned, and as vLLM said it: `kv_tokens`, `weights_bytes` or `graph_bytes`."""
+    """One term, as planned and as vLLM reported it: `kv_tokens`, `weights_bytes` or `graph_bytes`."""
 
     term: str
     planned: int
@@ -31,7 +31,7 @@ class Comparison:
 
     @property
     def error(self) -> float | None:
-        """Of the plan: 0.02 where it is two in a hundred more than was planned; None where nothing was."""
+        """Relative to the plan: 0.02 is 2 % more than planned; None where 0 was planned."""
         return self.said / self.planned - 1 if self.planned else None
 
     @property
@@ -44,9 +44,9 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What vLLM said after a start, and what the planner alone had expected (`planned_`); `kv_bytes` are
-    whole blocks, so that the same size given to vLLM makes the same cache. None where vLLM said nothing, or
-    the layout is not known."""
+    """What vLLM reported after a start, and what the planner alone had expected (`planned_`). `kv_bytes` is
+    whole blocks, so that vLLM makes the same cache from it again. None where vLLM reported nothing, or the
+    layout is not known."""
 
     fingerprint: str
     requested_bytes: int
@@ -80,7 +80,7 @@ class Record:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Record:
-        """Raises `ValueError` on what another version, or nobody, wrote."""
+        """Raises `ValueError` for anything but a record of this version."""
         if data.keys() != {field.name for field in fields(cls)} or not isinstance(data["fingerprint"], str):
             raise ValueError("not a record")
         numbers = (value for name, value in data.items() if name != "fingerprint" and value is not None)
@@ -92,8 +92,8 @@ class Record:
 def fingerprint(
     engine: EngineConfig, device: Device, vllm: str, model_identity: str, environ: Mapping[str, str]
 ) -> str:
-    """Different whenever anything is that moves memory: the model's files, vLLM and what it runs on, flags,
-    environment, device, fraction. `environ` is the daemon's. A digest: what is in there may be secret."""
+    """A digest of everything that affects memory: the model's files, vLLM, flags, environment, device,
+    fraction. `environ` is the daemon's. (A digest, because the facts may contain secrets.)"""
     facts = [
         engine.model,
         model_identity,
@@ -108,8 +108,7 @@ def fingerprint(
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-# Of what an engine inherits, these decide how vLLM and torch use memory; those that only say where things
-# are, or what is written down, do not.
+# Inherited variables that affect how vLLM and torch use memory; those for paths, logging and keys do not.
 _INHERITED = re.compile(
     r"(?:VLLM|PYTORCH|TORCH|NCCL|CUDA)_(?!CACHE|CONFIG_ROOT|LOGGING|NO_USAGE|API_KEY|VISIBLE)"
 )
@@ -120,8 +119,8 @@ def _inherited(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def block_bytes(cache: KvCache, tokens: int, said_length: int) -> int | None:
-    """The bytes of the whole blocks in which `tokens` were counted; None where the layout does not come to
-    exactly these tokens, and so is not vLLM's."""
+    """The size of the whole blocks that hold `tokens`; None where the layout does not arrive at exactly these
+    tokens, and so is not vLLM's."""
     if not cache.groups or said_length != cache.demand.max_model_len:
         return None
     blocks = round(tokens / said_length * cache.blocks_per_request)
@@ -130,7 +129,7 @@ def block_bytes(cache: KvCache, tokens: int, said_length: int) -> int | None:
 
 
 def may_pin(engine: EngineConfig) -> bool:
-    """Whether a learnt KV cache may be given to vLLM: asked for, and no size is in force already."""
+    """Whether a learned KV cache size may be passed to vLLM: `learn` is on, and no size is configured."""
     return engine.learn and kv_cache_bytes(engine.vllm_args) is None
 
 

@@ -1,13 +1,12 @@
-"""Fractions out of sizes and wishes: what vLLM is told where the file says `gpu_memory` or `auto`.
+"""Fractions chosen from sizes and wishes, for engines with `gpu_memory` or `gpu_memory_utilization: auto`.
 
-A size becomes the one fraction from which vLLM's own rounding makes that size. Every engine with a wish gets
-the smallest hundredth that grants it; engines with a `weight`, or with no wish at all, then share what is
+A size becomes the one fraction that vLLM's own rounding turns back into that size. Every engine with a wish
+gets the smallest hundredth that grants it; engines with a `weight`, or without a wish, then share what is
 left. All of it is arithmetic over the file, the device and the models: the same input gives the same choice.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_FLOOR, Decimal
@@ -15,21 +14,27 @@ from decimal import ROUND_FLOOR, Decimal
 from memoria.config.model import Config, EngineConfig, Want
 from memoria.errors import Problem
 from memoria.gpu.device import Device
-from memoria.plan.budgets import CONTEXT_BYTES, MARGIN_BYTES, kv_cache_bytes
+from memoria.plan.budgets import (
+    CONTEXT_BYTES,
+    HUNDREDTH,
+    MARGIN_BYTES,
+    ROUNDING_BYTES,
+    exact_fraction,
+    kv_cache_bytes,
+    smallest_fraction,
+)
 from memoria.plan.checkpoint.model_files import ModelFiles
-from memoria.plan.footprint.kv_cache import KvCache
-from memoria.plan.footprint.layers import Demand
-from memoria.plan.fractions import HUNDREDTH, ROUNDING_BYTES, smallest_fraction
+from memoria.plan.footprint.kv_cache import Demand, KvCache
 from memoria.plan.outcome import Outcome, footprint_of, make_terms
 from memoria.text import aligned, fraction_text, gib, grouped
 
-# An engine that only shares gets this much at least.
+# The minimum of an engine that only shares.
 LEAST = HUNDREDTH
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A fraction that was not written, and why it is this one."""
+    """A fraction that was chosen, not written, and the reason."""
 
     engine: str
     fraction: Decimal
@@ -38,7 +43,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """`config` has a fraction for every engine; where `problems` stand against that, some are still 0."""
+    """`config` has a fraction for every engine; with `problems`, some are still 0."""
 
     config: Config
     choices: tuple[Choice, ...]
@@ -51,9 +56,11 @@ def settle(
     files: Mapping[str, ModelFiles],
     unknown: Mapping[str, Problem] | None = None,
 ) -> Settled:
-    """What was learnt at earlier starts is left out: it would change the choice, and so what was learnt.
-    `devices` as for `make_plan`; `files` holds the models of the engines with wishes, by engine, and
-    `unknown` why others are not there."""
+    """The configuration with every fraction chosen. Figures learned at earlier starts are ignored: they would
+    change the choice, and so what is learned.
+
+    `devices` as for `make_plan`; `files` has the models of the engines with wishes, by engine name, `unknown`
+    the reason why one is missing."""
     choices: list[Choice] = []
     problems: list[Problem] = []
     on: dict[str, list[EngineConfig]] = {}
@@ -71,18 +78,9 @@ def settle(
     return Settled(replace(config, engines=settled), tuple(choices), tuple(problems))
 
 
-def exact_fraction(total: int, size: int) -> Decimal:
-    """The fraction of which vLLM makes `size` bytes of `total`: `ceil(total * float(fraction))`. The decimal
-    is the float's shortest text, so that it comes back as the same float. `size` is at most `total`."""
-    fraction = size / total
-    while math.ceil(total * fraction) > size:
-        fraction = math.nextafter(fraction, 0.0)
-    return Decimal(repr(fraction))
-
-
 def wanted_bytes(engine: EngineConfig, files: ModelFiles, device: Device) -> int:
-    """The smallest budget that grants the engine's wish, and with which vLLM starts. Raises `ValueError`
-    where the model is of no known kind."""
+    """The smallest budget that grants the engine's wish, and with which vLLM starts. Raises `ValueError` for
+    a model of a kind that the planner does not support."""
     footprint = footprint_of(engine, files, device)
     fixed = make_terms(footprint, device).fixed_bytes
     given = kv_cache_bytes(engine.vllm_args)
@@ -92,14 +90,14 @@ def wanted_bytes(engine: EngineConfig, files: ModelFiles, device: Device) -> int
 
 
 def wanted_cache_bytes(cache: KvCache, want: Want) -> int:
-    """Of requests of `context` tokens, which may be shorter than what the engine accepts."""
+    """KV cache bytes for requests of `context` tokens, which may be fewer than the engine accepts."""
     shorter = _at(cache, want.context)
     wished = shorter.bytes_for(concurrency=want.concurrency or 1.0, tokens=want.tokens or 0)
     return max(1, cache.least_bytes, wished)
 
 
 def granting_bytes(outcome: Outcome) -> int:
-    """The smallest budget with which an engine that fits starts, and has what it wishes for."""
+    """The smallest budget with which an engine that fits still starts, and still has its wish granted."""
     if outcome.engine.want is None:
         return outcome.needed_bytes
     wished = outcome.terms.fixed_bytes + wanted_cache_bytes(outcome.kv_cache, outcome.engine.want)
@@ -107,7 +105,7 @@ def granting_bytes(outcome: Outcome) -> int:
 
 
 def wish_problem(config: Config, outcome: Outcome) -> Problem | None:
-    """A fraction that is written and does not grant the wish beside it."""
+    """A written fraction that does not grant the engine's own wish."""
     want = outcome.engine.want
     if want is None or not outcome.fits:
         return None
@@ -145,7 +143,7 @@ def _at(cache: KvCache, context: int | None) -> KvCache:
 
 @dataclass(frozen=True, slots=True)
 class _Chosen:
-    """For one device; without choices where there are problems."""
+    """Of one device. With problems there are no choices."""
 
     choices: tuple[Choice, ...] = ()
     problems: tuple[Problem, ...] = ()
@@ -215,14 +213,14 @@ def _wished(
 
 
 def room_for(config: Config, device: Device, engines: int) -> Decimal:
-    """What the fractions of `engines` may add up to: the limit, or what contexts leave of the device."""
+    """The largest sum of the fractions of `engines`: the limit, or what contexts leave of the device."""
     around = ROUNDING_BYTES * engines + (0 if device.is_host else CONTEXT_BYTES * engines + MARGIN_BYTES)
     left = Decimal(device.usable_bytes - around) / device.usable_bytes
     return min(config.gpu_limit, left.quantize(HUNDREDTH, rounding=ROUND_FLOOR))
 
 
 def _shares(left: Decimal, weights: Mapping[str, Decimal]) -> dict[str, Decimal]:
-    """Whole hundredths by weight, rounded down: what is over stays unplanned."""
+    """Whole hundredths by weight, rounded down: the rest stays unplanned."""
     total = sum(weights.values(), Decimal(0))
     return {
         name: (left * weight / total).quantize(HUNDREDTH, rounding=ROUND_FLOOR)
@@ -234,7 +232,7 @@ def _needed(
     engine: EngineConfig, files: Mapping[str, ModelFiles], unknown: Mapping[str, Problem], device: Device
 ) -> Decimal | Problem:
     if engine.name not in files:
-        reason = unknown.get(engine.name) or Problem(f"the files of {engine.model} are not here")
+        reason = unknown.get(engine.name) or Problem(f"the files of {engine.model} were not found")
         return Problem(
             f"no fraction can be chosen for {engine.name}: {reason.what}",
             reason.where,
@@ -257,7 +255,7 @@ def _needed(
 
 def _too_large(config: Config, engine: EngineConfig, device: Device) -> Problem:
     return Problem(
-        f"{engine.name} is to have {gib(engine.gpu_memory or 0)} GiB, "
+        f"{engine.name} asks for {gib(engine.gpu_memory or 0)} GiB, "
         f"{device.label} has {gib(device.usable_bytes)} GiB in all",
         _where(config, [engine.name], "gpu_memory"),
         "lower gpu_memory",

@@ -1,4 +1,4 @@
-"""Reads every engine's model from its files and says what its fraction buys."""
+"""Every engine's model, read from its files, and what its fraction buys."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read_engine_model(
 
 
 def choice_of(args: Mapping[str, Any]) -> Choice:
-    """What the flags choose; overrides may be written as JSON, as on vLLM's command line."""
+    """What vLLM's flags select; `hf_overrides` may be written as JSON, as on its command line."""
     overrides = args.get("hf_overrides")
     if isinstance(overrides, str):
         try:
@@ -45,7 +45,7 @@ def _text(value: Any) -> str | None:
 def read_models(
     config: Config, environ: Mapping[str, str], *, may_ask_hub: bool = False
 ) -> tuple[dict[str, ModelFiles], dict[str, Problem]]:
-    """The files of each engine's model by the engine's name, and why the others' are not known."""
+    """The files of each engine's model, and why the others are not known; both by the engine's name."""
     files: dict[str, ModelFiles] = {}
     unknown: dict[str, Problem] = {}
     for engine in config.engines:

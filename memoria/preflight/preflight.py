@@ -13,14 +13,26 @@ from memoria.plan.plan import Plan, limit_problems, make_plan
 from memoria.preflight.models import look_for_models
 from memoria.supervisor.runtime_dir import RuntimeDir
 from memoria.vllm.install.facts import VllmInstall
-from memoria.vllm.install.find import find
-from memoria.vllm.install.home import data_home
+from memoria.vllm.install.find import data_home, find
+
+NOT_CERTAIN = "not certain; `memoria plan` shows every term"
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What engines are started from: a configuration that passed the preflight, with its plan and its vLLM.
+    Every engine of `config` has a fraction."""
+
+    config: Config
+    plan: Plan
+    install: VllmInstall
 
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
     """`config` has a fraction for every engine, chosen where the file leaves that to the plan, and warns of
-    what nobody knows. `plan` is None where the device could not be read, `install` where there is no vLLM."""
+    what could not be checked. `plan` is None where the device could not be read, `install` where there is no
+    vLLM."""
 
     config: Config
     install: VllmInstall | None
@@ -33,16 +45,16 @@ class Preflight:
         if self.errors:
             raise type(self.errors[0])(problem for error in self.errors for problem in error.problems)
 
-    def complete(self) -> tuple[VllmInstall, Plan]:
-        """What a start needs. Raises as `raise_for_errors` does."""
+    def deployment(self) -> Deployment:
+        """Raises as `raise_for_errors` does."""
         self.raise_for_errors()
         if self.install is None or self.plan is None:
-            raise ValueError("the device was left out of this preflight")
-        return self.install, self.plan
+            raise ValueError("this preflight left the device out")
+        return Deployment(self.config, self.plan, self.install)
 
 
 def preflight(config: Config, reader: DeviceReader | None, environ: Mapping[str, str]) -> Preflight:
-    """Looks at the plan, vLLM and the models; `reader` None leaves the device out (`check --no-gpu`). What
+    """Checks the plan, vLLM and the models; `reader` None leaves the device out (`check --no-gpu`). What
     this configuration's own daemon holds of the device, if it runs, counts as free."""
     errors: list[MemoriaError] = []
     plan: Plan | None = None
@@ -54,17 +66,17 @@ def preflight(config: Config, reader: DeviceReader | None, environ: Mapping[str,
                 raise ConfigError(problems)
         else:
             driver, devices = _read(reader, config)
-            config = settled(config, devices, environ)
+            config = _with_fractions(config, devices, environ)
             plan = make_plan(config, devices, RuntimeDir(config.runtime_dir).own_pids())
             config, plan = _with_models(config, plan, install, environ)
             plan.raise_for_problems()
     except MemoriaError as error:
         errors.append(error)
     errors += not_found
-    looked = look_for_models(config, environ)
-    if looked.problems:
-        errors.append(ConfigError(looked.problems))
-    config = replace(config, warnings=config.warnings + looked.unknown)
+    models = look_for_models(config, environ)
+    if models.problems:
+        errors.append(ConfigError(models.problems))
+    config = replace(config, warnings=config.warnings + models.unknown)
     return Preflight(config, install, plan, driver, tuple(errors))
 
 
@@ -79,22 +91,6 @@ def _find_vllm(
         return None, (UnavailableError(replace(p, where=where + p.where) for p in error.problems),)
 
 
-def _with_models(
-    config: Config, plan: Plan, install: VllmInstall | None, environ: Mapping[str, str]
-) -> tuple[Config, Plan]:
-    """The plan with what its models certainly make impossible, the configuration with warnings of what they
-    likely do. Not where the budgets will change anyway."""
-    if plan.config_problems:
-        return config, plan
-    from memoria.preflight.fit import judge_models  # noqa: PLC0415 (as in `settled`)
-
-    judged = judge_models(config, plan, install, environ)
-    return (
-        replace(config, warnings=config.warnings + judged.likely),
-        replace(plan, config_problems=judged.certain),
-    )
-
-
 def _read(reader: DeviceReader, config: Config) -> tuple[str, dict[int | str, Device]]:
     """Raises `UnavailableError`; or `ConfigError`, with that in it, where the fractions are wrong on any
     device."""
@@ -106,7 +102,9 @@ def _read(reader: DeviceReader, config: Config) -> tuple[str, dict[int | str, De
         raise
 
 
-def settled(config: Config, devices: Mapping[int | str, Device], environ: Mapping[str, str]) -> Config:
+def _with_fractions(
+    config: Config, devices: Mapping[int | str, Device], environ: Mapping[str, str]
+) -> Config:
     """The configuration with every fraction chosen. Raises `ConfigError` where the wishes cannot be granted.
     The models' files are read only where a wish needs them."""
     if all(engine.gpu_memory_utilization for engine in config.engines):
@@ -120,3 +118,26 @@ def settled(config: Config, devices: Mapping[int | str, Device], environ: Mappin
     if chosen.problems:
         raise ConfigError(chosen.problems)
     return chosen.config
+
+
+def _with_models(
+    config: Config, plan: Plan, install: VllmInstall | None, environ: Mapping[str, str]
+) -> tuple[Config, Plan]:
+    """The plan with what its models certainly make impossible, the configuration with warnings of what they
+    likely do. Only the config.json and the headers of the weights that are on this machine are read; a model
+    that is not, or is of no known kind, is left to vLLM.
+
+    What is likely is checked again with the figures of earlier starts, where there are any: an estimate must
+    not doubt what has worked. Skipped where the budgets will change anyway."""
+    if plan.config_problems:
+        return config, plan
+    from memoria.plan.problems import find_misfits  # noqa: PLC0415 (as in `_with_fractions`)
+    from memoria.preflight.outcomes import make_outcomes, read_models  # noqa: PLC0415
+    from memoria.preflight.records import learned  # noqa: PLC0415
+
+    files, unknown = read_models(config, environ)
+    found = find_misfits(config, plan, make_outcomes(config, plan, files, unknown))
+    if found.likely and install is not None and (known := learned(config, plan, install, environ)):
+        found = find_misfits(config, plan, make_outcomes(config, plan, files, unknown, known))
+    likely = tuple(replace(problem, where=(*problem.where, NOT_CERTAIN)) for problem in found.likely)
+    return replace(config, warnings=config.warnings + likely), replace(plan, config_problems=found.certain)

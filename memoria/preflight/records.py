@@ -1,4 +1,4 @@
-"""The records of past starts: a small file for each engine in memoria's state directory."""
+"""Records of past starts: one small file per engine in memoria's state directory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from pathlib import Path
 from memoria.config.model import Config, EngineConfig
 from memoria.config.paths import state_dir
 from memoria.gpu.device import Device
-from memoria.plan.checkpoint.identity import identity
+from memoria.plan.checkpoint.read import identity
+from memoria.plan.outcome import Learned
+from memoria.plan.plan import Plan
 from memoria.plan.records import Record, fingerprint
 from memoria.preflight.outcomes import choice_of
 from memoria.vllm.install.facts import VllmInstall
@@ -22,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class Records:
-    """What cannot be read counts as not there: a record only ever makes a plan sharper."""
+    """A record that cannot be read counts as missing: records only ever make a plan more exact."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -32,7 +34,7 @@ class Records:
         return not any(self._folder.glob("*.json"))
 
     def find(self, engine: str, wanted_fingerprint: str | None) -> Record | None:
-        """The record of the last start, if it was one with these very settings."""
+        """The record of the last start, if that had exactly these settings."""
         try:
             record = Record.from_json(json.loads(self._path(engine).read_text(encoding="utf-8")))
         except (OSError, ValueError, AttributeError, RecursionError):
@@ -40,7 +42,7 @@ class Records:
         return record if record.fingerprint == wanted_fingerprint else None
 
     def keep(self, engine: str, record: Record) -> None:
-        """In one step: a reader sees the old record or the new one. A full disk is logged and borne."""
+        """Replaces the file in one step. A full disk is logged only."""
         path = self._path(engine)
         draft = path.with_suffix(f".{os.getpid()}.tmp")
         try:
@@ -48,7 +50,7 @@ class Records:
             draft.write_text(json.dumps(record.to_json(), indent=2) + "\n", encoding="utf-8")
             draft.replace(path)
         except OSError as error:
-            logger.warning("%s: what was learnt of its memory cannot be kept: %s", engine, error)
+            logger.warning("%s: its record cannot be written: %s", engine, error)
 
     def forget(self, engine: str) -> None:
         try:
@@ -64,10 +66,26 @@ def records_dir(config: Config, environ: Mapping[str, str]) -> Path:
     return state_dir(config.path or Path("demo"), environ) / "plan"
 
 
+def learned(
+    config: Config, plan: Plan, install: VllmInstall, environ: Mapping[str, str]
+) -> dict[str, Learned]:
+    """What earlier starts with exactly these settings measured, by engine."""
+    records = Records(records_dir(config, environ))
+    if records.is_empty:
+        return {}
+    found = {
+        engine.name: records.find(
+            engine.name, fingerprint_now(engine, plan.device(engine.name), install, environ)
+        )
+        for engine in config.engines
+    }
+    return {name: record.learned for name, record in found.items() if record is not None}
+
+
 def fingerprint_now(
     engine: EngineConfig, device: Device, install: VllmInstall, environ: Mapping[str, str]
 ) -> str | None:
-    """None where something that decides it is not known: vLLM, or the model's files."""
+    """None where vLLM or the model's files are not known."""
     try:
         model_identity = identity(engine.model, {**environ, **engine.env}, choice_of(engine.vllm_args))
         software = " ".join((_vllm_identity(install), _torch(install), "" if device.is_host else _driver()))
@@ -77,14 +95,14 @@ def fingerprint_now(
 
 
 def _torch(install: VllmInstall) -> str:
-    """Its version, by the name that pip gives to its folder; nothing where that is not found."""
+    """The name of its dist-info folder, which holds the version; empty where there is none."""
     root = install.root
     found = sorted(root.glob("lib/python*/site-packages/torch-*.dist-info")) if root else []
     return found[0].name if found else ""
 
 
 def _driver() -> str:
-    """Of NVIDIA's kernel module; nothing where there is none."""
+    """The version of NVIDIA's kernel module; empty where there is none."""
     try:
         return DRIVER.read_text(encoding="utf-8").partition("\n")[0]
     except (OSError, UnicodeDecodeError):
@@ -92,7 +110,7 @@ def _driver() -> str:
 
 
 def _vllm_identity(install: VllmInstall) -> str:
-    """Its version, else the state of its executable: pip writes that anew with every version."""
+    """Its version, else size and time of its executable, which pip writes anew with every version."""
     if install.version is not None:
         return f"{install.version} {install.variant}"
     stat = Path(install.command[0]).stat()

@@ -1,7 +1,7 @@
-"""What memoria itself answers: OpenAI's error body, with a status, a code to program against and a way on.
+"""memoria's own error answers: OpenAI's error body, with a status, a code to program against and a hint.
 
 `{"error": {"message", "type", "param", "code"}}` is what OpenAI's clients turn into exceptions; vLLM uses
-the same four fields. Answers of an engine are never built here: they pass through as they are.
+the same four fields. Engines' answers are never built here: they pass through unchanged.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from memoria.proxy.http.headers import Header
-from memoria.proxy.router import Refusal
+from memoria.proxy.http.messages import Header
 
-RETRY_CUT = 10  # seconds; a start takes that long at least
-_SHOWN = 200  # characters of a client's own text that are repeated to it
+RETRY_CUT = 10  # seconds; a start takes at least that long
+_SHOWN = 200  # characters of a client's own text that an answer repeats
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An error for the client. `close`: the connection cannot be kept, since what follows on it is not known
-    to be the next request (or is the rest of a body nobody wants)."""
+    """An error for the client. `close`: the connection cannot be kept, since what follows on it is not
+    certainly the next request (or is the rest of an unwanted body)."""
 
     status: int
     message: str
@@ -39,20 +38,20 @@ class Answer:
 
     @property
     def event(self) -> bytes:
-        """The same as one server-sent event, for a stream that has begun."""
+        """The error as one server-sent event, for a stream that has begun."""
         return b"data: " + self.body + b"\n\n"
 
 
 class Rejection(Exception):
-    """The request ends here, with this answer."""
+    """Ends a request with an answer of memoria's own."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.message)
         self.answer = answer
 
 
-def preflight(headers: tuple[Header, ...]) -> Answer:
-    """To a browser that asks whether a page may ask (CORS): it may."""
+def cors_preflight(headers: tuple[Header, ...]) -> Answer:
+    """To a browser's CORS preflight."""
     return Answer(204, "", "", headers=headers)
 
 
@@ -61,12 +60,12 @@ def bad_request(message: str, *, code: str = "bad_request", param: str | None = 
 
 
 def bad_framing(message: str) -> Answer:
-    """Where a request ends, or whom it is for, can be read in two ways (request smuggling)."""
+    """To a request whose end or target is ambiguous (request smuggling)."""
     return Answer(400, message, "bad_request", close=True)
 
 
 def model_required(models: Iterable[str]) -> Answer:
-    message = f"`model` is required here: several engines serve this path. Models: {_names(models)}"
+    message = f"`model` is required: several engines serve this path. Models: {_names(models)}"
     return Answer(400, message, "model_required", "model")
 
 
@@ -80,7 +79,7 @@ def model_unnamed(models: Iterable[str]) -> Answer:
 
 def websocket_only(path: str) -> Answer:
     headers = ((b"upgrade", b"websocket"), (b"connection", b"upgrade"))
-    return Answer(426, f"{path} is a WebSocket: ask for an upgrade", "websocket_only", headers=headers)
+    return Answer(426, f"{path} is a WebSocket: send an upgrade request", "websocket_only", headers=headers)
 
 
 def model_not_found(model: str, models: Iterable[str]) -> Answer:
@@ -93,7 +92,7 @@ def malformed() -> Answer:
 
 
 def head_too_large(most: int, fields: int) -> Answer:
-    message = f"The request's head is larger than {most} bytes, or has more than {fields} fields"
+    message = f"The request head is larger than {most} bytes, or has more than {fields} fields"
     return Answer(431, message, "head_too_large", close=True)
 
 
@@ -107,53 +106,48 @@ def route_not_found(method: str, path: str) -> Answer:
 
 
 def not_served(path: str) -> Answer:
-    return Answer(404, f"No engine here serves {_short(path)}", "route_not_served")
+    return Answer(404, f"No engine serves {_short(path)}", "route_not_served")
 
 
 def method_not_allowed(method: str, allowed: Iterable[str]) -> Answer:
     allow = ", ".join(sorted(allowed))
-    message = f"Method {_short(method)} is not allowed here, use {allow}"
+    message = f"Method {_short(method)} is not allowed (use {allow})"
     return Answer(405, message, "method_not_allowed", headers=((b"allow", allow.encode()),))
 
 
 def upload_stalled(seconds: float) -> Answer:
-    return Answer(408, f"No byte of the request's body came for {seconds:g} s", "upload_stalled", close=True)
+    return Answer(
+        408, f"The client sent nothing of the request body for {seconds:g} s", "upload_stalled", close=True
+    )
 
 
 def body_too_large(limit: int) -> Answer:
-    message = f"The request's body is larger than {limit} bytes (limits.body_mb)"
+    message = f"The request body is larger than {limit} bytes (`limits.body_mb`)"
     return Answer(413, message, "body_too_large", close=True)
 
 
 def engine_unreachable(engine: str) -> Answer:
-    return Answer(502, f"The engine `{engine}` does not accept connections", "engine_unreachable")
+    return Answer(502, f"Engine `{engine}` does not accept connections", "engine_unreachable")
 
 
 def engine_lost(engine: str) -> Answer:
-    message = f"The engine `{engine}` closed the connection before its response was complete"
+    message = f"Engine `{engine}` closed the connection before its response was complete"
     return Answer(502, message, "engine_lost")
 
 
 def engine_stopping(engine: str) -> Answer:
-    message = f"The engine `{engine}` is being stopped, its requests are cut"
+    message = f"Engine `{engine}` is being stopped; its requests are cut"
     return Answer(503, message, "engine_stopping", headers=((b"retry-after", b"%d" % RETRY_CUT),))
 
 
 def engine_garbled(engine: str) -> Answer:
-    return Answer(502, f"The engine `{engine}` sent a response that is not valid HTTP", "engine_garbled")
+    return Answer(502, f"Engine `{engine}` sent a response that is not valid HTTP", "engine_garbled")
 
 
 def engine_silent(engine: str, seconds: float) -> Answer:
     return Answer(
-        504, f"The engine `{engine}` sent nothing for {seconds:g} s (timeouts.idle)", "engine_timeout"
+        504, f"Engine `{engine}` sent nothing for {seconds:g} s (`timeouts.idle`)", "engine_timeout"
     )
-
-
-def refused(refusal: Refusal) -> Answer:
-    retry: tuple[Header, ...] = ()
-    if refusal.retry_after is not None:
-        retry = ((b"retry-after", b"%d" % refusal.retry_after),)
-    return Answer(refusal.status, refusal.message, refusal.code, headers=retry)
 
 
 def _short(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A device's memory as the daemon watches it: off the event loop, never waiting for a driver that hangs."""
+"""Readings of a device's memory, made off the event loop: a driver that hangs holds up nothing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from memoria.aio import in_daemon_thread
 from memoria.errors import MemoriaError, UnavailableError
 from memoria.gpu.device import Device, DeviceReader
 
-__all__ = ["DeviceMemory", "in_daemon_thread"]
-
 logger = logging.getLogger(__name__)
 
 STEADY_BYTES = 16 << 20  # two readings this close count as the same
@@ -19,7 +17,7 @@ BETWEEN_READINGS = 0.25  # seconds
 
 
 class DeviceMemory:
-    """`timeout` in seconds for one reading. While a reading hangs, no second one is begun."""
+    """`timeout`: seconds for one reading. While a reading hangs, no second one is begun."""
 
     def __init__(self, reader: DeviceReader, which: int | str, *, timeout: float = 5.0) -> None:
         self._reader, self._which, self._timeout = reader, which, timeout
@@ -27,7 +25,7 @@ class DeviceMemory:
         self.latest: Device | None = None
 
     async def read(self) -> Device:
-        """Raises `UnavailableError` when the driver fails or does not answer in time."""
+        """Raises `UnavailableError` if the driver fails or does not answer in time."""
         if self._reading is None or self._reading.done():
             self._reading = in_daemon_thread(lambda: self._reader.snapshot(self._which))
         try:
@@ -36,20 +34,20 @@ class DeviceMemory:
         except TimeoutError:
             raise UnavailableError(
                 f"the GPU driver has not answered for {self._timeout:g} s",
-                hint="`nvidia-smi` and the kernel log (Xid) tell more; running engines are not affected",
+                hint="see `nvidia-smi` and the kernel log (Xid); running engines are not affected",
             ) from None
         return self.latest
 
     async def until_released(
         self, alive: Callable[[], Awaitable[Collection[int]]], known: Collection[int] = ()
     ) -> None:
-        """Waits until none of the processes that `alive` names exists, neither they nor those `known` from
-        before hold device memory, and the used memory is the same twice in a row. (A killed process has no
-        environment any more while the driver is still taking its memory back.) The host's memory moves all
-        the time: there the processes' end is enough. Looks that fail only prolong the wait."""
+        """Waits until `alive` names no process, neither those it has named nor those `known` hold memory of
+        the device, and the used memory is the same twice in a row. (A killed process has no environment any
+        more while the driver is still taking its memory back.) The host's memory moves all the time: there
+        the end of the processes is enough. Readings that fail only prolong the wait."""
         ours = set(known)
         before: int | None = None
-        told = ""
+        logged = ""
         while True:
             try:
                 left = set(await alive())
@@ -57,9 +55,9 @@ class DeviceMemory:
                 device = await self.read()
             except (MemoriaError, OSError) as error:
                 trouble = error.problems[0].what if isinstance(error, MemoriaError) else str(error)
-                if trouble != told:
+                if trouble != logged:
                     logger.warning("waiting for memory to come back: %s", trouble)
-                before, told = None, trouble
+                before, logged = None, trouble
             else:
                 holding = ours & {process.pid for process in device.processes}
                 if not left and not holding:

@@ -1,8 +1,8 @@
-"""The supervisor's end of the passengers: memoria's plugin in every vLLM process calls in here.
+"""The socket that the passengers connect to: memoria's plugin in every vLLM process.
 
 Each process sends one line, `{"hello": role, "pid": ..., "engine": ..., "start": ...}`, and keeps the
-connection for life. An engine core then waits for `{"go": true}`. The socket lies in the 0700 runtime
-directory, so only the daemon's own user can call.
+connection for life. An engine core then waits for `{"go": true}`. The socket is in the 0700 runtime
+directory: only the daemon's own user can connect.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LONGEST_HELLO = 4096  # bytes
 
 class CoreConnections:
     """The passengers of one start. `seen` is set by the first hello, `at_gate` by an engine core's. `on_lost`
-    is called when a core that was let through has ended."""
+    is called when a core that passed the gate has ended."""
 
     def __init__(self) -> None:
         self.seen = asyncio.Event()
@@ -35,11 +35,11 @@ class CoreConnections:
             _send(core, {"go": True})
 
     def ask_for_stacks(self) -> None:
-        """Every engine core writes the stacks of its threads to the engine's log."""
+        """Makes every engine core write the stacks of its threads to the engine's log."""
         for core in self._cores:
             _send(core, {"dump": True})
 
-    def welcome(self, role: str, writer: asyncio.StreamWriter) -> None:
+    def add_process(self, role: str, writer: asyncio.StreamWriter) -> None:
         self.seen.set()
         if role == "engine_core":
             self._cores.append(writer)
@@ -47,7 +47,7 @@ class CoreConnections:
                 _send(writer, {"go": True})
             self.at_gate.set()
 
-    def farewell(self, writer: asyncio.StreamWriter) -> None:
+    def remove_process(self, writer: asyncio.StreamWriter) -> None:
         if writer in self._cores:
             self._cores.remove(writer)
             if self._let_through and self.on_lost is not None:
@@ -55,11 +55,11 @@ class CoreConnections:
 
 
 class Passengers:
-    """Listens on `path`, a Unix socket; unknown starts are turned away by closing their connection."""
+    """Listens on `path`, a Unix socket; the connection of an unknown start is closed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._boardings: dict[str, CoreConnections] = {}
+        self._starts: dict[str, CoreConnections] = {}
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
 
@@ -76,30 +76,30 @@ class Passengers:
             self.path.unlink(missing_ok=True)
 
     def expect(self, start_id: str) -> CoreConnections:
-        return self._boardings.setdefault(start_id, CoreConnections())
+        return self._starts.setdefault(start_id, CoreConnections())
 
     def forget(self, start_id: str) -> None:
-        self._boardings.pop(start_id, None)
+        self._starts.pop(start_id, None)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)
-        boarding = None
+        start: CoreConnections | None = None
         try:
             hello = json.loads(await reader.readline())
-            boarding = self._boardings[hello["start"]]
+            start = self._starts[hello["start"]]
             logger.debug(
-                "%s: passenger %s aboard, pid %s", hello.get("engine"), hello["hello"], hello.get("pid")
+                "%s: passenger %s connected, pid %s", hello.get("engine"), hello["hello"], hello.get("pid")
             )
-            boarding.welcome(hello["hello"], writer)
-            while await reader.read(LONGEST_HELLO):  # nothing more is expected; the end is what counts
+            start.add_process(hello["hello"], writer)
+            while await reader.read(LONGEST_HELLO):  # until it ends: nothing more is sent
                 pass
-        except ConnectionError as error:  # killed with a message on its way
+        except ConnectionError as error:  # killed while a message was under way
             logger.debug("a passenger is gone: %r", error)
         except (ValueError, KeyError, TypeError) as error:
-            logger.warning("a passenger was turned away: %r", error)
+            logger.warning("a passenger was refused: %r", error)
         finally:
-            if boarding is not None:
-                boarding.farewell(writer)
+            if start is not None:
+                start.remove_process(writer)
             self._open.discard(writer)
             writer.close()
 

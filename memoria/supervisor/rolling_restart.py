@@ -1,4 +1,4 @@
-"""Changed engines are restarted one after another, so that no more of them are away than must be."""
+"""Restarts changed engines one after another, so that as few as possible are away at once."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import asyncio
 from collections.abc import Collection, Sequence
 
 from memoria.engine.actor import EngineActor
-from memoria.engine.lifecycle import State
+from memoria.engine.events import EventKind
+from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.plan.plan import Plan
 from memoria.supervisor.supervisor import Supervisor
 from memoria.vllm.log_lines import Phase
 
-# An engine in one of these does not get ready by waiting for it: the next one has its turn.
-_GIVES_WAY = frozenset((State.READY, State.STOPPED, State.HELD, State.BACKOFF, State.FAILED))
-
 
 def order(engines: Collection[str], before: Plan, after: Plan) -> list[str]:
-    """Whoever gives memory back first, then the file's order: who grows may need what another gave."""
+    """Engines that give memory back come first, since one that grows may need it; then the file's order."""
 
     def growth(name: str) -> int:
         return after.budget(name).requested_bytes - before.budget(name).requested_bytes
@@ -27,7 +25,7 @@ def order(engines: Collection[str], before: Plan, after: Plan) -> list[str]:
 
 
 class RollingRestart:
-    """The restarts that a reload brought about, and those that an earlier one had not come to."""
+    """The restarts of a reload, and those still pending of the one before."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
@@ -45,7 +43,7 @@ class RollingRestart:
             if self._supervisor.actors.get(actor.name) is actor:  # it has come back
                 task.cancel()
                 del self._leaving[task]
-        for actor in retired:  # goes on even if another reload takes the place of this one
+        for actor in retired:  # goes on even if another reload replaces this one
             task = asyncio.create_task(self._supervisor.retire(actor), name=f"{actor.name} leaves")
             self._leaving[task] = actor
             task.add_done_callback(lambda task: self._leaving.pop(task, None))
@@ -58,23 +56,23 @@ class RollingRestart:
             self._task.cancel()
 
     async def _run(self, added: Sequence[str]) -> None:
-        """The memory of those that go is given back first; those that come wait for theirs at the gate."""
+        """Added engines start at once, and wait for memory at the gate; the rest waits for removed ones."""
         for name in added:
             self._supervisor.actors[name].start()
         for actor in tuple(self._leaving.values()):
-            await actor.settled()  # what is held may stay so for ever: the others need not wait for it
+            await actor.settled()  # not `at_rest`: held memory may never come back
         while (following := await self._next()) is not None:
             if following.state is not State.HELD:  # else its next start has the new settings
                 following.restart()
                 await self._until_over(following)
 
     async def _next(self) -> EngineActor | None:
-        """The first one that may go away now: not into a closed gate, and not while a neighbour measures."""
-        told: set[str] = set()
+        """The first engine that may go now: the gate is open to it, and no neighbour is measuring."""
+        reported: set[str] = set()
         while True:
             self._changed.clear()
             actors = self._supervisor.actors
-            # what a person has stopped stays stopped
+            # an engine stopped by hand stays stopped
             self._pending = [name for name in self._pending if name in actors and actors[name].wanted]
             if not self._pending:
                 return None
@@ -82,23 +80,23 @@ class RollingRestart:
                 if actors[name].may_go:
                     self._pending.remove(name)
                     return actors[name]
-            for name in set(self._pending) - told:
-                told.add(name)
-                self._supervisor.journal.add(name, "restart waits", "memory moves on its device")
+            for name in set(self._pending) - reported:
+                reported.add(name)
+                self._supervisor.journal.add_event(EventKind.RESTART_WAITS, name)
             await self._changed.wait()
 
     async def _until_over(self, actor: EngineActor) -> None:
-        left = False  # the state that it was restarted from
+        left = False  # whether it has left the state that it was restarted from
         before = actor.snapshot.state
         while True:
             snapshot = actor.snapshot
             left = left or snapshot.state is not before
-            if left and (snapshot.state in _GIVES_WAY or _is_blocked(snapshot)):
+            if left and (FACTS[snapshot.state].settles or _is_blocked(snapshot)):
                 return
             self._changed.clear()
             await self._changed.wait()
 
 
 def _is_blocked(snapshot: EngineSnapshot) -> bool:
-    """It waits for memory that perhaps only another engine's restart gives back."""
+    """Whether it waits for memory that perhaps only another engine's restart gives back."""
     return snapshot.phase is Phase.AT_GATE and snapshot.diagnosis is not None and bool(snapshot.detail)

@@ -1,17 +1,17 @@
-"""All engines together: they are started in the file's order, pass their device's gate one by one, and end
-with the daemon."""
+"""All engines together: started in the file's order, passing their device's gate one by one, and ended with
+the daemon."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 from memoria.config.model import Config, EngineConfig
 from memoria.engine.actor import EngineActor
-from memoria.engine.events import Journal
+from memoria.engine.events import EventKind, Journal
 from memoria.engine.lifecycle import State
 from memoria.engine.log.file import LogFile
 from memoria.engine.process.table import ProcessTable
@@ -20,40 +20,41 @@ from memoria.engine.traffic import Flow
 from memoria.errors import UnavailableError
 from memoria.gpu.device import DeviceReader
 from memoria.plan.plan import Plan
+from memoria.preflight.preflight import Deployment
 from memoria.preflight.records import Records, records_dir
 from memoria.supervisor.device_memory import DeviceMemory
-from memoria.supervisor.engine_host import SupervisedHost
 from memoria.supervisor.gate import GpuGate
 from memoria.supervisor.passengers import Passengers
 from memoria.supervisor.runtime_dir import RuntimeDir
+from memoria.supervisor.supervised_host import SupervisedHost
 from memoria.supervisor.verifier import Verifier
 from memoria.text import suggestion
-from memoria.vllm.install.facts import VllmInstall
 
 logger = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """Owns the engines' actors from `open` to `close`. `plan` is the one that was checked before."""
+    """Owns the engines' actors from `open` to `close`, and holds the deployment in force.
+
+    `actors` is replaced by a reload, never changed; `names` is a live view of its keys. `memories`: by the
+    devices' UUIDs."""
 
     def __init__(
         self,
-        config: Config,
+        deployment: Deployment,
         *,
-        plan: Plan,
-        install: VllmInstall,
         reader: DeviceReader,
         runtime: RuntimeDir,
         journal: Journal,
         environ: Mapping[str, str],
         plugin_dir: Path,
     ) -> None:
-        self.config, self.plan, self.journal = config, plan, journal
-        self._install, self._reader, self._runtime = install, reader, runtime
+        self._deployment, self.journal = deployment, journal
+        self._reader, self._runtime = reader, runtime
         self._environ, self._plugin_dir = environ, plugin_dir
         self.census = ProcessTable()
         self._passengers = Passengers(runtime.gate_socket)
-        self.verifier = Verifier(Records(records_dir(config, environ)), install, environ, journal)
+        self.verifier = Verifier(Records(records_dir(deployment.config, environ)), environ, journal)
         self.memories: dict[str, DeviceMemory] = {}
         self._gates: dict[str, GpuGate] = {}
         self._listeners: list[Callable[[EngineSnapshot], None]] = []
@@ -61,10 +62,21 @@ class Supervisor:
         self._flow_of: Callable[[str], Flow] | None = None
         self._closing = False
         self._open_devices()
-        self.actors = {engine.name: self._actor(engine) for engine in config.engines}
+        self.actors: Mapping[str, EngineActor] = {
+            engine.name: self._actor(engine) for engine in deployment.config.engines
+        }
+        self.names: Collection[str] = _Names(self)
 
     def __repr__(self) -> str:
         return f"<Supervisor {', '.join(repr(actor) for actor in self.actors.values())}>"
+
+    @property
+    def config(self) -> Config:
+        return self._deployment.config
+
+    @property
+    def plan(self) -> Plan:
+        return self._deployment.plan
 
     def _open_devices(self) -> None:
         for planned in self.plan.devices:
@@ -72,16 +84,13 @@ class Supervisor:
             self.memories.setdefault(uuid, DeviceMemory(self._reader, uuid))
             self._gates.setdefault(uuid, GpuGate(label, self.journal))
 
-    def _around(self, engine: EngineConfig) -> SupervisedHost:
-        device = self.plan.device(engine.name)
+    def _host(self, engine: EngineConfig) -> SupervisedHost:
+        uuid = self.plan.device(engine.name).uuid
         return SupervisedHost(
-            config=self.config,
+            deployment=self._deployment,
             engine=engine,
-            install=self._install,
-            device=device,
-            budget=self.plan.budget(engine.name),
-            gate=self._gates[device.uuid],
-            memory=self.memories[device.uuid],
+            gate=self._gates[uuid],
+            memory=self.memories[uuid],
             passengers=self._passengers,
             runtime=self._runtime,
             environ=self._environ,
@@ -92,7 +101,7 @@ class Supervisor:
         )
 
     def watch_flow(self, flow_of: Callable[[str], Flow]) -> None:
-        """Who relays the requests tells what each engine sends."""
+        """Gives every actor, now and later, what the proxy sees of its engine's responses."""
         self._flow_of = flow_of
         for actor in self.actors.values():
             actor.traffic.flow = partial(flow_of, actor.name)
@@ -100,7 +109,7 @@ class Supervisor:
     def _actor(self, engine: EngineConfig) -> EngineActor:
         actor = EngineActor(
             engine.name,
-            self._around(engine),
+            self._host(engine),
             LogFile.of(self.config.logging, engine.name),
             self.journal,
             timeouts=self.config.timeouts,
@@ -111,30 +120,33 @@ class Supervisor:
             actor.traffic.flow = partial(self._flow_of, engine.name)
         return actor
 
-    def adopt(self, config: Config, plan: Plan, install: VllmInstall) -> list[EngineActor]:
-        """Another configuration: every engine has its new settings at its next start, new engines are there
-        and rest, and those that are not in it any more are returned, to be retired. One that comes back while
-        it is being retired is the same one still: two of a name would take each other's log and requests."""
-        self.config, self.plan, self._install = config, plan, install
-        self.verifier.adopt(install)
+    def switch_to(self, deployment: Deployment) -> list[EngineActor]:
+        """Puts another deployment in force: every engine has its new settings at its next start, new engines
+        exist and rest. Returns the actors of removed engines, to be retired.
+
+        An engine that returns while it is being retired keeps its actor: two of one name would share a log
+        and take each other's requests."""
+        self._deployment = deployment
+        config = deployment.config
         self._open_devices()
         before = dict(self.actors)
         leaving = {actor.name: actor for actor in self._tasks if before.get(actor.name) is not actor}
-        self.actors.clear()  # the router has this very mapping
+        actors: dict[str, EngineActor] = {}
         for engine in config.engines:
             actor = before.pop(engine.name, None) or leaving.get(engine.name)
             if actor is None:
                 actor = self._actor(engine)
                 self._run(actor)
             else:
-                actor.adopt(self._around(engine), config.timeouts, config.restart)
+                actor.adopt(self._host(engine), config.timeouts, config.restart)
                 actor.log.limit(max_bytes=config.logging.max_bytes, keep=config.logging.keep)
-            self.actors[engine.name] = actor
+            actors[engine.name] = actor
+        self.actors = actors
         return list(before.values())
 
     async def retire(self, actor: EngineActor) -> None:
-        """Drains and stops an engine that is no longer one of these, unless it comes back meanwhile. As long
-        as its memory is held, its device is closed and its actor at work: nobody else would open it again."""
+        """Drains and stops a removed engine, unless it returns meanwhile. Its actor goes on as long as its
+        memory is held: only it can open the device's gate again."""
         actor.stop()
         await actor.at_rest()
         if self.actors.get(actor.name) is actor:
@@ -146,7 +158,7 @@ class Supervisor:
         self._tasks[actor] = asyncio.create_task(actor.run(), name=actor.name)
 
     def try_logs(self) -> None:
-        """Raises `UnavailableError` if an engine's log cannot be written, or not be read."""
+        """Raises `UnavailableError` if an engine's log cannot be written or read."""
         for actor in self.actors.values():
             actor.log.try_out()
 
@@ -170,26 +182,26 @@ class Supervisor:
         await self._passengers.close()
 
     def hurry(self) -> None:
-        """Ends every drain and every grace: the engines are killed now."""
+        """Ends every drain and every grace period: the engines are killed now."""
         for actor in self._tasks:
             actor.stop(now=True)
 
     # A person's wishes. Each raises `UnavailableError` for an unknown engine, and once memoria stops.
 
     def start(self, name: str, by: str) -> None:
-        self._asked(name, "start", by).start()
+        self._wish(EventKind.START_REQUESTED, name, by).start()
 
     def stop(self, name: str, by: str, *, now: bool = False) -> None:
-        self._asked(name, "stop", by, now=now).stop(now=now, in_turn=True)
+        self._wish(EventKind.STOP_REQUESTED, name, by, now=now).stop(now=now, in_turn=True)
 
     def restart(self, name: str, by: str, *, now: bool = False) -> None:
-        self._asked(name, "restart", by, now=now).restart(now=now)
+        self._wish(EventKind.RESTART_REQUESTED, name, by, now=now).restart(now=now)
 
-    def _asked(self, name: str, wish: str, by: str, *, now: bool = False) -> EngineActor:
+    def _wish(self, kind: EventKind, name: str, by: str, *, now: bool = False) -> EngineActor:
         actor = self.actor(name)
         if self._closing:
             raise UnavailableError("memoria is stopping")
-        self.journal.add(name, f"{wish} asked", f"{by}, now" if now else by)
+        self.journal.add_event(kind, name, f"{by}, now" if now else by)
         return actor
 
     def snapshots(self) -> tuple[EngineSnapshot, ...]:
@@ -202,7 +214,7 @@ class Supervisor:
         self._listeners.append(listener)
 
     async def own_pids(self) -> set[int]:
-        """The processes of all engines, as they are now: what they hold on the device is memoria's own."""
+        """The processes of all engines, read now: what they hold on the device is memoria's own."""
         try:
             await self.census.look()
         except OSError as error:
@@ -210,11 +222,11 @@ class Supervisor:
         return self.pids()
 
     def pids(self) -> set[int]:
-        """The processes of all engines as the latest look has seen them."""
+        """The processes of all engines as last read."""
         return {pid for actor in self._tasks for pid in actor.pids()}
 
     def start_ids(self) -> set[str]:
-        """The starts that live, and the standbys: all that the engines' processes are marked with."""
+        """The living starts and the standbys: every id that marks an engine's processes."""
         ids = (id_ for actor in self._tasks for id_ in (actor.snapshot.start_id, actor.standby_start_id))
         return {id_ for id_ in ids if id_ is not None}
 
@@ -235,4 +247,18 @@ class Supervisor:
 
     def _verify(self, snapshot: EngineSnapshot) -> None:
         if snapshot.name in self.actors:  # else it is being retired
-            self.verifier.changed(snapshot, self.config.engine(snapshot.name), self.plan)
+            self.verifier.on_change(snapshot, self._deployment)
+
+
+class _Names(Collection[str]):
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._supervisor.actors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._supervisor.actors)
+
+    def __len__(self) -> int:
+        return len(self._supervisor.actors)

@@ -1,4 +1,4 @@
-"""The plan against what each engine says once it is ready, and what is kept of it for the next start."""
+"""The plan compared with what each engine reports once it is ready, kept as a record for the next start."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from memoria.config.model import EngineConfig
-from memoria.engine.events import Journal
-from memoria.engine.lifecycle import State
+from memoria.engine.events import EventKind, Journal
+from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.errors import MemoriaError
 from memoria.gpu.device import Device
 from memoria.plan.budgets import Budget
 from memoria.plan.outcome import Outcome, make_outcome
-from memoria.plan.plan import Plan
 from memoria.plan.records import Comparison, Record, block_bytes, may_pin, planned_tokens
 from memoria.preflight.outcomes import read_engine_model
+from memoria.preflight.preflight import Deployment
 from memoria.preflight.records import Records, fingerprint_now
 from memoria.text import GIB, gib, grouped
 from memoria.vllm.install.facts import VllmInstall
@@ -27,80 +27,69 @@ logger = logging.getLogger(__name__)
 
 
 class Verifier:
-    """Told every snapshot. Files are read in a thread, away from the requests."""
+    """Receives every snapshot. Files are read in a thread, away from the requests."""
 
-    def __init__(
-        self, records: Records, install: VllmInstall, environ: Mapping[str, str], journal: Journal
-    ) -> None:
-        self._records, self._install, self._environ, self._journal = records, install, environ, journal
+    def __init__(self, records: Records, environ: Mapping[str, str], journal: Journal) -> None:
+        self._records, self._environ, self._journal = records, environ, journal
         self._latest: dict[str, Record] = {}
         self._pinned: set[str] = set()
-        self._verified: dict[str, str | None] = {}  # the start that was looked at last, by engine
+        self._verified: dict[str, str | None] = {}  # the start that was verified last, by engine
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def adopt(self, install: VllmInstall) -> None:
-        """The starts from now on are of this vLLM."""
-        self._install = install
-
     def latest(self, engine: str) -> Record | None:
-        """Of the start that is ready now, or was last."""
+        """The record of the start that is ready now, or was last."""
         return self._latest.get(engine)
 
-    def pinned(self, engine: EngineConfig, device: Device) -> EngineConfig:
-        """The engine with the KV cache that an earlier start with these settings measured, where `learn` asks
-        for it. vLLM then neither measures nor estimates it (`kv_cache_memory_bytes`)."""
+    def pinned(self, engine: EngineConfig, device: Device, install: VllmInstall) -> EngineConfig:
+        """The engine with the KV cache that an earlier start with these settings measured, if `learn` is set.
+        vLLM then neither measures nor estimates it (`kv_cache_memory_bytes`)."""
         self._pinned.discard(engine.name)
         if not may_pin(engine):
             return engine
-        record = self._records.find(
-            engine.name, fingerprint_now(engine, device, self._install, self._environ)
-        )
+        record = self._records.find(engine.name, fingerprint_now(engine, device, install, self._environ))
         if record is None or not record.kv_bytes:
             return engine
         self._pinned.add(engine.name)
         return replace(engine, vllm_args={**engine.vllm_args, "kv_cache_memory_bytes": record.kv_bytes})
 
-    def changed(self, snapshot: EngineSnapshot, engine: EngineConfig, plan: Plan) -> None:
-        """From the event loop, with the configuration and the plan in force."""
+    def on_change(self, snapshot: EngineSnapshot, deployment: Deployment) -> None:
+        """Call from the event loop, with the deployment in force."""
         name = snapshot.name
-        if snapshot.state in (State.BACKOFF, State.FAILED):
+        if FACTS[snapshot.state].crashed:
             if snapshot.start_seconds is None and name in self._pinned:
-                # It did not get ready with the size that was learnt: the next start measures anew.
+                # It did not get ready with the recorded size: the next start measures anew.
                 self._pinned.discard(name)
                 self._records.forget(name)
-        elif snapshot.state is not State.READY or not _is_told(snapshot.figures):
+        elif snapshot.state is not State.READY or not _is_complete(snapshot.figures):
             return
         elif self._verified.get(name, "") != snapshot.start_id:
             self._verified[name] = snapshot.start_id
-            work = self._verify(snapshot, engine, plan.budget(name), plan.device(name))
-            task = asyncio.create_task(work, name=f"{name} verify")
+            task = asyncio.create_task(self._verify(snapshot, deployment), name=f"{name} verify")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     async def settled(self) -> None:
-        """Until everything begun has been kept."""
+        """Waits until every record that was begun is written."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _verify(
-        self, snapshot: EngineSnapshot, engine: EngineConfig, budget: Budget, device: Device
-    ) -> None:
-        name, figures = snapshot.name, snapshot.figures
-        record = await asyncio.to_thread(self._record, figures, engine, budget, device)
+    async def _verify(self, snapshot: EngineSnapshot, deployment: Deployment) -> None:
+        name = snapshot.name
+        record = await asyncio.to_thread(self._record, name, snapshot.figures, deployment)
         if record is None:
             return
         self._latest[name] = record
         if beside := [in_words(found) for found in record.comparisons if found.is_notable]:
-            self._journal.add(name, "beside the plan", "; ".join(beside))
+            self._journal.add_event(EventKind.OFF_PLAN, name, "; ".join(beside))
 
-    def _record(
-        self, figures: StartFigures, engine: EngineConfig, budget: Budget, device: Device
-    ) -> Record | None:
-        wanted = fingerprint_now(engine, device, self._install, self._environ)
+    def _record(self, name: str, figures: StartFigures, deployment: Deployment) -> Record | None:
+        engine, plan = deployment.config.engine(name), deployment.plan
+        budget, device = plan.budget(name), plan.device(name)
+        wanted = fingerprint_now(engine, device, deployment.install, self._environ)
         if wanted is None:
             return None
         outcome = self._outcome(engine, budget, device)
         record = make_record(wanted, figures, budget, outcome)
-        self._records.keep(engine.name, record)
+        self._records.keep(name, record)
         return record
 
     def _outcome(self, engine: EngineConfig, budget: Budget, device: Device) -> Outcome | None:
@@ -111,13 +100,13 @@ class Verifier:
             return None
 
 
-def _is_told(figures: StartFigures) -> bool:
-    """Whether the log was read as far as its figures go; an encoder has none of a KV cache."""
+def _is_complete(figures: StartFigures) -> bool:
+    """Whether the log was read past its figures; an encoder's log has no KV cache."""
     return figures.kv_tokens is not None or figures.init_s is not None
 
 
 def make_record(fingerprint: str, figures: StartFigures, budget: Budget, outcome: Outcome | None) -> Record:
-    """Sizes in a log have two decimals: where the layout is known, the KV cache is counted in blocks."""
+    """The KV cache is counted in blocks where the layout is known: sizes in a log have two decimals."""
     kv_bytes = None
     if outcome is not None and figures.kv_tokens is not None and figures.max_model_len is not None:
         kv_bytes = block_bytes(outcome.kv_cache, figures.kv_tokens, figures.max_model_len)

@@ -1,7 +1,7 @@
-"""Asking an engine how it does. An engine is ready when `/health` is 200 *and* one real request came back.
+"""memoria's own requests to an engine, which is ready once `/health` is 200 *and* one real request succeeded.
 
-`/health` alone answers before the first request has shown that the engine can compute (and, with a CPU build,
-before a missing instruction kills it), see vllm.md.
+`/health` alone is 200 before any request has shown that the engine can compute (and, with a CPU build, before
+a missing instruction kills it).
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import aiohttp
 
 from memoria.config.model import Runner
 from memoria.engine.address import EngineAddress, UnixAddress
-from memoria.engine.hang import Progress, progress_of
+from memoria.vllm.metrics import Progress, progress_of
 
 logger = logging.getLogger(__name__)
 
 BETWEEN_TRIES = 0.25  # seconds
 
-# What each runner may be asked, cheapest first. A model serves only some of them: 404 and 400 mean "ask the
-# next one", and when none is served a healthy engine is believed.
-QUESTIONS: dict[Runner, tuple[tuple[str, dict[str, Any]], ...]] = {
+# Requests that a runner may serve, cheapest first. A model serves only some of them: 404 and 400 mean "try
+# the next one". If none is served, a healthy engine counts as ready.
+PROBES: dict[Runner, tuple[tuple[str, dict[str, Any]], ...]] = {
     "generate": (
         ("/v1/completions", {"prompt": "a", "max_tokens": 1}),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1}),
@@ -41,35 +41,35 @@ def base_url(address: EngineAddress) -> str:
 
 
 def session(address: EngineAddress, timeout: float | None) -> aiohttp.ClientSession:
-    """A client for memoria's own questions to an engine; `timeout` in seconds for each, None: no limit."""
+    """A client for memoria's own requests to an engine; `timeout` in seconds per request, None: no limit."""
     connector = aiohttp.UnixConnector(address.path) if isinstance(address, UnixAddress) else None
     return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=timeout))
 
 
 async def until_answering(address: EngineAddress, runner: Runner, model: str, *, timeout: float) -> None:
-    """Returns when the engine is ready; `timeout` (seconds) is for one `/health`. Never raises: the caller
-    bounds the whole wait, and a process that dies is seen elsewhere."""
+    """Returns once the engine is ready; `timeout` (seconds) is for one `/health`. Never raises: the caller
+    limits the whole wait, and notices a dead process itself."""
     async with session(address, timeout) as client:
         url = base_url(address)
-        while not await _is_healthy(client, url):  # noqa: ASYNC110 - only asking tells
+        while not await _is_healthy(client, url):  # noqa: ASYNC110 - polling is the only way
             await asyncio.sleep(BETWEEN_TRIES)
         while not await _answers(client, url, runner, model):  # noqa: ASYNC110
             await asyncio.sleep(BETWEEN_TRIES)
 
 
 async def answers(address: EngineAddress, runner: Runner, model: str) -> bool:
-    """Whether one real request is answered, however long that takes."""
+    """Whether one real request succeeds, however long it takes."""
     async with session(address, None) as client:
         return await _answers(client, base_url(address), runner, model)
 
 
 async def progress(address: EngineAddress, *, timeout: float) -> Progress | None:
-    """What the engine core has done, by `/metrics`; None when that is not answered in `timeout` seconds."""
+    """The engine core's figures; None when `/metrics` fails or takes longer than `timeout` seconds."""
     try:
         async with session(address, timeout) as client, client.get(base_url(address) + "/metrics") as answer:
             return progress_of(await answer.text())
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-        logger.debug("%s: no figures: %r", address, error)
+        logger.debug("%s: no metrics: %r", address, error)
         return None
 
 
@@ -82,18 +82,18 @@ async def _is_healthy(client: aiohttp.ClientSession, url: str) -> bool:
 
 
 async def _answers(client: aiohttp.ClientSession, url: str, runner: Runner, model: str) -> bool:
-    # the first request may compile kernels: it gets as long as the start has
+    # the first request may compile kernels: only the start's own timeout limits it
     no_limit = aiohttp.ClientTimeout(total=None)
-    for path, question in QUESTIONS[runner]:
+    for path, body in PROBES[runner]:
         try:
-            async with client.post(url + path, json={"model": model, **question}, timeout=no_limit) as answer:
+            async with client.post(url + path, json={"model": model, **body}, timeout=no_limit) as answer:
                 await answer.read()
                 if answer.status == 200:
                     return True
                 if answer.status >= 500:
                     return False
-                logger.debug("%s is not what this model serves: %d", path, answer.status)
+                logger.debug("%s is not served by this model: %d", path, answer.status)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            logger.debug("%s did not answer: %r", path, error)
+            logger.debug("%s failed: %r", path, error)
             return False
     return True

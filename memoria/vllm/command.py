@@ -1,4 +1,4 @@
-"""How vLLM is called: the command line and the environment of one start of one engine.
+"""The command line and the environment of one start of one engine.
 
 Flag names are those of `python -m vllm.entrypoints.openai.api_server --help=all` (0.32), variables those of
 `vllm/envs.py`. Nothing that costs decode speed is ever added.
@@ -17,10 +17,10 @@ from memoria.config.model import Config, DeviceKind, EngineConfig
 from memoria.engine.address import EngineAddress, TcpAddress, UnixAddress
 from memoria.vllm.install.facts import VllmInstall
 
-# The entry point of memoria's passenger in the group `vllm.general_plugins`.
+# The passenger's entry point in the group `vllm.general_plugins`.
 PLUGIN_NAME = "memoria"
 
-# Addressed to the daemon, or to the Docker predecessor's router, and misread by an engine: vLLM warns about
+# Meant for the daemon, or for the Docker predecessor's router, and misread by an engine: vLLM warns about
 # every unknown VLLM_* name, and VLLM_API_KEY would lock memoria itself out of /v1.
 _NOT_INHERITED = frozenset(
     {
@@ -48,25 +48,25 @@ _NOT_INHERITED_PREFIXES = (
     "WATCHDOG_",
 )
 
-# The daemon's own environment may say otherwise.
+# The daemon's own environment may override these.
 _DEFAULTS = {"DO_NOT_TRACK": "1", "VLLM_NO_USAGE_STATS": "1"}
 
-# Only an engine's own `env` may say otherwise.
+# Only an engine's own `env` may override these.
 _ENGINE = {
     "PYTHONUNBUFFERED": "1",
-    # the API server must not give up on a core that waits at the gate; memoria's own timeouts.start counts
+    # the API server must not give up on a core that waits at the gate: memoria's own timeouts.start applies
     "VLLM_ENGINE_READY_TIMEOUT_S": str(7 * 24 * 3600),
-    # uvicorn's 5 s would close connections that the proxy still holds for the next request
+    # uvicorn's 5 s would close connections that the proxy keeps for its next request
     "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "600",
     "VLLM_LOGGING_COLOR": "0",
     # a forked EngineCore inherits `plugins_loaded` and never calls the passenger (vllm/plugins/__init__.py)
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
 
-# vLLM's access log holds query strings and a line per request; memoria keeps its own.
+# vLLM's access log has query strings and a line per request; memoria keeps its own.
 _DEFAULT_ARGS: Mapping[str, Any] = {"disable_uvicorn_access_log": True}
 
-# `store_true` flags: there is no `--no-` form, so False is said by saying nothing.
+# `store_true` flags have no `--no-` form: False means leaving them out.
 _SWITCHES = frozenset({"aggregate_engine_logging", "disable_log_stats", "grpc", "headless"})
 
 
@@ -74,9 +74,9 @@ _SWITCHES = frozenset({"aggregate_engine_logging", "disable_log_stats", "grpc", 
 class StartFacts:
     """What one start adds to the configuration.
 
-    `start_id` is unique and fit for a file name; `gate_path` is the supervisor's socket for passengers,
-    `plugin_dir` the folder to put on PYTHONPATH (None: no passenger); `environ` is the environment of the
-    daemon; `device_uuid` names the GPU as CUDA_VISIBLE_DEVICES takes it.
+    `start_id` is unique and usable as a file name; `gate_path` is the supervisor's socket for passengers;
+    `plugin_dir` is the folder for PYTHONPATH (None: no passenger); `environ` is the daemon's environment;
+    `device_uuid` names the GPU as CUDA_VISIBLE_DEVICES accepts it.
     """
 
     start_id: str
@@ -90,7 +90,7 @@ class StartFacts:
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """All that is needed to spawn an engine. `env` is complete, nothing is inherited beside it; it may hold
+    """All that is needed to spawn an engine. `env` is complete: nothing else is inherited. It may contain
     secrets (HF_TOKEN), so it is never shown."""
 
     engine: str
@@ -101,7 +101,7 @@ class EngineSpec:
 
 
 def build_spec(config: Config, engine: EngineConfig, install: VllmInstall, start: StartFacts) -> EngineSpec:
-    """Pure. `--gpu-memory-utilization` is passed on a CPU too: there it is the share of the host's memory."""
+    """`--gpu-memory-utilization` is passed on a CPU too: there it is the share of the host's memory."""
     address = _address(engine, start)
     return EngineSpec(
         engine=engine.name,
@@ -137,7 +137,7 @@ def _argv(engine: EngineConfig, install: VllmInstall, address: EngineAddress) ->
 
 
 def _flag(name: str, value: Any) -> Iterator[str]:
-    # only the part before a dot is a flag's name, the rest is a key inside it (FlexibleArgumentParser)
+    # only the part before a dot is the flag's name, the rest is a key inside it (FlexibleArgumentParser)
     head, dot, key = name.partition(".")
     flag = head.replace("_", "-") + dot + key
     if value is None or value in ("", []):
@@ -190,7 +190,8 @@ def _device(device: DeviceKind, start: StartFacts) -> dict[str, str]:
 
 
 def _path(install: VllmInstall, inherited: Mapping[str, str]) -> dict[str, str]:
-    """FlashInfer compiles with the `ninja` beside vLLM's Python, on PATH only in an activated environment."""
+    """FlashInfer compiles with the `ninja` beside vLLM's Python, which only an activated environment has on
+    PATH."""
     program = PurePath(install.command[0])
     if not program.is_absolute():
         return {}

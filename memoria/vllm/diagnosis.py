@@ -1,4 +1,4 @@
-"""Why an engine ended, told from the tail of its log and its exit status."""
+"""Why an engine ended, by the tail of its log and its exit status."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from memoria.engine.launch_settings import LaunchSettings
 from memoria.engine.process.exit_status import ExitStatus, signal_name
 from memoria.vllm.failures import FAILURES, Kind, Retry
-from memoria.vllm.log_line import text_of
+from memoria.vllm.log_lines import text_of
 
 LONGEST_QUOTE = 300  # characters of an error that is not in the table
 _FOLLOWING = 6  # lines that may belong to an error's text
-# What vLLM and uvicorn say while all is well, in vLLM 0.32: its routes, its statistics, each request.
+# Lines that vLLM 0.32 and uvicorn write while all is well: routes, statistics, each request.
 _ROUTINE = re.compile(r"Route: /|Avg prompt throughput: |^INFO:     ")
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
     """`cause` is a sentence without a full stop, `hint` the next step, `retry` whether the same start may
-    succeed the next time, `kind` what it has to do with."""
+    succeed next time, `kind` the area of the cause."""
 
     cause: str
     hint: str
@@ -29,16 +29,16 @@ class Diagnosis:
     kind: Kind = "error"
 
 
-def diagnose(tail: Sequence[str], exit: ExitStatus, situation: LaunchSettings | None = None) -> Diagnosis:  # noqa: A002
-    """The *first* error that the table explains, as later ones are mostly its echo in another process.
-    `situation` gives the values to try."""
+def diagnose(tail: Sequence[str], exit: ExitStatus, settings: LaunchSettings | None = None) -> Diagnosis:  # noqa: A002
+    """The *first* error that the table explains; later ones are mostly its echo in another process.
+    `settings` give the values to try."""
     texts = [text_of(line) for line in tail]
     errors = list(_errors(texts))
-    if exit.signal != signal.SIGKILL:  # no error in Python ends so, whatever the log holds
+    if exit.signal != signal.SIGKILL:  # no Python error ends like that, whatever is in the log
         for error in errors:
-            if explained := _explain(error, situation):
+            if explained := _explain(error, settings):
                 return explained
-    if situation is not None and situation.oom_kill and _was_killed(texts, errors, exit):
+    if settings is not None and settings.oom_kill and _was_killed(texts, errors, exit):
         return _HOST_OUT_OF_MEMORY
     return (
         _by_signal(exit.signal)
@@ -49,8 +49,8 @@ def diagnose(tail: Sequence[str], exit: ExitStatus, situation: LaunchSettings | 
 
 
 def excerpt(tail: Sequence[str], lines: int) -> Sequence[str]:
-    """The part of a log's tail that tells why it ended: up to the first error's end, else the last lines that
-    are no routine. (At exit, libraries may add pages of their own, such as nanobind's list of leaks.)"""
+    """The part of a log's tail that shows why the engine ended: up to the end of the first error, else the
+    last lines that are not routine. (At exit, libraries may add pages, such as nanobind's list of leaks.)"""
     tail = [line for line in tail if not _ROUTINE.search(text_of(line))]
     for number, line in enumerate(tail):
         text = text_of(line)
@@ -60,10 +60,10 @@ def excerpt(tail: Sequence[str], lines: int) -> Sequence[str]:
     return tail[-lines:]
 
 
-def _explain(error: str, situation: LaunchSettings | None) -> Diagnosis | None:
+def _explain(error: str, settings: LaunchSettings | None) -> Diagnosis | None:
     for failure in FAILURES:
         if match := failure.pattern.search(error):
-            hint = failure.hint_for(match, situation)
+            hint = failure.hint_for(match, settings)
             return Diagnosis(failure.cause_for(match), hint, failure.retry, failure.kind)
     return None
 
@@ -80,8 +80,8 @@ _ARGPARSE = re.compile(r"[\w./-]{1,80}(?: \w{1,20})?: error: ")
 
 
 def _errors(texts: Sequence[str]) -> Iterator[str]:
-    """Each error with the lines that belong to it. vLLM quotes error names within warnings, so only a line
-    that begins with one counts."""
+    """Each error with the lines that belong to it. vLLM quotes error names in warnings, so only a line that
+    begins with one counts."""
     for number, text in enumerate(texts):
         if _begins_error(text) and not any(echo in text for echo in _ECHOES):
             block = [text]
@@ -114,13 +114,13 @@ _CHILD_ENDED = re.compile(r"died unexpectedly \(exit code: -(\d{1,3})\)|'EngineC
 
 _SIGNALS: dict[int, Diagnosis] = {
     signal.SIGILL: Diagnosis(
-        "the processor does not know an instruction that this build of vLLM uses (SIGILL)",
+        "the processor lacks an instruction that this build of vLLM uses (SIGILL)",
         "on a virtual machine bfloat16 is the usual reason: set `dtype: float32` or `dtype: half`",
         "no",
         "signal",
     ),
     signal.SIGKILL: Diagnosis(
-        "killed by SIGKILL; when nobody did it by hand, the host ran out of memory",
+        "killed by SIGKILL; unless this was done by hand, the host ran out of memory",
         "look for `oom` in the kernel's log (`journalctl -k`); lower the engines' share of the host's memory",
         "yes",
         "signal",
@@ -138,7 +138,7 @@ _HOST_OUT_OF_MEMORY = Diagnosis(
 
 
 def _was_killed(texts: Sequence[str], errors: Sequence[str], exit: ExitStatus) -> bool:  # noqa: A002
-    """SIGKILL, of the leader or of a child, or an end without a word."""
+    """SIGKILL of the leader or of a child, or an end without an error."""
     return signal.SIGKILL in (exit.signal, _signal_of_a_child(texts)) or (exit.signal is None and not errors)
 
 
@@ -155,7 +155,7 @@ def _by_signal(number: int | None) -> Diagnosis | None:
     if known := _SIGNALS.get(number):
         return known
     crashed = number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE)
-    what = "crashed in native code" if crashed else "ended from outside"
+    what = "crashed in native code" if crashed else "ended by a signal from outside"
     return Diagnosis(
         f"{what} ({signal_name(number)})",
         "the last lines of the engine's log may say more (`memoria logs`)",
@@ -167,7 +167,7 @@ def _by_signal(number: int | None) -> Diagnosis | None:
 def _by_silence(texts: Sequence[str], exit: ExitStatus) -> Diagnosis:  # noqa: A002
     if any(echo in text for text in texts for echo in _ECHOES):
         return Diagnosis(
-            "its engine core died without a word: killed, or the host ran out of memory",
+            "its engine core died without an error: killed, or the host ran out of memory",
             "look for `oom` in the kernel's log (`journalctl -k`)",
             "yes",
             "silence",

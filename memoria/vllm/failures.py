@@ -1,9 +1,9 @@
 """The failures of vLLM that memoria can explain, as a table.
 
 Each expression is searched in the text of one error (its first line and a few that follow), never in the
-whole log: vLLM's warnings and usage texts are full of words like these. `{1}` is the first captured group.
-Messages are those of vLLM 0.32 and 0.33 and of the libraries beneath it. The first row that matches counts:
-rows stand from the special to the general.
+whole log: vLLM's warnings and usage texts are full of such words. `{1}` is the first captured group. Messages
+are those of vLLM 0.32 and 0.33 and of the libraries below it. The first matching row counts: rows go from the
+special to the general. A new failure is one row, and an example in tests/unit/vllm/test_diagnosis.py.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from memoria.engine.launch_settings import LaunchSettings
 
 # "no": only a change of the configuration or the machine helps; "limited": may help a few times.
 Retry = Literal["yes", "no", "limited"]
-# What it has to do with. Beside the table's sections there are `signal` (killed, or crashed in native code),
-# `error` (not in the table), `silence` (no word in the log) and `memoria` (which ended the engine itself).
+# The area of a cause: the table's sections, and `signal` (killed, or crashed in native code), `error` (not in
+# the table), `silence` (nothing in the log) and `memoria` (which ended the engine itself).
 Kind = Literal["memory", "device", "model", "start", "signal", "error", "silence", "memoria"]
 Match = re.Match[str]
 Hint = str | Callable[[re.Match[str], LaunchSettings | None], str]
@@ -27,7 +27,7 @@ Hint = str | Callable[[re.Match[str], LaunchSettings | None], str]
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """`hint` names memoria's own key and, where vLLM or the engine's settings tell it, the value to try."""
+    """`hint` names memoria's own key and, where vLLM or the engine's settings give one, the value to try."""
 
     pattern: re.Pattern[str]
     cause: str
@@ -35,8 +35,8 @@ class Failure:
     retry: Retry
     kind: Kind = "error"
 
-    def hint_for(self, match: Match, situation: LaunchSettings | None = None) -> str:
-        return self.hint(match, situation) if callable(self.hint) else fill(self.hint, match)
+    def hint_for(self, match: Match, settings: LaunchSettings | None = None) -> str:
+        return self.hint(match, settings) if callable(self.hint) else fill(self.hint, match)
 
     def cause_for(self, match: Match) -> str:
         return fill(self.cause, match)
@@ -46,7 +46,7 @@ def fill(template: str, match: Match) -> str:
     return template.format(match[0], *match.groups(default="?"))
 
 
-_LEAST_CACHE = 0.25  # GiB: a cache that is worth a start
+_LEAST_CACHE = 0.25  # GiB: the smallest useful cache
 _LENGTH_STEP = 16  # tokens: a block
 _SMALLEST_HALVED = 2
 _PRUDENT = 0.9  # of what is free now
@@ -55,37 +55,37 @@ _PRUDENT = 0.9  # of what is free now
 def _largest_fraction(match: Match, _: LaunchSettings | None) -> str:
     free, total = Decimal(match[1]), Decimal(match[2])
     fits = (free / total).quantize(Decimal("0.01"), ROUND_FLOOR) if total else Decimal(0)
-    return f"set gpu_memory_utilization to {fits} or less, or stop what holds the rest (see `memoria check`)"
+    return f"set gpu_memory_utilization to {fits} or less, or stop what uses the rest (see `memoria check`)"
 
 
-def _raise_fraction(situation: LaunchSettings | None, missing_gib: float | None) -> str:
-    fraction = situation.raised(missing_gib) if situation else None
+def _raise_fraction(settings: LaunchSettings | None, missing_gib: float | None) -> str:
+    fraction = settings.raised(missing_gib) if settings else None
     return f"raise gpu_memory_utilization to {fraction}" if fraction else "raise gpu_memory_utilization"
 
 
-def _room_for_weights(_: Match, situation: LaunchSettings | None) -> str:
-    """vLLM has said how much was left: less than nothing."""
-    left = situation.kv_gib if situation else None
+def _room_for_weights(_: Match, settings: LaunchSettings | None) -> str:
+    """The `kv_gib` that vLLM logged is negative here."""
+    left = settings.kv_gib if settings else None
     missing = None if left is None or left > 0 else _LEAST_CACHE - left
-    return f"{_raise_fraction(situation, missing)}, or choose a smaller or quantised model"
+    return f"{_raise_fraction(settings, missing)}, or choose a smaller or quantised model"
 
 
-def _room_for_a_token(_: Match, situation: LaunchSettings | None) -> str:
-    return f"{_raise_fraction(situation, None)}, or choose a smaller model"
+def _room_for_a_token(_: Match, settings: LaunchSettings | None) -> str:
+    return f"{_raise_fraction(settings, None)}, or choose a smaller model"
 
 
-def _room_for_a_request(match: Match, situation: LaunchSettings | None) -> str:
-    """A cache grows with the length at most in proportion: what it holds is no shorter than that."""
+def _room_for_a_request(match: Match, settings: LaunchSettings | None) -> str:
+    """A cache grows at most in proportion to the length, so the proportional length always fits."""
     length, needed, there = int(match[1]), float(match[2]), float(match[3])
     shorter = int(length * there / needed) // _LENGTH_STEP * _LENGTH_STEP if needed > there > 0 else 0
     lower = f"set max_model_len to {shorter}" if shorter else "lower max_model_len"
-    return f"{_raise_fraction(situation, needed - there)}, or {lower}"
+    return f"{_raise_fraction(settings, needed - there)}, or {lower}"
 
 
-def _fewer_at_once(_: Match, situation: LaunchSettings | None) -> str:
+def _fewer_at_once(_: Match, settings: LaunchSettings | None) -> str:
     ways = [
-        _halved("max_num_batched_tokens", situation.max_num_batched_tokens if situation else None),
-        _halved("max_num_seqs", situation.max_num_seqs if situation else None),
+        _halved("max_num_batched_tokens", settings.max_num_batched_tokens if settings else None),
+        _halved("max_num_seqs", settings.max_num_seqs if settings else None),
     ]
     return f"{' or '.join(ways)}, or use a quantised model"
 
@@ -162,7 +162,7 @@ _MEMORY = (
     _row(
         rf"Error in memory profiling.{{0,10}}?Initial free memory {_GIB} GiB, current free memory {_GIB} GiB",
         "another process gave back GPU memory while this engine measured it ({1}, then {2} GiB free)",
-        "nothing to change: it is measured anew at the next start",
+        "nothing to change: the next start measures again",
         "yes",
     ),
     _row(
@@ -173,7 +173,7 @@ _MEMORY = (
     ),
     _row(
         rf"CUDA out of memory.{{0,20}}?Tried to allocate {_GIB} ([MG]iB)",
-        "CUDA out of memory: {1} {2} more could not be had",
+        "CUDA out of memory: {1} {2} more could not be allocated",
         _fewer_at_once,
         "limited",
     ),
@@ -189,7 +189,7 @@ _DEVICE = (
     _row(
         r"illegal memory access|\bXid\b|unspecified launch failure|uncorrectable ECC",
         "the GPU reported a fault",
-        "look for `Xid` in the kernel's log (`journalctl -k`): a fault that comes back may be the hardware's",
+        "look for `Xid` in the kernel's log (`journalctl -k`): a recurring fault may be the hardware's",
         "yes",
     ),
     _row(
@@ -221,13 +221,13 @@ _DEVICE = (
 _MODEL = (
     _row(
         r"gated repo|GatedRepoError|401 Client Error|403 Client Error",
-        "the model is gated: its hub wants an account that has accepted its licence",
+        "the model is gated: its hub requires an account that has accepted its licence",
         "accept the licence on the model's page and set HF_TOKEN",
         "no",
     ),
     _row(
         r"LocalEntryNotFoundError|outgoing traffic has been disabled",
-        "the model is not in the local cache and the hub cannot be asked",
+        "the model is not in the local cache and the hub cannot be reached",
         "check `model`; unset HF_HUB_OFFLINE, or download the model first",
         "no",
     ),
@@ -245,19 +245,19 @@ _MODEL = (
     ),
     _row(
         rf"Model architectures? \[?{_NAME}\]? (?:are|is) not supported",
-        "this vLLM does not know the architecture {1}",
+        "this vLLM does not support the architecture {1}",
         "a newer vLLM may: `memoria setup --vllm VERSION`",
         "no",
     ),
     _row(
         rf"model type {_NAME} but Transformers does not recognize this architecture",
-        "this vLLM's transformers does not know the model type {1}",
+        "this vLLM's transformers does not support the model type {1}",
         "a newer vLLM may: `memoria setup --vllm VERSION`",
         "no",
     ),
     _row(
         r"trust_remote_code=True",
-        "the model brings code of its own, which would have to be run",
+        "the model comes with code of its own, which vLLM would have to run",
         "review that code, then set `trust_remote_code: true`",
         "no",
     ),
@@ -281,20 +281,20 @@ _MODEL = (
     ),
     _row(
         r"SafetensorError|deserializing header",
-        "a weights file is damaged or was not downloaded to its end",
+        "a weights file is damaged or was not downloaded completely",
         "delete the file and download the model again",
         "no",
     ),
     _row(
         r"(?m)^MemoryError(?::|$)",
-        "the host's memory ran out, or a weights file is not what its name says (a page, say)",
-        "`memoria plan` reads the headers of the weights; download the model again where they are damaged",
+        "the host's memory ran out, or a weights file is not what its name says (an HTML page, say)",
+        "`memoria plan` checks the headers of the weights; download the model again if they are damaged",
         "limited",
     ),
     _row(
         r"JSONDecodeError: ",
         "one of the model's JSON files is damaged",
-        "download the model again: config.json, tokenizer.json and their like",
+        "download the model again: config.json, tokenizer.json and the like",
         "no",
     ),
 )
@@ -303,12 +303,12 @@ _START = (
     _row(
         r"Errno 98\b|[Aa]ddress already in use",
         "another process listens on the engine's port or socket",
-        "see who with `ss -ltnp`, or choose another `port`",
+        "find it with `ss -ltnp`, or choose another `port`",
         "yes",
     ),
     _row(
         r"unrecognized arguments: (.{1,200})",
-        "this vLLM does not know {1}",
+        "this vLLM does not know the flag {1}",
         "remove it from the engine's `args`, or correct its name",
         "no",
     ),
@@ -333,7 +333,7 @@ _START = (
     _row(
         r"No space left on device|os error 28\b",
         "a disk is full",
-        "free some space: the model cache, /tmp and /dev/shm are the usual places (`df -h`)",
+        "free some space: usually in the model cache, /tmp or /dev/shm (`df -h`)",
         "yes",
     ),
     _row(

@@ -1,23 +1,68 @@
-"""How far a start has come, read from vLLM's own log lines (0.32 and 0.33; the files named are vLLM's)."""
+"""What a line of vLLM's log means: its text, its time, and the progress of a start.
+
+Texts are those of vLLM 0.32 and 0.33; the files named in comments are vLLM's.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from memoria.vllm.log_line import text_of
+LONGEST = 4096  # characters; the rest of a line is ignored
+
+# ECMA-48: control sequences (colours), strings such as a window's title or a link, and all shorter ones
+_ESCAPE = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~]|$)|\x9b[0-?]*[ -/]*[@-~]"
+)
+
+# `(EngineCore pid=4501) INFO 11-23 14:22:28 [core.py:402] text`; a message of several lines repeats it
+# (vllm/logging_utils, NewLineFormatter). Lines of tqdm, tracebacks and uvicorn have part of it, or nothing.
+_PREFIX = re.compile(
+    r"(?:\([A-Za-z][\w ]{0,60} pid=\d{1,10}\) ?)?"
+    r"(?:(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]{1,80}\] ?)?"
+)
+# `INFO 11-23 14:22:28 [core.py:402]`: no year, local time (vllm/logging_utils)
+_STAMP = re.compile(r"\b(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) (\d\d)-(\d\d) (\d\d):(\d\d):(\d\d) \[")
+
+# vLLM 0.33 has a watchdog of its own (`watchdog_config`). A match only prompts a closer look, so a line that
+# merely mentions it does no harm.
+WATCHDOG = re.compile(r"watchdog\b.{0,200}?\b(?:timed out|timeout|stuck|stalled|hang|hung|no progress)", re.I)
+
+
+def text_of(line: str) -> str:
+    """The line without terminal escapes and without vLLM's prefix of process, level, time and place. Takes
+    time linear in the line's length, whatever its content."""
+    line = _ESCAPE.sub("", line[:LONGEST])
+    match = _PREFIX.match(line)
+    return line[match.end() :] if match else line
+
+
+def time_of(line: str, now: datetime) -> datetime | None:
+    """When the line was written, in the latest year that is not in the future; None where it has no time."""
+    match = _STAMP.search(line[:200])
+    if match is None:
+        return None
+    try:
+        at = datetime(now.year, *(int(part) for part in match.groups()))  # type: ignore[arg-type]
+    except ValueError:
+        return None
+    return at if at <= now + timedelta(days=1) else at.replace(year=now.year - 1)
+
+
+# ---------------------------------------------------------------------- progress of a start
 
 
 class Phase(StrEnum):
-    """In the order of a start; the value is what a person reads. Compiling and profiling may alternate."""
+    """In the order of a start; the value is for people. Compiling and profiling may alternate."""
 
     SPAWNED = "spawned"
     IMPORTED = "reading the model's configuration"
     CONFIGURED = "starting the engine core"
-    AT_GATE = "at the GPU gate"  # told by the passenger, not by the log
+    AT_GATE = "at the GPU gate"  # reported by the passenger, not in the log
     ENGINE = "opening the device"
     LOADING = "loading weights"
     COMPILING = "compiling"
@@ -29,10 +74,10 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StartFigures:
-    """What vLLM says of itself while it starts; None until said. Sizes in GiB, times in seconds.
+    """Figures that vLLM logs while it starts; None until logged. Sizes in GiB, times in seconds.
 
-    `kv_gib` is negative when the fraction does not even hold the weights. `concurrency` is how many requests
-    of `max_model_len` tokens the KV cache holds at once.
+    `kv_gib` is negative when the fraction does not even hold the weights. `concurrency` is the number of
+    requests of `max_model_len` tokens that the KV cache holds at once.
     """
 
     max_model_len: int | None = None
@@ -48,7 +93,7 @@ class StartFigures:
     init_s: float | None = None
 
     def with_observation(self, seen: Observation) -> StartFigures:
-        """What was said later replaces what was said before."""
+        """These figures, with those of `seen` in place of earlier ones."""
         said = {name: value for name in _FIGURES if (value := getattr(seen.figures, name)) is not None}
         return replace(self, **said)
 
@@ -60,7 +105,7 @@ _FIGURES: dict[str, Callable[[str], Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one line says. `percent` is of the phase."""
+    """What one line reports. `percent` is of the phase."""
 
     phase: Phase
     percent: int | None = None
@@ -71,7 +116,7 @@ class Observation:
 class _Sign:
     """A text in a line, and what may follow it: named groups are figures, `percent` is the progress.
 
-    The expression is matched at one place only and its repetitions are bounded, so no line can make it slow.
+    The expression is matched at one position only and its repetitions are bounded, so no line makes it slow.
     """
 
     text: str
@@ -87,7 +132,7 @@ _NUMBER = r"-?\d{1,12}(?:\.\d{1,12})?"
 _COUNT = r"\d[\d,]{0,20}"
 _CONCURRENCY = rf"(?P<max_model_len>{_COUNT}) tokens per request: (?P<concurrency>{_NUMBER})x"
 
-# A line belongs to the first sign that it carries.
+# The first sign in a line counts.
 _SIGNS = (
     _sign("non-default args: ", Phase.IMPORTED),  # entrypoints/serve/utils/api_utils.py
     _sign("Resolved architecture: ", Phase.CONFIGURED),  # config/model.py
@@ -135,8 +180,8 @@ _SIGNS = (
 
 
 def read_line(line: str) -> Observation | None:
-    """None for a line that tells nothing of the start. Lines are split at carriage returns too (tqdm writes
-    them) and may carry vLLM's prefix and colours. Takes time linear in the line's length."""
+    """None for a line without a sign. Lines are split at carriage returns too (tqdm writes them) and may have
+    vLLM's prefix and colours. Takes time linear in the line's length."""
     text = text_of(line)
     for sign in _SIGNS:
         place = text.find(sign.text)

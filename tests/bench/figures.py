@@ -78,7 +78,7 @@ def start() -> None:
         print(f"demo, from its command to all ready: {both:.1f} s; one by one {sum(alone.values()):.1f} s")
         print(f"ratio {both / sum(alone.values()):.2f}")
         for record in daemon.journal():
-            if "gate" in record["message"] or "ready" in record["message"]:
+            if record.get("event") in ("gate_passed", "gate_left", "transition"):
                 print(f"  {record['time']}  {record['message']}")
 
 

@@ -1,4 +1,4 @@
-"""What a person does on the page, and what they look for there."""
+"""Actions on the page, and expressions for its state."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 from tests.browser.chromium import PATIENCE, Page
 
 ADMIN, API = "a" * 32, "k" * 32
-STATES = "[...document.querySelectorAll('article .state')].map((state) => state.classList[1])"
+STATES = "[...document.querySelectorAll('article .state')].map((state) => state.dataset.state)"
 READY = f"{STATES}.join() === 'ready,ready'"
-STEERABLE = "!document.querySelector('#engine-embedding .steering').hidden"
+CONTROLLABLE = "!document.querySelector('#engine-embedding .control').hidden"
 FOCUSED = "document.activeElement.id || document.activeElement.getAttribute('aria-label')"
 LOOKS = tuple((width, scheme) for width in (390, 1440) for scheme in ("light", "dark"))
 AT_MOST = 1.0  # seconds from a kill to the page that shows it
@@ -43,10 +43,10 @@ async def choose(page: Page, field: str, value: str) -> None:
     await page.value(f"({element}.value = {json.dumps(value)}, {element}.dispatchEvent(new Event('change')))")
 
 
-async def steer(page: Page, wish: str, engine: str) -> None:
-    """Presses the button, and says yes when asked once more."""
-    await page.click(f"button[aria-label='{wish} {engine}']")
-    await page.click(f"button[aria-label='confirm: {wish} {engine}']")
+async def control(page: Page, action: str, engine: str) -> None:
+    """Press the button, then confirm."""
+    await page.click(f"button[aria-label='{action} {engine}']")
+    await page.click(f"button[aria-label='confirm: {action} {engine}']")
 
 
 async def falls_and_comes_back(
@@ -70,7 +70,7 @@ async def _note_changes(page: Page, engine: str) -> None:
     state = f"document.querySelector('#engine-{engine} .state')"
     await page.value(
         "(window.changes = [], new MutationObserver(() => window.changes.push("
-        f"[(performance.timeOrigin + performance.now()) / 1000, {state}.classList[1]]))"
+        f"[(performance.timeOrigin + performance.now()) / 1000, {state}.dataset.state]))"
         f".observe({state}, {{attributes: true}}), 0)"
     )
 

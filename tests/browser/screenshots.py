@@ -25,9 +25,8 @@ import aiohttp
 
 from memoria.gpu.catalogue import named_device
 from memoria.text import GIB
-from memoria.vllm.install.find import find
-from memoria.vllm.install.home import data_home
-from tests.browser.acts import ADMIN, LOOKS, READY, STEERABLE, choose, text_of, use_key, write_keys
+from memoria.vllm.install.find import data_home, find
+from tests.browser.acts import ADMIN, CONTROLLABLE, LOOKS, READY, choose, text_of, use_key, write_keys
 from tests.browser.chromium import browser_page
 from tests.stub_nvml import NvmlStub, StubGpu, StubProcess, build_library
 from tests.vllm.daemon import RealDaemon
@@ -103,7 +102,7 @@ def start(stage: Path, gpu: NvmlStub) -> RealDaemon:
 async def picture(url: str, folder: Path) -> None:
     async with browser_page(f"{url}/") as page:
         await use_key(page, ADMIN)
-        shown = f"{READY} && {STEERABLE} && {LINES} && {text_of('log')}.length > 0"
+        shown = f"{READY} && {CONTROLLABLE} && {LINES} && {text_of('log')}.length > 0"
         await page.until(shown, PATIENCE)
         await page.click("#log-tabs button:nth-child(2)")
         await choose(page, "try-model", MODELS["embedding"])  # what the other one writes is noise

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from memoria.admin.api.page import STATIC
-from tests.browser.acts import ADMIN, LOOKS, STEERABLE, reached_by_tab, reads_well, text_of, use_key
+from tests.browser.acts import ADMIN, CONTROLLABLE, LOOKS, reached_by_tab, reads_well, text_of, use_key
 from tests.browser.chromium import Page
 from tests.integration.daemon import RunningDaemon
 from tests.integration.http_client import ask
@@ -30,11 +30,11 @@ async def test_it_shows_engines_memory_events_and_logs_without_a_complaint(page:
 
 async def test_what_is_not_known_is_a_dash(page: Page) -> None:
     figures = "document.querySelectorAll('#engine-generation :is(.large > div, dl > div)')"
-    told = await page.value(
+    shown = await page.value(
         f"[...{figures}].map((figure) => figure.innerText)"
-    )  # nobody has asked this engine anything
-    assert any(text.startswith("TTFT p95\n–") for text in told)
-    assert "whole answer p50 / p95\n– / –" in told
+    )  # this engine has had no request
+    assert any(text.startswith("TTFT p95\n–") for text in shown)
+    assert "answer p50 / p95\n– / –" in shown
 
 
 async def test_an_unknown_kv_usage_is_a_dash_over_an_empty_bar(page: Page) -> None:
@@ -43,7 +43,7 @@ async def test_an_unknown_kv_usage_is_a_dash_over_an_empty_bar(page: Page) -> No
         import('/page/engines.js').then(async ({ drawEngines }) => {
           const status = await (await fetch('/admin/status')).json();
           status.engines[0].kv_usage = null;
-          drawEngines(status, new Map(), { steer() {}, allowed: false });
+          drawEngines(status, new Map(), { control() {}, allowed: false });
           const meter = document.querySelector('#engine-embedding .meter');
           const { width } = meter.querySelector('.track i').style;
           return [meter.textContent.startsWith('KV cache–'), meter.classList.contains('unknown'), width];
@@ -61,9 +61,9 @@ async def test_an_engine_that_will_be_tried_again_says_why_it_fell_and_when_that
           const retry_at = status.at + 29.5;
           const fallen = { state: 'backoff', detail: 'It fell', hint: 'Hold it', retry_at };
           Object.assign(status.engines[0], fallen);
-          drawEngines(status, new Map(), { steer() {}, allowed: false });
-          const told = document.querySelectorAll('#engine-embedding :is(.state, .why)');
-          return [...told].map((one) => one.innerText);
+          drawEngines(status, new Map(), { control() {}, allowed: false });
+          const shown = document.querySelectorAll('#engine-embedding :is(.state, .why)');
+          return [...shown].map((one) => one.innerText);
         })
         """
     )
@@ -135,7 +135,7 @@ async def test_three_engines_leave_no_hole(page: Page) -> None:
 
 async def test_everything_can_be_reached_with_the_keyboard(page: Page) -> None:
     await use_key(page, ADMIN)
-    await page.until(STEERABLE)
+    await page.until(CONTROLLABLE)
     assert await reached_by_tab(page) >= {
         *("key-forget", "restart embedding", "stop generation", "events", "log-filter", "log-follow", "log"),
         *("try-model", "try-route", "try-text", "try-send", "try-curl"),

@@ -25,7 +25,7 @@ async def test_a_killed_engine_is_seen_to_fall_within_a_second_and_to_come_back(
     took = await falls_and_comes_back(page, "embedding", lambda: daemon.core("embedding"))
     assert min(took) < AT_MOST
     await page.until("document.getElementById('engine-embedding').innerText.includes('last exit: ')")
-    await page.until(f"{text_of('events')}.includes('embedding failed and will be tried again')")
+    await page.until(f"{text_of('events')}.includes('embedding has ended and will be started again')")
     assert page.complaints == []
 
 
@@ -63,7 +63,7 @@ async def test_it_turns_grey_when_memoria_ends_and_comes_back_with_it(box: Box) 
         again = box.start()
         await asyncio.to_thread(again.until_ready)
         await page.until(f"!{STALE} && {READY}")
-        heard = f"{text_of('events')}.split('memoria listens on').length - 1"
+        heard = f"{text_of('events')}.split('memoria listening: ').length - 1"
         assert await page.value(heard) == 1  # the new one's events alone
         await page.until(f"{text_of('log')}.includes('startup complete')")
         await asyncio.to_thread(again.stop)
@@ -82,7 +82,7 @@ async def test_a_connection_that_falls_silent_is_given_up_for_another(daemon: Ru
         assert page.complaints == []
 
 
-async def test_a_tab_that_nobody_sees_holds_no_stream(page: Page, daemon: RunningDaemon) -> None:
+async def test_a_hidden_tab_holds_no_stream(page: Page, daemon: RunningDaemon) -> None:
     await page.until(f"{text_of('log')}.includes('startup complete')")
     before = connections(daemon)
     await set_hidden(page, hidden=True)

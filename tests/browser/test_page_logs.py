@@ -1,4 +1,4 @@
-"""The page's log: tabs, filter, and the end in sight until somebody scrolls up."""
+"""The page's log: tabs, filter, and the end in sight until the reader scrolls up."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def write(daemon: RunningDaemon, *lines: str, engine: str = "embedding") -> None
         log.writelines(f"{line}\n" for line in lines)
 
 
-async def test_it_follows_the_end_until_somebody_scrolls_up(page: Page, daemon: RunningDaemon) -> None:
+async def test_it_follows_the_end_until_the_reader_scrolls_up(page: Page, daemon: RunningDaemon) -> None:
     write(daemon, *(f"line {number} of many" for number in range(100)))
     await page.until(f"{LOG}.includes('line 99 of many') && {AT_END}")
     await page.value("document.getElementById('log').scrollTop = 0")
     await page.until(f"!{FOLLOWS}")
-    write(daemon, "said while somebody reads")
-    await page.until(f"{LOG}.includes('said while somebody reads')")
+    write(daemon, "written while scrolled up")
+    await page.until(f"{LOG}.includes('written while scrolled up')")
     assert await page.value("document.getElementById('log').scrollTop") == 0
     await page.click("#log-follow")
     await page.until(AT_END)
-    write(daemon, "said while nobody reads")
-    await page.until(f"{LOG}.includes('said while nobody reads') && {AT_END}")
+    write(daemon, "written while following")
+    await page.until(f"{LOG}.includes('written while following') && {AT_END}")
     assert await page.value(FOLLOWS)
 
 

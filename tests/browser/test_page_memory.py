@@ -119,7 +119,7 @@ async def test_budgets_and_others_above_the_whole_keep_the_scale_and_pass_its_en
     assert bar["limit"] == pixels(95 * per_gib)
     assert bar["over"] == [pixels(100 * per_gib), pixels(25 * per_gib)]
     assert "generation not running, budget 60.0 GiB" in bar["legend"]
-    assert "25.0 GiB more than there is" in bar["legend"]
+    assert "25.0 GiB over capacity" in bar["legend"]
 
 
 async def test_use_that_is_not_known_is_drawn_as_such(page: Page) -> None:
@@ -141,7 +141,7 @@ async def test_what_the_driver_reserves_and_what_it_does_not_name_is_told_apart(
         ("segment unnamed", pixels(70)),
         ("segment reserved", pixels(20)),
     ]
-    assert "others, which the driver does not name 7.0 GiB" in bar["legend"]
+    assert "others, not named by the driver 7.0 GiB" in bar["legend"]
     assert "reserved by the driver 2.0 GiB" in bar["legend"]
     assert "others 10.0 GiB; reserved 2.0 GiB; free 38.0 GiB" in bar["label"]
 

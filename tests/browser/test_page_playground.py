@@ -62,13 +62,13 @@ async def test_reasoning_is_shown_apart_from_the_answer(page: Page) -> None:
     stream = "".join(f"data: {json.dumps({'choices': [{'delta': delta}]})}\n\n" for delta in deltas)
     note, parts = await page.value(SHOW % json.dumps(stream + "data: [DONE]\n\n"))
     assert parts == [["reasoning", "Let me think."], ["content", "42"]]
-    assert note == "done in 5 ms, the first of 4 pieces after 5 ms"
+    assert note == "done in 5 ms, first of 4 chunks after 5 ms"
 
 
 async def test_a_stream_without_its_end_is_said_to_have_broken_off(page: Page) -> None:
     stream = f"data: {json.dumps({'choices': [{'text': 'Once'}]})}\n\n"
     note, parts = await page.value(SHOW % json.dumps(stream))
-    assert note == "failed: the answer broke off after 5 ms and 1 pieces: its end was never sent"
+    assert note == "failed: the answer broke off after 5 ms and 1 chunks: it has no end mark"
     assert parts == [["content", "Once"]]
 
 

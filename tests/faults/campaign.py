@@ -144,7 +144,7 @@ def kill_daemons(start: Callable[[], Target], times: int) -> Daemons:
 
 
 def _found_leftover(daemon: Target) -> bool:
-    return any("killed a leftover" in line for line in daemon.journal())
+    return any("leftover_killed" in line for line in daemon.journal())
 
 
 def main() -> int:

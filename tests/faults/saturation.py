@@ -73,7 +73,7 @@ def saturate(daemon: Target, seconds: float) -> Report:
     return Report(
         tuple(traffic.results),
         restarts=sum(engine.restarts for engine in engines),
-        suspected=sum(": suspect" in line for line in daemon.journal()),
+        suspected=sum('"suspect"' in line for line in daemon.journal()),
         same_processes={engine.name: engine.pid for engine in engines} == before,
     )
 

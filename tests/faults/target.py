@@ -19,7 +19,7 @@ import psutil
 import yaml
 
 from memoria.admin.status.status import EngineStatus, Status
-from memoria.cli.client import ask
+from memoria.cli.client import request
 from memoria.engine.process.marker import marked
 from tests.faults.inside import observed
 from tests.faults.traffic import Expected, OfStub, OfVllm
@@ -49,7 +49,7 @@ class Target:
     abandon: Callable[[], object]
 
     def status(self) -> Status:
-        return Status.from_json(ask(self.runtime / "admin.sock", "/status"))
+        return Status.from_json(request(self.runtime / "admin.sock", "/status"))
 
     def engine(self, name: str) -> EngineStatus:
         return next(engine for engine in self.status().engines if engine.name == name)

@@ -12,8 +12,7 @@ from memoria.engine.log.reader import LONGEST_LINE, Follower
 from memoria.engine.process.exit_status import ExitStatus
 from memoria.logs import printable
 from memoria.vllm.diagnosis import diagnose, excerpt
-from memoria.vllm.log_line import text_of
-from memoria.vllm.log_lines import StartFigures, read_line
+from memoria.vllm.log_lines import StartFigures, read_line, text_of
 
 REAL = [
     line

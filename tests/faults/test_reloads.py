@@ -44,7 +44,7 @@ def test_reloads_that_are_refused_drop_nothing(box: Box, daemon: RunningDaemon, 
             assert old in good
             box.file.write_text(good.replace(old, new, 1).replace("stop: 1", "stop: 7"))
             daemon.signal(signal.SIGHUP)
-            daemon.told("memoria", "reload refused, nothing has changed", times=number + 1)
+            daemon.told("memoria", "reload_refused", times=number + 1)
             answered = traffic.count(Verdict.WHOLE)
             until(lambda answered=answered: traffic.count(Verdict.WHOLE) > answered + 50)  # type: ignore[misc]
     assert traffic.failures() == {}

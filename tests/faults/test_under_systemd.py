@@ -133,7 +133,7 @@ def test_a_daemon_that_fails_is_started_again_and_nothing_of_it_is_left(
     until(lambda: service.pid not in (0, before))
     service.until_ready()
     assert int(service.show("NRestarts")) == 1
-    assert "killed a leftover" not in (service.box.folder / "journal").read_text()
+    assert "leftover_killed" not in (service.box.folder / "journal").read_text()
     assert gone - noticed <= 2
     if how is signal.SIGUSR2:
         figure(15, "systemd: blocked to ended", noticed - began, "s")

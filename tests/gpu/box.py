@@ -18,7 +18,7 @@ import psutil
 import pytest
 import yaml
 
-from memoria.bench.clients import Load
+from memoria.bench.load import Load
 from memoria.config.load import load
 from memoria.errors import ExitCode, MemoriaError
 from memoria.gpu import open_reader

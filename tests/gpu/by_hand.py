@@ -17,8 +17,7 @@ import psutil
 
 from memoria.config.load import load
 from memoria.vllm.command import StartFacts, build_spec
-from memoria.vllm.install.find import find
-from memoria.vllm.install.home import data_home
+from memoria.vllm.install.find import data_home, find
 from memoria.vllm.log_lines import StartFigures, read_line
 from tests.gpu.box import PATIENCE, GpuBox, wait
 

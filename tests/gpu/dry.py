@@ -11,7 +11,7 @@ import psutil
 import pytest
 import yaml
 
-from memoria.bench.clients import Load
+from memoria.bench.load import Load
 from memoria.demo import config_path
 from memoria.gpu import open_reader
 from memoria.text import GIB

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from memoria.demo.make_models import tokenizer, tokenizer_config
+from tests.demo_models import tokenizer, tokenizer_config
 
 _QWEN3: dict[str, Any] = {
     "architectures": ["Qwen3ForCausalLM"],

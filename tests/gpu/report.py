@@ -21,8 +21,7 @@ from memoria import __version__
 from memoria.config.model import DeviceKind
 from memoria.errors import MemoriaError
 from memoria.gpu import open_reader
-from memoria.vllm.install.find import find
-from memoria.vllm.install.home import data_home
+from memoria.vllm.install.find import data_home, find
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "triton", "flashinfer-python", "transformers")

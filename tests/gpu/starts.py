@@ -13,7 +13,7 @@ from tests.gpu import by_hand
 from tests.gpu.box import FRACTIONS, MIB, GpuBox, Wish, core_of, wait
 from tests.integration.daemon import RunningDaemon
 
-PASSED = "passed the gate"  # of the journal
+PASSED = "gate_passed"  # of the journal
 
 
 def first_start(box: GpuBox) -> dict[str, Any]:

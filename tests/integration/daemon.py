@@ -23,14 +23,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from memoria.admin.status.status import EngineStatus, Status
-from memoria.cli.client import ask as ask_admin
+from memoria.cli.client import request as ask_admin
 from memoria.engine.process.marker import marked
 from memoria.text import GIB
 from tests.integration.http_client import Answer, ask
@@ -195,8 +195,8 @@ class RunningDaemon:
         self._until_answer("/readyz")
 
     def told(self, engine: str, what: str, *, times: int = 1) -> str:
-        """Waits until the journal has said this of the engine so often (since `forget`); returns the last
-        one's detail."""
+        """Waits until the journal has so many events of this slug (since `forget`); returns the last one's
+        detail."""
         record = self.err.wait(lambda line: said(line)[:2] == (engine, what), times=times)
         return said(record)[2]
 
@@ -283,11 +283,15 @@ class Lines:
 
 
 def said(line: str) -> tuple[str, str, str]:
-    """A line of a JSON log as engine, what, detail; of no engine where it is not the journal's."""
+    """A line of a JSON log as engine, slug, detail; of no engine where it is not an event."""
     record: dict[str, Any] = json.loads(line)
-    engine = record.get("engine", "")
-    what, _, detail = record["message"].removeprefix(f"{engine}: ").partition(": ")
-    return engine, what, detail
+    return record.get("engine", ""), slug(record), record.get("detail", "")
+
+
+def slug(record: Mapping[str, Any]) -> str:
+    """The kind of an event, of a JSON log or the API; of a transition the state that it leads to."""
+    kind: str = record.get("kind", record.get("event", ""))
+    return str(record["data"]["state"]) if kind == "transition" else kind
 
 
 def until(holds: Callable[[], bool]) -> None:

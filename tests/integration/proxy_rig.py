@@ -24,11 +24,11 @@ from memoria.engine.address import EngineAddress, TcpAddress, UnixAddress
 from memoria.proxy.access.rules import AccessRules
 from memoria.proxy.admission.admission import Admission
 from memoria.proxy.downstream.connection import protocol_for
+from memoria.proxy.exchange.context import Policy, Protected, ProxyContext
 from memoria.proxy.exchange.record import RequestRecord
-from memoria.proxy.exchange.relay import Protected, Relay
 from memoria.proxy.router import Candidate, Entrance, Refusal
 from memoria.proxy.routing.unknown import unknown_route
-from memoria.proxy.upstream.pool import Pool
+from memoria.proxy.upstream.connection import Pool
 
 P = ParamSpec("P")
 
@@ -176,17 +176,17 @@ class _Entrance:
 
     def enter(self) -> None:
         self._router.admitted += 1
-        self._router.held += 1
+        self._router.leases += 1
 
     def leave(self) -> None:
-        self._router.held -= 1
+        self._router.leases -= 1
 
 
 @dataclass
 class FakeRouter:
     engines: dict[str, tuple[Runner, tuple[str, ...], EngineAddress]] = field(default_factory=dict)
     refusal: Refusal | None = None
-    held: int = 0
+    leases: int = 0
     admitted: int = 0
     ports: list[int] = field(default_factory=list)
 
@@ -300,15 +300,17 @@ class Rig:
         self.exchanges: list[RequestRecord] = []
         self.ended: asyncio.Queue[RequestRecord] = asyncio.Queue()
         self.admission = Admission(self.router, dict.fromkeys(engines, max_requests), hold or Hold(seconds=0))
-        self.relay = Relay(
+        self.context = ProxyContext(
             self.router,
             self.pool,
             admission=self.admission,
-            protected=Protected(*protect) if protect else None,
-            rules=rules,
-            filters=filters,
-            limits=limits or Limits(),
-            timeouts=timeouts or Timeouts(),
+            policy=Policy(
+                limits or Limits(),
+                timeouts or Timeouts(),
+                rules=rules,
+                filters=filters or {},
+                protected=Protected(*protect) if protect else None,
+            ),
             on_done=self._done,
             patience=patience,
         )
@@ -332,7 +334,7 @@ class Rig:
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(
             self._app,
-            http=protocol_for(self.relay),
+            http=protocol_for(self.context),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -359,7 +361,7 @@ class Rig:
         for engine in self._engines.values():
             await engine.close()
         if kind is None:
-            assert self.router.held == 0, "a lease was not given back"
+            assert self.router.leases == 0, "a lease was not given back"
 
     @property
     def connections(self) -> set[Any]:

@@ -1,4 +1,4 @@
-"""memoria's own API: what it tells, what it does, and for whom. One daemon for most tests here."""
+"""The admin API of a running daemon. One daemon serves most tests here."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import Any
 import jsonschema
 import pytest
 
-from memoria.admin.api.app import DESCRIPTION
-from memoria.cli.client import ask as ask_admin
+from memoria.admin.api import openapi
 from memoria.cli.client import events
+from memoria.cli.client import request as ask_admin
 from memoria.errors import MemoriaError
-from tests.integration.daemon import PATIENCE, Box, RunningDaemon
+from tests.integration.daemon import PATIENCE, Box, RunningDaemon, slug
 from tests.integration.http_client import Answer, Streaming
 
 ADMIN, API = "a" * 32, "k" * 32
 AFTERS = (0, 5, 999_999, 2**53 - 1)
-SPEC: dict[str, Any] = json.loads(DESCRIPTION.read_text())
+SPEC: dict[str, Any] = json.loads(openapi.document())
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def conforms(value: Any, name: str) -> None:
 
 def until_event(daemon: RunningDaemon, after: int, engine: str, what: str) -> dict[str, Any]:
     for _, entry in follow(daemon, f"/events?status=false&after={after}"):
-        if (entry["subject"], entry["what"]) == (engine, what):
+        if (entry["subject"], slug(entry)) == (engine, what):
             return dict(entry)
     raise AssertionError("the stream has ended")
 
@@ -87,7 +87,7 @@ def test_events_begin_with_what_has_happened(daemon: RunningDaemon) -> None:
     assert {kind for kind, _ in first} == {"journal"}
     for _, entry in first:
         conforms(entry, "Entry")
-    assert first[0][1]["what"] == "listening"
+    assert first[0][1]["kind"] == "listening"
 
 
 def test_a_status_comes_with_the_events_and_after_every_change(daemon: RunningDaemon) -> None:
@@ -105,18 +105,18 @@ def test_a_status_comes_with_the_events_and_after_every_change(daemon: RunningDa
 def test_the_last_minutes_figures_come_with_the_events_where_they_are_wanted(daemon: RunningDaemon) -> None:
     told = (value for kind, value in follow(daemon, "/events?history=true") if kind == "history")
     first = next(told)
-    conforms(first, "History")
+    conforms(first, "HistoryEvent")
     assert first["samples"][-1]["engines"].keys() == {"embedding", "generation"}
     after = next(told)
     assert after["samples"][0]["number"] == first["samples"][-1]["number"] + 1
 
 
-def test_everybody_is_told_what_they_may_do(daemon: RunningDaemon) -> None:
+def test_every_client_can_read_its_own_rights(daemon: RunningDaemon) -> None:
     mine = over_socket(daemon, "/access")
-    conforms(mine, "Access")
-    assert all(mine[deed]["allowed"] for deed in ("look", "logs", "steer"))
+    conforms(mine, "Rights")
+    assert all(mine[right]["allowed"] for right in ("look", "logs", "steer"))
     answer = over_http(daemon, "GET", "/admin/access", x_api_key="wrong" * 4)
-    conforms(answer.json, "Access")
+    conforms(answer.json, "Rights")
     assert answer.status == 200
     assert (answer.json["look"]["allowed"], answer.json["steer"]["allowed"]) == (True, False)
     assert over_http(daemon, "GET", "/admin/access", x_api_key=ADMIN).json["key"] == "ana"
@@ -124,7 +124,7 @@ def test_everybody_is_told_what_they_may_do(daemon: RunningDaemon) -> None:
 
 def test_an_engine_is_stopped_and_started(daemon: RunningDaemon) -> None:
     asked = over_socket(daemon, "/engines/embedding/stop", "POST")
-    conforms(asked, "Asked")
+    conforms(asked, "Accepted")
     assert (asked["engine"], asked["asked"], asked["state"]) == ("embedding", "stop", "ready")
     until_event(daemon, asked["event"], "embedding", "stopped")
     assert daemon.engine("embedding").pid is None
@@ -140,17 +140,17 @@ def test_a_restart_drains_unless_it_is_to_be_now(daemon: RunningDaemon) -> None:
         asked = over_socket(daemon, f"/engines/embedding/restart{query}", "POST")
         seen = []
         for _, entry in follow(daemon, f"/events?status=false&after={asked['event']}"):
-            seen.append(entry["what"])
-            if entry["what"] == "ready":
+            seen.append(slug(entry))
+            if seen[-1] == "ready":
                 break
         assert [what for what in seen if what in ("draining", "stopping")] == steps
     assert daemon.leader("embedding") != before
 
 
-def test_who_asked_is_told(daemon: RunningDaemon) -> None:
+def test_the_sender_of_a_request_is_in_the_journal(daemon: RunningDaemon) -> None:
     asked = over_http(daemon, "POST", "/admin/engines/embedding/start", x_api_key=ADMIN)
     assert asked.status == 202
-    entry = until_event(daemon, asked.json["event"], "embedding", "start asked")
+    entry = until_event(daemon, asked.json["event"], "embedding", "start_requested")
     assert entry["detail"] == "with ana's key"
 
 
@@ -188,14 +188,14 @@ def test_a_log_is_shown_and_followed(daemon: RunningDaemon) -> None:
     daemon.until_ready()
 
 
-def test_looking_needs_no_key_here_and_acting_does(daemon: RunningDaemon) -> None:
+def test_reading_needs_no_key_here_and_acting_does(daemon: RunningDaemon) -> None:
     assert over_http(daemon, "GET", "/admin/status").status == 200
     path = "/admin/engines/embedding/restart"
     missing = over_http(daemon, "POST", path)
     wrong = over_http(daemon, "POST", path, authorization=f"Bearer {API}")
     assert (missing.status, wrong.status) == (401, 401)
-    assert missing.error["message"].startswith("A key is needed: send it as")
-    assert wrong.error["message"].startswith("The key is not known here")
+    assert missing.error["message"].startswith("A key is required: send it as")
+    assert wrong.error["message"].startswith("The key is not known")
     assert missing.headers["www-authenticate"].startswith("Bearer")
     assert daemon.engine("embedding").state == "ready"
 
@@ -205,7 +205,7 @@ def test_looking_needs_no_key_here_and_acting_does(daemon: RunningDaemon) -> Non
     [
         ({"host": "evil.example"}, 421),
         ({"origin": "https://evil.example"}, 403),
-        ({"origin": "https://app.example.org"}, 403),  # may use the engines, not steer them
+        ({"origin": "https://app.example.org"}, 403),  # may use the engines, not control them
     ],
 )
 def test_other_hosts_and_other_sites_pages_are_refused(
@@ -234,9 +234,10 @@ def test_a_method_that_a_route_does_not_have_is_a_405(daemon: RunningDaemon) -> 
 def test_the_description_holds_against_generated_requests(
     daemon: RunningDaemon, machine: Box, tmp_path: Path
 ) -> None:
-    """schemathesis asks what the description allows, and what it does not, of an engine that is there: it is
-    started, stopped and restarted as it comes. Left out are the two streams without an end."""
-    spec = json.loads(DESCRIPTION.read_text())
+    """schemathesis sends requests that the description allows, and others, for an engine that exists: it is
+    started, stopped and restarted in any order. The two endless streams are left out."""
+    spec = over_socket(daemon, "/openapi.json")
+    assert spec == SPEC
     spec["components"]["parameters"]["engine"]["schema"] = {"enum": ["embedding"]}
     follow = next(
         p for p in spec["paths"]["/logs/{engine}"]["get"]["parameters"] if p.get("name") == "follow"
@@ -277,8 +278,8 @@ def test_the_description_holds_against_generated_requests(
         *(f"/admin/logs/embedding?follow=true&lines={lines}" for lines in (0, 1, 10_000)),
     ],
 )
-def test_a_stream_keeps_nobody_waiting(daemon: RunningDaemon, path: str) -> None:
-    """schemathesis leaves them out: they have no end."""
+def test_a_stream_delays_no_other_request(daemon: RunningDaemon, path: str) -> None:
+    """schemathesis leaves the endless streams out."""
     connection = http.client.HTTPConnection("127.0.0.1", daemon.box.ports.main, timeout=PATIENCE)
     connection.request("GET", path)
     try:
@@ -309,7 +310,7 @@ def test_streams_end_with_the_daemon(box: Box) -> None:
     connection.request("GET", "/admin/logs/embedding?follow=true")
     log = connection.getresponse()
     assert daemon.stop() == 0
-    assert [entry["what"] for _, entry in stream][-1] == "stopped"
+    assert [slug(entry) for _, entry in stream][-1] == "stopped"
     log.read()
     connection.close()
 

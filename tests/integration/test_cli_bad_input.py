@@ -1,4 +1,4 @@
-"""What a person can get wrong: each told in words, with its exit code, before anything was spawned."""
+"""User errors: each has a message and an exit code, before anything is spawned."""
 
 from __future__ import annotations
 

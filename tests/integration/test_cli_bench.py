@@ -26,10 +26,10 @@ def test_each_engine_is_loaded_alone_then_all_together(box: Box) -> None:
     _ready(box, more_engines=SECOND)
     done = box.call("bench", *SHORT, "--json", "--plot", "bench.svg")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["devices"] == ["NVIDIA Stub"]
-    assert told["load"]["streams"] == 4
-    phases = told["phases"]
+    report = json.loads(done.stdout)
+    assert report["devices"] == ["NVIDIA Stub"]
+    assert report["load"]["streams"] == 4
+    phases = report["phases"]
     assert [phase["name"] for phase in phases] == [
         "embedding alone",
         "generation alone",
@@ -74,7 +74,7 @@ def test_engines_can_be_named_and_one_that_is_not_ready_is_refused(box: Box) -> 
     assert "generation is not ready: stopped" in refused.stderr
     rest = box.call("bench", *SHORT)
     assert rest.returncode == 0
-    assert rest.stderr == "generation is left out: it is stopped\nembedding alone ...\n"
+    assert rest.stderr == "skipping generation: it is stopped\nembedding alone ...\n"
 
 
 def test_requests_that_fail_are_told_and_counted(box: Box) -> None:
@@ -91,10 +91,10 @@ def test_requests_that_fail_are_told_and_counted(box: Box) -> None:
 def test_a_picture_is_refused_before_anything_is_measured_if_it_could_not_be_written(box: Box) -> None:
     png = box.call("bench", "--plot", "bench.png")
     assert png.returncode == 2
-    assert "the picture is an SVG: bench.png must end in .svg" in png.stderr
+    assert "the chart is an SVG: bench.png must end in .svg" in png.stderr
     nowhere = box.call("bench", "--plot", "nowhere/bench.svg")
     assert nowhere.returncode == 2
-    assert "there is no folder nowhere" in nowhere.stderr
+    assert "there is no directory nowhere" in nowhere.stderr
 
 
 def test_ctrl_c_ends_it_with_what_was_measured_and_a_terminal_sees_a_bar(box: Box) -> None:
@@ -122,7 +122,7 @@ def test_ctrl_c_ends_it_with_what_was_measured_and_a_terminal_sees_a_bar(box: Bo
     assert "embedding  alone" in out
     assert "generation" not in out
     assert "━" in seen
-    assert "interrupted: the phase under way does not count" in seen
+    assert "interrupted: the unfinished phase does not count" in seen
     assert "Traceback" not in seen
 
 

@@ -71,7 +71,7 @@ def test_a_model_that_nobody_knows_of_is_warned_of(box: Box) -> None:
     done = box.call("check", HF_ENDPOINT="http://127.0.0.1:1")
     assert (done.returncode, done.stdout) == (0, PLAN.replace(OK, "ready to run, with the warnings above"))
     assert done.stderr.startswith(
-        "warning: nobody knows whether the hub has `org/writer`: it cannot be reached: Connection refused\n"
+        "warning: cannot tell whether the hub has `org/writer`: it cannot be reached: Connection refused\n"
         "  memoria.yaml:"
     )
     (warning,) = json.loads(box.call("check", "--json", HF_ENDPOINT="http://127.0.0.1:1").stdout)["warnings"]
@@ -80,9 +80,9 @@ def test_a_model_that_nobody_knows_of_is_warned_of(box: Box) -> None:
 
 def test_as_json_it_tells_the_plan(box: Box) -> None:
     done = box.call("check", "--json")
-    told = json.loads(done.stdout)
-    assert (done.returncode, done.stderr, told["ok"], told["problems"]) == (0, "", True, [])
-    (device,) = told["devices"]
+    report = json.loads(done.stdout)
+    assert (done.returncode, done.stderr, report["ok"], report["problems"]) == (0, "", True, [])
+    (device,) = report["devices"]
     assert (device["label"], device["total_bytes"]) == ("gpu 0", 100 * GIB)
     assert [(engine["name"], engine["requested_bytes"]) for engine in device["engines"]] == [
         ("embedding", 30 * GIB),
@@ -93,9 +93,9 @@ def test_as_json_it_tells_the_plan(box: Box) -> None:
 def test_as_json_it_tells_problems_and_ends_with_their_code(box: Box) -> None:
     box.use_gpu(processes=[StubProcess(os.getpid(), 47)])
     done = box.call("check", "--json")
-    told = json.loads(done.stdout)
-    assert (done.returncode, told["ok"]) == (75, False)
-    assert told["problems"][0]["hint"].startswith(f"stop pid {os.getpid()}")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["ok"]) == (75, False)
+    assert report["problems"][0]["hint"].startswith(f"stop pid {os.getpid()}")
 
 
 def test_what_the_own_running_engines_hold_counts_as_free(box: Box) -> None:
@@ -123,9 +123,9 @@ def test_weights_beyond_the_budget_start_nothing(box: Box) -> None:
         assert "memoria.yaml:" in done.stderr
         assert "ready to run" not in done.stdout
     assert box.vllm.events("spawned") == []
-    told = json.loads(box.call("check", "--json").stdout)
-    assert not told["ok"]
-    assert "75.1 GiB" in told["problems"][0]["what"]
+    report = json.loads(box.call("check", "--json").stdout)
+    assert not report["ok"]
+    assert "75.1 GiB" in report["problems"][0]["what"]
 
 
 def test_weights_beyond_the_budget_are_told_also_where_others_hold_the_memory(box: Box) -> None:
@@ -159,7 +159,7 @@ def test_what_only_the_estimates_doubt_is_a_warning_with_what_would_help(box: Bo
     assert "  not certain; `memoria plan` shows every term\nhint: " in done.stderr
     (warning,) = json.loads(box.call("check", "--json").stdout)["warnings"]
     assert warning["what"].startswith("generation needs ")
-    daemon = box.start()  # an estimate stops nobody
+    daemon = box.start()  # an estimate is no reason to refuse
     daemon.until_ready()
     assert daemon.stop() == 0
 

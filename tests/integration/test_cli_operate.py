@@ -227,7 +227,7 @@ def test_a_watched_status_for_programs_is_an_object_on_each_line(box: Box) -> No
 
 
 def test_the_last_requests_are_shown_and_written_down(daemon: RunningDaemon, machine: Box) -> None:
-    secret = "a prompt that nobody else may read"
+    secret = "a confidential prompt"
     assert daemon.ask("POST", "/v1/embeddings?secret=query", {"input": secret}).status == 200
     assert daemon.ask("POST", "/v1/completions", {"model": "none", "prompt": secret}).status == 404
     done = machine.call("requests", "-n", "2")
@@ -252,7 +252,7 @@ def test_logs_since_a_while_ago(daemon: RunningDaemon, machine: Box) -> None:
     assert machine.call("logs", "embedding", "--since", to_come).stdout == ""
     done = machine.call("logs", "embedding", "--since", "soon")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: `soon` is no time\nhint: write ")
+    assert done.stderr.startswith("error: `soon` is not a time\nhint: write ")
 
 
 def test_the_flags_of_all_commands_are_those_of_every_command(box: Box) -> None:

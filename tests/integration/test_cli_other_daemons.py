@@ -133,7 +133,7 @@ def test_what_is_not_understood_is_told_in_words(box: Box, command: list[str], a
     assert "Traceback" not in done.stderr
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "error: what answers for memoria is not understood: it may be another version\n"
+        "error: unexpected answer from memoria: it may be another version\n"
         "hint: restart the daemon: `memoria run --take-over`, or its service\n"
     )
 
@@ -146,7 +146,7 @@ def test_a_daemon_of_another_version_is_named(box: Box, command: list[str]) -> N
         done = box.call(*command)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(
-        f"error: the daemon is memoria 9.9.9, this command is of {__version__}\nhint: "
+        f"error: the daemon is memoria 9.9.9, this command is memoria {__version__}\nhint: "
     )
 
 

@@ -1,4 +1,4 @@
-"""Where memoria writes to: full, closed, read by somebody who leaves, without an encoding for everything."""
+"""Outputs that are full, closed, or lack characters, and readers that leave."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ def test_a_reader_that_leaves_ends_memoria_as_it_ends_other_tools(box: Box, comm
 def test_a_full_disk_is_told(box: Box) -> None:
     done = in_shell(box, "memoria config >/dev/full")
     assert done.returncode == 1
-    assert done.stderr == b"error: No space left on device\nhint: the same command with -v shows where\n"
+    assert (
+        done.stderr
+        == b"error: No space left on device\nhint: run the same command with -v for the traceback\n"
+    )
 
 
 def test_a_closed_output_is_no_failure(box: Box) -> None:
@@ -59,7 +62,7 @@ def test_a_folder_that_was_removed_is_told(box: Box) -> None:
     (box.folder / "gone").mkdir()
     done = in_shell(box, 'cd gone; rmdir "$PWD"; memoria check')
     assert done.returncode == 1
-    assert done.stderr == b"error: the working folder is not there any more\nhint: go to another one: cd\n"
+    assert done.stderr == b"error: the working directory no longer exists\nhint: change to another one: cd\n"
 
 
 def test_a_fault_of_memorias_own_is_told_in_a_line_and_in_full_only_with_v(box: Box, tmp_path: Path) -> None:
@@ -71,7 +74,7 @@ def test_a_fault_of_memorias_own_is_told_in_a_line_and_in_full_only_with_v(box: 
     path = f"{tmp_path}{os.pathsep}{box.env({})['PYTHONPATH']}"
     done = box.call("config", PYTHONPATH=path)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: RuntimeError: unheard of\nhint: this is a fault of memoria's")
+    assert done.stderr.startswith("error: RuntimeError: unheard of\nhint: this is a bug in memoria")
     assert "Traceback" in box.call("config", "-v", PYTHONPATH=path).stderr
 
 

@@ -37,7 +37,7 @@ def test_without_a_descriptor_left_a_dead_engine_leaves_nothing_and_comes_back_w
     daemon.told("generation", "releasing")
     until(lambda: core not in box.survivors())
     daemon.signal(signal.SIGHUP)  # a reload, which fails; not the end of a terminal
-    daemon.told("memoria", "reload refused, nothing has changed")
+    daemon.told("memoria", "reload_refused")
     assert daemon.story("failed", "backoff", "stopping") == []
     assert grandchild.pid in box.survivors()
     resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)

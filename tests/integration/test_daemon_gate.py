@@ -14,15 +14,15 @@ from tests.integration.daemon import Box, RunningDaemon, times_behind_gate, unti
 from tests.stub_nvml import StubProcess
 
 IN_THE_FILES_ORDER = [
-    ("embedding", "passed the gate"),
-    ("embedding", "left the gate"),
-    ("generation", "passed the gate"),
-    ("generation", "left the gate"),
+    ("embedding", "gate_passed"),
+    ("embedding", "gate_left"),
+    ("generation", "gate_passed"),
+    ("generation", "gate_left"),
 ]
 
 
 def gate_of(daemon: RunningDaemon) -> list[tuple[str, str]]:
-    return daemon.story("passed the gate", "left the gate")
+    return daemon.story("gate_passed", "gate_left")
 
 
 def overlaps(box: Box) -> bool:
@@ -51,8 +51,8 @@ def test_engines_that_do_not_load_the_passenger_are_started_one_by_one(box: Box)
     box.configure()
     box.vllm.set_faults(without_plugins=True, load_seconds=0.2)
     daemon = box.start()
-    daemon.told("embedding", "no passenger")
-    daemon.told("generation", "no passenger")
+    daemon.told("embedding", "no_passenger")
+    daemon.told("generation", "no_passenger")
     daemon.until_ready()
     assert gate_of(daemon)[-4:] in (IN_THE_FILES_ORDER, IN_THE_FILES_ORDER[2:] + IN_THE_FILES_ORDER[:2])
     assert {engine.restarts for engine in daemon.status().engines} == {1}
@@ -70,10 +70,10 @@ def test_an_engine_that_does_not_fit_waits_at_the_gate_and_says_why(box: Box) ->
     until(lambda: len(box.vllm.events("spawned")) == 2)
     box.use_gpu(processes=[StubProcess(os.getpid(), 75)])  # after the preflight
     go.touch()
-    detail = daemon.told("embedding", "waits for memory")
+    detail = daemon.told("embedding", "waits_for_memory")
     assert detail.startswith("embedding needs 30.8 GiB, GPU 0 has 25.0 GiB free; ")
     assert f"pid {os.getpid()} " in detail
-    daemon.told("generation", "waits for memory")
+    daemon.told("generation", "waits_for_memory")
     engine = daemon.engine("embedding")
     assert (engine.state, engine.phase) == ("starting", "at the GPU gate")
     assert engine.detail == "embedding needs 30.8 GiB, GPU 0 has 25.0 GiB free"
@@ -158,14 +158,14 @@ def test_a_start_that_took_what_a_neighbour_gave_back_starts_again(box: Box) -> 
     box.vllm.set_faults("generation", gpu_bytes=70 * GIB, load_until=str(go))  # of 60
     daemon = box.start()
     daemon.told("embedding", "ready")
-    daemon.told("generation", "passed the gate")
+    daemon.told("generation", "gate_passed")
     until(lambda: bool(box.vllm.events("through the gate", engine="generation")))
     box.vllm.set_faults("embedding", import_until=str(box.folder / "never"))
     os.kill(daemon.core("embedding"), signal.SIGKILL)
     daemon.told("embedding", "releasing")
     box.vllm.set_faults("generation")
     go.touch()
-    detail = daemon.told("generation", "starts again")
+    detail = daemon.told("generation", "starts_again")
     assert detail.startswith("generation holds 70.0 GiB, its fraction is 60.0 GiB")
     box.use_gpu()  # a killed stub gives nothing back
     daemon.told("generation", "ready")
@@ -178,17 +178,17 @@ def test_a_restart_waits_for_a_neighbour_behind_the_gate(box: Box) -> None:
     box.vllm.set_faults("generation", load_until=str(go))
     daemon = box.start()
     daemon.told("embedding", "ready")
-    daemon.told("generation", "passed the gate")
+    daemon.told("generation", "gate_passed")
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(box.call, "restart", "embedding")
-        assert daemon.told("embedding", "waits for a neighbour") == "generation is behind the gate"
+        assert daemon.told("embedding", "waits_for_neighbour") == "generation is behind the gate"
         answer = daemon.ask("POST", "/v1/embeddings", {"model": "embedder", "input": "it serves on"})
         assert answer.status == 200
         assert daemon.story("draining") == []
         go.touch()
         assert asked.result().returncode == 0
     assert asked.result().stdout.splitlines()[0] == (
-        "embedding  waits     until it is its turn: generation is behind the gate"
+        "embedding  waits for its turn: generation is behind the gate"
     )
     assert daemon.story("ready", "stopping") == [
         ("embedding", "ready"),

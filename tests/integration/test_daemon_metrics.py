@@ -83,7 +83,7 @@ def test_on_an_engines_own_port_its_series_are_untouched(box: Box) -> None:
 
 
 def test_after_a_reload_a_port_has_the_series_of_the_engine_that_has_it_now(box: Box) -> None:
-    """And what an engine that is gone did last is not told any longer."""
+    """And the last start of a removed engine is gone."""
     box.configure()
     daemon = box.start()
     daemon.until_ready()
@@ -120,7 +120,7 @@ def test_the_series_of_a_dead_engine_disappear_and_its_restart_has_a_cause(box: 
 
 
 def test_an_engine_that_hangs_holds_up_neither_metrics_nor_status(box: Box) -> None:
-    """Every answer comes while it hangs. That it is waited for once only: unit/test_admin_patience.py."""
+    """Every answer comes while it hangs; it is waited for only once (unit/admin/test_single_flight.py)."""
     box.configure()
     daemon = box.start()
     daemon.until_ready()

@@ -25,6 +25,6 @@ def test_the_end_of_the_http_server_ends_the_daemon_with_an_error(box: Box) -> N
     daemon = box.start(PYTHONPATH=f"{patch}:{ROOT}", FALL_OVER=str(sign))
     daemon.until_ready()
     sign.touch()
-    daemon.told("memoria", "the HTTP server has ended by itself")
+    daemon.told("memoria", "server_ended")
     assert daemon.exit_code() == 1
     assert box.survivors() == []

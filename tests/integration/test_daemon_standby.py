@@ -21,7 +21,7 @@ def daemon(box: Box) -> RunningDaemon:
     box.file.write_text(box.file.read_text() + "    standby: true\n")
     running = box.start()
     running.until_ready()
-    running.told("generation", "standby waits at the gate")
+    running.told("generation", "standby_waiting")
     running.forget()
     return running
 
@@ -36,12 +36,12 @@ def test_a_dead_engine_is_followed_by_its_standby_at_once(daemon: RunningDaemon)
     passed = daemon.box.vllm.events("through the gate", engine="generation")
     assert len(passed) == 1  # the standby has not touched the device
     os.kill(before, signal.SIGKILL)
-    daemon.told("generation", "standby takes over")
+    daemon.told("generation", "standby_took_over")
     daemon.told("generation", "ready")
     assert daemon.story("backoff") == []
     assert daemon.leader("generation") != before
     assert daemon.ask("POST", "/v1/completions", PROMPT).status == 200
-    daemon.told("generation", "standby waits at the gate")  # the next one
+    daemon.told("generation", "standby_waiting")  # the next one
     assert started(daemon) == 3
 
 
@@ -59,15 +59,15 @@ def test_a_standby_that_dies_is_replaced_and_nobody_notices(daemon: RunningDaemo
     leader = daemon.leader("generation")
     spare = next(e.pid for e in daemon.box.vllm.events("spawned", engine="generation") if e.pid != leader)
     os.kill(spare, signal.SIGKILL)
-    assert daemon.told("generation", "standby ended").startswith("killed by SIGKILL; another one in ")
-    daemon.told("generation", "standby waits at the gate")
+    assert daemon.told("generation", "standby_ended").startswith("killed by SIGKILL; another one in ")
+    daemon.told("generation", "standby_waiting")
     assert daemon.leader("generation") == leader
     assert daemon.story("releasing") == []
 
 
 def test_a_crash_loop_is_slowed_down_all_the_same(daemon: RunningDaemon) -> None:
     os.kill(daemon.leader("generation"), signal.SIGKILL)
-    daemon.told("generation", "standby waits at the gate")
+    daemon.told("generation", "standby_waiting")
     os.kill(daemon.leader("generation"), signal.SIGKILL)
     daemon.told("generation", "backoff")
     daemon.told("generation", "ready", times=2)
@@ -92,7 +92,7 @@ def test_a_reload_takes_it_away_and_brings_it_back(box: Box, daemon: RunningDaem
     until(lambda: daemon.engine("generation").standby is None and len(marked("MEMORIA_GATE", gate)) < before)
     box.file.write_text(text)
     assert box.call("reload").stdout == "changed: generation.standby\n"
-    daemon.told("generation", "standby waits at the gate")
+    daemon.told("generation", "standby_waiting")
     assert daemon.leader("generation") == leader
 
 

@@ -66,7 +66,7 @@ def test_streams_longer_than_the_drain_are_cut(box: Box) -> None:
     with Streaming(box.ports.main, {"prompt": "a", "max_tokens": 10_000}) as stream:
         stream.event()
         daemon.signal(signal.SIGTERM)
-        assert daemon.told("generation", "drain timed out") == "requests cut: 1"
+        assert daemon.told("generation", "drain_timed_out") == "requests cut: 1"
         last = stream.rest()[
             -1
         ]  # memoria's, not the engine's, which would end the stream as if it were whole
@@ -140,7 +140,7 @@ def test_no_engine_outlives_a_killed_daemon_and_the_next_start_is_clean(
     assert seconds <= 2
     again = box.start()
     again.until_ready()
-    assert again.story("killed a leftover") == []
+    assert again.story("leftover_killed") == []
 
 
 def test_no_engine_outlives_a_daemon_that_is_killed_while_they_start(box: Box, figure: Figure) -> None:
@@ -164,7 +164,7 @@ def test_a_process_that_a_killed_daemon_left_is_killed_and_reported(box: Box, fi
         until(lambda: box.survivors() == [leftover.pid])
         began = time.monotonic()
         daemon = box.start()
-        assert daemon.told("memoria", "killed a leftover") == (
+        assert daemon.told("memoria", "leftover_killed") == (
             f"pid {leftover.pid}, of a daemon that was killed"
         )
         assert leftover.wait() == -signal.SIGKILL

@@ -84,7 +84,7 @@ def test_whoever_takes_the_port_between_two_starts_gets_no_request(box: Box) -> 
     daemon.told("generation", "starting", times=2)
     with stranger(box.ports.generation):
         go.touch()
-        told = daemon.told("generation", "cannot be spawned")
+        told = daemon.told("generation", "cannot_spawn")
         assert told.startswith(f"port {box.ports.generation} is in use; pid {os.getpid()} ")
         answer = daemon.ask("POST", "/v1/completions", PROMPT)
         assert answer.status == 503

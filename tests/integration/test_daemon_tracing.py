@@ -47,14 +47,14 @@ def test_a_request_is_a_span_of_its_client_s_trace(box: Box, collector: Collecto
     assert span.name == "POST /v1/completions"
     assert span.kind == Span.SPAN_KIND_SERVER
     assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, PARENT)
-    told = attributes(span)
-    assert told["http.request.method"] == "POST"
-    assert told["http.response.status_code"] == 200
-    assert told["memoria.engine"] == "generation"
-    assert told["memoria.request_id"] == "mine"
-    assert told["gen_ai.usage.output_tokens"] == 4
+    found = attributes(span)
+    assert found["http.request.method"] == "POST"
+    assert found["http.response.status_code"] == 200
+    assert found["memoria.engine"] == "generation"
+    assert found["memoria.request_id"] == "mine"
+    assert found["gen_ai.usage.output_tokens"] == 4
     assert (
-        0 < told["memoria.first_byte_seconds"] <= (span.end_time_unix_nano - span.start_time_unix_nano) / 1e9
+        0 < found["memoria.first_byte_seconds"] <= (span.end_time_unix_nano - span.start_time_unix_nano) / 1e9
     )
     assert "secret" not in str(span)
     _, second = next(spans)
@@ -111,7 +111,7 @@ def test_a_collector_that_is_gone_holds_nothing_up(box: Box, collector: Collecto
     assert daemon.stop() == 0
 
 
-def test_an_endpoint_without_the_sdk_is_told_before_anything_starts(box: Box, tmp_path: Path) -> None:
+def test_an_endpoint_without_the_sdk_is_found_before_anything_starts(box: Box, tmp_path: Path) -> None:
     box.configure()
     (tmp_path / "opentelemetry").mkdir()
     (tmp_path / "opentelemetry/__init__.py").write_text("raise ImportError('not here')\n")

@@ -1,4 +1,4 @@
-"""A model's sizes asked of a hub: a small one on the loopback, which speaks what the metadata calls need."""
+"""A model's sizes from a hub: a small one on the loopback, with what the metadata calls need."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 
 
 class Hub(ThreadingHTTPServer):
-    """`files` by revision and path; `asked` is what was asked for, `tokens` with which tokens."""
+    """`files` by revision and path; `requests` and the `tokens` they came with are recorded."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files: dict[tuple[str, str], bytes] = {}
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.tokens: set[str | None] = set()
         self.sent = 0
 
@@ -48,7 +48,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, with_body: bool) -> None:
         hub = self.server
-        hub.asked.append(f"{self.command} {self.path}")
+        hub.requests.append(f"{self.command} {self.path}")
         hub.tokens.add(self.headers.get("Authorization"))
         match = re.fullmatch(r"/org/name/resolve/([^/]+)/(.+)", self.path)
         content = hub.files.get((match[1], match[2])) if match else None
@@ -133,27 +133,29 @@ def test_weights_of_another_format_leave_the_configuration(hub: Hub, environ: di
     assert (files.tensors, files.config) == ((), LLAMA_8B)
 
 
-def test_the_engines_revision_is_asked_for(hub: Hub, environ: dict[str, str]) -> None:
+def test_the_engines_revision_is_requested(hub: Hub, environ: dict[str, str]) -> None:
     hub.files.pop(("main", "config.json"))
     assert read_model("org/name", environ, Choice(revision="v2"), may_ask_hub=True).config == LLAMA_8B
-    with pytest.raises(UnavailableError, match="does not tell of `org/name`"):
+    with pytest.raises(UnavailableError, match="has no metadata of `org/name`"):
         read_model("org/name", environ, may_ask_hub=True)
 
 
-def test_what_the_cache_has_is_asked_again_only_for_its_weights(hub: Hub, environ: dict[str, str]) -> None:
+def test_what_the_cache_has_is_requested_again_only_for_its_weights(
+    hub: Hub, environ: dict[str, str]
+) -> None:
     read_model("org/name", environ, may_ask_hub=True)
-    hub.asked.clear()
+    hub.requests.clear()
     assert read_model("org/name", environ).config == LLAMA_8B
-    assert hub.asked == []
+    assert hub.requests == []
     assert len(read_model("org/name", environ, may_ask_hub=True).tensors) == 1
 
 
-def test_an_engine_that_is_offline_asks_nobody(hub: Hub, environ: dict[str, str]) -> None:
-    with pytest.raises(UnavailableError, match="may not be asked"):
+def test_an_engine_that_is_offline_sends_no_request(hub: Hub, environ: dict[str, str]) -> None:
+    with pytest.raises(UnavailableError, match="HF_HUB_OFFLINE is set"):
         read_model("org/name", {**environ, "HF_HUB_OFFLINE": "1"}, may_ask_hub=True)
-    assert hub.asked == []
+    assert hub.requests == []
 
 
-def test_a_name_that_the_hub_does_not_know_is_told(environ: dict[str, str]) -> None:
-    with pytest.raises(UnavailableError, match="does not tell of `org/other`"):
+def test_a_name_that_the_hub_does_not_know_is_reported(environ: dict[str, str]) -> None:
+    with pytest.raises(UnavailableError, match="has no metadata of `org/other`"):
         read_model("org/other", environ, may_ask_hub=True)

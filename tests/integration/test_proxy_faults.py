@@ -116,7 +116,7 @@ async def test_an_engine_that_dies_before_its_head_is_a_502(tmp_path: Path) -> N
         assert len(engine.asked) == 1  # a generation is never asked for twice
     assert response.status == 502
     assert response.error == {
-        "message": "The engine `generation` closed the connection before its response was complete",
+        "message": "Engine `generation` closed the connection before its response was complete",
         "type": "server_error",
         "param": None,
         "code": "engine_lost",
@@ -219,7 +219,7 @@ async def test_what_an_engine_answers_when_it_is_to_stop_is_cut_and_said_so(tmp_
         await neighbour.post(b"/v1/embeddings", b"{}")
         await embedding.arrivals.get()
 
-        rig.relay.cut("generation")
+        rig.context.cut("generation")
         response = await stream.response()
         assert not response.ended
         assert json.loads(response.body.split(b"data: ")[-1])["error"]["code"] == "engine_stopping"
@@ -230,7 +230,7 @@ async def test_what_an_engine_answers_when_it_is_to_stop_is_cut_and_said_so(tmp_
             await asked.gone.wait()
 
         assert not embedding.asked[0].gone.is_set()
-        rig.relay.cut("embedding")
+        rig.context.cut("embedding")
         assert (await neighbour.response()).status == 200
         assert len(embedding.asked) == 2
 

@@ -6,13 +6,13 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from memoria.config.load import load
 from memoria.config.model import Config, Hold
 from memoria.proxy.admission.guarding import Guarding
-from memoria.proxy.exchange.relay import Protected
+from memoria.proxy.exchange.context import Protected
 from tests.integration.proxy_rig import Asked, Rig, ScriptedEngine, on_uvloop, request
 
 CHAT, EMBEDDINGS = b"/v1/chat/completions", b"/v1/embeddings"
@@ -103,14 +103,15 @@ async def test_tokens_keep_to_their_target_beside_many_embeddings(tmp_path: Path
         generation=ScriptedEngine(gpu.generate),
         embedding=ScriptedEngine(gpu.embeds),
     ) as rig:
-        guarding = Guarding(engines, engines.guard, rig.admission, period=PERIOD)
+        guarding = Guarding(engines, engines.guard, period=PERIOD)
         tasks = [asyncio.ensure_future(read_tokens(rig, gpu)) for _ in range(4)]
         tasks += [asyncio.ensure_future(embed_on_and_on(rig)) for _ in range(40)]
         for guarded in (False, True):
             if guarded:
-                rig.relay.protected = Protected("generation", guarding.observe)
+                protected = Protected("generation", guarding.observe)
+                rig.context.replace_policy(replace(rig.context.policy, protected=protected))
                 tasks += [asyncio.ensure_future(read_tokens(rig, gpu)) for _ in range(4)]  # watched ones
-                tasks.append(asyncio.ensure_future(guarding.run()))
+                tasks.append(asyncio.ensure_future(guarding.run(rig.admission)))
             await asyncio.sleep(2.0)  # it finds its level
             gpu.gaps.clear()
             before = len(rig.exchanges)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from memoria.proxy.upstream.connection import Sink, Upstream
-from memoria.proxy.upstream.pool import Pool
+from memoria.engine.address import UnixAddress
+from memoria.proxy.upstream.connection import Pool, Sink, Upstream
 from tests.integration.proxy_rig import JSON_OK, ScriptedEngine, on_uvloop
 
 
@@ -16,7 +16,7 @@ class _Pausing:
     def __init__(self) -> None:
         self.ended = asyncio.Event()
 
-    def on_head(self, upstream: Upstream) -> Sink:
+    def on_response_head(self, upstream: Upstream) -> Sink:
         self._upstream = upstream
         return self
 
@@ -26,16 +26,16 @@ class _Pausing:
     def send_chunk(self, framed: bytes) -> None:
         self._upstream.pause_reading()
 
-    def on_waiting(self) -> None:
+    def flush(self) -> None:
         pass
 
-    def on_end(self, upstream: Upstream) -> None:
+    def on_response_end(self, upstream: Upstream) -> None:
         self.ended.set()
 
-    def on_lost(self, upstream: Upstream) -> None:
+    def on_upstream_lost(self, upstream: Upstream) -> None:
         raise AssertionError("the connection was lost")
 
-    def on_writable(self) -> None:
+    def on_upstream_writable(self) -> None:
         pass
 
 
@@ -46,17 +46,19 @@ async def test_a_client_that_lags_at_the_end_of_a_response_does_not_stall_the_ne
     """Its connection to the engine goes on to somebody else, who may read."""
     engine, pool = ScriptedEngine(), Pool()
     address = await engine.listen(tmp_path / "engine.sock")
-    upstream: Upstream | None = await pool.connect(address, 1.0)
+    assert isinstance(address, UnixAddress)
+    loop = asyncio.get_running_loop()
+    upstream: Upstream | None
+    _, upstream = await loop.create_unix_connection(lambda: Upstream(address, pool), address.path)
     try:
         for _ in range(2):
             assert upstream is not None
             listener = _Pausing()
-            upstream.begin(listener)
-            upstream.write(b"GET /v1/models HTTP/1.1\r\nhost: engine\r\n\r\n")
+            upstream.begin(listener, b"GET /v1/models HTTP/1.1\r\nhost: engine\r\n\r\n")
             async with asyncio.timeout(5):
                 await listener.ended.wait()
             assert upstream.received == len(JSON_OK.partition(b"\r\n\r\n")[2])
-            pool.give(upstream)
+            pool.give_back(upstream)
             upstream = pool.take(address)
     finally:
         if upstream is not None:

@@ -125,7 +125,7 @@ async def test_it_closes_before_the_request_is_written(tmp_path: Path, tcp: bool
     engine = BareEngine()
     async with Rig(tmp_path, tcp=tcp, generation=engine) as rig:
         router = Router(rig.router.engines)
-        rig.relay.router = router
+        rig.context.router = router
         client, router.closing = await kept(rig, engine)
         await client.send(QUESTION)
         await is_answered_anew(rig, engine, client)

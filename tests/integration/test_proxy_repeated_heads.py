@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -209,14 +210,8 @@ async def test_a_head_that_is_known_is_judged_anew_by_other_rules(tmp_path: Path
         before = await rig.client()
         await before.post(PATH, b"{}")
         assert (await before.response()).status == 200
-        relay = rig.relay
-        relay.adopt(
-            limits=relay.limits,
-            timeouts=relay.timeouts,
-            rules=rules_with_key(tmp_path, "ana", b"sk-0123456789abcdef"),
-            filters=None,
-            protected=None,
-        )
+        rules = rules_with_key(tmp_path, "ana", b"sk-0123456789abcdef")
+        rig.context.replace_policy(replace(rig.context.policy, rules=rules))
         for client in (before, await rig.client()):
             await client.post(PATH, b"{}")
             assert (await client.response()).status == 401

@@ -133,7 +133,7 @@ async def test_a_body_declared_too_large_is_a_413_at_once(tmp_path: Path) -> Non
         response = await client.response()
         assert response.status == 413
         assert response.error == {
-            "message": "The request's body is larger than 1000 bytes (limits.body_mb)",
+            "message": "The request body is larger than 1000 bytes (`limits.body_mb`)",
             "type": "invalid_request_error",
             "param": None,
             "code": "body_too_large",

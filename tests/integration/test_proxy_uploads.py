@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from memoria.config.model import Hold
-from memoria.proxy.exchange import passage
+from memoria.proxy.exchange import exchange
 from tests.integration.proxy_rig import Asked, Rig, ScriptedEngine, answer_ok, on_uvloop
 
 CHAT = b"/v1/chat/completions"
@@ -42,7 +42,7 @@ async def test_a_large_upload_that_is_too_slow_gives_its_place_to_those_who_wait
             await slow.send(b"x")
             await asyncio.sleep(0.02)
 
-    monkeypatch.setattr(passage, "GRACE_S", 0.1)
+    monkeypatch.setattr(exchange, "GRACE_S", 0.1)
     async with Rig(
         tmp_path, max_requests=1, hold=Hold(), patience=2.0, generation=ScriptedEngine(hang, answer_ok)
     ) as rig:

@@ -171,7 +171,7 @@ async def test_an_engine_that_does_not_answer_the_handshake_is_a_504(tmp_path: P
 
 
 @on_uvloop
-async def test_a_tunnel_may_be_silent_for_long_and_ends_with_its_engine(tmp_path: Path) -> None:
+async def test_a_websocket_may_be_silent_for_long_and_ends_with_its_engine(tmp_path: Path) -> None:
     async with Rig(
         tmp_path, timeouts=Timeouts(idle=0.1), patience=0.1, generation=ScriptedEngine(echo)
     ) as rig:
@@ -181,5 +181,5 @@ async def test_a_tunnel_may_be_silent_for_long_and_ends_with_its_engine(tmp_path
         assert await client.reader.readexactly(5) == b"hello"
         await client.send(b"still here")
         assert await client.reader.readexactly(10) == b"still here"
-        rig.relay.cut("generation")
+        rig.context.cut("generation")
         assert await client.closed() == b""

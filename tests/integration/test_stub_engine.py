@@ -161,7 +161,7 @@ async def test_a_core_that_fails_takes_its_api_server_with_it(
     assert diagnose(process.log(), ExitStatus(code=1)).cause.startswith("CUDA out of memory: 2.50 GiB")
 
 
-async def test_a_core_that_a_signal_ends_is_told_of(stub_vllm: StubVllm, start_stub: StartStub) -> None:
+async def test_a_core_ended_by_a_signal_is_reported(stub_vllm: StubVllm, start_stub: StartStub) -> None:
     stub_vllm.set_faults(fail_at="warming_up", exit_code=-signal.SIGILL, log=())
     process = start_stub()
     assert await process.exit_code() == 1

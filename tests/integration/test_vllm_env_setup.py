@@ -16,8 +16,7 @@ import pytest
 from memoria.errors import UnavailableError
 from memoria.vllm.install.find import find
 from memoria.vllm.install.pip import PipStep
-from memoria.vllm.install.release import PINNED
-from memoria.vllm.install.setup import setup
+from memoria.vllm.install.setup import PINNED, setup
 from tests.integration.daemon import Box, until
 from tests.stub_nvml import StubError, StubGpu
 
@@ -150,11 +149,11 @@ def test_two_setups_at_once_are_refused(tmp_path: Path) -> None:
         lock.write("4121")
         lock.flush()
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UnavailableError, match=r"another `memoria setup` is at work \(pid 4121,"):
+        with pytest.raises(UnavailableError, match=r"another `memoria setup` is running \(pid 4121,"):
             setup("cpu", tmp_path, Steps())
 
 
-def test_a_full_disk_is_told_before_anything_is_downloaded(
+def test_a_full_disk_is_reported_before_anything_is_downloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("memoria.vllm.install.setup.DISK_BYTES", {"cpu": 10**18})
@@ -164,7 +163,7 @@ def test_a_full_disk_is_told_before_anything_is_downloaded(
     assert not steps.texts
 
 
-def test_a_home_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_home_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UnavailableError, match="Not a directory") as caught:
         setup("cpu", tmp_path / "file" / "home", Steps())
@@ -198,7 +197,7 @@ def test_a_pip_that_a_killed_setup_left_keeps_the_next_one_from_its_folder(tmp_p
         os.kill(left, signal.SIGKILL)
 
 
-def test_what_the_system_refuses_is_told(pypi: Path, tmp_path: Path) -> None:
+def test_what_the_system_refuses_is_an_error(pypi: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     (home / f"vllm-{PINNED['cpu']}-cpu").symlink_to(tmp_path)  # what rmtree will not take
@@ -208,29 +207,31 @@ def test_what_the_system_refuses_is_told(pypi: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("errors", "told"),
+    ("errors", "text"),
     [
-        ((), "NVIDIA Stub found: the CUDA build"),
+        ((), "NVIDIA Stub found: installing the CUDA build"),
         (
             (StubError("nvmlInitWithFlags", 9),),
-            "no GPU found (the NVIDIA driver is not loaded): the CPU build",
+            "no GPU found (the NVIDIA driver is not loaded): installing the CPU build",
         ),
-        ((StubError("nvmlDeviceGetMemoryInfo_v2", 15),), "or say which build it is to be: --cuda, or --cpu"),
+        ((StubError("nvmlDeviceGetMemoryInfo_v2", 15),), "or choose the build with --cuda or --cpu"),
     ],
 )
 def test_the_build_is_chosen_by_the_gpu_and_not_by_an_error(
-    box: Box, errors: tuple[StubError, ...], told: str
+    box: Box, errors: tuple[StubError, ...], text: str
 ) -> None:
     """A file in the home's place ends each before anything is made."""
     box.nvml.set(gpus=[StubGpu(total=100 << 30)], errors=errors)
     (box.folder / "home").touch()
     done = box.call("setup")
     assert done.returncode == 69
-    assert told in done.stdout + done.stderr
+    assert text in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("version", ["latest", "../../elsewhere", ""])
 def test_what_is_no_version_is_a_usage_error(box: Box, version: str) -> None:
     done = box.call("setup", "--cpu", "--vllm", version)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: `{version}` is no version of vLLM\nhint: write `--vllm 0.33.0`, say\n"
+    assert (
+        done.stderr == f"error: `{version}` is not a vLLM version\nhint: write for example `--vllm 0.33.0`\n"
+    )

@@ -1,4 +1,4 @@
-"""A fake vLLM: a real executable with vLLM's process shape, log lines, HTTP answers and manners of dying.
+"""A fake vLLM: a real executable with vLLM's process shape, log lines, HTTP answers and failures.
 
     vllm = StubVllm(tmp_path)
     vllm.set_faults(load_seconds=0.2)                  # for every engine
@@ -43,7 +43,7 @@ class StubVllm:
         self.executable.chmod(0o755)
 
     def set_faults(self, engine: str = EVERY_ENGINE, **faults: Any) -> None:
-        """Replaces the faults of an engine's next starts; without faults it is well again."""
+        """Replaces the faults of an engine's next starts; without faults it is healthy again."""
         known = json.loads(self._faults.read_text())
         known[engine] = asdict(Faults(**faults))
         draft = self._faults.with_suffix(".new")

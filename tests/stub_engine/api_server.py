@@ -113,15 +113,15 @@ async def _run(args: argparse.Namespace, faults: Faults, log: Log, listener: soc
 
     start = asyncio.start_unix_server if args.uds else asyncio.start_server
     server = await start(connected, sock=listener)
-    asked = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _on_sigterm, asked, routes)
+    terminated = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _on_sigterm, terminated, routes)
     noise = asyncio.ensure_future(_make_noise(routes))
     record("ready")
     print(f"INFO:     Started server process [{os.getpid()}]")
     print("INFO:     Application startup complete.", flush=True)
 
-    await _until_any(asked, core.dead)
-    if asked.is_set():
+    await _until_any(terminated, core.dead)
+    if terminated.is_set():
         log.info("[shutdown] API server: shutdown triggered", place="launcher.py:254")
         core.kill()
         await asyncio.sleep(0.05)  # the last errors on their way out
@@ -149,12 +149,12 @@ async def _until_any(*events: asyncio.Event) -> None:
         wait.cancel()
 
 
-def _on_sigterm(asked: asyncio.Event, routes: Routes) -> None:
+def _on_sigterm(terminated: asyncio.Event, routes: Routes) -> None:
     if routes.faults.ignore_sigterm:
         record("sigterm", "ignored")
     else:
         record("sigterm")
-        asked.set()
+        terminated.set()
 
 
 async def _make_noise(routes: Routes) -> None:

@@ -46,7 +46,7 @@ class CoreClient:
 
     @property
     def blocks_in_cache(self) -> int:
-        """As the core tells it: a frozen one tells nothing new."""
+        """As the core reports it: a frozen one reports nothing new."""
         return self._blocks.total()
 
     @property

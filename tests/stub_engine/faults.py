@@ -20,9 +20,9 @@ class Faults:
     """The default is a healthy engine that starts at once. Times in seconds."""
 
     import_seconds: float = 0.0  # before the gate
-    import_until: str = ""  # before the gate: until that file is there
+    import_until: str = ""  # before the gate: until that file exists
     load_seconds: float = 0.0  # behind it
-    load_until: str = ""  # behind it: until that file is there
+    load_until: str = ""  # behind it: until that file exists
     without_plugins: bool = False  # loads none, as a vLLM that does not know memoria's
     gpu_bytes: int = (
         0  # taken from the NVML stub (NVML_STUB_FILE); given back when the leader sees its core end

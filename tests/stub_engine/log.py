@@ -24,7 +24,7 @@ class Log:
         print(f"({self._process} pid={os.getpid()}) {text}", flush=True)
 
     def reach(self, step: Step) -> None:
-        """Fails or hangs here if it was told to."""
+        """Fails or hangs here if the faults say so."""
         if self._faults.hang_at == step:
             while True:
                 signal.pause()

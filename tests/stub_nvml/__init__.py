@@ -33,7 +33,7 @@ class StubGpu:
 
 @dataclass(frozen=True, slots=True)
 class StubProcess:
-    """A process on a GPU. `used` None: the driver does not tell."""
+    """A process on a GPU. `used` None: the driver gives no figure."""
 
     pid: int
     used: int | None

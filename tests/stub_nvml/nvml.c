@@ -2,11 +2,11 @@
  * a test can move memory and processes under a running daemon. One fact per line, fields separated by tabs:
  *
  *   gpu    INDEX  UUID  NAME  TOTAL  USED  RESERVED     (bytes; free is what is left)
- *   proc   INDEX  PID   USED                            (USED "-": the driver does not tell)
+ *   proc   INDEX  PID   USED                            (USED "-": the driver gives no figure)
  *   error  FUNCTION  CODE  INDEX                        (INDEX -1: for every GPU)
  *   delay  FUNCTION  MILLISECONDS
  *
- * Only what memoria/gpu/nvml.py asks is here; layouts are those of NVIDIA's nvml.h.
+ * Only the calls of memoria/gpu/nvml.py are here; layouts are those of NVIDIA's nvml.h.
  */
 #include <stdint.h>
 #include <stdio.h>

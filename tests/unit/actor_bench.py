@@ -73,7 +73,7 @@ class Bench:
 
     async def until_told(self, what: str) -> Entry:
         await until(lambda: what in self.told())
-        return next(entry for entry in self.journal.entries() if entry.what == what)
+        return next(entry for entry in self.journal.entries() if slug(entry) == what)
 
     async def until_phase(self, phase: Phase) -> None:
         await self.until_true(lambda snapshot: snapshot.phase is phase)
@@ -92,7 +92,7 @@ class Bench:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def told(self) -> list[str]:
-        return [entry.what for entry in self.journal.entries()]
+        return [slug(entry) for entry in self.journal.entries()]
 
     def _on_change(self, snapshot: EngineSnapshot) -> None:
         if not self.states or self.states[-1] is not snapshot.state:
@@ -102,6 +102,11 @@ class Bench:
     async def _change(self) -> None:
         self._changed.clear()
         await self._changed.wait()
+
+
+def slug(entry: Entry) -> str:
+    """Its kind; of a transition the state that it leads to."""
+    return entry.state or entry.kind
 
 
 def kill(actor: EngineActor) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from memoria.plan.checkpoint.model_files import ModelFiles, Tensor
-from memoria.plan.footprint.parameters import tensors_from_shape
 from memoria.plan.footprint.shape import read_shape
+from memoria.plan.footprint.weights import tensors_from_shape
 
 LLAMA_8B = {
     "model_type": "llama",

@@ -7,9 +7,9 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from memoria.cli.screens.html import render_html
-from memoria.cli.screens.outcomes import render_choices, render_outcomes
-from memoria.cli.screens.plan import render_problems
+from memoria.cli.screens.layout import render_problems
+from memoria.cli.screens.plan import render_choices, render_outcomes
+from memoria.cli.screens.plan_html import render_html
 from memoria.config.model import Config, Want
 from memoria.errors import Problem
 from memoria.gpu.catalogue import named_device

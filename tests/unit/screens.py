@@ -1,4 +1,4 @@
-"""Every screen by its name: the pure ones for any width, and what commands say to a daemon that is played.
+"""Every screen by name: the pure ones for any width, and the output of commands with a fake daemon.
 
 `test_cli_screens.py` holds them against golden files.
 """
@@ -17,13 +17,17 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from click import Context
+
 from memoria import cli as command_line
+from memoria.cli.commands import cli
 from memoria.cli.commands.service import unit_text
+from memoria.cli.screens.layout import render_problems
 from memoria.cli.screens.logs import Line, render
-from memoria.cli.screens.plan import render_problems
 from memoria.cli.screens.requests import header, render_requests
 from memoria.cli.screens.status import render_status
 from memoria.cli.screens.top import render_top
+from memoria.engine.events import Entry, EventKind
 from memoria.errors import MemoriaError, Problem
 from tests.unit import plan_examples
 from tests.unit.impostor import Impostor, ok, refusal, stream
@@ -111,7 +115,8 @@ DRAWN: Mapping[str, Screen] = {
 
 
 def _entry(what: str, detail: str = "", subject: str = "generation") -> tuple[str, dict[str, Any]]:
-    return "journal", {"number": 7, "at": AT, "subject": subject, "what": what, "detail": detail}
+    data = {"state": what, "cause": "start"}
+    return "journal", Entry(AT, 0.0, subject, EventKind.TRANSITION, detail, data, 7).to_json()
 
 
 def _asked(state: str) -> bytes:
@@ -222,7 +227,7 @@ def run(arguments: Sequence[str]) -> str:
         try:
             code = command_line._run(arguments)
         except MemoriaError as error:
-            code = command_line._tell(error.problems, error.exit_code, arguments)
+            code = command_line._report(error.problems, error.exit_code, arguments)
     parts = [out.getvalue(), err.getvalue(), f"[exit {int(code)}]\n" if code else ""]
     return "".join(parts).rstrip("\n")
 
@@ -249,10 +254,10 @@ def _machine() -> Iterator[Path]:
 
 def helps() -> str:
     """Of every command."""
-    from memoria.cli.commands.main import cli
-
+    context = Context(cli)
     names: list[list[str]] = [[]]
-    for name, command in sorted(cli.commands.items()):
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
         names.append([name])
         names += [[name, inner] for inner in sorted(getattr(command, "commands", {}))]
     with _machine():

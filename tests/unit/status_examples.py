@@ -1,4 +1,4 @@
-"""Statuses to draw: what a daemon with two engines tells in a good and in a bad hour."""
+"""Statuses of a daemon with two engines, healthy and otherwise."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from memoria.admin.status.status import DeviceStatus, EngineStatus, GuardStatus, PlannedTerm, Status
+from memoria.engine.events import Entry, EventKind
 from memoria.text import GIB
 
 AT = 1_700_000_000.0
@@ -201,18 +202,14 @@ STATUSES = {
     ),
 }
 EVENTS = [
-    {
-        "number": 1,
-        "at": AT - 60,
-        "subject": "memoria",
-        "what": "listening",
-        "detail": "http://127.0.0.1:8200",
-    },
-    {
-        "number": 2,
-        "at": AT - 4,
-        "subject": "generation",
-        "what": "backoff",
-        "detail": "CUDA out of memory" * 9,
-    },
+    Entry(AT - 60, 0.0, "memoria", EventKind.LISTENING, "http://127.0.0.1:8200", {}, 1).to_json(),
+    Entry(
+        AT - 4,
+        0.0,
+        "generation",
+        EventKind.TRANSITION,
+        "CUDA out of memory" * 9,
+        {"state": "backoff", "cause": "retry"},
+        2,
+    ).to_json(),
 ]

@@ -9,8 +9,8 @@ import pytest
 
 from memoria.config.load import load
 from memoria.demo import config_path, names_to_environ, parse_names
-from memoria.demo.make_models import files
 from memoria.errors import ConfigError
+from tests.demo_models import files
 
 
 def test_the_shipped_models_are_what_the_script_makes() -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import pytest
 
-from memoria.engine.events import Journal
+from memoria.engine.events import EventKind, Journal
 from memoria.logs import configure, printable
 
 logger = logging.getLogger("memoria.test")
@@ -93,14 +93,14 @@ def test_libraries_are_quiet_about_their_own_business() -> None:
 def test_the_journal_is_told_in_json_but_not_twice_in_text() -> None:
     for form, told in (("text", False), ("json", True), ("text", False)):
         stream = logged(form)  # type: ignore[arg-type]
-        Journal().add("generation", "ready")
+        Journal().add_event(EventKind.STANDBY_WAITING, "generation")
         assert bool(stream.getvalue()) is told
 
 
 def test_verbose_text_tells_the_journal_too() -> None:
     stream = logged("text", level="DEBUG")
-    Journal().add("generation", "ready", "20 s")
-    assert stream.getvalue().endswith(" generation: ready: 20 s\n")
+    Journal().add_event(EventKind.GATE_PASSED, "generation", device="gpu 0")
+    assert stream.getvalue().endswith(" generation: passed the gate: gpu 0\n")
 
 
 def test_configuring_again_replaces_what_was() -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from memoria import __version__
-from memoria.cli.commands.main import cli
-from memoria.config.reference import reference
+from memoria.cli.commands import COMMANDS
 from memoria.engine.lifecycle import TRANSITIONS, State
 from memoria.errors import ExitCode
 from memoria.text import GIB, gib, grouped
 from tests import recording
 from tests.unit.config_files import ConfigFolder, folder
+from tests.unit.config_reference import reference
 from tests.unit.plan import test_kv_cache, test_weights
 from tests.unit.plan_examples import default_config, planned
 
@@ -220,12 +220,12 @@ def _commands(document: Path) -> set[str]:
 
 
 def test_the_readme_names_every_command() -> None:
-    assert _commands(README) == set(cli.commands)
+    assert _commands(README) == set(COMMANDS)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
 def test_every_command_that_is_named_exists(document: Path) -> None:
-    assert _commands(document) <= set(cli.commands)
+    assert _commands(document) <= set(COMMANDS)
 
 
 def test_every_exit_code_is_explained() -> None:

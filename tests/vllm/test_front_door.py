@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from memoria.proxy.routing.routes import ROUTES
-from memoria.vllm.install.find import find
-from memoria.vllm.install.home import data_home
+from memoria.vllm.install.find import data_home, find
 from tests.faults.report import Figure
 from tests.vllm.daemon import RealDaemon
 from tests.vllm.engine_socket import ask_engine

@@ -16,11 +16,11 @@ import openai
 import pytest
 import yaml
 
-from memoria.admin.telemetry import gauges
 from memoria.admin.telemetry.exposition import Exposition
+from memoria.admin.telemetry.metrics import status_families
 from tests.programs import need
 from tests.promtool import complaints, promtool_complaints
-from tests.unit.admin.test_gauges import BOTH, GUARD
+from tests.unit.admin.test_status_metrics import BOTH, GUARD
 from tests.vllm.daemon import REPOSITORY, RealDaemon, free_ports
 from tests.vllm.engine_socket import ask_engine
 
@@ -33,7 +33,7 @@ NAME = re.compile(r"\b(?:memoria_|vllm:)\w+")
 SELDOM = {
     "memoria_engine_restarts_total",
     "memoria_requests_refused_total",
-    *NAME.findall(Exposition(gauges.families(replace(BOTH, guard=GUARD), ())).render().decode()),
+    *NAME.findall(Exposition(status_families(replace(BOTH, guard=GUARD), ())).render().decode()),
 }
 
 

@@ -11,10 +11,10 @@ import pytest
 from tests.browser.acts import (
     ADMIN,
     AT_MOST,
+    CONTROLLABLE,
     FOCUSED,
     LOOKS,
     READY,
-    STEERABLE,
     choose,
     falls_and_comes_back,
     reads_well,
@@ -45,7 +45,7 @@ async def test_the_page_shows_real_engines_and_streams_from_them(page: Page) -> 
     await choose(page, "try-model", "tiny-generation")
     await page.click("#try-send")
     await page.until(f"{text_of('try-note')}.startsWith('done in')")
-    assert re.search(r"the first of (\d+) pieces", await page.value(text_of("try-note")))
+    assert re.search(r"first of (\d+) chunks", await page.value(text_of("try-note")))
     assert await page.value(f"{text_of('try-answer')}.length") > 0
     await page.until(f"{text_of('requests')}.includes('/v1/completions')")
     await page.until(f"/KV cache\\s+\\d+ %/.test({CARD})")
@@ -74,11 +74,11 @@ async def test_an_engine_is_restarted_with_an_admins_key_and_the_keyboard_alone(
 ) -> None:
     """The one that was killed above: asking for it pardons its crashes, so later tests wait no longer."""
     before = await asyncio.to_thread(daemon.status)
-    assert not await page.value(STEERABLE)
+    assert not await page.value(CONTROLLABLE)
     await tab_to(page, "key")
     await page.call("Input.insertText", text=ADMIN)
     await page.press("Enter")
-    await page.until(STEERABLE)
+    await page.until(CONTROLLABLE)
     await tab_to(page, "restart generation")
     await page.press("Enter")
     assert await page.value(FOCUSED) == "confirm: restart generation"
@@ -94,7 +94,7 @@ async def test_an_engine_is_restarted_with_an_admins_key_and_the_keyboard_alone(
 
 async def test_it_reads_at_every_width_in_light_and_dark(page: Page) -> None:
     await use_key(page, ADMIN)
-    await page.until(STEERABLE)
+    await page.until(CONTROLLABLE)
     await page.until(f"{text_of('log')}.length > 0")
     for width, scheme in LOOKS:
         await reads_well(page, width, scheme)

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from memoria.demo.make_models import MAX_LENGTH
 from memoria.plan.budgets import kv_cache_bytes
 from memoria.plan.footprint.footprint import measure
 from memoria.plan.footprint.settings import Machine
 from memoria.text import GIB
-from memoria.vllm.install.find import find
-from memoria.vllm.install.home import data_home
+from memoria.vllm.install.find import data_home, find
+from tests.demo_models import MAX_LENGTH
 from tests.unit.checkpoints import model_files
 from tests.vllm.daemon import RealDaemon
 from tests.vllm.tiny_configs import MODELS

@@ -18,7 +18,7 @@ import pytest
 from tests.vllm.daemon import NAMES, RealDaemon
 from tests.vllm.engine_socket import EngineSocket
 
-# memoria's own, or of one hop: memoria/proxy/http/headers.py
+# memoria's own, or of one hop: memoria/proxy/http/messages.py
 NOT_COMPARED = {"date", "server", "x-request-id", "content-length", "transfer-encoding", "connection"}
 # Random parts of ids, seconds since 1970, and what vLLM measures itself.
 PASSING = re.compile(rb'[0-9a-f]{16,}|\b1[6-9][0-9]{8}(?:\.[0-9]+)?\b|"latency": ?[0-9.e-]+')

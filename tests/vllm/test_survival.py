@@ -19,6 +19,7 @@ from memoria.engine.process.marker import marked
 from tests.faults.report import Figure
 from tests.faults.traffic import OfVllm, Traffic
 from tests.faults.verdict import Verdict, judge_stream, read_stream
+from tests.integration.daemon import slug
 from tests.stub_engine.process import alive
 from tests.vllm.daemon import RealDaemon
 from tests.vllm.engine_socket import engine_socket, get
@@ -86,21 +87,21 @@ def test_no_two_engines_were_ever_between_gate_and_ready(daemon: RealDaemon) -> 
     inside: set[str] = set()
     passages = 0
     for record in daemon.journal():
-        _, what = record["message"].split(": ")[:2]
-        if what == "passed the gate":
+        what = record.get("event")
+        if what == "gate_passed":
             inside.add(record["engine"])
             passages += 1
-        elif what == "left the gate":
+        elif what == "gate_left":
             inside.discard(record["engine"])
         assert len(inside) <= 1, record
     assert passages >= 2
 
 
 def test_engines_are_spawned_together_and_pass_the_gate_in_the_files_order(daemon: RealDaemon) -> None:
-    events = [(r["engine"], r["message"].split(": ")[1]) for r in daemon.journal()]
-    first_passage = events.index(("embedding", "passed the gate"))
+    events = [(r["engine"], slug(r)) for r in daemon.journal()]
+    first_passage = events.index(("embedding", "gate_passed"))
     assert ("generation", "starting") in events[:first_passage]
-    assert ("generation", "passed the gate") not in events[:first_passage]
+    assert ("generation", "gate_passed") not in events[:first_passage]
 
 
 @pytest.mark.parametrize("victim", ["leader", "core"])
@@ -203,7 +204,7 @@ def test_a_frozen_engine_core_is_found_and_followed(tmp_path: Path, figure: Figu
         figure(3, "frozen to ended, patience 3 s, vLLM", found, "s")
         figure(3, f"ready again {how}, vLLM", ready, "s")
         assert found <= 3 + 30
-        took_over = any("standby takes over" in record["message"] for record in daemon.journal())
+        took_over = any(record.get("event") == "standby_took_over" for record in daemon.journal())
         assert took_over is standby
     finally:
         daemon.stop()
@@ -232,7 +233,7 @@ def _freeze(daemon: RealDaemon) -> tuple[float, float]:
     health = []
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(_refused, daemon)
-        while not _told(daemon, "generation: stopping: hung: "):
+        while not _told(daemon, "stopping", "hung: "):
             assert time.monotonic() - began < 300
             with suppress(OSError, http.client.HTTPException):  # it is just being ended
                 health.append(get(engine, "/health")[0])
@@ -241,7 +242,7 @@ def _freeze(daemon: RealDaemon) -> tuple[float, float]:
         assert asked.result()
     assert set(health) == {200}
     assert len(health) > found
-    assert _told(daemon, "generation: suspect: no progress for ")
+    assert _told(daemon, "suspect", "no progress for ")
     daemon.wait_ready()
     ready = time.monotonic() - began - found
     with openai.OpenAI(base_url=f"{daemon.url}/v1", api_key="none", max_retries=0, timeout=120) as client:
@@ -251,8 +252,12 @@ def _freeze(daemon: RealDaemon) -> tuple[float, float]:
     return found, ready
 
 
-def _told(daemon: RealDaemon, begin: str) -> bool:
-    return any(record["message"].startswith(begin) for record in daemon.journal())
+def _told(daemon: RealDaemon, state: str, begin: str) -> bool:
+    """Whether `generation` has gone into this state, for a reason that begins so."""
+    return any(
+        (record["engine"], slug(record)) == ("generation", state) and record["detail"].startswith(begin)
+        for record in daemon.journal()
+    )
 
 
 def _refused(daemon: RealDaemon) -> bool:

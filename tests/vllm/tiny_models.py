@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from memoria.demo.make_models import tokenizer, tokenizer_config
+from tests.demo_models import tokenizer, tokenizer_config
 from tests.vllm.tiny_configs import MODELS
 
 RECORDS = Path(__file__).parents[1] / "data" / "kv_cache.json"

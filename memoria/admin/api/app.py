@@ -1,13 +1,12 @@
-"""memoria's own API: whole on the admin socket, and behind a door under `/admin/` of the main address.
-
-`openapi.json` beside this file describes it; a test walks the running thing with it.
-"""
+"""The admin API: complete on the admin socket, and behind an `Authorizer` under `/admin/` of the main
+address."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from functools import partial
-from pathlib import Path
+from typing import Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,28 +15,38 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from memoria.admin.api import engines, feed
-from memoria.admin.api import reload as reloading
+from memoria.admin.api import engines, feed, openapi
 from memoria.admin.api.authorizer import ACCESS, OWNER, Authorizer, Rights
 from memoria.admin.api.feed import Feed
-from memoria.admin.api.reload import Reload
-from memoria.admin.api.replies import on_http_error, on_rejection, response
-from memoria.admin.api.streams import Streams
+from memoria.admin.api.responses import Streams, flag, on_http_error, on_rejection, response
 from memoria.admin.status.collect import Collector
 from memoria.admin.telemetry import requests
 from memoria.admin.telemetry.requests import Requests
+from memoria.aio import in_daemon_thread
+from memoria.errors import MemoriaError
 from memoria.proxy.errors import Rejection
 from memoria.proxy.routing.unknown import unknown_route
 from memoria.supervisor.supervisor import Supervisor
 
-DESCRIPTION = Path(__file__).with_name("openapi.json")
 PREFIX = b"/admin/"
+
+
+class Outcome(Protocol):
+    def to_json(self) -> dict[str, Any]:
+        """A `Reloaded` (memoria/admin/api/openapi.py)."""
+        ...
+
+
+class Reload(Protocol):
+    def __call__(self, *, dry_run: bool) -> Awaitable[Outcome]:
+        """Raises `MemoriaError` where nothing has changed."""
+        ...
 
 
 def admin_app(
     supervisor: Supervisor, collector: Collector, stream: Feed, done: Requests, reload: Reload
-) -> ASGIApp:
-    """Every scope must say in `asked_by` who asks; `rights` tells what they may, where that is not all."""
+) -> Starlette:
+    """Every scope needs `asked_by`, the sender in words; `rights` gives its rights, where not all."""
 
     async def status(_: Request) -> JSONResponse:
         return JSONResponse((await collector.status(hurry=True)).to_json())
@@ -47,7 +56,15 @@ def admin_app(
         return JSONResponse(rights().to_json())
 
     async def description(_: Request) -> Response:
-        return Response(DESCRIPTION.read_bytes(), media_type="application/json")
+        return Response(await in_daemon_thread(openapi.document), media_type="application/json")
+
+    async def reload_configuration(request: Request) -> JSONResponse:
+        try:
+            outcome = await reload(dry_run=flag(request, "dry_run"))
+        except MemoriaError as error:
+            refused = openapi.Refused(exit_code=int(error.exit_code), problems=list(error.problems))
+            return JSONResponse(asdict(refused), 422)
+        return JSONResponse(outcome.to_json())
 
     streams = Streams()
     routes: list[BaseRoute] = [
@@ -57,7 +74,7 @@ def admin_app(
         *feed.routes(stream, streams),
         *engines.routes(supervisor, stream, streams),
         *requests.routes(done),
-        *reloading.routes(reload),
+        Route("/reload", reload_configuration, methods=["POST"]),
     ]
     handlers = {Rejection: on_rejection, HTTPException: on_http_error}
     app = Starlette(routes=routes, exception_handlers=handlers)
@@ -66,18 +83,17 @@ def admin_app(
     return app
 
 
-def behind(door: Authorizer, app: ASGIApp) -> ASGIApp:
-    """`app` for who comes over HTTP, below `PREFIX`."""
+def behind(authorizer: Authorizer, app: ASGIApp) -> ASGIApp:
+    """`app` below `PREFIX`, for authorized requests only."""
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].removeprefix("/admin")
         try:
-            asked_by = door.enter(scope, path)
+            sender = authorizer.authorize(scope, path)
         except Rejection as rejection:
             await response(rejection.answer)(scope, receive, send)
             return
-        asking = {"asked_by": asked_by, "rights": partial(door.rights, scope)}
-        inside = {**scope, "path": path, "raw_path": path.encode(), **asking}
-        await app(inside, receive, send)
+        added = {"asked_by": sender, "rights": partial(authorizer.rights, scope)}
+        await app({**scope, "path": path, "raw_path": path.encode(), **added}, receive, send)
 
     return guarded

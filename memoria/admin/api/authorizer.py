@@ -1,11 +1,11 @@
-"""Who may look and who may act over HTTP. The admin socket needs no such door: only its owner may open it.
+"""Authorization of the admin API over HTTP. The admin socket needs none: only its owner can open it.
 
-Host and Origin were looked at before (`memoria/proxy/access/rules.py`), as for every request.
+Host and Origin are checked before, as for every request (memoria/proxy/access/rules.py).
 
-    the engines' state and events      whoever may use the engines
-    logs, recent requests              the same, if that is anybody on this machine; else an admin's key
-    start, stop, restart               an admin's key
-    what of these the asker may do     anybody: it tells no more than trying would
+    state and events of the engines     every client that may use the engines
+    logs, recent requests               the same where that is all of this machine; else an admin key
+    start, stop, restart, reload        an admin key
+    the client's own rights             every client: they reveal no more than trying would
 """
 
 from __future__ import annotations
@@ -26,21 +26,25 @@ OPEN = ("/status", "/events", "/openapi.json")
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """`code` and `why` say what is in the way, as the refusal would; None where nothing is."""
-
     allowed: bool
     code: str | None = None
+    """The refusal's code; null where it is allowed."""
     why: str | None = None
+    """The refusal's message; null where it is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """Of one asker. `key`: the name of the key that was sent, None for none, or one that is not known."""
+    """Rights of one client."""
 
     key: str | None
+    """The name of its key; null without one, and for one that is not known."""
     look: Right
+    """Status and events."""
     logs: Right
+    """Logs and recent requests."""
     steer: Right
+    """Start, stop, restart, reload."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -54,14 +58,14 @@ class Authorizer:
 
     def __init__(self, config: Config, keys: KeyRing | None, admin_keys: KeyRing | None) -> None:
         self._keys, self._admin_keys = keys, admin_keys
-        self._anybody_here = config.listen.is_loopback and keys is None
+        self._open_locally = config.listen.is_loopback and keys is None
 
     def rights(self, scope: Scope) -> Rights:
-        """Found by trying."""
+        """The rights of a request's sender, by trying each."""
 
         def right(method: str, path: str) -> Right:
             try:
-                self.enter({**scope, "method": method}, path)
+                self.authorize({**scope, "method": method}, path)
             except Rejection as refused:
                 return Right(allowed=False, code=refused.answer.code, why=refused.answer.message)
             return Right(allowed=True)
@@ -71,9 +75,9 @@ class Authorizer:
         key = next((name for ring in rings if (name := find_key(head, ring)) is not None), None)
         return Rights(key, right("GET", "/status"), right("GET", "/requests"), right("POST", "/reload"))
 
-    def enter(self, scope: Scope, path: str) -> str:
-        """Who asks, in words for the journal. Raises `Rejection`: 401 without a key that is known, 403 with
-        one that is not enough."""
+    def authorize(self, scope: Scope, path: str) -> str:
+        """The sender, in words for the journal. Raises `Rejection`: 401 without a known key, 403 where the
+        key does not suffice."""
         head = dict(scope["headers"])
         acts = scope["method"] not in ("GET", "HEAD")
         if self._admin_keys is not None and (name := find_key(head, self._admin_keys)) is not None:
@@ -81,7 +85,7 @@ class Authorizer:
         name = None if self._keys is None else find_key(head, self._keys)
         if path == ACCESS:
             return "over HTTP"
-        if not acts and (self._anybody_here or (path in OPEN and (self._keys is None or name is not None))):
+        if not acts and (self._open_locally or (path in OPEN and (self._keys is None or name is not None))):
             return "over HTTP"
         if self._admin_keys is None and (acts or self._keys is None or name is not None):
             raise Rejection(_no_admin_keys(acts=acts))
@@ -91,21 +95,21 @@ class Authorizer:
 
 
 def _no_admin_keys(*, acts: bool) -> Answer:
-    what = "Engines are steered" if acts else "Logs and requests are shown"
+    what = "Controlling engines" if acts else "Reading logs and requests"
     message = (
-        f"{what} over HTTP with an admin's key alone, and there are none: name a file of them with "
-        "`admin_keys`, or use the `memoria` command"
+        f"{what} over HTTP needs an admin key, and none is configured (set `admin_keys` to a file of keys, "
+        "or use the `memoria` command)"
     )
     return Answer(403, message, "admin_keys_not_set")
 
 
 def _not_an_admin(name: str) -> Answer:
-    message = f"The API key `{name}` is not an admin's: this needs one of `admin_keys`"
+    message = f"The API key `{name}` is not an admin key (this needs one of `admin_keys`)"
     return Answer(403, message, "not_an_admin")
 
 
 def _unknown(*, given: bool) -> Answer:
-    what = "The key is not known here" if given else "A key is needed"
+    what = "The key is not known" if given else "A key is required"
     message = f"{what}: send it as `Authorization: Bearer KEY`, or as `x-api-key: KEY`"
     return Answer(
         401, message, "invalid_api_key", headers=((b"www-authenticate", b'Bearer realm="memoria"'),)

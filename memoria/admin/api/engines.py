@@ -1,18 +1,19 @@
-"""Engines by name: start, stop, restart, and their logs."""
+"""Engines by name: start, stop, restart, logs."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from itertools import islice
+from typing import Literal, cast, get_args
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
 from memoria.admin.api.feed import Feed
-from memoria.admin.api.replies import flag, number
-from memoria.admin.api.streams import Streams
+from memoria.admin.api.responses import Streams, flag, number
 from memoria.aio import in_daemon_thread
 from memoria.engine.actor import EngineActor
 from memoria.engine.log.reader import LogReader
@@ -21,9 +22,31 @@ from memoria.logs import printable
 from memoria.proxy.errors import Answer, Rejection
 from memoria.supervisor.supervisor import Supervisor
 
-LOOK = 0.2  # seconds between two looks at a log that is followed
-MOST_LINES = 10_000
-AT_ONCE = 500  # lines that are held in memory
+FOLLOW_INTERVAL = 0.2  # seconds between two reads of a followed log
+MAX_LINES = 10_000
+CHUNK = 500  # lines in memory at once
+
+Action = Literal["start", "stop", "restart"]
+
+
+class Accepted(TypedDict):
+    engine: str
+    asked: Action
+    state: str
+    """At the time of the request."""
+    event: int
+    """Number of the latest event at that time: `/events?after=` it shows what follows."""
+
+
+class LogFile(TypedDict):
+    engine: str
+    file: str
+    """Older files beside it end with .1, .2, ..."""
+
+
+class LogFiles(TypedDict):
+    logs: list[LogFile]
+    """One for each engine, in the order of the configuration."""
 
 
 def routes(supervisor: Supervisor, feed: Feed, streams: Streams) -> list[Route]:
@@ -34,57 +57,57 @@ def routes(supervisor: Supervisor, feed: Feed, streams: Streams) -> list[Route]:
             problem = error.problems[0]
             raise Rejection(Answer(404, f"{problem.what}; {problem.hint}", "engine_not_found")) from None
 
-    async def steer(request: Request) -> JSONResponse:
-        """The engine's state then, and the number of the latest event: what follows is in `/events`."""
-        name, wish = actor(request).name, request.url.path.rpartition("/")[2]
+    async def control(request: Request) -> JSONResponse:
+        name, action = actor(request).name, cast(Action, request.url.path.rpartition("/")[2])
         by, now = request.scope["asked_by"], flag(request, "now")
         state, before = supervisor.actors[name].snapshot.state, supervisor.journal.last
         try:
-            if wish == "start":
+            if action == "start":
                 supervisor.start(name, by)
-            elif wish == "stop":
+            elif action == "stop":
                 supervisor.stop(name, by, now=now)
             else:
                 supervisor.restart(name, by, now=now)
         except UnavailableError as error:
             raise Rejection(Answer(503, error.problems[0].what, "stopping")) from None
-        return JSONResponse({"engine": name, "asked": wish, "state": state.value, "event": before}, 202)
+        accepted: Accepted = {"engine": name, "asked": action, "state": state.value, "event": before}
+        return JSONResponse(accepted, 202)
 
     async def files(_: Request) -> JSONResponse:
-        found = [{"engine": name, "file": str(actor.log.path)} for name, actor in supervisor.actors.items()]
-        return JSONResponse({"logs": found})
+        files = [LogFile(engine=name, file=str(actor.log.path)) for name, actor in supervisor.actors.items()]
+        return JSONResponse(LogFiles(logs=files))
 
     async def logs(request: Request) -> Response:
-        path, lines = actor(request).log.path, number(request, "lines", 100, most=MOST_LINES)
+        path, lines = actor(request).log.path, number(request, "lines", 100, most=MAX_LINES)
         follow = flag(request, "follow")
 
         async def text() -> AsyncIterator[str]:
             log = await in_daemon_thread(lambda: LogReader(path, lines=lines))
-            async for some in _in_pieces(log.history(whole=not follow)):
-                yield some
+            async for chunk in _in_chunks(log.history(whole=not follow)):
+                yield chunk
             while follow and feed.is_open:
                 if log.has_more:
-                    async for some in _in_pieces(log.new_lines()):
-                        yield some
-                await asyncio.sleep(LOOK)
+                    async for chunk in _in_chunks(log.new_lines()):
+                        yield chunk
+                await asyncio.sleep(FOLLOW_INTERVAL)
 
         return streams.response(text(), "text/plain; charset=utf-8")
 
     return [
         *(
-            Route(f"/engines/{{engine:path}}/{wish}", steer, methods=["POST"])
-            for wish in ("start", "stop", "restart")
+            Route(f"/engines/{{engine:path}}/{action}", control, methods=["POST"])
+            for action in get_args(Action)
         ),
         Route("/logs", files, methods=["GET"]),
         Route("/logs/{engine:path}", logs, methods=["GET"]),
     ]
 
 
-async def _in_pieces(lines: Iterator[str]) -> AsyncIterator[str]:
-    """Read off the event loop, a part at a time."""
+async def _in_chunks(lines: Iterator[str]) -> AsyncIterator[str]:
+    """Text in chunks, read off the event loop."""
 
     def read() -> str:
-        return "".join(f"{printable(line)}\n" for line in islice(lines, AT_ONCE))
+        return "".join(f"{printable(line)}\n" for line in islice(lines, CHUNK))
 
     while text := await in_daemon_thread(read):
         yield text

@@ -1,4 +1,4 @@
-"""What happens, as it happens: server-sent events (the HTML standard, 9.2), history first."""
+"""Server-sent events (the HTML standard, 9.2): history first, then live."""
 
 from __future__ import annotations
 
@@ -6,151 +6,152 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
-from memoria.admin.api.replies import flag, number, wrong
-from memoria.admin.api.streams import Streams
-from memoria.admin.status.history import History
+from memoria.admin.api.responses import MAX_NUMBER, Streams, bad_parameter, flag, number
+from memoria.admin.status.history import History, Sample
 from memoria.admin.status.status import Status
 from memoria.engine.events import Entry, Journal
 
-EVERY = 2.0  # seconds between two statuses while nothing happens
-AT_MOST_EVERY = 0.2
-HEARTBEAT = 10.0  # seconds; a peer that is gone is found by writing to it
-MOST = 2**53 - 1  # what JSON's readers hold exactly
+STATUS_INTERVAL = 2.0  # seconds between two statuses while nothing changes
+MIN_INTERVAL = 0.2  # seconds between two statuses
+HEARTBEAT = 10.0  # seconds; only a write finds out that the peer has gone
 
 
-class Bell:
-    """Wakes everybody who waits for it. `rings` counts, so that no ring is missed by who was busy."""
+class ChangeSignal:
+    """Wakes all waiters. `count` makes sure that a busy one misses no change."""
 
     def __init__(self) -> None:
-        self.rings = 0
+        self.count = 0
         self._event = asyncio.Event()
 
-    def ring(self) -> None:
-        self.rings += 1
+    def notify(self) -> None:
+        self.count += 1
         self._event.set()
         self._event = asyncio.Event()
 
-    async def rung(self, heard: int, patience: float) -> bool:
-        """Once it has rung more than `heard` times. False: not in `patience` seconds."""
-        if self.rings > heard:
+    async def wait(self, seen: int, timeout: float) -> bool:
+        """Until `count` exceeds `seen`. False: not within `timeout` seconds."""
+        if self.count > seen:
             return True
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout):
                 await self._event.wait()
         except TimeoutError:
             return False
         return True
 
 
-class _Look(NamedTuple):
-    """A status, when it was begun (monotonic), and how often the bell had rung by then."""
+class HistoryEvent(TypedDict):
+    """At first the samples of the last five minutes, then each new one."""
+
+    samples: list[Sample]
+
+
+class _Latest(NamedTuple):
+    """A status; when its collection began (monotonic), and the count of changes at that time."""
 
     began: float
-    rings: int
+    changes: int
     status: Status
 
 
 class Feed:
-    """`look` makes a status, `history` are samples of it. `told` rings with every entry of the journal,
-    `changed` also when only a status would be another one; both for the last time when `close` ends all."""
+    """`entered` signals every entry of the journal; `changed` also signals a change that only a status shows.
+    `close` signals both and ends all streams."""
 
-    def __init__(self, journal: Journal, look: Callable[[], Awaitable[Status]], history: History) -> None:
-        self.told, self.changed, self.is_open = Bell(), Bell(), True
-        self._journal, self._make, self._history = journal, look, history
+    def __init__(self, journal: Journal, collect: Callable[[], Awaitable[Status]], history: History) -> None:
+        self.entered, self.changed, self.is_open = ChangeSignal(), ChangeSignal(), True
+        self._journal, self._collect, self._history = journal, collect, history
         self._lock = asyncio.Lock()
-        self._latest: _Look | None = None
-        journal.listen(lambda _: self._ring())
+        self._latest: _Latest | None = None
+        journal.listen(lambda _: self._notify())
 
     def close(self) -> None:
         self.is_open = False
-        self._ring()
+        self._notify()
 
     async def entries(self, after: int) -> AsyncIterator[str]:
-        """Entries of the journal alone."""
+        """Only entries of the journal."""
         after = self._known(after)
         while True:
-            heard, is_open = self.told.rings, self.is_open
+            seen, is_open = self.entered.count, self.is_open
             for entry in self._journal.after(after):
                 after = entry.number
                 yield _journal_event(entry)
             if not is_open:
                 return
-            if not await self.told.rung(heard, HEARTBEAT):
+            if not await self.entered.wait(seen, HEARTBEAT):
                 yield ": still here\n\n"
 
-    async def all(self, after: int, *, history: bool = False) -> AsyncIterator[str]:
-        """Entries, and a status whenever something has changed, every `EVERY` seconds at least; with
-        `history` also the samples of the last minutes, then each that is added, before what is drawn with
-        them."""
-        after, shown, sampled = self._known(after), None, 0
+    async def updates(self, after: int, *, history: bool = False) -> AsyncIterator[str]:
+        """Entries, and a status after every change and at least every `STATUS_INTERVAL`; with `history` also
+        the samples of the last minutes and every new one, each before the status that is drawn with it."""
+        after, sent, sampled = self._known(after), None, 0
         while True:
-            heard, is_open = self.changed.rings, self.is_open
+            seen, is_open = self.changed.count, self.is_open
             for entry in self._journal.after(after):
                 after = entry.number
                 yield _journal_event(entry)
-            look = await self._look(heard)
-            if history and (samples := self._history.after(sampled)):
+            latest = await self._status(seen)
+            if history and (samples := self._history.samples_after(sampled)):
                 sampled = samples[-1].number
                 yield _event("history", {"samples": [sample.to_json() for sample in samples]})
-            if look is not shown:
-                shown = look
-                yield _event("status", look.status.to_json())
+            if latest is not sent:
+                sent = latest
+                yield _event("status", latest.status.to_json())
             if not is_open:
                 return
-            await self.changed.rung(look.rings, look.began + EVERY - time.monotonic())
+            await self.changed.wait(latest.changes, latest.began + STATUS_INTERVAL - time.monotonic())
 
-    def _ring(self) -> None:
-        self.told.ring()
-        self.changed.ring()
+    def _notify(self) -> None:
+        self.entered.notify()
+        self.changed.notify()
 
     def _known(self, after: int) -> int:
-        """An entry that has not come yet was another daemon's: then everything is told from the beginning."""
+        """A number not reached yet is from an earlier daemon: then the stream starts from the beginning."""
         return after if after <= self._journal.last else 0
 
-    async def _look(self, heard: int) -> _Look:
-        """One that shows what the bell rang for `heard` times, and is no older than `EVERY`. Everybody who
-        waits gets the same, so that many streams look no more often than one."""
+    async def _status(self, seen: int) -> _Latest:
+        """A status that includes the first `seen` changes and is no older than `STATUS_INTERVAL`. All streams
+        share it, so that many collect no more often than one."""
         async with self._lock:
             latest = self._latest
             if latest is not None:
                 age = time.monotonic() - latest.began
-                if latest.rings >= heard and age < EVERY:
+                if latest.changes >= seen and age < STATUS_INTERVAL:
                     return latest
-                await asyncio.sleep(AT_MOST_EVERY - age)
-            began, rings = time.monotonic(), self.changed.rings
-            self._latest = _Look(began, rings, await self._make())
+                await asyncio.sleep(MIN_INTERVAL - age)
+            began, changes = time.monotonic(), self.changed.count
+            self._latest = _Latest(began, changes, await self._collect())
             return self._latest
 
 
 def routes(feed: Feed, streams: Streams) -> list[Route]:
     async def events(request: Request) -> Response:
-        after = number(request, "after", _last_seen(request), most=MOST)
+        after = number(request, "after", _last_seen(request), most=MAX_NUMBER)
         status, history = flag(request, "status", default=True), flag(request, "history")
-        content = feed.all(after, history=history) if status else feed.entries(after)
+        content = feed.updates(after, history=history) if status else feed.entries(after)
         return streams.response(content, "text/event-stream")
 
     return [Route("/events", events, methods=["GET"])]
 
 
 def _last_seen(request: Request) -> int:
-    """What a browser sends when it comes back."""
+    """The number that a browser sends when it reconnects."""
     text = request.headers.get("last-event-id", "0")
     if not (text.isascii() and text.isdigit() and len(text) <= 16):
-        raise wrong("Last-Event-ID", "must be the number of an event")
+        raise bad_parameter("Last-Event-ID", "must be the number of an event")
     return int(text)
 
 
 def _journal_event(entry: Entry) -> str:
-    data = asdict(entry)
-    del data["monotonic"]
-    return f"id: {entry.number}\n{_event('journal', data)}"
+    return f"id: {entry.number}\n{_event('journal', entry.to_json())}"
 
 
 def _event(kind: str, data: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What load balancers and people ask first: /health as memoria_vllm answered it, /livez and /readyz."""
+"""Health checks: /health as in memoria_vllm, /livez and /readyz."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from memoria.supervisor.supervisor import Supervisor
 
 
 def routes(supervisor: Supervisor, collector: Collector) -> list[Route]:
-    """`/health`: 200 when every engine is ready, else 503; `/readyz` the same in a word; `/livez`: the daemon
-    itself, whatever its engines do."""
+    """`/health` and `/readyz`: 200 when every engine is ready, else 503. `/livez`: the daemon alone, 200."""
 
     async def health(_: Request) -> JSONResponse:
         services = {

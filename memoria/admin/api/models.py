@@ -1,4 +1,4 @@
-"""`GET /v1/models`, merged: what every ready engine lists, in the file's order."""
+"""`GET /v1/models`: the models of all ready engines, in the order of the configuration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def routes(supervisor: Supervisor) -> list[Route]:
-    """Every card is the engine's own (id, root, max_model_len, ...). On an engine's own port only its own."""
+    """Cards are the engines' own (id, root, max_model_len, ...). An engine's own port lists only its own."""
 
     async def cards(actor: EngineActor) -> list[dict[str, Any]]:
         address = actor.snapshot.address
@@ -34,7 +34,7 @@ def routes(supervisor: Supervisor) -> list[Route]:
             ):
                 return list((await answer.json())["data"])
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError) as error:
-            logger.warning("%s does not list its models: %r", actor.name, error)
+            logger.warning("no models listed by %s: %r", actor.name, error)
             return []
 
     def reachable(request: Request) -> list[EngineActor]:
@@ -47,17 +47,17 @@ def routes(supervisor: Supervisor) -> list[Route]:
         return JSONResponse({"object": "list", "data": [card for found in lists for card in found]})
 
     async def model(request: Request) -> Response:
-        wanted = request.path_params["model"]
+        name = request.path_params["model"]
         lists = await asyncio.gather(*(cards(actor) for actor in reachable(request)))
         for card in (card for found in lists for card in found):
-            if card.get("id") == wanted:
+            if card.get("id") == name:
                 return JSONResponse(card)
         names = [
-            name
+            served
             for actor in reachable(request)
-            for name in supervisor.config.engine(actor.name).served_model_name
+            for served in supervisor.config.engine(actor.name).served_model_name
         ]
-        return Response(errors.model_not_found(wanted, names).body, 404, media_type="application/json")
+        return Response(errors.model_not_found(name, names).body, 404, media_type="application/json")
 
     return [
         Route("/v1/models", models, methods=["GET"]),

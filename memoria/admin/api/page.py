@@ -1,13 +1,16 @@
-"""The page for browsers at `/`, and its few files: hand-written, no build, no other host."""
+"""The web page at `/` and its files: written by hand, no build step, no other host."""
 
 from __future__ import annotations
 
+import json
 from hashlib import sha256
 from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+
+from memoria.engine.lifecycle import FACTS, Event, accepts
 
 STATIC = Path(__file__).parents[1] / "static"
 TYPES = {
@@ -28,17 +31,26 @@ HEADERS = {
 
 
 def routes() -> list[Route]:
-    """The files are read once; a browser asks again each time, and is told that nothing has changed."""
+    """Files are read once. Browsers revalidate each time and get 304."""
+    files = {file.name: file.read_bytes() for file in sorted(STATIC.iterdir()) if file.suffix in TYPES}
+    files["states.js"] = _states().encode()
     return [
-        _route("/" if file.name == "index.html" else f"/page/{file.name}", file)
-        for file in sorted(STATIC.iterdir())
-        if file.suffix in TYPES
+        _route("/" if name == "index.html" else f"/page/{name}", content, TYPES[Path(name).suffix])
+        for name, content in files.items()
     ]
 
 
-def _route(path: str, file: Path) -> Route:
-    content = file.read_bytes()
-    headers = {**HEADERS, "content-type": TYPES[file.suffix], "etag": f'"{sha256(content).hexdigest()[:16]}"'}
+def _states() -> str:
+    """A script with what the page must know of each state of an engine."""
+    states = {
+        state: {"tone": facts.tone, "startable": accepts(state, Event.START)}
+        for state, facts in FACTS.items()
+    }
+    return f"export const STATES = {json.dumps(states)};\n"
+
+
+def _route(path: str, content: bytes, kind: str) -> Route:
+    headers = {**HEADERS, "content-type": kind, "etag": f'"{sha256(content).hexdigest()[:16]}"'}
 
     async def answer(request: Request) -> Response:
         if request.headers.get("if-none-match") == headers["etag"]:

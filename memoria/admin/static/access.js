@@ -1,48 +1,48 @@
-// What the page may do with the key it has, and what it says of that.
+// The rights of the page with its key, and the texts about them.
 
 import { byId, setText } from "./dom.js";
 import { key } from "./memoria.js";
 
 let rights = null;
 
-export const may = (deed) => rights?.[deed].allowed ?? false;
+export const may = (right) => rights?.[right].allowed ?? false;
 
-export function showRights(told) {
-  rights = told;
+export function showRights({ steer, ...others }) {
+  rights = { ...others, control: steer };
   const locked = !may("look");
   byId("locked").hidden = !locked;
   document.querySelector("main").hidden = locked;
   setText(byId("locked-why"), locked ? lockedBecause() : "");
   byId("key-form").hidden = !keyHelps();
-  setText(byId("key-owner"), rights.key === null ? "" : `${rights.key}, ${may("steer") ? "admin" : "no admin"}`);
+  setText(byId("key-owner"), rights.key === null ? "" : `${rights.key}, ${may("control") ? "admin" : "not an admin"}`);
   byId("key-ask").hidden = rights.key !== null;
   byId("key-forget").hidden = key.get() === "";
-  setText(byId("steer-note"), may("steer") ? "" : `Read-only. ${whyNot("steer", "engines are started and stopped")}`);
-  byId("steer-note").hidden = may("steer");
+  setText(byId("control-note"), may("control") ? "" : `Read-only. ${whyNot("control", "Starting and stopping engines")}`);
+  byId("control-note").hidden = may("control");
 }
 
-// In the page's words, since the API's speak of headers.
-export function whyNot(deed, what) {
-  const wish = `With an admin's key ${what} here`;
-  switch (rights[deed].code) {
+// The page's own words, since the API's speak of headers.
+export function whyNot(right, what) {
+  const needs = `${what} needs an admin key`;
+  switch (rights[right].code) {
     case "admin_keys_not_set":
-      return `${wish}, and there are none: name a file of them with admin_keys in memoria.yaml, or use the memoria command.`;
+      return `${needs}, and none is configured (set admin_keys in memoria.yaml to a file of keys, or use the memoria command).`;
     case "not_an_admin":
-      return `${wish}; the key “${rights.key}” is not an admin's.`;
+      return `${needs}; the key “${rights.key}” is not an admin key.`;
     default:
-      return key.get() === "" ? `${wish}.` : `${wish}; the key that was given is not known.`;
+      return key.get() === "" ? `${needs}.` : `${needs}; the key entered is not known.`;
   }
 }
 
 function lockedBecause() {
   return key.get() === ""
-    ? "This memoria needs a key. An API key shows how the engines do; an admin's key also shows logs and requests, and starts and stops engines."
-    : "This memoria does not know the key that was given. It needs an API key or an admin's key.";
+    ? "An API key shows the state of the engines; an admin key also shows logs and requests, and starts and stops engines."
+    : "The key entered is not known. Enter an API key or an admin key.";
 }
 
-// Where neither file of keys is configured there is nothing that a key could open.
+// Without any file of keys configured no key would help.
 function keyHelps() {
-  return key.get() !== "" || ["look", "logs", "steer"].some((deed) => rights[deed].code === "invalid_api_key");
+  return key.get() !== "" || ["look", "logs", "control"].some((right) => rights[right].code === "invalid_api_key");
 }
 
 export function onKey(changed) {

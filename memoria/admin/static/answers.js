@@ -1,9 +1,9 @@
-// What the playground may ask an engine, and how an answer is shown.
+// Requests of the playground, and how their answers are shown.
 
 import { make } from "./dom.js";
 import { events } from "./memoria.js";
 
-// The first line asks, every other line is a document.
+// The first line is the query, every other line a document.
 const query = (text) => text.split("\n")[0];
 const documents = (text) => text.split("\n").slice(1).filter((line) => line.trim() !== "");
 
@@ -36,7 +36,7 @@ const RERANK = {
   show: ({ results }) => [results.map((one) => `${one.relevance_score.toFixed(4)}  ${one.document.text}`).join("\n"), "ranked"],
 };
 
-// `tasks`: those that vLLM says it serves, where it has said so.
+// `tasks`: as reported by vLLM.
 export function routesOf({ runner, tasks = [] }) {
   if (runner === "generate") return [COMPLETION, CHAT];
   const found = [...(tasks.includes("embed") ? [EMBEDDING] : []), ...(tasks.includes("classify") ? [RERANK, SCORE, CLASSIFY] : [])];
@@ -49,25 +49,25 @@ function showEmbedding(body) {
   return [`[${start}${vector.length > 8 ? ", …" : ""}]`, `${vector.length} dimensions`];
 }
 
-// Shows the pieces of a streamed answer as they come; returns what to note. Throws where the engine says that
-// something went wrong, and where the stream ends without its mark.
+// Shows a streamed answer as it arrives; returns a note. Throws on an error sent by the engine, and where the
+// stream ends without its end mark.
 export async function showStream(answer, place, passed) {
   let first = null;
-  let pieces = 0;
+  let chunks = 0;
   for await (const [, data] of events(answer)) {
-    if (data === "[DONE]") return `done in ${passed()}, the first of ${pieces} pieces after ${first ?? passed()}`;
+    if (data === "[DONE]") return `done in ${passed()}, first of ${chunks} chunks after ${first ?? passed()}`;
     const event = JSON.parse(data);
     if (event.error) throw new Error(event.error.message);
     first ??= passed();
-    pieces += 1;
+    chunks += 1;
     const { text, delta } = event.choices[0] ?? {};
-    say(place, delta?.reasoning ?? delta?.reasoning_content, "reasoning");
-    say(place, text ?? delta?.content, "content");
+    append(place, delta?.reasoning ?? delta?.reasoning_content, "reasoning");
+    append(place, text ?? delta?.content, "content");
   }
-  throw new Error(`the answer broke off after ${passed()} and ${pieces} pieces: its end was never sent`);
+  throw new Error(`the answer broke off after ${passed()} and ${chunks} chunks: it has no end mark`);
 }
 
-function say(place, text, kind) {
+function append(place, text, kind) {
   if (!text) return;
   if (place.lastElementChild?.className !== kind) place.append(make("span", "", { class: kind }));
   place.lastElementChild.append(text);

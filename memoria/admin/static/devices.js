@@ -1,10 +1,10 @@
-// The memory of each device as a bar to scale, with a legend that says the same in figures.
+// The memory of each device as a bar to scale, with the figures in a legend.
 
 import { Keyed, make, setAttribute, setText } from "./dom.js";
 import { gib, gibOf, known } from "./format.js";
 import { commands, layout } from "./memory.js";
 
-let context = null; // of the status that is being drawn
+let context = null; // of the status being drawn
 let devices = null;
 
 export function drawDevices(place, status, colors) {
@@ -19,7 +19,7 @@ function build(device) {
   const labels = make("div", "", { class: "labels", "aria-hidden": "true" });
   const segments = make("div", "", { class: "segments" });
   const legend = make("ul", "", { class: "legend" });
-  part.over = make("div", "", { class: "over", title: "more than the device has" });
+  part.over = make("div", "", { class: "over", title: "over the device's capacity" });
   part.limit = make("div", "", { class: "limit" });
   part.limitLabel = make("span", "limit", { class: "limit-label" });
   part.bar = make("div", "", { class: "gpu", role: "img" }, segments, part.over, part.limit);
@@ -46,7 +46,7 @@ function update(part, device) {
   const rows = [...plan.parts.map((one) => ({ key: one.key, mark: markOf(one), text: words(one) })),
     { key: "free", mark: "free", text: `free ${gib(device.free_bytes)}` },
     { key: "limit", mark: "mark-limit", text: `limit of all budgets ${gib(device.limit_bytes)}` }];
-  if (!part.over.hidden) rows.push({ key: "over", mark: "over", text: `${gib(plan.end - device.total_bytes)} more than there is` });
+  if (!part.over.hidden) rows.push({ key: "over", mark: "over", text: `${gib(plan.end - device.total_bytes)} over capacity` });
   part.rows.draw(rows, ({ key }) => key);
   setAttribute(part.bar, "aria-label", spoken(device, plan));
 }
@@ -76,12 +76,12 @@ function updateRow(part, { mark, text }) {
   setText(part.text, text);
 }
 
-// Classes for the look of a segment, and of its swatch in the legend.
+// Classes of a segment, and of its swatch in the legend.
 const markOf = (one) => (one.kind === "engine" ? `${context.colors.get(one.engine.name)} use-${one.use}` : one.kind);
 
 function words({ kind, engine, use, processes, size, isKnown }) {
   if (kind === "reserved") return `reserved by the driver ${gib(size)}`;
-  if (kind === "unnamed") return `others, which the driver does not name ${gib(size)}`;
+  if (kind === "unnamed") return `others, not named by the driver ${gib(size)}`;
   if (kind === "other") {
     const figure = isKnown ? gib(size) : size ? `at least ${gib(size)}` : "use not known";
     if (processes.length > 1) return `${processes.length} others ${figure} (${commands(processes)})`;

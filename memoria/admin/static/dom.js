@@ -1,8 +1,8 @@
-// Elements, changed in place: what is selected, hovered or focused stays so while the figures move on.
+// Elements are changed in place, so that selection, hover and focus survive new figures.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-// An element with text and attributes; texts are never read as HTML.
+// An element with text and attributes; text is never parsed as HTML.
 export function make(name, text = "", attributes = {}, ...children) {
   return fill(document.createElement(name), text, attributes, children);
 }
@@ -28,8 +28,8 @@ export function setAttribute(element, name, value) {
   if (element.getAttribute(name) !== value) element.setAttribute(name, value);
 }
 
-// One child of `place` for each item, by its key and in the items' order. `build(item)` makes a part, an object
-// whose `element` is the child; `update(part, item)` changes one. What is no longer among the items is removed.
+// One child of `place` for each item, by key, in the order of the items. `build(item)` makes a part, an object
+// whose `element` is the child; `update(part, item)` changes it. Parts without an item are removed.
 export class Keyed {
   #parts = new Map();
 

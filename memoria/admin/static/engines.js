@@ -1,26 +1,27 @@
-// One card for each engine: its state, its figures, and what can be done with it.
+// One card for each engine: state, figures, controls.
 
+import { makeControls, updateControls } from "./control.js";
 import { Keyed, byId, make, setText } from "./dom.js";
 import { UNKNOWN, count, duration, gibOf, known, milliseconds, percent, rate } from "./format.js";
 import { drawLine, makeLine, series } from "./history.js";
-import { makeSteering, updateSteering } from "./steer.js";
+import { STATES } from "./states.js";
 
-// The large figures, each with its last five minutes. A pooling engine generates nothing, and streams nothing.
+// The large figures, each with its last five minutes. A pooling engine neither generates nor streams.
 const LARGE = [
   { figure: "requests_per_second", label: "requests/s", write: rate, about: "of the last minute" },
   { figure: "tokens_per_second", label: "tokens/s", write: rate, about: "generated", runner: "generate" },
-  { figure: "ttft_p95", label: "TTFT p95", write: milliseconds, about: "time to the answer's first byte, of the last minute", runner: "generate" },
-  { figure: "total_p95", label: "answer p95", write: milliseconds, about: "time to the answer's last byte, of the last minute", runner: "pooling" },
+  { figure: "ttft_p95", label: "TTFT p95", write: milliseconds, about: "time to the first byte of the answer, of the last minute", runner: "generate" },
+  { figure: "total_p95", label: "answer p95", write: milliseconds, about: "time to the last byte of the answer, of the last minute", runner: "pooling" },
 ];
-const SMALL = [ // a label, how its figure is written, and the runner that has one
+const SMALL = [ // label, format, runner
   ["in the engine", (e) => (known(e.running) ? `${count(e.running)} running, ${count(e.waiting)} waiting` : UNKNOWN)],
   ["queued in memoria", (e) => count(e.held)],
   ["TTFT p50", (e) => milliseconds(e.ttft_p50), "generate"],
-  ["whole answer p50 / p95", (e) => `${milliseconds(e.total_p50)} / ${milliseconds(e.total_p95)}`],
+  ["answer p50 / p95", (e) => `${milliseconds(e.total_p50)} / ${milliseconds(e.total_p95)}`],
   ["memory", (e) => gibOf(e.used_bytes, e.budget_bytes)],
   ["restarts", (e) => count(e.restarts)],
 ];
-let context = null; // of the status that is being drawn
+let context = null; // of the status being drawn
 let cards = null;
 
 export function drawEngines(status, colors, actions) {
@@ -40,12 +41,12 @@ function build(engine) {
   part.large = LARGE.filter(({ runner }) => has(runner)).map(buildLarge);
   part.kv = buildMeter();
   part.small = SMALL.filter(([, , runner]) => has(runner)).map(([label, write]) => ({ write, value: make("dd"), label: make("dt", label) }));
-  part.steering = makeSteering(engine.name, actions.steer);
+  part.controls = makeControls(engine.name, actions.control);
   const swatch = make("b", "", { class: `swatch ${colors.get(engine.name)}`, "aria-hidden": "true" });
   part.element = make("article", "", { id: `engine-${engine.name}`, "aria-label": engine.name },
     make("header", "", {}, make("h3", "", {}, swatch, engine.name), part.state), part.models, part.why, part.hint,
     make("div", "", { class: "large" }, ...part.large.map(({ element }) => element)), part.kv.element,
-    make("dl", "", {}, ...part.small.map(({ label, value }) => make("div", "", {}, label, value))), part.steering.element);
+    make("dl", "", {}, ...part.small.map(({ label, value }) => make("div", "", {}, label, value))), part.controls.element);
   return part;
 }
 
@@ -68,7 +69,8 @@ function update(part, engine) {
   const progress = known(engine.percent) ? ` ${engine.percent} %` : "";
   setText(part.phase, engine.phase && engine.state === "starting" ? `${engine.state}: ${engine.phase}${progress}` : engine.state);
   setText(part.since, known(engine.retry_at) ? `retry in ${duration(engine.retry_at - now)}` : duration(now - engine.since));
-  part.state.className = `state ${engine.state}`;
+  part.state.className = `state ${STATES[engine.state].tone}`;
+  part.state.dataset.state = engine.state;
   setText(part.models, engine.models.join(", "));
   const last = engine.last_exit ? `last exit: ${engine.last_exit}` : "";
   setText(part.why, engine.detail || last);
@@ -84,5 +86,5 @@ function update(part, engine) {
   part.kv.element.classList.toggle("unknown", !known(engine.kv_usage));
   part.kv.fill.style.width = known(engine.kv_usage) ? `${100 * engine.kv_usage}%` : "0";
   for (const { write, value } of part.small) setText(value, write(engine));
-  updateSteering(part.steering, engine, actions.allowed);
+  updateControls(part.controls, engine, actions.allowed);
 }

@@ -1,4 +1,4 @@
-// How figures are written: as in the `memoria` command. What is not known is a dash, never 0.
+// Figures as in the `memoria` command. What is not known is a dash, never 0.
 
 export const UNKNOWN = "–";
 export const known = (value) => value !== null && value !== undefined;

@@ -1,4 +1,4 @@
-// Five minutes of the engines' figures, as memoria samples them, and the lines drawn of them.
+// Five minutes of the engines' figures as sampled by memoria, and their lines.
 
 import { makeSvg, setAttribute } from "./dom.js";
 import { known } from "./format.js";
@@ -7,7 +7,7 @@ const SECONDS = 300;
 const HEIGHT = 40;
 let samples = [];
 
-// `more`: what came since the last call, or all of it from a memoria that was asked anew.
+// `more`: the samples since the last call, or all of them after a reconnect.
 export function remember(more) {
   const first = more[0].number;
   const latest = more.at(-1).at;
@@ -23,7 +23,7 @@ export function makeLine(label) {
   return { element: makeSvg("svg", attributes, area, line), area, line, label };
 }
 
-// From 0 to the highest value, which is returned; null where no value is known. A gap where one is not.
+// Scaled from 0 to the highest value, which is returned; null where none is known. Unknown values leave gaps.
 export function drawLine(part, values, now, write) {
   const all = values.map(([, value]) => value).filter(known);
   const highest = all.length > 0 ? Math.max(...all) : null;
@@ -36,7 +36,7 @@ export function drawLine(part, values, now, write) {
   const drawn = runs.filter((run) => run.length > 0).map((run) => [run[0][0], run.map((place) => place.join(",")).join("L")]);
   setAttribute(part.line, "d", drawn.map(([, path]) => `M${path}${path.includes("L") ? "" : "h1"}`).join(""));
   setAttribute(part.area, "d", drawn.map(([begin, path]) => `M${begin},${HEIGHT}L${path}V${HEIGHT}Z`).join(""));
-  const told = highest === null ? "not known" : `at most ${write(highest)}`;
-  setAttribute(part.element, "aria-label", `${part.label} in the last five minutes: ${told}`);
+  const range = highest === null ? "not known" : `at most ${write(highest)}`;
+  setAttribute(part.element, "aria-label", `${part.label} in the last five minutes: ${range}`);
   return highest;
 }

@@ -1,4 +1,4 @@
-// The engines' logs, live: one tab each, a filter, and the end kept in sight until somebody scrolls up.
+// The engines' logs, live: a tab each, a filter, and the end kept in sight until the reader scrolls up.
 
 import { may, whyNot } from "./access.js";
 import { byId, make } from "./dom.js";
@@ -9,7 +9,7 @@ const [place, tabs, filter, follow] = ["log", "log-tabs", "log-filter", "log-fol
 let names = [];
 let shown = null;
 let seen = [];
-let isNew = 0; // how many of the seen are not drawn yet
+let undrawn = 0; // how many of the seen are not drawn yet
 let outer = null; // ends with the connection to memoria
 let reading = new AbortController();
 
@@ -39,7 +39,7 @@ function show(name) {
   reading.abort();
   reading = new AbortController();
   if (may("logs")) read(name, AbortSignal.any([reading.signal, outer]));
-  else begin(whyNot("logs", "logs are shown"));
+  else begin(whyNot("logs", "Reading logs"));
 }
 
 async function read(name, signal) {
@@ -49,7 +49,7 @@ async function read(name, signal) {
       for await (const line of lines(await ask(`admin/logs/${name}?lines=200&follow=true`, { signal }))) {
         if (signal.aborted) return;
         seen.push(line);
-        isNew += 1;
+        undrawn += 1;
         schedule();
       }
     } catch (error) {
@@ -59,10 +59,10 @@ async function read(name, signal) {
   }
 }
 
-// Anew; or with a word on why there is nothing, which stays.
+// Empties the log; a `problem` stays in its place.
 function begin(problem = "") {
   seen = [];
-  isNew = 0;
+  undrawn = 0;
   place.classList.toggle("quiet", problem !== "");
   place.replaceChildren(problem);
 }
@@ -77,12 +77,12 @@ function schedule() {
   });
 }
 
-// Lines are added, never drawn again: what is selected stays so.
+// Lines are only appended, so that a selection survives.
 function drawNew() {
   const wanted = filter.value.toLowerCase();
-  const added = seen.slice(seen.length - isNew).filter((line) => line.toLowerCase().includes(wanted));
+  const added = seen.slice(seen.length - undrawn).filter((line) => line.toLowerCase().includes(wanted));
   place.append(...added.map(drawn));
-  isNew = 0;
+  undrawn = 0;
   seen = seen.slice(-KEPT);
   while (place.childElementCount > KEPT) place.firstElementChild.remove();
   toEnd();
@@ -100,7 +100,7 @@ function toEnd() {
 filter.addEventListener("input", () => {
   if (seen.length === 0) return;
   place.replaceChildren();
-  isNew = seen.length;
+  undrawn = seen.length;
   drawNew();
 });
 window.addEventListener("resize", toEnd);

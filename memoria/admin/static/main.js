@@ -1,11 +1,11 @@
-// What memoria tells, drawn as it comes; grey when nothing has been heard of it for a while.
+// Draws events as they arrive; the page turns grey without a connection.
 
 import { may, onKey, showRights } from "./access.js";
 import { connect } from "./connection.js";
 import { drawDevices } from "./devices.js";
 import { byId, setText } from "./dom.js";
 import { drawEngines } from "./engines.js";
-import { forgetEvents, tellEvent } from "./events.js";
+import { clearEvents, showEvent } from "./events.js";
 import { duration } from "./format.js";
 import { remember } from "./history.js";
 import { offerLogs, openLog } from "./logs.js";
@@ -14,17 +14,17 @@ import { offerModels } from "./playground.js";
 import { watchRequests } from "./requests.js";
 
 const COLORS = 6;
-const colors = new Map(); // by engines' names; one that comes later takes none from another
-let isLive = false; // whether what comes of the journal is no longer history
+const colors = new Map(); // by engine name; a new engine takes no colour from another
+let isLive = false; // whether entries of the journal are no longer history
 
 const on = {
-  rights(told) {
-    showRights(told);
+  rights(granted) {
+    showRights(granted);
     if (!may("look")) setText(byId("health"), "locked");
   },
   open(signal) {
     isLive = false;
-    forgetEvents();
+    clearEvents();
     openLog(signal);
     watchRequests(signal);
   },
@@ -37,7 +37,7 @@ const on = {
   lost() {
     document.body.classList.add("stale");
     setText(byId("health"), "no connection to memoria");
-    setText(byId("uptime"), "what is shown is old");
+    setText(byId("uptime"), "figures are outdated");
   },
 };
 
@@ -52,22 +52,22 @@ function draw(status) {
   setText(byId("uptime"), `up ${duration(status.uptime)}`);
   document.title = status.status === "healthy" ? "memoria" : `memoria: ${status.status}`;
   drawDevices(byId("devices"), status, colors);
-  drawEngines(status, colors, { steer, allowed: may("steer") });
+  drawEngines(status, colors, { control, allowed: may("control") });
   offerLogs(names);
   offerModels(status.engines);
 }
 
 function tell(entry) {
-  tellEvent(entry);
-  if (isLive && entry.subject === "memoria" && entry.what === "reloaded") connect(on); // other keys, perhaps
+  showEvent(entry);
+  if (isLive && entry.kind === "reloaded") connect(on); // other keys, perhaps
 }
 
-async function steer(engine, wish) {
+async function control(engine, action) {
   try {
-    await ask(`admin/engines/${engine}/${wish}`, { method: "POST" });
+    await ask(`admin/engines/${engine}/${action}`, { method: "POST" });
     notice("");
   } catch (error) {
-    notice(`${wish} ${engine}: ${error.message}`);
+    notice(`${action} ${engine}: ${error.message}`);
     if (error.status) connect(on);
   }
 }
@@ -82,7 +82,7 @@ onKey(() => {
   connect(on);
 });
 document.addEventListener("visibilitychange", () => {
-  document.title = "memoria"; // it is not known how a tab that nobody sees would do
+  document.title = "memoria"; // the state is not known while the tab is hidden
   connect(on);
 });
 connect(on);

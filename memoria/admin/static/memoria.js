@@ -1,11 +1,11 @@
-// Asking memoria: with the key, if there is one. The key stays in this tab.
+// Requests to memoria, with the key if there is one. The key stays in this tab.
 
 export const key = {
   get: () => sessionStorage.getItem("key") || "",
   set: (value) => (value ? sessionStorage.setItem("key", value) : sessionStorage.removeItem("key")),
 };
 
-// Throws an Error with memoria's own words, and with a `status` where memoria answered.
+// Throws an Error with memoria's message, and with a `status` where memoria answered.
 export async function ask(path, options = {}) {
   const headers = { ...options.headers, ...(key.get() ? { authorization: `Bearer ${key.get()}` } : {}) };
   const answer = await fetch(path, { ...options, headers, cache: "no-store" });
@@ -26,7 +26,7 @@ export async function* lines(answer) {
   }
 }
 
-// Server-sent events as kind and data, by fetch: an EventSource cannot send a key.
+// Server-sent events as [kind, data], by fetch: an EventSource cannot send a key.
 export async function* events(answer) {
   let kind = "message";
   for await (const line of lines(answer)) {
@@ -36,7 +36,7 @@ export async function* events(answer) {
   }
 }
 
-// Ends early where the signal says so.
+// Ends early with the signal.
 export const pause = (seconds, signal) => new Promise((resolve) => {
   const timer = setTimeout(resolve, seconds * 1000);
   signal?.addEventListener("abort", () => {

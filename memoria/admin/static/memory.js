@@ -1,14 +1,14 @@
 // A device's memory as segments of a bar, in bytes from its left end. Pure arithmetic.
 //
-// Budgets first, each as wide as it is, or as its engine's use where that is more (a CUDA context lies outside
-// the budget); then others' memory, then what the driver reserves. What they add up to beyond the device is
-// drawn beyond its end, so that everything stays to one scale.
+// Budgets first, each as wide as the budget or as the engine's use where that is more (a CUDA context lies
+// outside the budget); then the memory of others, then the driver's reserve. A sum over the device's capacity is
+// drawn beyond its end, so that everything stays to scale.
 
 import { known } from "./format.js";
 
-const OWN_SEGMENT = 0.02; // of the device: others that hold less are grouped
+const OWN_SEGMENT = 0.02; // of the device: smaller others are grouped
 const MOST_SEGMENTS = 4;
-const WORTH_TELLING = 2 ** 26; // bytes
+const MIN_SHOWN = 2 ** 26; // bytes
 
 export function layout(device, engines) {
   const here = engines.filter((engine) => engine.device === device.label);
@@ -20,7 +20,7 @@ export function layout(device, engines) {
       use: engine.pid === null ? "none" : known(engine.used_bytes) ? "known" : "unknown",
     })),
     ...others.parts,
-    ...(reserved >= WORTH_TELLING ? [{ kind: "reserved", key: "reserved", size: reserved }] : []),
+    ...(reserved >= MIN_SHOWN ? [{ kind: "reserved", key: "reserved", size: reserved }] : []),
   ];
   let from = 0;
   for (const part of parts) {
@@ -30,8 +30,8 @@ export function layout(device, engines) {
   return { parts, others: others.total, reserved, end: from, scale: Math.max(device.total_bytes, from) };
 }
 
-// As `memoria top` and /metrics count them: what is used and held by no engine; null where it is not known what
-// some engine holds. Of those that the driver names the large ones are apart, the small ones together.
+// As in `memoria top` and /metrics: memory used by no engine; null where some engine's use is not known. Large
+// processes get a segment each, small ones share one.
 function othersOf(device, here) {
   const running = here.filter((engine) => engine.pid !== null);
   const isKnown = known(device.used_bytes) && running.every((engine) => known(engine.used_bytes));
@@ -46,7 +46,7 @@ function othersOf(device, here) {
     processes, size: sum(processes), isKnown: processes.every((one) => known(one.used_bytes)),
   }));
   const unnamed = (total ?? 0) - sum(device.others);
-  if (unnamed >= WORTH_TELLING) parts.push({ kind: "unnamed", key: "unnamed", size: unnamed });
+  if (unnamed >= MIN_SHOWN) parts.push({ kind: "unnamed", key: "unnamed", size: unnamed });
   return { total, parts };
 }
 
@@ -65,4 +65,4 @@ export function commands(processes) {
   return names.slice(0, 3).join(", ") + (names.length > 3 ? ", …" : "");
 }
 
-const sum = (holders) => holders.reduce((total, holder) => total + (holder.used_bytes ?? 0), 0);
+const sum = (users) => users.reduce((total, user) => total + (user.used_bytes ?? 0), 0);

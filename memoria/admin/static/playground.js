@@ -1,4 +1,4 @@
-// A small playground: a completion, streamed, or what a pooling engine makes of a text; and the same as curl.
+// The playground: a streamed completion, or a request to a pooling engine; and the same as a curl command.
 
 import { routesOf, showStream } from "./answers.js";
 import { byId, make, setText } from "./dom.js";
@@ -30,7 +30,7 @@ function offerFields() {
   setText(field("label"), query ? "Text: a query, then a document on each line" : "Text");
 }
 
-// What was chosen stays chosen where it is still there.
+// Keeps the choice where it still exists.
 function options(select, values) {
   const before = select.value;
   select.replaceChildren(...values.map((value) => make("option", value, { value })));
@@ -90,7 +90,7 @@ byId("try").addEventListener("submit", (event) => {
 field("stop").addEventListener("click", () => sending?.abort());
 field("curl").addEventListener("click", async () => {
   if (!route()) return;
-  field("answer").textContent = curl(); // to copy by hand where there is no clipboard, as without https
+  field("answer").textContent = curl(); // to copy by hand: without https there is no clipboard
   note("");
   await navigator.clipboard?.writeText(field("answer").textContent).then(() => note("copied"), () => {});
 });

@@ -1,4 +1,4 @@
-// The requests that were answered last, newest first.
+// The most recent requests, newest first.
 
 import { may, whyNot } from "./access.js";
 import { byId, make, setText } from "./dom.js";
@@ -8,26 +8,26 @@ import { ask, pause } from "./memoria.js";
 const KEPT = 100;
 const EVERY = 1; // seconds
 
-// Until the signal ends it.
+// Runs until the signal.
 export async function watchRequests(signal) {
   let last = 0;
   byId("requests").replaceChildren();
-  say(may("logs") ? "none yet" : whyNot("logs", "requests are shown"));
+  note(may("logs") ? "none yet" : whyNot("logs", "Reading requests"));
   while (may("logs") && !signal.aborted) {
     try {
       const { requests } = await (await ask(`admin/requests?limit=${KEPT}&after=${last}`, { signal })).json();
-      if (requests.length > 0) say("");
+      if (requests.length > 0) note("");
       byId("requests").prepend(...requests.map(row).reverse());
       while (byId("requests").childElementCount > KEPT) byId("requests").lastElementChild.remove();
       last = requests.at(-1)?.number ?? last;
     } catch (error) {
-      if (error.status) return say(error.message);
+      if (error.status) return note(error.message);
     }
     await pause(EVERY, signal);
   }
 }
 
-function say(text) {
+function note(text) {
   setText(byId("requests-none"), text);
   byId("requests-none").hidden = text === "";
   byId("requests").parentElement.hidden = text !== "";

@@ -1,4 +1,4 @@
-"""Building a `Status`: snapshots, device figures and what the engines say of themselves, bounded in time."""
+"""Builds a `Status` in bounded time: snapshots, device figures, and the metrics of engines."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
+from weakref import WeakKeyDictionary
 
 import aiohttp
 
 from memoria import __version__
-from memoria.admin.status.memory_sampler import Holdings, MemorySampler
+from memoria.admin.status.memory_sampler import MemorySample, MemorySampler
 from memoria.admin.status.single_flight import SingleFlight
-from memoria.admin.status.status import DeviceStatus, EngineStatus, GuardStatus, PlannedTerm, Status
+from memoria.admin.status.status import DeviceStatus, EngineStatus, GuardStatus, PlannedTerm, Status, Term
 from memoria.admin.telemetry.rates import Rates, Speed
 from memoria.config.model import Runner
-from memoria.engine.lifecycle import State
+from memoria.engine.actor import EngineActor
+from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.gpu.device import Device
 from memoria.plan.records import Comparison
@@ -30,7 +33,7 @@ from memoria.vllm import client as vllm_client
 
 logger = logging.getLogger(__name__)
 
-ANSWER_TIMEOUT = 30.0  # seconds; then an engine that hangs is asked anew
+ANSWER_TIMEOUT = 30.0  # seconds; then an engine that hangs is queried again
 
 # vllm/v1/metrics/loggers.py; one line per engine core, summed (usage: the highest)
 SERIES = re.compile(
@@ -39,76 +42,78 @@ SERIES = re.compile(
     re.M,
 )
 
-SERVING = (State.READY, State.SUSPECT, State.DRAINING)
-# What an engine's speed is measured in: the tokens that it writes, or those that it reads.
+# The tokens that an engine's speed is measured in: written or read.
 TOKENS: Mapping[Runner, str] = {"generate": "generation_tokens_total", "pooling": "prompt_tokens_total"}
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """Everything as it is at one moment. `expositions`: the metrics of every engine that answers, in
-    Prometheus's text format, as it gave them."""
+class Collected:
+    """`expositions`: the metrics of every engine that answers, unchanged, in Prometheus's text format."""
 
     status: Status
     expositions: Mapping[str, bytes]
 
 
 class Collector:
+    """`guarding` and `url`: those of the generation in force."""
+
     def __init__(
-        self, supervisor: Supervisor, admission: Admission, guarding: Guarding | None, rates: Rates, url: str
+        self,
+        supervisor: Supervisor,
+        admission: Admission,
+        rates: Rates,
+        *,
+        guarding: Callable[[], Guarding | None],
+        url: Callable[[], str],
     ) -> None:
         self._supervisor, self._admission, self._rates = supervisor, admission, rates
-        self._engines: dict[str, SingleFlight[bytes | None]] = {}
-        self._tokens: dict[str, Speed] = {}
+        self._guarding, self._url = guarding, url
+        # by actor: an engine that was removed and added again begins anew
+        self._engines: WeakKeyDictionary[EngineActor, SingleFlight[bytes | None]] = WeakKeyDictionary()
+        self._tokens: WeakKeyDictionary[EngineActor, Speed] = WeakKeyDictionary()
         self._holders = MemorySampler(supervisor)
-        self.adopt(guarding, url)
         self._began = time.monotonic()
         self._last_exits: dict[str, str] = {}
         supervisor.listen(self._remember)
-
-    def adopt(self, guarding: Guarding | None, url: str) -> None:
-        """After a reload: other engines, perhaps, and another address."""
-        self._guarding, self._url = guarding, url
-        self._engines = {
-            name: self._engines.get(name) or SingleFlight(partial(self._ask, name))
-            for name in self._supervisor.actors
-        }
-        self._tokens = {name: self._tokens.get(name) or Speed() for name in self._supervisor.actors}
-        self._holders.adopt()
 
     @property
     def uptime(self) -> float:
         return time.monotonic() - self._began
 
     async def status(self, *, hurry: bool = False) -> Status:
-        return (await self.look(hurry=hurry)).status
+        return (await self.collect(hurry=hurry)).status
 
-    async def look(self, *, hurry: bool = False) -> Look:
-        """Neither an engine nor a driver that hangs delays it by more than a second, and that only once. In a
-        `hurry` an engine does not at all: what it says of itself is not known then."""
+    async def collect(self, *, hurry: bool = False) -> Collected:
+        """An engine or a driver that hangs delays it by one second at most, and only once. In a `hurry` an
+        engine does not delay it at all; its own figures are unknown then."""
         names = tuple(self._supervisor.actors)
-        holdings, texts = await asyncio.gather(
-            self._holders.look(), asyncio.gather(*(self.exposition(name, hurry=hurry) for name in names))
+        memory, texts = await asyncio.gather(
+            self._holders.sample(), asyncio.gather(*(self.exposition(name, hurry=hurry) for name in names))
         )
         expositions = {name: text for name, text in zip(names, texts, strict=True) if text is not None}
-        return Look(self._status(holdings, expositions), expositions)
+        return Collected(self._status(memory, expositions), expositions)
 
     async def exposition(self, name: str, *, hurry: bool = False) -> bytes | None:
-        """What an engine's own `/metrics` answers; None where it does not serve, or does not answer."""
-        snapshot = self._supervisor.actors[name].snapshot
-        if snapshot.address is None or snapshot.state not in SERVING:
+        """The engine's own `/metrics`; None where it does not serve, or does not answer."""
+        actor = self._supervisor.actors[name]
+        if actor.snapshot.address is None or not FACTS[actor.snapshot.state].serves:
             return None
         try:
-            return await self._engines[name].answer(hurry=hurry)
+            return await self._scrape(actor).answer(hurry=hurry)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             logger.debug("%s: no metrics: %r", name, error)
             return None
 
     async def used_bytes(self, name: str) -> int | None:
-        """What an engine's processes hold on its device."""
-        return (await self._holders.look()).held.get(name)
+        """Memory of an engine's processes on its device."""
+        return (await self._holders.sample()).used.get(name)
 
-    async def _ask(self, name: str) -> bytes:
+    def _scrape(self, actor: EngineActor) -> SingleFlight[bytes | None]:
+        if actor not in self._engines:  # the value must not keep its key alive: it knows the name alone
+            self._engines[actor] = SingleFlight(partial(self._fetch, actor.name))
+        return self._engines[actor]
+
+    async def _fetch(self, name: str) -> bytes:
         address = self._supervisor.actors[name].snapshot.address
         if address is None:
             raise ConnectionError("it has ended")
@@ -119,25 +124,25 @@ class Collector:
             answer.raise_for_status()
             return await answer.read()
 
-    def _status(self, holdings: Holdings, expositions: Mapping[str, bytes]) -> Status:
+    def _status(self, memory: MemorySample, expositions: Mapping[str, bytes]) -> Status:
         return Status(
             version=__version__,
             pid=os.getpid(),
-            url=self._url,
+            url=self._url(),
             uptime=self.uptime,
             at=time.time(),
             devices=tuple(
-                self._device_status(planned.device, holdings) for planned in self._supervisor.plan.devices
+                self._device_status(planned.device, memory) for planned in self._supervisor.plan.devices
             ),
             engines=tuple(
-                self._engine(name, holdings, _gauges(expositions.get(name, b"")))
+                self._engine(name, memory, _gauges(expositions.get(name, b"")))
                 for name in self._supervisor.actors
             ),
-            guard=None if self._guarding is None else _guard(self._guarding),
+            guard=None if (guarding := self._guarding()) is None else _guard(guarding),
         )
 
-    def _device_status(self, device: Device, holdings: Holdings) -> DeviceStatus:
-        now = holdings.devices.get(device.uuid)
+    def _device_status(self, device: Device, memory: MemorySample) -> DeviceStatus:
+        now = memory.devices.get(device.uuid)
         return DeviceStatus(
             label=device.label,
             name=device.name,
@@ -145,23 +150,25 @@ class Collector:
             limit_bytes=int(device.total_bytes * self._supervisor.config.gpu_limit),
             used_bytes=None if now is None else now.used_bytes,
             free_bytes=None if now is None else now.free_bytes,
-            others=holdings.others.get(device.uuid, ()),
+            others=memory.others.get(device.uuid, ()),
         )
 
     def _remember(self, snapshot: EngineSnapshot) -> None:
         if snapshot.diagnosis is not None:
             self._last_exits[snapshot.name] = snapshot.diagnosis.cause
-        question = self._engines.get(snapshot.name)
-        if snapshot.state is State.READY and question is not None and not question.was_answered:
-            question.begin()  # so that it is known how long that takes before it may hang
+        actor = self._supervisor.actors.get(snapshot.name)
+        if snapshot.state is State.READY and actor is not None:
+            scrape = self._scrape(actor)
+            if not scrape.has_answered:
+                scrape.begin()  # so that its usual duration is known before it may hang
 
-    def _engine(self, name: str, holdings: Holdings, gauges: dict[str, float]) -> EngineStatus:
+    def _engine(self, name: str, memory: MemorySample, gauges: dict[str, float]) -> EngineStatus:
         supervisor = self._supervisor
         actor, config = supervisor.actors[name], supervisor.config.engine(name)
-        snapshot, device, rate = actor.snapshot, supervisor.plan.device(name), self._rates.of(name)
+        snapshot, device, rate = actor.snapshot, supervisor.plan.device(name), self._rates.rate(name)
         running, waiting = gauges.get("num_requests_running"), gauges.get("num_requests_waiting")
         diagnosis, load = snapshot.diagnosis, self._admission.load(name)
-        record, serves = supervisor.verifier.latest(name), snapshot.state in SERVING
+        record, serves = supervisor.verifier.latest(name), FACTS[snapshot.state].serves
         return EngineStatus(
             name=name,
             state=snapshot.state.value,
@@ -179,7 +186,7 @@ class Collector:
             device=device.label,
             fraction=str(config.gpu_memory_utilization),
             budget_bytes=supervisor.plan.budget(name).requested_bytes,
-            used_bytes=holdings.held.get(name),
+            used_bytes=memory.used.get(name),
             start_seconds=snapshot.start_seconds,
             kv_tokens=snapshot.figures.kv_tokens,
             planned_kv_tokens=None if record is None else record.planned_kv_tokens,
@@ -194,14 +201,16 @@ class Collector:
             limit=load.limit,
             requests=actor.traffic.total,
             requests_per_second=rate.requests_per_second if serves else rate.requests_per_second or None,
-            tokens_per_second=self._tokens[name].of(gauges.get(TOKENS[config.runner])),
+            tokens_per_second=self._tokens.setdefault(actor, Speed()).per_second(
+                gauges.get(TOKENS[config.runner])
+            ),
             ttft_p50=rate.ttft_p50,
             ttft_p95=rate.ttft_p95,
             total_p50=rate.total_p50,
             total_p95=rate.total_p95,
             last_exit=self._last_exits.get(name),
             standby=snapshot.standby,
-            standby_bytes=None if snapshot.standby is None else holdings.standbys.get(name),
+            standby_bytes=None if snapshot.standby is None else memory.standbys.get(name),
         )
 
 
@@ -216,7 +225,7 @@ def _gauges(exposition: bytes) -> dict[str, float]:
 
 def _planned_term(found: Comparison) -> PlannedTerm:
     error = None if found.error is None else round(found.error, 4)
-    return PlannedTerm(found.term, found.planned, found.said, error, found.is_notable)
+    return PlannedTerm(cast(Term, found.term), found.planned, found.said, error, found.is_notable)
 
 
 def _guard(guarding: Guarding) -> GuardStatus:

@@ -1,4 +1,4 @@
-"""Five minutes of every engine's figures, kept whether anybody looks or not, for the page to open with."""
+"""Five minutes of every engine's figures, kept at all times so that the page can open with them."""
 
 from __future__ import annotations
 
@@ -17,23 +17,30 @@ KEPT = 60  # samples
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of one engine at one moment; None: not known. Requests per second are of the time since the sample
-    before, the others as in `EngineStatus`."""
+    """Of one engine at one moment; null: not known."""
 
     requests_per_second: float | None
+    """Since the previous sample."""
     tokens_per_second: float | None
+    """Tokens written by a generating engine, read by a pooling one."""
     ttft_p95: float | None
+    """Seconds to the first byte, of the last minute."""
     total_p95: float | None
+    """Seconds to the last byte, of the last minute."""
     kv_usage: float | None
+    """0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """`number` counts from 1, without gaps; `at` is wall-clock."""
+    """The figures of all engines at one moment."""
 
     number: int
+    """Counts from 1, without gaps."""
     at: float
+    """Unix time."""
     engines: Mapping[str, Figures]
+    """By name."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -45,12 +52,12 @@ class History:
         self._before: Status | None = None
 
     async def run(self, collector: Collector) -> None:
-        """Until it is cancelled."""
+        """Take a sample every `EVERY` seconds, until cancelled."""
         while True:
-            self.add(await collector.status())
+            self.add_sample(await collector.status())
             await asyncio.sleep(EVERY)
 
-    def add(self, status: Status) -> None:
+    def add_sample(self, status: Status) -> None:
         before = {} if self._before is None else {engine.name: engine for engine in self._before.engines}
         passed = 0.0 if self._before is None else status.at - self._before.at
         number = self._samples[-1].number + 1 if self._samples else 1
@@ -60,8 +67,8 @@ class History:
         self._samples.append(Sample(number, status.at, figures))
         self._before = status
 
-    def after(self, number: int) -> list[Sample]:
-        """Oldest first."""
+    def samples_after(self, number: int) -> list[Sample]:
+        """Samples with a higher number, oldest first."""
         return [sample for sample in self._samples if sample.number > number]
 
 

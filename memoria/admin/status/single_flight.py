@@ -1,4 +1,4 @@
-"""A question to somebody who may hang."""
+"""One call at a time to something that may hang."""
 
 from __future__ import annotations
 
@@ -11,55 +11,56 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[T]):
-    """Asked again and again, of an engine or a driver. While it is not answered no second one is begun: all
-    who ask share it. Whoever did not answer within `patience` seconds is waited for `glance` seconds only,
-    until it has answered again, so that it delays nothing twice. Who is in a `hurry` waits no longer than for
-    a usual answer, once one is known, so that it is not delayed at all."""
+    """A repeated call to an engine or a driver; concurrent callers share the one in progress.
+
+    A caller waits at most `timeout` seconds. After a timeout callers wait only `retry_timeout` seconds until
+    the call has answered again, so that one that hangs delays a caller once. In a `hurry` a caller waits
+    about as long as the latest answer took (`hurry_timeout` at least), so that it is not delayed at all."""
 
     def __init__(
         self,
-        ask: Callable[[], Coroutine[Any, Any, T]],
+        call: Callable[[], Coroutine[Any, Any, T]],
         *,
-        patience: float = 1.0,
-        hurry: float = 0.03,
-        glance: float = 0.02,
+        timeout: float = 1.0,
+        hurry_timeout: float = 0.03,
+        retry_timeout: float = 0.02,
     ) -> None:
-        self._ask = ask
-        self._patience, self._hurry, self._glance = patience, hurry, glance
-        self._asked: asyncio.Task[T] | None = None
-        self._silent = False
+        self._call = call
+        self._timeout, self._hurry_timeout, self._retry_timeout = timeout, hurry_timeout, retry_timeout
+        self._running: asyncio.Task[T] | None = None
+        self._timed_out = False
         self._took: float | None = None  # seconds, the latest answer
 
     @property
-    def was_answered(self) -> bool:
+    def has_answered(self) -> bool:
         return self._took is not None
 
     def begin(self) -> asyncio.Task[T]:
-        """Asks, unless that is under way."""
-        if self._asked is None:
+        """Start the call unless one is in progress."""
+        if self._running is None:
             began = time.monotonic()
-            self._asked = asyncio.create_task(self._ask())
-            self._asked.add_done_callback(lambda asked: self._answered(asked, time.monotonic() - began))
-        return self._asked
+            self._running = asyncio.create_task(self._call())
+            self._running.add_done_callback(lambda task: self._ended(task, time.monotonic() - began))
+        return self._running
 
     async def answer(self, *, hurry: bool = False) -> T | None:
-        """None where there is no answer in time. Raises what `ask` raises."""
-        asked = self.begin()
+        """None where there is no answer in time. Raises what the call raises."""
+        task = self.begin()
         limit = self._limit(hurry=hurry)
-        await asyncio.wait({asked}, timeout=limit)
-        if not asked.done():
-            self._silent |= limit >= self._patience  # a hurry says nothing against whoever is asked
+        await asyncio.wait({task}, timeout=limit)
+        if not task.done():
+            self._timed_out |= limit >= self._timeout  # a caller in a hurry proves nothing
             return None
-        return asked.result()
+        return task.result()
 
     def _limit(self, *, hurry: bool) -> float:
-        if self._silent:
-            return self._glance
+        if self._timed_out:
+            return self._retry_timeout
         if not hurry or self._took is None:
-            return self._patience
-        return min(self._patience, max(self._hurry, 2 * self._took))
+            return self._timeout
+        return min(self._timeout, max(self._hurry_timeout, 2 * self._took))
 
-    def _answered(self, asked: asyncio.Task[T], took: float) -> None:
-        self._asked = None
-        if not asked.cancelled() and asked.exception() is None:
-            self._silent, self._took = False, took
+    def _ended(self, task: asyncio.Task[T], took: float) -> None:
+        self._running = None
+        if not task.cancelled() and task.exception() is None:
+            self._timed_out, self._took = False, took

@@ -1,6 +1,7 @@
-"""The one value that everything a person sees is made of: commands, HTTP answers, metrics, later a page.
+"""`Status`: the one value behind everything a person sees: commands, HTTP, metrics, the page.
 
-None means "not known", never 0. Sizes in bytes, times in seconds; `since` and `retry_at` are wall-clock.
+None means "not known", never 0. Sizes in bytes, times in seconds, points in time as Unix time. The docstrings
+here are the descriptions of the API (`/openapi.json`).
 """
 
 from __future__ import annotations
@@ -8,19 +9,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+from memoria.config.model import Runner
+
+Term = Literal["kv_tokens", "weights_bytes", "graph_bytes"]
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedTerm:
-    """`kv_tokens`, `weights_bytes` or `graph_bytes`, as planned and as vLLM said it after the start. `error`:
-    0.02 where vLLM's is two in a hundred more; `notable`: more than the planner's estimates are wrong by."""
+    """One term of the plan beside vLLM's own figure after the start."""
 
-    term: str
+    term: Term
     planned: int
     said: int
     error: float | None
+    """0.02: vLLM's figure is 2 % higher."""
     notable: bool
+    """Outside the error of the planner's estimates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,47 +34,69 @@ class EngineStatus:
     name: str
     state: str
     since: float
+    """Unix time."""
     phase: str | None
+    """Of the start."""
     percent: int | None
+    """Of the weights that are loaded."""
     detail: str
+    """Why it is in this state; blank where there is nothing to say."""
     hint: str | None
     retry_at: float | None
+    """Unix time."""
     restarts: int
     pid: int | None
     port: int | None
     models: tuple[str, ...]
-    runner: str
+    runner: Runner
     device: str
     fraction: str
     budget_bytes: int
     used_bytes: int | None
     start_seconds: float | None
+    """Duration of the latest start."""
     kv_tokens: int | None
     planned_kv_tokens: int | None
+    """The plan's estimate of the KV cache."""
     concurrency: float | None
     max_model_len: int | None
     kv_usage: float | None
+    """0 to 1."""
     running: int | None
     waiting: int | None
+    """Queued in the engine."""
     in_flight: int
     held: int
+    """Queued in memoria."""
     limit: int
+    """Most requests at the engine at once."""
     requests: int
+    """Since memoria started."""
     requests_per_second: float | None
+    """Of the last minute."""
     tokens_per_second: float | None
+    """Tokens written by a generating engine, read by a pooling one."""
     ttft_p50: float | None
+    """Seconds to the first byte of a streamed answer; errors do not count."""
     ttft_p95: float | None
+    """Seconds to the first byte of a streamed answer; errors do not count."""
     total_p50: float | None
+    """Seconds to the last byte; errors do not count."""
     total_p95: float | None
+    """Seconds to the last byte; errors do not count."""
     last_exit: str | None
+    """Why it ended last without a request to stop."""
     standby: str | None
+    """State of the standby process; null where there is none."""
     standby_bytes: int | None
+    """The standby's resident memory."""
     plan: tuple[PlannedTerm, ...] = ()
+    """Empty until vLLM has reported its figures."""
 
 
 @dataclass(frozen=True, slots=True)
 class OtherProcess:
-    """One that is not memoria's, and holds memory of a device."""
+    """A process outside memoria that uses memory of a device."""
 
     pid: int
     user: str | None
@@ -78,12 +106,11 @@ class OtherProcess:
 
 @dataclass(frozen=True, slots=True)
 class DeviceStatus:
-    """`limit_bytes`: the most that the engines' budgets may add up to."""
-
     label: str
     name: str
     total_bytes: int
     limit_bytes: int
+    """Upper limit of the sum of all budgets."""
     used_bytes: int | None
     free_bytes: int | None
     others: tuple[OtherProcess, ...] = ()
@@ -91,16 +118,20 @@ class DeviceStatus:
 
 @dataclass(frozen=True, slots=True)
 class GuardStatus:
-    """`engine` is protected from its `neighbours`: 95 % of the gaps between its tokens should not exceed
-    `target`. `gap_p95`: what they were, None while it is idle. `limit`: requests that each neighbour is given
-    at once; None: none is held back. `lowered`: how many times the limit fell."""
+    """Protection of one engine from its neighbours: the 95th percentile of the gap between its tokens should
+    not exceed `target`."""
 
     engine: str
+    """The protected engine."""
     neighbours: tuple[str, ...]
     target: float
+    """Seconds."""
     gap_p95: float | None
+    """Seconds; null while the engine is idle."""
     limit: int | None
+    """Most requests at each neighbour at once; null: not throttled."""
     lowered: int
+    """How many times the limit fell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +141,7 @@ class Status:
     url: str
     uptime: float
     at: float
+    """Unix time."""
     devices: tuple[DeviceStatus, ...]
     engines: tuple[EngineStatus, ...]
     guard: GuardStatus | None = None
@@ -123,7 +155,7 @@ class Status:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Status:
-        """The inverse of `to_json`. Raises `KeyError` or `TypeError` on what another version wrote."""
+        """The inverse of `to_json`. Raises `KeyError` or `TypeError` on the output of another version."""
         plain = {key: value for key, value in data.items() if key != "status"}
         guard = data.get("guard")
         return cls(

@@ -1,53 +1,76 @@
-"""`GET /metrics`: memoria's own series and those of all engines that answer, for Prometheus."""
+"""`GET /metrics` for Prometheus: every series of memoria's own, and those of all engines that answer."""
 
 from __future__ import annotations
 
 import asyncio
+import platform
 import time
+from bisect import bisect_left
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import get_args
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from memoria.admin.status.collect import Collector
-from memoria.admin.telemetry import gauges
-from memoria.admin.telemetry.exposition import CONTENT_TYPE, Exposition
+from memoria.admin.status.status import DeviceStatus, EngineStatus, GuardStatus, Status
+from memoria.admin.telemetry.exposition import (
+    CONTENT_TYPE,
+    Exposition,
+    Family,
+    Histogram,
+    Point,
+    counter,
+    gauge,
+    histogram,
+)
 from memoria.admin.telemetry.requests import Requests
-from memoria.admin.telemetry.starts import Starts
-from memoria.admin.telemetry.tally import Tally
+from memoria.engine.lifecycle import State
+from memoria.engine.snapshot import EngineSnapshot
+from memoria.proxy.exchange.record import CLIENT_GONE, RequestRecord
 from memoria.supervisor.supervisor import Supervisor
+from memoria.vllm.failures import Kind
+from memoria.vllm.log_lines import Phase
 
-AT_A_TIME = 0.001  # seconds of work after which requests have their turn
+TIME_SLICE = 0.001  # seconds of work before the event loop may serve requests
+CAUSES = (*get_args(Kind), "asked")  # of a restart
+# Seconds: from a small embedding to a long completion.
+BOUNDS = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0),
+)
 
 
 class Metrics:
     def __init__(self, supervisor: Supervisor, collector: Collector, requests: Requests) -> None:
-        self.tally = Tally(supervisor.actors)
-        self._supervisor, self._collector, self._requests = supervisor, collector, requests
-        self._starts = Starts(supervisor.actors)
+        self.requests = RequestMetrics(supervisor.names)
+        self._supervisor, self._collector, self._log = supervisor, collector, requests
+        self._starts = StartMetrics(supervisor.names)
         supervisor.listen(self._starts.on_change)
 
     async def render(self) -> bytes:
-        """Everything, with an `engine` label in the engines' series."""
-        look = await self._collector.look()
+        """All series; those of engines get an `engine` label."""
+        found = await self._collector.collect()
         exposition = Exposition(
             (
-                *gauges.families(look.status, look.expositions),
+                *status_families(found.status, found.expositions),
                 *self._starts.families(),
-                *self.tally.families(),
-                *self._requests.families(),
+                *self.requests.families(),
+                *log_families(self._log),
             )
         )
         began = time.monotonic()
-        for engine, text in look.expositions.items():
+        for engine, text in found.expositions.items():
             for _ in exposition.merge(text, engine):
-                if time.monotonic() - began > AT_A_TIME:
+                if time.monotonic() - began > TIME_SLICE:
                     await asyncio.sleep(0)
                     began = time.monotonic()
         return exposition.render()
 
     def routes(self) -> list[Route]:
-        """On an engine's own port that engine's series alone, as it gives them."""
+        """On an engine's own port: only that engine's series, unchanged."""
 
         async def metrics(request: Request) -> Response:
             port = request.scope["server"][1]
@@ -58,3 +81,279 @@ class Metrics:
             return Response(text, media_type=CONTENT_TYPE)
 
         return [Route("/metrics", metrics, methods=["GET"])]
+
+
+def status_families(status: Status, answering: Collection[str]) -> tuple[Family, ...]:
+    """Gauges of a `Status`; what is not known is left out. `answering`: engines whose own series are
+    there."""
+    info = {"version": status.version, "python": platform.python_version()}
+    return (
+        gauge("memoria_build_info", "Always 1; the versions are in the labels.", [(info, 1)]),
+        gauge("memoria_start_time_seconds", "When the daemon started.", [({}, status.at - status.uptime)]),
+        *_engines(status.engines, answering),
+        *_devices(status),
+        *(() if status.guard is None else _guard(status.guard)),
+    )
+
+
+def _engines(engines: Collection[EngineStatus], answering: Collection[str]) -> tuple[Family, ...]:
+    def each(name: str, text: str, value: Callable[[EngineStatus], float | None]) -> Family:
+        values = ((engine.name, value(engine)) for engine in engines)
+        return gauge(name, text, [({"engine": name}, known) for name, known in values if known is not None])
+
+    states: list[Point] = [
+        ({"engine": engine.name, "state": state.value}, int(engine.state == state))
+        for engine in engines
+        for state in State
+    ]
+    return (
+        gauge("memoria_engine_state", "1 for the engine's state, 0 for all others.", states),
+        each("memoria_engine_ready", "1 while the engine is ready.", lambda e: int(e.state == State.READY)),
+        each(
+            "memoria_engine_metrics_up",
+            "1 where the engine's own series are included, 0 where it does not serve or did not answer.",
+            lambda e: int(e.name in answering),
+        ),
+        each("memoria_engine_start_seconds", "Duration of the latest start.", lambda e: e.start_seconds),
+        each("memoria_requests_in_flight", "Requests at the engine.", lambda e: e.in_flight),
+        each("memoria_requests_held", "Requests queued in memoria for the engine.", lambda e: e.held),
+        each("memoria_requests_limit", "Most requests that may be at the engine at once.", lambda e: e.limit),
+    )
+
+
+def _devices(status: Status) -> tuple[Family, ...]:
+    def each(name: str, text: str, value: Callable[[DeviceStatus], float | None]) -> Family:
+        values = ((device.label, value(device)) for device in status.devices)
+        return gauge(name, text, [({"device": label}, known) for label, known in values if known is not None])
+
+    on = [({"device": engine.device, "engine": engine.name}, engine) for engine in status.engines]
+    return (
+        each("memoria_device_memory_bytes", "Memory of the GPU, or of the host.", lambda d: d.total_bytes),
+        each("memoria_device_memory_free_bytes", "Free memory.", lambda d: d.free_bytes),
+        each(
+            "memoria_device_memory_others_bytes",
+            "Memory used by anything but memoria's engines.",
+            lambda d: _others(d, status.engines),
+        ),
+        gauge(
+            "memoria_engine_memory_bytes",
+            "Memory used by the engine's processes.",
+            [(labels, e.used_bytes) for labels, e in on if e.used_bytes is not None],
+        ),
+        gauge(
+            "memoria_engine_memory_budget_bytes",
+            "Memory that the engine may use, from its fraction.",
+            [(labels, e.budget_bytes) for labels, e in on],
+        ),
+    )
+
+
+def _others(device: DeviceStatus, engines: Collection[EngineStatus]) -> int | None:
+    """None where the use of some engine is not known."""
+    if device.used_bytes is None:
+        return None
+    here = [engine for engine in engines if engine.device == device.label and engine.pid is not None]
+    if any(engine.used_bytes is None for engine in here):
+        return None
+    return max(0, device.used_bytes - sum(engine.used_bytes or 0 for engine in here))
+
+
+def _guard(guard: GuardStatus) -> tuple[Family, ...]:
+    protected = {"engine": guard.engine}
+    gap = [] if guard.gap_p95 is None else [(protected, guard.gap_p95)]
+    limit = [] if guard.limit is None else [(protected, guard.limit)]
+    return (
+        gauge(
+            "memoria_guard_active",
+            "1 while other engines are throttled to protect this one.",
+            [(protected, int(guard.limit is not None))],
+        ),
+        gauge("memoria_guard_limit", "Most requests at each throttled engine; only while active.", limit),
+        gauge(
+            "memoria_guard_target_seconds",
+            "Target for the gap between two tokens.",
+            [(protected, guard.target)],
+        ),
+        gauge("memoria_guard_gap_p95_seconds", "95th percentile of the gap between two tokens.", gap),
+        counter(
+            "memoria_guard_lowered_total", "How many times the limit fell.", [(protected, guard.lowered)]
+        ),
+    )
+
+
+def log_families(requests: Requests) -> tuple[Family, ...]:
+    text = "Requests missing from the request log because its disk was too slow or full."
+    return (counter("memoria_requests_not_logged_total", text, [({}, requests.not_logged)]),)
+
+
+@dataclass(slots=True)
+class _Starts:
+    restarts: int = 0
+    causes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CAUSES, 0))
+    start_id: str | None = None
+    phase: Phase | None = None
+    since: float = 0.0
+    current: dict[Phase, float] = field(default_factory=dict)
+    latest: dict[Phase, float] = field(default_factory=dict)  # of the latest start that became ready
+
+
+class StartMetrics:
+    """Restarts of each engine by cause, and the phases of its latest start. Listens to every snapshot of
+    every engine (`Supervisor.listen`).
+
+    `engines` is a live view of the configured engines: counters of a removed engine stay, its phases go."""
+
+    def __init__(self, engines: Collection[str], clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._present = clock, engines
+        self._engines = {name: _Starts() for name in engines}
+
+    def on_change(self, snapshot: EngineSnapshot) -> None:
+        engine = self._engines.setdefault(snapshot.name, _Starts())
+        if snapshot.restarts < engine.restarts:  # removed from the configuration, and added again
+            engine.restarts = 0
+        if snapshot.restarts > engine.restarts:
+            engine.restarts = snapshot.restarts
+            cause = snapshot.diagnosis.kind if snapshot.diagnosis else "asked"
+            engine.causes[cause] += 1
+        if snapshot.start_id != engine.start_id:
+            engine.start_id, engine.phase, engine.current = snapshot.start_id, None, {}
+        phase = snapshot.phase if snapshot.state is State.STARTING else None
+        if phase is not engine.phase:
+            now = self._clock()
+            if engine.phase is not None:  # a phase may occur more than once
+                spent = now - engine.since
+                engine.current[engine.phase] = engine.current.get(engine.phase, 0.0) + spent
+            engine.phase, engine.since = phase, now
+            if snapshot.state is State.READY:
+                engine.latest = engine.current
+
+    def families(self) -> tuple[Family, ...]:
+        return (
+            counter(
+                "memoria_engine_restarts_total",
+                "Starts after the first, by what ended the previous start.",
+                (
+                    ({"engine": name, "cause": cause}, count)
+                    for name, engine in self._engines.items()
+                    for cause, count in engine.causes.items()
+                ),
+            ),
+            gauge(
+                "memoria_engine_start_phase_seconds",
+                "Time that the engine's latest start spent in each phase.",
+                (
+                    ({"engine": name, "phase": phase.name.lower()}, round(seconds, 6))
+                    for name, engine in self._engines.items()
+                    if name in self._present
+                    for phase, seconds in engine.latest.items()
+                ),
+            ),
+        )
+
+
+class _Line:
+    """Requests of one route to one engine that ended with one status code."""
+
+    __slots__ = ("aborted", "duration", "first_byte", "refused", "replays", "requests")
+
+    def __init__(self, duration: Histogram, first_byte: Histogram) -> None:
+        self.requests = self.refused = self.aborted = self.replays = 0
+        self.duration, self.first_byte = duration, first_byte
+
+
+class RequestMetrics:
+    """Completed requests since the daemon's start, counted by outcome.
+
+    `engines` is a live view of the configured engines; each is listed from the start, with zeros. A request
+    rejected before its engine or route was known has empty labels, which to Prometheus means no label."""
+
+    def __init__(self, engines: Collection[str]) -> None:
+        self._engines = engines
+        self._lines: dict[tuple[str | None, str | None, int], _Line] = {}
+        self._histograms: dict[tuple[str | None, str | None], tuple[Histogram, Histogram]] = {}
+
+    def count_request(self, record: RequestRecord) -> None:
+        """Runs for every request, so it does the minimum."""
+        key = (record.engine, record.route, record.status)
+        line = self._lines.get(key) or self._new_line(key)
+        line.requests += 1
+        first_byte_s = record.first_byte_s
+        if first_byte_s is not None:
+            _observe(line.first_byte, first_byte_s)
+            _observe(line.duration, record.duration_s)
+        elif record.status != CLIENT_GONE:
+            line.refused += 1
+        if not record.complete:
+            line.aborted += 1
+        line.replays += record.replays
+
+    def answered(self, engine: str) -> int:
+        """Number of complete answers of an engine."""
+        return sum(
+            line.requests - line.aborted - line.refused
+            for (name, _, _), line in self._lines.items()
+            if name == engine
+        )
+
+    def families(self) -> tuple[Family, ...]:
+        requests = [
+            ({"engine": engine or "", "route": route or "", "code": str(code)}, line.requests)
+            for (engine, route, code), line in self._lines.items()
+        ]
+        refused: dict[tuple[str, str], int] = {}
+        aborted, replayed = dict.fromkeys(self._engines, 0), dict.fromkeys(self._engines, 0)
+        for (name, _, code), line in self._lines.items():
+            engine = name or ""
+            if line.refused:
+                refused[engine, str(code)] = refused.get((engine, str(code)), 0) + line.refused
+            aborted[engine] = aborted.get(engine, 0) + line.aborted
+            replayed[engine] = replayed.get(engine, 0) + line.replays
+        observed = [
+            ({"engine": engine or "", "route": route or ""}, both)
+            for (engine, route), both in self._histograms.items()
+            if any(both[0].counts)
+        ]
+        return (
+            counter(
+                "memoria_requests_total",
+                "Completed requests; code 499: the client disconnected before the answer began.",
+                requests,
+            ),
+            counter(
+                "memoria_requests_refused_total",
+                "Requests that memoria itself answered, with an error.",
+                (({"engine": engine, "code": code}, count) for (engine, code), count in refused.items()),
+            ),
+            counter(
+                "memoria_requests_aborted_total",
+                "Requests with an incomplete answer: the client disconnected, or the engine was lost.",
+                (({"engine": engine}, count) for engine, count in aborted.items()),
+            ),
+            counter(
+                "memoria_requests_replayed_total",
+                "Requests sent again because the engine was lost before it answered.",
+                (({"engine": engine}, count) for engine, count in replayed.items()),
+            ),
+            histogram(
+                "memoria_request_duration_seconds",
+                "From a request's arrival to the end of the engine's answer.",
+                ((labels, duration) for labels, (duration, _) in observed),
+            ),
+            histogram(
+                "memoria_request_first_byte_seconds",
+                "From a request's arrival to the first byte of the answer's body.",
+                ((labels, first_byte) for labels, (_, first_byte) in observed),
+            ),
+        )
+
+    def _new_line(self, key: tuple[str | None, str | None, int]) -> _Line:
+        where = key[:2]
+        if where not in self._histograms:
+            self._histograms[where] = (Histogram(BOUNDS), Histogram(BOUNDS))
+        line = self._lines[key] = _Line(*self._histograms[where])
+        return line
+
+
+def _observe(histogram: Histogram, seconds: float) -> None:
+    histogram.counts[bisect_left(BOUNDS, seconds)] += 1
+    histogram.sum += seconds

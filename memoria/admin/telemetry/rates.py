@@ -1,4 +1,4 @@
-"""Requests per second and their times over the last minute, per engine. Bounded, in memory."""
+"""Requests per second and latencies of the last minute, per engine. Bounded, in memory."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import NamedTuple
 from memoria.proxy.exchange.record import RequestRecord
 
 WINDOW = 60.0  # seconds
-SPEED_WINDOW, SHORTEST = 10.0, 0.5
-KEPT = 2000  # requests per engine; under more load the window gets shorter, the rate stays right
-SHORTEST_SPAN = 1e-3  # seconds, the clock's own doubt
+SPEED_WINDOW, SHORTEST = 10.0, 0.5  # seconds
+KEPT = 2000  # requests per engine; under more load the window is shorter, the rate still right
+SHORTEST_SPAN = 1e-3  # seconds, the clock's resolution
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Of what an engine answered in the window. Seconds to the first byte of those answers that were
-    streamed, and to the last byte of all, errors left out; None where there were none."""
+    """Requests that an engine answered within the window. `ttft`: seconds to the first byte of streamed
+    answers; `total`: to the last byte of all answers; errors excluded. None where there were none."""
 
     requests_per_second: float = 0.0
     ttft_p50: float | None = None
@@ -29,7 +29,7 @@ class Rate:
 
 
 class _Seen(NamedTuple):
-    """`first` None: not streamed. `total` None: an error."""
+    """One answer. `first` None: not streamed. `total` None: an error."""
 
     at: float
     first: float | None
@@ -42,18 +42,18 @@ class Rates:
         self._began = clock()
         self._seen: dict[str, deque[_Seen]] = {}
 
-    def add(self, record: RequestRecord) -> None:
-        """One request that is over; those that no engine answered count for none."""
+    def add_request(self, record: RequestRecord) -> None:
+        """Requests that no engine answered are ignored."""
         if record.engine is None or record.first_byte_s is None:
             return
         seen = self._seen.get(record.engine)
         if seen is None:
             seen = self._seen[record.engine] = deque(maxlen=KEPT)
-        well = record.status < 400
-        first = record.first_byte_s if well and record.streamed else None
-        seen.append(_Seen(self._clock(), first, record.duration_s if well else None))
+        succeeded = record.status < 400
+        first = record.first_byte_s if succeeded and record.streamed else None
+        seen.append(_Seen(self._clock(), first, record.duration_s if succeeded else None))
 
-    def of(self, engine: str) -> Rate:
+    def rate(self, engine: str) -> Rate:
         now = self._clock()
         recent = [one for one in self._seen.get(engine, ()) if now - one.at <= WINDOW]
         if not recent:
@@ -64,29 +64,29 @@ class Rates:
             span = max(min(WINDOW, now - self._began), 1.0)
         firsts = sorted(one.first for one in recent if one.first is not None)
         totals = sorted(one.total for one in recent if one.total is not None)
-        return Rate(len(recent) / span, *_middle_and_late(firsts), *_middle_and_late(totals))
+        return Rate(len(recent) / span, *_percentiles(firsts), *_percentiles(totals))
 
 
-def _middle_and_late(times: Sequence[float]) -> tuple[float | None, float | None]:
-    """The 50th and the 95th percentile."""
+def _percentiles(times: Sequence[float]) -> tuple[float | None, float | None]:
+    """50th and 95th."""
     if not times:
         return None, None
     return times[len(times) // 2], times[int(len(times) * 0.95)]
 
 
 class Speed:
-    """How fast a counter grows, from what is read of it now and then."""
+    """Growth of a counter, from readings at irregular intervals."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._read: deque[tuple[float, float]] = deque()
 
-    def of(self, total: float | None) -> float | None:
-        """Per second, over the readings of the last ten seconds; None after a single one, and for none."""
+    def per_second(self, total: float | None) -> float | None:
+        """Per second over the last ten seconds; None for an unknown `total` and after a single reading."""
         now = self._clock()
         if total is None:
             return None
-        if self._read and total < self._read[-1][1]:  # its engine was started anew
+        if self._read and total < self._read[-1][1]:  # the engine was restarted
             self._read.clear()
         self._read.append((now, total))
         while now - self._read[0][0] > SPEED_WINDOW:

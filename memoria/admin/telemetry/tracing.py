@@ -1,4 +1,4 @@
-"""A span for each request that is over, sent by OpenTelemetry's SDK where the environment asks for it.
+"""A span for each completed request, sent by OpenTelemetry's SDK where its environment variables are set.
 
 Sources: OpenTelemetry's environment variables of the OTLP exporter, its semantic conventions for HTTP servers
 and for generative AI. The SDK's own thread sends; nothing here waits for the collector.
@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from memoria import __version__
-from memoria.admin.telemetry.record import tokens
+from memoria.admin.telemetry.requests import tokens
+from memoria.aio import in_daemon_thread
 from memoria.errors import UnavailableError
 from memoria.proxy.exchange.record import RequestRecord
-from memoria.supervisor.device_memory import in_daemon_thread
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-LAST_SPANS = 5.0  # seconds for what was not sent yet when the daemon ends
+FLUSH_TIMEOUT = 5.0  # seconds for unsent spans when the daemon ends
 
 
 def open_tracing(environ: Mapping[str, str]) -> Tracing | None:
-    """None where no endpoint is set; then OpenTelemetry is not even imported. Raises `UnavailableError` where
-    one is set and OpenTelemetry is not installed."""
-    asked = [name for name in ENDPOINTS if environ.get(name)]
-    if not asked or environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    """None where no endpoint is set; OpenTelemetry is not imported then. Raises `UnavailableError` where one
+    is set and OpenTelemetry is not installed."""
+    endpoints = [name for name in ENDPOINTS if environ.get(name)]
+    if not endpoints or environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
@@ -41,8 +41,8 @@ def open_tracing(environ: Mapping[str, str]) -> Tracing | None:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError as error:
         raise UnavailableError(
-            f"{asked[0]} is set, and OpenTelemetry is not installed",
-            hint="pip install 'memoria[otel]' for a span of each request, or unset the variable",
+            f"{endpoints[0]} is set, and OpenTelemetry is not installed",
+            hint="pip install 'memoria[otel]' to send a span for each request, or unset the variable",
         ) from error
     service = {
         "service.name": environ.get("OTEL_SERVICE_NAME") or "memoria",
@@ -66,8 +66,8 @@ class Tracing:
         self._kind = trace.SpanKind.SERVER
         self._failed = trace.Status(trace.StatusCode.ERROR)
 
-    def add(self, record: RequestRecord) -> None:
-        """The span's parent is the client's, as its `traceparent` says; without one it begins a trace."""
+    def add_span(self, record: RequestRecord) -> None:
+        """The parent is the client's span (`traceparent`); without one the span begins a trace."""
         end = time.time_ns()
         carrier = {} if record.traceparent is None else {"traceparent": record.traceparent.decode("latin-1")}
         span = self._tracer.start_span(
@@ -82,16 +82,16 @@ class Tracing:
         span.end(end)
 
     async def close(self) -> None:
-        """Sends what was not sent yet, if the collector takes it."""
+        """Send the remaining spans, waiting up to `FLUSH_TIMEOUT`."""
         try:
-            async with asyncio.timeout(LAST_SPANS):
+            async with asyncio.timeout(FLUSH_TIMEOUT):
                 await in_daemon_thread(self._provider.shutdown)
         except TimeoutError:
             logger.warning("the last spans were not sent: the collector does not answer")
 
 
 def attributes_of(record: RequestRecord) -> dict[str, AttributeValue]:
-    """What is not known is left out."""
+    """Attributes of a span, without those not known."""
     prompt, completion = tokens(record.ends)
     known: dict[str, AttributeValue | None] = {
         "http.request.method": record.method,

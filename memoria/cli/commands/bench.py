@@ -2,58 +2,99 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from memoria.admin.status.status import EngineStatus, Status
-from memoria.bench.clients import Endpoint, Engine, Load
-from memoria.bench.figures import Phase
-from memoria.bench.load import run_phases
-from memoria.bench.plot import as_svg
-from memoria.cli.client import ask, understood
-from memoria.cli.commands.running import running
-from memoria.cli.screens.bench import render_phases
+import click
+
+from memoria.cli import INTERRUPTED
+from memoria.cli.client import find_daemon, parsing, request
+from memoria.cli.options import Options, command, complete_engine
+from memoria.cli.screens.live import StatusLine
 from memoria.errors import ExitCode, MemoriaError, Problem, UnavailableError, UsageError
 from memoria.text import suggestion
 
-INTERRUPTED = 130  # as the shell has it for SIGINT
+if TYPE_CHECKING:
+    from memoria.admin.status.status import EngineStatus, Status
+    from memoria.bench.figures import Phase
+    from memoria.bench.load import Endpoint, Engine, Load
+
+BAR = 40  # columns
+COUNT = click.IntRange(1)
 
 
-def run_bench(
-    flag: Path | None,
-    names: Sequence[str],
-    load: Load,
-    *,
-    key: str | None,
-    plot: Path | None,
-    as_json: bool,
-    color: bool,
-) -> int:
-    """Loads the engines with these names, or all that are ready: each alone, then together. Ctrl-C ends it
-    with what was measured so far. Raises `UnavailableError` where there is none to load."""
+@command()
+@click.argument("engines", nargs=-1, metavar="[ENGINE]...", shell_complete=complete_engine)
+@click.option("--seconds", default=20.0, show_default=True, type=click.FloatRange(1), help="Of each phase.")
+@click.option("--streams", default=16, show_default=True, type=COUNT, help="Concurrent completions.")
+@click.option("--prompt", default=128, show_default=True, type=COUNT, help="Words per prompt.")
+@click.option("--tokens", default=128, show_default=True, type=COUNT, help="Tokens per completion.")
+@click.option("--clients", default=16, show_default=True, type=COUNT, help="Concurrent embedding requests.")
+@click.option("--texts", default=8, show_default=True, type=COUNT, help="Texts per embedding request.")
+@click.option("--words", default=64, show_default=True, type=COUNT, help="Words per text.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write a chart (SVG).")
+def bench(options: Options, /, engines: tuple[str, ...], plot: Path | None, **load: Any) -> int:
+    """Put a load on the running daemon: each ready engine alone, then all together.
+
+    Shows texts or tokens per second and the share of them KEPT beside the other engines, the time to an
+    answer, to the FIRST token and to each NEXT one. Without names all ready engines are loaded. Exit code 1:
+    requests failed. The API key is taken from MEMORIA_KEY: as an argument, other users could see it.
+
+    \b
+    Example:  memoria bench --seconds 60 --plot bench.svg
+    """
+    from memoria.bench.load import Load
+
+    return run_bench(
+        options,
+        engines,
+        Load(
+            seconds=load["seconds"],
+            warm_up=min(3.0, load["seconds"] / 4),
+            streams=load["streams"],
+            prompt_words=load["prompt"],
+            max_tokens=load["tokens"],
+            embedders=load["clients"],
+            texts=load["texts"],
+            text_words=load["words"],
+        ),
+        plot,
+    )
+
+
+def run_bench(options: Options, names: Sequence[str], load: Load, plot: Path | None) -> int:
+    """Prints also what was measured until Ctrl-C. Raises `UnavailableError` if no engine can be loaded."""
+    import asyncio
+
+    from memoria.admin.status.status import Status
+    from memoria.bench.load import Endpoint
+    from memoria.bench.plot import as_svg
+    from memoria.cli.screens.bench import render_phases
+
     if plot is not None:
         _check_plot(plot)
-    socket = running(flag).admin_socket
-    data = ask(socket, "/status")
-    with understood(socket):
+    socket = find_daemon(options.config).admin_socket
+    data = request(socket, "/status")
+    with parsing(socket):
         status = Status.from_json(data)
     engines = to_load(status, names)
+    key = os.environ.get("MEMORIA_KEY")
     endpoint = Endpoint(status.url, {"authorization": f"Bearer {key}"} if key else {})
     phases: list[Phase] = []
     interrupted = False
-    with _progress(color) as tick:
+    with _progress() as tick:
         try:
             asyncio.run(_measure(endpoint, load, engines, tick, phases))
         except KeyboardInterrupt:
             interrupted = True
-    if as_json:
+    if options.json:
         sys.stdout.write(json.dumps(_as_json(status, load, phases), indent=2) + "\n")
     elif phases:
         sys.stdout.write(f"{_title(status)}\n\n{render_phases(phases, load)}\n")
@@ -61,14 +102,14 @@ def run_bench(
     if plot is not None and phases:
         _write(plot, as_svg(phases, _title(status)))
     if interrupted:
-        sys.stderr.write("interrupted: the phase under way does not count\n")
+        sys.stderr.write("interrupted: the unfinished phase does not count\n")
         return INTERRUPTED
     return ExitCode.FAILURE if any(phase.failures for phase in phases) else ExitCode.OK
 
 
 def to_load(status: Status, names: Sequence[str] = ()) -> list[Engine]:
-    """Engines by these names, all ready ones without a name. Raises `UsageError` for a name that is none,
-    `UnavailableError` for an engine that is not ready."""
+    """The engines named, or all ready ones. Raises `UsageError` for an unknown name, `UnavailableError` for
+    an engine that is not ready."""
     known = [engine.name for engine in status.engines]
     for name in names:
         if name not in known:
@@ -80,11 +121,13 @@ def to_load(status: Status, names: Sequence[str] = ()) -> list[Engine]:
             [Problem(f"{engine.name} is not ready: {engine.state}", hint="memoria status") for engine in late]
         )
     for engine in late:
-        sys.stderr.write(f"{engine.name} is left out: it is {engine.state}\n")
+        sys.stderr.write(f"skipping {engine.name}: it is {engine.state}\n")
     return [target(engine) for engine in wanted if engine.state == "ready"]
 
 
 def target(engine: EngineStatus) -> Engine:
+    from memoria.bench.load import Engine
+
     return Engine(engine.name, engine.models[0], "embedding" if engine.runner == "pooling" else "generation")
 
 
@@ -95,6 +138,8 @@ async def _measure(
     tick: Callable[[str, float], None],
     phases: list[Phase],
 ) -> None:
+    from memoria.bench.load import run_phases
+
     async for phase in run_phases(endpoint, load, engines, tick):
         phases.append(phase)
 
@@ -116,9 +161,9 @@ def _as_json(status: Status, load: Load, phases: Sequence[Phase]) -> dict[str, A
 def _check_plot(path: Path) -> None:
     """Before minutes of measuring."""
     if path.suffix.lower() != ".svg":
-        raise UsageError(f"the picture is an SVG: {path.name} must end in .svg")
+        raise UsageError(f"the chart is an SVG: {path.name} must end in .svg")
     if not path.absolute().parent.is_dir():
-        raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
+        raise UsageError(f"cannot write {path}: there is no directory {path.parent}")
 
 
 def _write(path: Path, text: str) -> None:
@@ -129,23 +174,28 @@ def _write(path: Path, text: str) -> None:
 
 
 @contextmanager
-def _progress(color: bool) -> Iterator[Callable[[str, float], None]]:
+def _progress() -> Iterator[Callable[[str, float], None]]:
     """On standard error: a bar on a terminal, elsewhere a line when a phase begins."""
     if not sys.stderr.isatty():
         begun: list[str] = []
 
-        def tell(name: str, _: float) -> None:
+        def announce(name: str, _: float) -> None:
             if name not in begun:
                 begun.append(name)
                 sys.stderr.write(f"{name} ...\n")
 
-        yield tell
+        yield announce
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    line, began = StatusLine(sys.stderr), time.monotonic()
 
-    console = Console(stderr=True, no_color=not color)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=1.0)
-        yield lambda name, part: progress.update(task, description=name, completed=part)
+    def draw(name: str, part: float) -> None:
+        done = round(BAR * part)
+        left = (time.monotonic() - began) * (1 / part - 1) if part else None
+        line.show(
+            f"{name:20} {'━' * done}{'·' * (BAR - done)}" + ("" if left is None else f" {left:4.0f} s left")
+        )
+
+    try:
+        yield draw
+    finally:
+        line.clear()

@@ -3,39 +3,89 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-from memoria.cli.commands.preflight import look, look_at_places
-from memoria.cli.screens.plan import render_plan, render_problems
-from memoria.config.file import shown
+import click
+
+from memoria.cli.options import Options, command
+from memoria.cli.screens.check import render_plan, shown
+from memoria.cli.screens.layout import render_problems
 from memoria.config.model import Config
-from memoria.errors import ExitCode
+from memoria.engine.log.file import LogFile
+from memoria.errors import ConfigError, ExitCode, UnavailableError
 from memoria.gpu import open_reader
-from memoria.preflight.preflight import Preflight
+from memoria.gpu.device import DeviceReader
+from memoria.preflight.preflight import Preflight, preflight
+from memoria.supervisor.runtime_dir import RuntimeDir
 
 
-def run_check(config: Config, *, no_gpu: bool, as_json: bool, width: int, color: bool) -> int:
-    """Prints the plan on standard output, then raises everything that stands against it."""
-    checked = look(config, None if no_gpu else open_reader(config.device))
+@command()
+@click.option("--no-gpu", is_flag=True, help="Do not read the GPU.")
+def check(options: Options, no_gpu: bool) -> int:
+    """Validate the configuration, read the GPU and print the plan. Starts nothing.
+
+    \b
+    Example:  memoria check -c configs/one-gpu-two-models.yaml
+    """
+    config = options.load()
+    checked = run_preflight(config, None if no_gpu else open_reader(config.device))
     if not no_gpu:
-        checked = look_at_places(checked.config, checked)
+        checked = check_places(checked.config, checked)
     config = checked.config
-    if as_json:
+    if options.json:
         sys.stdout.write(json.dumps(_as_json(config, checked), indent=2) + "\n")
         return checked.errors[0].exit_code if checked.errors else ExitCode.OK
+    color = options.colored
     if config.warnings:
         sys.stderr.write(render_problems(config.warnings, color, "warning") + "\n\n")
     if checked.plan is not None:
         ok = not checked.errors
-        sys.stdout.write(render_plan(config, checked.plan, checked.install, width, color, ok=ok) + "\n")
+        screen = render_plan(config, checked.plan, checked.install, options.width, color, ok=ok)
+        sys.stdout.write(screen + "\n")
         sys.stdout.flush()
     elif not checked.errors:
         name = shown(config.path) if config.path else "the configuration"
         sys.stdout.write(f"ok: {name} is valid; the GPU was not read\n")
     checked.raise_for_errors()
     return ExitCode.OK
+
+
+def run_preflight(config: Config, reader: DeviceReader | None) -> Preflight:
+    """What `check` and `run` look at: the daemon's preflight, and the API keys. `reader` None skips the
+    device."""
+    checked = preflight(config, reader, os.environ)
+    for path in (config.access.keys, config.access.admin_keys):
+        if path is not None:
+            from memoria.proxy.access.keys import KeyRing
+
+            try:
+                KeyRing(path)
+            except ConfigError as error:
+                checked = replace(checked, errors=(*checked.errors, error))
+    return checked
+
+
+def check_places(config: Config, checked: Preflight) -> Preflight:
+    """Adds what `run` would find out later: ports in use, logs that cannot be written, an unusable runtime
+    directory. While this configuration's own daemon runs, the ports are its own."""
+    problems = [
+        problem
+        for engine in config.engines
+        if (problem := LogFile.of(config.logging, engine.name).problem()) is not None
+    ]
+    runtime = RuntimeDir(config.runtime_dir)
+    if not runtime.is_locked():
+        if (problem := runtime.problem()) is not None:
+            problems.append(problem)
+        from memoria.daemon.listeners import unavailable
+
+        problems += unavailable(config)
+    if not problems:
+        return checked
+    return replace(checked, errors=(*checked.errors, UnavailableError(problems)))
 
 
 def _as_json(config: Config, checked: Preflight) -> dict[str, Any]:

@@ -1,71 +1,117 @@
-"""`memoria start`, `stop` and `restart`: the wish, then what follows from it."""
+"""`memoria start`, `stop` and `restart`."""
 
 from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-from memoria.cli.client import ask, events, understood
-from memoria.cli.commands.running import running
-from memoria.engine.lifecycle import CALLED_OFF, WAITS, State
+import click
+
+from memoria.cli.client import events, find_daemon, parsing, request
+from memoria.cli.options import Options, command, complete_engine
+from memoria.cli.screens.layout import facts
+from memoria.engine.events import EventKind
+from memoria.engine.lifecycle import FACTS, State
 from memoria.errors import ExitCode, NotRunningError
 from memoria.logs import printable
 
-Wish = Literal["start", "stop", "restart"]
+Action = Literal["start", "stop", "restart"]
 
-GOALS: dict[Wish, State] = {"start": State.READY, "stop": State.STOPPED, "restart": State.READY}
-# Passed through in an instant, or told by what follows.
-UNTOLD = (State.QUEUED, State.RELEASING)
-EXPLAINED = (State.BACKOFF, State.FAILED, State.HELD)
+GOALS: dict[Action, State] = {"start": State.READY, "stop": State.STOPPED, "restart": State.READY}
+WAITS, CALLED_OFF = EventKind.WAITS_FOR_NEIGHBOUR, EventKind.STOP_CALLED_OFF
+
+engine_argument = click.argument("engine", shell_complete=complete_engine)
+now_option = click.option("--now", is_flag=True, help="Do not wait for requests in flight.")
 
 
-def steer(flag: Path | None, wish: Wish, engine: str, *, now: bool = False, as_json: bool = False) -> int:
-    """Prints a line for every state until the engine is where it was wished, or will not get there."""
-    socket = running(flag).admin_socket
-    path = f"/engines/{quote(engine, safe='')}/{wish}" + ("?now=true" if now else "")
-    asked = ask(socket, path, "POST")
-    with understood(socket):
-        before, after = State(asked["state"]), int(asked["event"])
-    if wish != "restart" and before is GOALS[wish]:
-        _tell(engine, {"what": f"is {before} already", "detail": ""}, as_json=as_json)
+@command()
+@engine_argument
+def start(options: Options, engine: str) -> int:
+    """Start an engine that is stopped or has failed, and wait until it is ready.
+
+    Exit code 0: ready, 1: failed, 3: memoria is not running.
+
+    \b
+    Example:  memoria start generation
+    """
+    return control(options, "start", engine)
+
+
+@command()
+@engine_argument
+@now_option
+def stop(options: Options, engine: str, now: bool) -> int:
+    """Stop an engine once its requests in flight are finished. Other engines keep running.
+
+    \b
+    Example:  memoria stop generation --now
+    """
+    return control(options, "stop", engine, now=now)
+
+
+@command()
+@engine_argument
+@now_option
+def restart(options: Options, engine: str, now: bool) -> int:
+    """Stop an engine and start it again. Its requests are queued meanwhile, as far as `hold` allows.
+
+    Exit code 0: ready again, 1: failed, 3: memoria is not running.
+
+    \b
+    Example:  memoria restart generation
+    """
+    return control(options, "restart", engine, now=now)
+
+
+def control(options: Options, action: Action, engine: str, *, now: bool = False) -> int:
+    """Prints a line per state until the engine reaches the goal, or no longer can."""
+    socket = find_daemon(options.config).admin_socket
+    path = f"/engines/{quote(engine, safe='')}/{action}" + ("?now=true" if now else "")
+    accepted = request(socket, path, "POST")
+    with parsing(socket):
+        before, after = State(accepted["state"]), int(accepted["event"])
+    if action != "restart" and before is GOALS[action]:
+        unchanged = {"kind": "unchanged", "what": f"is {before} already", "detail": ""}
+        _print(engine, unchanged, as_json=options.json)
         return ExitCode.OK
     for kind, entry in events(socket, f"/events?status=false&after={after}"):
-        with understood(socket):
+        with parsing(socket):
             if kind != "journal" or entry["subject"] != engine:
                 continue
-            if entry["what"] in (WAITS, CALLED_OFF):
-                _tell(engine, entry, as_json=as_json)
-            if entry["what"] == CALLED_OFF and wish == "stop":
+            event = entry | {"what": str(entry["what"]), "detail": str(entry["detail"])}
+            if entry["kind"] in (WAITS, CALLED_OFF):
+                _print(engine, event, as_json=options.json)
+            if entry["kind"] == CALLED_OFF and action == "stop":
                 return ExitCode.FAILURE
-            if entry["what"] not in set(State):
+            if entry["kind"] != EventKind.TRANSITION:
                 continue
-            state, told = State(entry["what"]), {"what": entry["what"], "detail": str(entry["detail"])}
-        if state not in UNTOLD:
-            _tell(engine, entry | told, as_json=as_json)
-        if (code := outcome(wish, state)) is not None:
+            state = State(entry["data"]["state"])
+        if not FACTS[state].brief:
+            _print(engine, event, as_json=options.json)
+        if (code := outcome(action, state)) is not None:
             return code
     raise NotRunningError("memoria has ended")
 
 
-def outcome(wish: Wish, state: State) -> ExitCode | None:
-    """None: it is still under way."""
-    if state is GOALS[wish]:
+def outcome(action: Action, state: State) -> ExitCode | None:
+    """None while the action is under way."""
+    if state is GOALS[action]:
         return ExitCode.OK
-    if state in (State.FAILED, State.STOPPED):  # or somebody else wished otherwise
+    if FACTS[state].at_rest:  # stopped by another command
         return ExitCode.FAILURE
     return None
 
 
-def _tell(engine: str, entry: dict[str, Any], *, as_json: bool) -> None:
+def _print(engine: str, event: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(json.dumps({"engine": engine, **entry}) + "\n")
+        sys.stdout.write(json.dumps({"engine": engine, **event}) + "\n")
     else:
-        what, detail = entry["what"], entry["detail"]
-        told = printable(detail) if what in EXPLAINED else ""
-        if what == WAITS:
-            what, told = "waits", f"until it is its turn: {printable(detail)}"
-        sys.stdout.write(f"{engine}  {what:9} {told}".rstrip() + "\n")
+        what, detail = event["what"], printable(event["detail"])
+        if event["kind"] == EventKind.TRANSITION:
+            text = f"{what:9} {detail}" if facts(what).explained else what
+        else:
+            text = f"{what}: {detail}" if detail else what
+        sys.stdout.write(f"{engine}  {text.rstrip()}\n")
     sys.stdout.flush()

@@ -2,65 +2,99 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from heapq import merge
 from operator import attrgetter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from memoria.cli.client import ask
-from memoria.cli.commands.running import running
+import click
+
+from memoria.cli.client import find_daemon, request
+from memoria.cli.options import Options, command, complete_engine
 from memoria.cli.screens.logs import Line, dated, render
-from memoria.cli.since import parse_since
-from memoria.config.locate import Place
 from memoria.engine.log.reader import LogReader
 from memoria.errors import ExitCode, MemoriaError, Problem, UnavailableError, UsageError
 from memoria.text import suggestion
 
-LOOK = 0.2  # seconds
+if TYPE_CHECKING:
+    from memoria.config.file import Place
+
+FOLLOW = 0.2  # seconds between two looks
 LINES = 100
 PATIENCE = 2.0  # seconds for a daemon that hangs; then the configuration says where the logs are
+_AGO = re.compile(r"(\d{1,6})([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
-def show_logs(
-    flag: Path | None,
-    engine: str | None,
-    *,
-    lines: int | None,
-    follow: bool,
-    since: str | None,
-    as_json: bool,
-    color: bool,
-) -> int:
-    """Prints the last lines of each log, in the order of their times, then with `follow` what is appended,
-    until interrupted. Raises `UnavailableError` where a log may not be read."""
+@command()
+@click.argument("engine", required=False, shell_complete=complete_engine)
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(min=0),
+    help=f"Lines of history  [default: {LINES}, or all with --since]",
+)
+@click.option("-f", "--follow", is_flag=True, help="Keep printing new lines.")
+@click.option("--since", metavar="WHEN", help="Only lines since then: 10m, 2h, 1d, or a time such as 14:30.")
+def logs(options: Options, engine: str | None, lines: int | None, follow: bool, since: str | None) -> int:
+    """Show the logs of one engine or of all, merged by time. Works without a running daemon, too.
+
+    \b
+    Example:  memoria logs generation -f --since 10m
+    """
     begin = None if since is None else parse_since(since, datetime.now())
-    files = log_files(running(flag), engine)
-    if not follow and not any(map(_is_there, files.values())):
+    files = log_files(find_daemon(options.config), engine)
+    if not follow and not any(map(_exists, files.values())):
         folder = next(iter(files.values())).parent
         raise MemoriaError(f"no log yet in {folder}", hint="start the engines with `memoria run`")
     if lines is None and begin is None:
         lines = LINES
-    logs = [_Log(name, file, lines, begin) for name, file in files.items()]
-    shown = render(list(files), as_json=as_json, color=color)
+    readers = [_Log(name, file, lines, begin) for name, file in files.items()]
+    to_screen = render(list(files), as_json=options.json, color=options.colored)
     try:
-        _print([log.history(whole=not follow) for log in logs], shown)
+        _print([log.history(whole=not follow) for log in readers], to_screen)
         while follow:
-            _print([log.new_lines() for log in logs], shown)
-            time.sleep(LOOK)
+            _print([log.new_lines() for log in readers], to_screen)
+            time.sleep(FOLLOW)
     except KeyboardInterrupt:
         pass
     return ExitCode.OK
 
 
-def log_files(place: Place, engine: str | None) -> dict[str, Path]:
-    """Of all engines, or of one, by their names: as the daemon says, or where none answers as the
-    configuration does. Raises `UsageError` for an engine that is not there."""
+def parse_since(text: str, now: datetime) -> datetime:
+    """Parses `10m` (before `now`), a time of today, or a date with a time, in local time unless it names a
+    zone. Returns naive local time, as in logs. Raises `UsageError`."""
+    if ago := _AGO.fullmatch(text):
+        try:
+            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        except OverflowError:
+            return datetime.min
+    for form in ("%H:%M", "%H:%M:%S"):
+        try:
+            clock = datetime.strptime(text, form).time()
+        except ValueError:
+            continue
+        return datetime.combine(now.date(), clock)
     try:
-        told = ask(place.admin_socket, "/logs", patience=PATIENCE)
-        files = {str(log["engine"]): Path(log["file"]) for log in told["logs"]}
+        at = datetime.fromisoformat(text)
+        return at if at.tzinfo is None else at.astimezone().replace(tzinfo=None)
+    except (ValueError, OverflowError):
+        raise UsageError(
+            f"`{text}` is not a time", hint="write 90s, 10m, 2h or 1d, 14:30, or 2026-11-23T14:30"
+        ) from None
+
+
+def log_files(place: Place, engine: str | None) -> dict[str, Path]:
+    """The log of one engine, or of all, by name: as the daemon says, or if none answers, as the configuration
+    does. Raises `UsageError` for an unknown engine."""
+    try:
+        answer = request(place.admin_socket, "/logs", patience=PATIENCE)
+        files = {str(log["engine"]): Path(log["file"]) for log in answer["logs"]}
     except (MemoriaError, LookupError, TypeError):
         names = place.engines or sorted(
             file.stem for file in place.log_dir.glob("*.log") if "." not in file.stem
@@ -76,6 +110,8 @@ def log_files(place: Place, engine: str | None) -> dict[str, Path]:
 
 
 class _Log:
+    """Raises `UnavailableError` if the log cannot be read."""
+
     def __init__(self, name: str, file: Path, lines: int | None, begin: datetime | None) -> None:
         self._name, self._file = name, file
         try:
@@ -103,14 +139,14 @@ class _Log:
         return UnavailableError(Problem(what, (str(self._file),), hint))
 
 
-def _is_there(file: Path) -> bool:
+def _exists(file: Path) -> bool:
     try:
         return file.exists()
-    except OSError:  # whoever opens it is told why not
+    except OSError:  # opening it reports the reason
         return True
 
 
-def _print(logs: Iterable[Iterator[Line]], shown: Callable[[Line], str]) -> None:
+def _print(logs: Iterable[Iterator[Line]], to_screen: Callable[[Line], str]) -> None:
     for line in merge(*logs, key=attrgetter("at")):
-        sys.stdout.write(shown(line) + "\n")
+        sys.stdout.write(to_screen(line) + "\n")
     sys.stdout.flush()

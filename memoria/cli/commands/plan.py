@@ -10,10 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memoria.cli.screens.html import render_html
-from memoria.cli.screens.outcomes import render_choices, render_outcomes
+import click
+
+from memoria.cli.options import Options, command
+from memoria.cli.screens.plan import render_choices, render_outcomes
+from memoria.cli.screens.plan_html import render_html
 from memoria.config.model import Config, ConfigPath
-from memoria.config.rewrite import rewrite
 from memoria.errors import ConfigError, ExitCode, MemoriaError, Problem, UnavailableError
 from memoria.gpu import open_reader, read_devices
 from memoria.gpu.catalogue import named_device
@@ -21,38 +23,37 @@ from memoria.plan.outcome import Learned, Outcomes
 from memoria.plan.plan import Plan, make_plan
 from memoria.plan.problems import plan_problems
 from memoria.plan.wishes import Choice, settle
-from memoria.preflight.fit import learned
 from memoria.preflight.outcomes import make_outcomes, read_models
+from memoria.preflight.records import learned
 from memoria.supervisor.runtime_dir import RuntimeDir
 from memoria.text import fraction_text
-from memoria.vllm.install.find import find
-from memoria.vllm.install.home import data_home
+from memoria.vllm.install.find import data_home, find
 
 if TYPE_CHECKING:
     from memoria.gpu.device import Device
 
 
-def run_plan(
-    config: Config,
-    *,
-    gpu: str | None,
-    write: bool,
-    ask_hub: bool,
-    html: Path | None,
-    as_json: bool,
-    width: int,
-    color: bool,
-) -> int:
-    """Prints what each fraction buys, then raises everything that does not fit."""
+@command()
+@click.option("--gpu", metavar="GPU", help="Plan for a GPU that is not here: `24GiB`, `RTX 4090`.")
+@click.option("--hub", is_flag=True, help="Query the Hugging Face hub for models that are not in the cache.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the plan as a page.")
+@click.option("--write", is_flag=True, help="Write the fractions chosen for `auto` into the file.")
+def plan(options: Options, gpu: str | None, hub: bool, html: Path | None, write: bool) -> int:
+    """Show what each memory fraction buys: weights, KV cache, concurrent requests. Starts nothing.
+
+    \b
+    Example:  memoria plan --gpu "RTX 4090"
+    """
+    config = options.load()
     if gpu is not None:
         config = replace(config, device="cuda")
     devices = _devices(config, gpu)
-    files, unknown = read_models(config, os.environ, may_ask_hub=ask_hub)
+    files, unknown = read_models(config, os.environ, may_ask_hub=hub)
     chosen = settle(config, devices, files, unknown)
     if chosen.problems:
         if html is not None:
             _write_page(html, render_html(config, None, Outcomes({}, {}), chosen.problems))
-        if as_json:
+        if options.json:
             _print_json({"ok": False, "devices": [], "problems": _problem_data(chosen.problems)})
             return ExitCode.CONFIG
         raise ConfigError(chosen.problems)
@@ -60,15 +61,16 @@ def run_plan(
     if write:
         write_choices(config, chosen.choices)
     own = () if gpu is not None else RuntimeDir(config.runtime_dir).own_pids()
-    plan = make_plan(config, devices, own)
-    outcomes = make_outcomes(config, plan, files, unknown, {} if gpu else learnt(config, plan))
-    problems = plan_problems(config, plan, outcomes)
+    made = make_plan(config, devices, own)
+    outcomes = make_outcomes(config, made, files, unknown, {} if gpu else _learned(config, made))
+    problems = plan_problems(config, made, outcomes)
     if html is not None:
-        _write_page(html, render_html(config, plan, outcomes, problems, chosen.choices))
-    if as_json:
-        _print_json(as_data(plan, outcomes, problems))
+        _write_page(html, render_html(config, made, outcomes, problems, chosen.choices))
+    if options.json:
+        _print_json(as_data(made, outcomes, problems))
         return ExitCode.CONFIG if problems else _code(outcomes)
-    sys.stdout.write(render_outcomes(config, plan, outcomes, width, color, ok=not problems) + "\n")
+    screen = render_outcomes(config, made, outcomes, options.width, options.colored, ok=not problems)
+    sys.stdout.write(screen + "\n")
     if shown := _shown(config, chosen.choices, write=write):
         sys.stdout.write("\n" + "\n".join(render_choices(shown, written=write)) + "\n")
     elif write:
@@ -80,17 +82,17 @@ def run_plan(
 
 
 def _code(outcomes: Outcomes) -> ExitCode:
-    """An engine that could not be planned is no engine that fits."""
+    """An engine that could not be planned does not count as fitting."""
     return ExitCode.UNAVAILABLE if outcomes.unknown else ExitCode.OK
 
 
 def _shown(config: Config, choices: tuple[Choice, ...], *, write: bool) -> tuple[Choice, ...]:
-    """What was chosen; once written, what was written: a size stays a size."""
+    """The choices, or with `write` those that were written: a size stays a size."""
     return tuple(c for c in choices if not write or config.engine(c.engine).gpu_memory is None)
 
 
-def learnt(config: Config, plan: Plan) -> dict[str, Learned]:
-    """Nothing where there is no vLLM that could have said it."""
+def _learned(config: Config, plan: Plan) -> dict[str, Learned]:
+    """Figures of earlier starts; empty without an installed vLLM."""
     try:
         install = find(config.vllm, data_home(os.environ), config.device)
     except UnavailableError:
@@ -99,7 +101,9 @@ def learnt(config: Config, plan: Plan) -> dict[str, Learned]:
 
 
 def write_choices(config: Config, choices: tuple[Choice, ...]) -> None:
-    """Puts the fractions chosen for `auto` into the file. A size stays a size."""
+    """Writes the fractions chosen for `auto` into the file. A size stays a size."""
+    from memoria.config.file import rewrite
+
     chosen: dict[ConfigPath, str] = {
         ("engines", choice.engine, "gpu_memory_utilization"): fraction_text(choice.fraction)
         for choice in choices
@@ -180,7 +184,7 @@ def _devices(config: Config, gpu: str | None) -> dict[int | str, Device]:
     try:
         return read_devices(reader, (engine.gpu for engine in config.engines))
     except MemoriaError as error:
-        hint = "plan for a machine that is not here: `memoria plan --gpu 24GiB`"
+        hint = "plan for a GPU that is not here: `memoria plan --gpu 24GiB`"
         raise type(error)(
             replace(problem, hint=problem.hint or hint) for problem in error.problems
         ) from error

@@ -5,25 +5,33 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from memoria.cli.client import ask, understood
-from memoria.cli.commands.running import running
+import click
+
+from memoria.cli.client import find_daemon, parsing, request
+from memoria.cli.options import Options, command
 from memoria.errors import ExitCode, MemoriaError, Problem
 
 PATIENCE = 90.0  # seconds: the daemon reads the GPU and looks for the models
 
 
-def ask_for_reload(flag: Path | None, *, dry_run: bool, as_json: bool) -> int:
-    """Prints what changed, or would. The exit code of a refusal is that of what is wrong."""
+@command()
+@click.option("--dry-run", is_flag=True, help="Only show what would change.")
+def reload(options: Options, dry_run: bool) -> int:
+    """Reload the configuration of the running daemon. Only engines whose own settings changed restart, one
+    after the other; an invalid file changes nothing.
+
+    \b
+    Example:  memoria reload --dry-run
+    """
     path = "/reload?dry_run=true" if dry_run else "/reload"
-    socket = running(flag).admin_socket
-    answer = ask(socket, path, method="POST", patience=PATIENCE)
-    with understood(socket):
+    socket = find_daemon(options.config).admin_socket
+    answer = request(socket, path, method="POST", patience=PATIENCE)
+    with parsing(socket):
         refusal = _refusal(answer) if "problems" in answer else None
         lines = [] if refusal else list(render_reload(answer))
-    if as_json:
+    if options.json:
         sys.stdout.write(json.dumps(answer, indent=2) + "\n")
         return refusal.exit_code if refusal else ExitCode.OK
     if refusal:
@@ -33,6 +41,7 @@ def ask_for_reload(flag: Path | None, *, dry_run: bool, as_json: bool) -> int:
 
 
 def _refusal(answer: dict[str, Any]) -> MemoriaError:
+    """Has the exit code of the problems found."""
     error = MemoriaError(Problem(p["what"], tuple(p["where"]), p["hint"]) for p in answer["problems"])
     error.exit_code = ExitCode(answer["exit_code"])
     return error

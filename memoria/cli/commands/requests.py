@@ -5,44 +5,58 @@ from __future__ import annotations
 import json
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-from memoria.cli.client import ask, understood
-from memoria.cli.commands.running import running
+import click
+
+from memoria.cli.client import find_daemon, parsing, request
+from memoria.cli.options import Options, command
 from memoria.cli.screens.requests import header, render_requests
 from memoria.errors import ExitCode
 
-LOOK = 0.5  # seconds
-MOST = 500  # that a daemon keeps
+FOLLOW = 0.5  # seconds between two looks
+MOST = 500  # records that a daemon keeps
 
 
-def show_requests(
-    flag: Path | None, *, lines: int, follow: bool, as_json: bool, width: int | None, color: bool
-) -> int:
-    """Prints the latest requests, then with `follow` those that come, until interrupted. Of more than `MOST`
-    between two looks the last are shown, and it is said how many are not."""
-    socket = running(flag).admin_socket
-    head, last, limit = ("" if as_json else header(width) + "\n"), 0, lines
+@command()
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(0, MOST),
+    default=20,
+    show_default=True,
+    help="Number of requests.",
+)
+@click.option("-f", "--follow", is_flag=True, help="Keep printing new ones.")
+def requests(options: Options, lines: int, follow: bool) -> int:
+    """Show the latest requests: engine, times, tokens. Never prompts or answers.
+
+    \b
+    Example:  memoria requests -f
+    """
+    socket, width = find_daemon(options.config).admin_socket, options.line_width
+    head, last, limit = ("" if options.json else header(width) + "\n"), 0, lines
     try:
         while True:
-            told = ask(socket, f"/requests?limit={limit}&after={last}")
-            with understood(socket):
-                rows = told["requests"]
-                text = "".join(_line(row, as_json=as_json, width=width, color=color) for row in rows)
+            answer = request(socket, f"/requests?limit={limit}&after={last}")
+            with parsing(socket):
+                rows = answer["requests"]
+                text = "".join(_line(row, options, width) for row in rows)
                 missed = rows[0]["number"] - last - 1 if rows and 0 < last < rows[0]["number"] else 0
                 last = rows[-1]["number"] if rows else last
             if missed:
-                sys.stderr.write(f"{missed} more came meanwhile\n")
+                sys.stderr.write(f"{missed} more not shown\n")
             sys.stdout.write(head + text)
             sys.stdout.flush()
             if not follow:
                 return ExitCode.OK
             head, limit = "", MOST
-            time.sleep(LOOK)
+            time.sleep(FOLLOW)
     except KeyboardInterrupt:
         return ExitCode.OK
 
 
-def _line(row: dict[str, Any], *, as_json: bool, width: int | None, color: bool) -> str:
-    return (json.dumps(row) if as_json else render_requests(row, width=width, color=color)) + "\n"
+def _line(row: dict[str, Any], options: Options, width: int | None) -> str:
+    return (
+        json.dumps(row) if options.json else render_requests(row, width=width, color=options.colored)
+    ) + "\n"

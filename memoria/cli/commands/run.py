@@ -10,12 +10,13 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
+import click
+
 from memoria import logs
-from memoria.cli.commands.preflight import look
-from memoria.cli.screens.plan import render_problems
+from memoria.cli.commands.check import run_preflight
+from memoria.cli.options import Options, command
+from memoria.cli.screens.layout import render_problems
 from memoria.config.model import Config
-from memoria.daemon.handover import from_systemd
-from memoria.daemon.handover import take_over as handed_over
 from memoria.engine.process.descriptors import raise_limit
 from memoria.errors import ExitCode, Problem
 from memoria.gpu import open_reader
@@ -25,33 +26,46 @@ from memoria.supervisor.runtime_dir import RuntimeDir
 
 logger = logging.getLogger(__name__)
 
-OFTEN = 700  # objects until a collection, as Python has it by itself
+OFTEN = 700  # objects until a garbage collection, Python's default
 
 
-def run_daemon(config: Config, *, verbose: bool, color: bool, take_over: bool = False) -> int:
-    """Returns when the daemon was asked to stop and everything has ended. Raises `MemoriaError` before
-    anything was spawned."""
-    logs.configure("DEBUG" if verbose else config.logging.level, config.logging.format)
+@command()
+@click.option("--take-over", is_flag=True, help="Replace the running daemon without refusing a connection.")
+def run(options: Options, take_over: bool) -> int:
+    """Run the daemon in the foreground: all engines and the proxy. Ctrl-C drains, a second one kills.
+
+    \b
+    Example:  memoria run -c memoria.yaml
+    """
+    return run_daemon(options.load(), options, take_over=take_over)
+
+
+def run_daemon(config: Config, options: Options, *, take_over: bool = False) -> int:
+    """Returns once the daemon was stopped and every process has ended. Raises `MemoriaError` before any
+    engine is spawned."""
+    from memoria.daemon import handover, systemd
+
+    logs.configure("DEBUG" if options.verbose else config.logging.level, config.logging.format)
     raise_limit()
     reader = open_reader(config.device)
-    given, patience = from_systemd(os.environ), 0.0
+    given, lock_timeout = systemd.inherited_sockets(os.environ), 0.0
     if take_over:
-        look(config, reader).raise_for_errors()  # while the other one still serves
-        given += handed_over(RuntimeDir(config.runtime_dir).handover_socket)
-        patience = sum((2 * config.timeouts.drain, config.timeouts.stop, config.timeouts.release, 20.0))
-    # Before the preflight: what another daemon's engines hold is no stranger's memory.
-    with RuntimeDir(config.runtime_dir, patience=patience) as runtime:
-        checked = look(config, reader)
-        _tell(checked.config.warnings, config.logging.format)
+        run_preflight(config, reader).raise_for_errors()  # while the other daemon still serves
+        given += handover.take_over(RuntimeDir(config.runtime_dir).handover_socket)
+        lock_timeout = sum((2 * config.timeouts.drain, config.timeouts.stop, config.timeouts.release, 20.0))
+    # Before the preflight: the memory of the other daemon's engines is not a stranger's.
+    with RuntimeDir(config.runtime_dir, lock_timeout=lock_timeout) as runtime:
+        checked = run_preflight(config, reader)
+        _warn(checked.config.warnings, config.logging.format)
         checked.raise_for_errors()
-        _serve(checked, reader, runtime, given, verbose=verbose, color=color)
+        _serve(checked, reader, runtime, given, options)
     return ExitCode.OK
 
 
-def _tell(warnings: Sequence[Problem], form: Literal["text", "json"]) -> None:
+def _warn(warnings: Sequence[Problem], form: Literal["text", "json"]) -> None:
     if form == "json":
         for warning in warnings:
-            logger.warning("%s", "; ".join((warning.what, *warning.where)))
+            logger.warning("%s", warning.line)
     elif warnings:
         color = sys.stderr.isatty() and "NO_COLOR" not in os.environ
         sys.stderr.write(render_problems(warnings, color, "warning") + "\n")
@@ -62,21 +76,19 @@ def _serve(
     reader: DeviceReader,
     runtime: RuntimeDir,
     given: Sequence[socket.socket],
-    *,
-    verbose: bool,
-    color: bool,
+    options: Options,
 ) -> None:
-    # Half a second of imports, for which a refusal need not wait.
+    # Half a second of imports, which a refusal need not wait for.
     import uvloop
 
-    from memoria.cli.screens.screen import make_screen
+    from memoria.cli.screens.run import make_screen
     from memoria.daemon.daemon import Daemon
 
     async def serve() -> None:
         daemon = Daemon(checked, reader, runtime, os.environ, given)
-        gc.freeze()  # what was made so far stays: no collection needs to look at it again
+        gc.freeze()  # collections need not look again at what exists so far
         gc.set_threshold(OFTEN)
-        with make_screen(daemon, verbose=verbose, color=color):
+        with make_screen(daemon, verbose=options.verbose, color=options.colored):
             await daemon.run()
 
     uvloop.run(serve())

@@ -1,4 +1,4 @@
-"""`memoria service`: the unit of systemd/README.md, for this environment and this configuration."""
+"""`memoria service`: the unit of systemd/README.md for this environment and configuration."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from memoria.config.file import find
-from memoria.config.load import load
+import click
+
+from memoria.cli.options import Options, command, common_options
 from memoria.errors import ExitCode, MemoriaError, Problem, UnavailableError
 
-# in an installed memoria beside this file (pyproject.toml), in its source tree where people look for it
+# beside this file in an installed memoria (pyproject.toml), else in the source tree
 TEMPLATES = (
     Path(__file__).with_name("memoria.service"),
     Path(__file__).parents[3] / "systemd" / "memoria.service",
@@ -21,19 +22,65 @@ UNIT = "memoria.service"
 MARK = "# Written by `memoria service install`; `memoria service uninstall` removes it.\n"
 
 HOMES = ("/home", "/root", "/run/user")  # what ProtectHome= hides (systemd.exec(5))
-DOES = {"ExecStart": "run", "ExecReload": "reload"}
-# A user's own systemd may not do these, and a user's files are where they always are.
+VERBS = {"ExecStart": "run", "ExecReload": "reload"}
+# Keys that a user's systemd may not set, or does not need.
 FOR_ROOT = (
     *("User", "Group", "SupplementaryGroups", "CapabilityBoundingSet", "DevicePolicy", "DeviceAllow"),
     *("Protect", "Private", "Remove", "Restrict", "System", "Lock", "NoNewPrivileges", "UMask", "OOMPolicy"),
     *("StateDirectory", "CacheDirectory", "LogsDirectory", "RuntimeDirectory", "Environment"),
 )
-KEPT = ("RestartSec", "RestartPreventExitStatus", "Restart")  # though they begin like some above
+KEPT = ("RestartSec", "RestartPreventExitStatus", "Restart")  # although they begin like some above
+
+
+@click.group()
+@common_options
+def service() -> None:
+    """Run memoria as a systemd service: system-wide as root, otherwise for the current user.
+
+    \b
+    Example:  memoria service install -c memoria.yaml
+    """
+
+
+@command(short_help="Write the unit for this environment and configuration.")
+@click.option(
+    "--user",
+    "account",
+    metavar="NAME",
+    default="memoria",
+    show_default=True,
+    help="Account that runs the service, if root installs it.",
+)
+@click.option("--print", "only_print", is_flag=True, help="Print the unit and write nothing.")
+def install(options: Options, account: str, only_print: bool) -> int:
+    """Write the unit for this environment and configuration, and print the next command.
+
+    \b
+    Example:  memoria service install -c /etc/memoria/memoria.yaml --print
+    """
+    return install_unit(options.config, account, only_print=only_print)
+
+
+@command()
+def uninstall(options: Options) -> int:
+    """Remove the unit that `install` wrote.
+
+    \b
+    Example:  memoria service uninstall
+    """
+    return uninstall_unit()
+
+
+service.add_command(install)
+service.add_command(uninstall)
 
 
 def install_unit(flag: Path | None, account: str, *, only_print: bool) -> int:
-    """Raises `ConfigError` for a configuration that would not run, `MemoriaError` where the unit cannot be
-    written or its account is not there."""
+    """Raises `ConfigError` for an invalid configuration, `MemoriaError` if the unit cannot be written or its
+    account does not exist."""
+    from memoria.config.file import find
+    from memoria.config.load import load
+
     config = find(flag, os.environ, Path.cwd()).resolve()
     load(config, os.environ)
     executable = Path(sys.executable).with_name("memoria")
@@ -51,7 +98,7 @@ def install_unit(flag: Path | None, account: str, *, only_print: bool) -> int:
     path = unit_path()
     if path.exists() and not path.read_text(encoding="utf-8").startswith(MARK):
         raise MemoriaError(
-            Problem(f"{path} was written by somebody else", hint="move it away; or change it by hand")
+            Problem(f"{path} was not written by memoria", hint="move it away, or edit it by hand")
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,14 +112,14 @@ def install_unit(flag: Path | None, account: str, *, only_print: bool) -> int:
 
 
 def uninstall_unit() -> int:
-    """Raises `MemoriaError` where there is no unit that `install_unit` wrote."""
+    """Raises `MemoriaError` if there is no unit that `install_unit` wrote."""
     path = unit_path()
     try:
         written = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise MemoriaError(f"there is no {path}") from None
     if not written.startswith(MARK):
-        raise MemoriaError(Problem(f"{path} was written by somebody else", hint="remove it by hand"))
+        raise MemoriaError(Problem(f"{path} was not written by memoria", hint="remove it by hand"))
     path.unlink()
     systemctl = "systemctl" if os.geteuid() == 0 else "systemctl --user"
     sys.stdout.write(f"removed {path}\n")
@@ -89,14 +136,14 @@ def unit_path() -> Path:
 
 
 def unit_text(executable: Path, config: Path, account: str | None) -> str:
-    """`account` None: a unit for a user's own systemd, without what that may not do."""
+    """`account` None: a unit for a user's systemd, without the keys that it may not set."""
     at_home = any(path.is_relative_to(home) for path in (executable, config) for home in HOMES)
     lines = []
     template = next(path for path in TEMPLATES if path.exists())
     for line in template.read_text(encoding="utf-8").splitlines():
         key, equals, _ = line.partition("=")
-        if key in DOES:
-            lines.append(f"{key}={_quoted(executable)} {DOES[key]} --config {_quoted(config)}")
+        if key in VERBS:
+            lines.append(f"{key}={_quoted(executable)} {VERBS[key]} --config {_quoted(config)}")
         elif account is not None and key in ("User", "Group"):
             lines.append(f"{key}={account if key == 'User' else _group(account)}")
         elif account is not None and key == "ProtectHome" and at_home:
@@ -104,7 +151,7 @@ def unit_text(executable: Path, config: Path, account: str | None) -> str:
         elif account is None and key == "WantedBy":
             lines.append("WantedBy=default.target")
         elif account is None and key in ("After", "Wants"):
-            continue  # of the machine's units a user's systemd knows nothing
+            continue  # units of the system's systemd
         elif account is not None or key in KEPT or not (equals and key.startswith(FOR_ROOT)):
             lines.append(line)
     if account is None:
@@ -113,7 +160,7 @@ def unit_text(executable: Path, config: Path, account: str | None) -> str:
 
 
 def _without_comments(lines: list[str]) -> Iterator[str]:
-    """Many of them explain lines that are not there any more."""
+    """Many of them explain lines that were removed."""
     yield from (line for line in lines if not line.startswith("#"))
 
 
@@ -134,7 +181,7 @@ def _check_account(account: str) -> None:
             Problem(
                 f"there is no user `{account}`",
                 hint=f"useradd --system --home-dir /var/lib/memoria --shell /usr/sbin/nologin {account}; "
-                "or name another with --user",
+                "or name another one with --user",
             )
         ) from None
 

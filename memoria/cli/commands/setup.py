@@ -9,46 +9,62 @@ import time
 from dataclasses import replace
 from typing import cast
 
+import click
+
+from memoria.cli.options import Options, command
+from memoria.cli.screens.layout import DIM, paint
+from memoria.cli.screens.live import StatusLine
 from memoria.errors import ExitCode, NoGpuError, UnavailableError, UsageError
 from memoria.gpu import open_reader
 from memoria.vllm.install.facts import Variant
-from memoria.vllm.install.home import data_home
+from memoria.vllm.install.find import data_home
 from memoria.vllm.install.pip import PipStep
-from memoria.vllm.install.setup import setup
+from memoria.vllm.install.setup import setup as install_vllm
 
 _VERSION = re.compile(r"\d+(\.\w+)*([+-][\w.]+)?", re.ASCII)
 
 
-def run_setup(variant: str | None, version: str | None, *, color: bool) -> int:
+@command()
+@click.option("--cpu", "variant", flag_value="cpu", help="Install the CPU build.")
+@click.option("--cuda", "variant", flag_value="cuda", help="Install the CUDA build.")
+@click.option("--vllm", "version", metavar="VERSION", help="Install another vLLM version.")
+def setup(options: Options, variant: str | None, version: str | None) -> int:
+    """Install or update vLLM in its own environment.
+
+    Without an option, the CUDA build if there is a GPU and the CPU build if not. Can be repeated at any time.
+
+    \b
+    Example:  memoria setup --cpu
+    """
     if version is not None and not _VERSION.fullmatch(version):
-        raise UsageError(f"`{version}` is no version of vLLM", hint="write `--vllm 0.33.0`, say")
+        raise UsageError(f"`{version}` is not a vLLM version", hint="write for example `--vllm 0.33.0`")
     chosen = cast("Variant", variant) if variant else _variant_here()
-    make_environment(chosen, version, color=color)
+    make_environment(chosen, version, color=options.colored)
     sys.stdout.write(f"next: memoria {'run' if chosen == 'cuda' else 'demo'}\n")
     return ExitCode.OK
 
 
 def make_environment(variant: Variant, version: str | None, *, color: bool) -> None:
-    """Prints progress; raises `UnavailableError` when the environment cannot be made."""
+    """Prints progress. Raises `UnavailableError` if the environment cannot be made."""
     began = time.monotonic()
     reporter = TerminalReporter(color) if sys.stdout.isatty() else PlainReporter()
-    install = setup(variant, data_home(os.environ), reporter, version=version)
+    install = install_vllm(variant, data_home(os.environ), reporter, version=version)
     reporter.step(f"vLLM {install.version} ({install.variant}) is ready: {install.root}")
     sys.stdout.write(f"done in {time.monotonic() - began:.0f} s\n")
 
 
 def _variant_here() -> Variant:
-    """The CUDA build where NVML finds a GPU, the CPU build where there is none. A GPU that is there and
-    cannot be read is no reason for either: raises `UnavailableError`."""
+    """The CUDA build if NVML finds a GPU, else the CPU build. A GPU that cannot be read decides nothing:
+    raises `UnavailableError`."""
     try:
         gpu = open_reader("cuda").snapshot(0)
     except NoGpuError as error:
-        sys.stdout.write(f"no GPU found ({error.problems[0].what}): the CPU build\n")
+        sys.stdout.write(f"no GPU found ({error.problems[0].what}): installing the CPU build\n")
         return "cpu"
     except UnavailableError as error:
-        hint = f"{error.problems[0].hint}; or say which build it is to be: --cuda, or --cpu"
+        hint = f"{error.problems[0].hint}; or choose the build with --cuda or --cpu"
         raise UnavailableError(replace(error.problems[0], hint=hint)) from error
-    sys.stdout.write(f"{gpu.name} found: the CUDA build\n")
+    sys.stdout.write(f"{gpu.name} found: installing the CUDA build\n")
     return "cuda"
 
 
@@ -64,15 +80,14 @@ class PlainReporter:
 
 
 class TerminalReporter(PlainReporter):
-    """The same, with pip's current package on a line that is overwritten."""
+    """Shows pip's current package on a line that is overwritten, too."""
 
     def __init__(self, color: bool) -> None:
-        self._dim, self._plain = ("\033[2m", "\033[0m") if color else ("", "")
+        self._line, self._color = StatusLine(sys.stdout), color
 
     def step(self, text: str) -> None:
-        sys.stdout.write("\r\033[K")
+        self._line.clear()
         super().step(text)
 
     def progress(self, now: PipStep) -> None:
-        sys.stdout.write(f"\r\033[K  {self._dim}{str(now)[:76]}{self._plain}")
-        sys.stdout.flush()
+        self._line.show(f"  {paint(str(now)[:76], DIM, self._color)}")

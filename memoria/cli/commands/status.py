@@ -6,46 +6,54 @@ import json
 import sys
 from pathlib import Path
 
+import click
+
 from memoria.admin.status.status import Status
-from memoria.cli.client import ask, events, understood
-from memoria.cli.commands.running import running
+from memoria.cli.client import events, find_daemon, parsing, request
+from memoria.cli.options import Options, command
 from memoria.cli.screens.live import Draw, Live
 from memoria.cli.screens.status import render_status
 from memoria.errors import ExitCode, NotRunningError
 
 
-def show_status(flag: Path | None, *, as_json: bool, width: int | None, color: bool) -> bool:
-    """Prints the table; returns whether every engine is ready."""
-    socket = running(flag).admin_socket
-    data = ask(socket, "/status")
-    with understood(socket):
-        status = Status.from_json(data)
+@command()
+@click.option("-w", "--watch", is_flag=True, help="Update with every change, until Ctrl-C.")
+def status(options: Options, watch: bool) -> int:
+    """Show engine status. Exit code 0: all engines are ready, 1: degraded, 3: memoria is not running.
+
+    \b
+    Example:  memoria status --watch
+    """
+    socket = find_daemon(options.config).admin_socket
+    if watch:
+        return _watch(socket, options)
+    data = request(socket, "/status")
+    with parsing(socket):
+        now = Status.from_json(data)
         text = (
-            json.dumps(status.to_json(), indent=2)
-            if as_json
-            else render_status(status, width=width, color=color)
+            json.dumps(now.to_json(), indent=2)
+            if options.json
+            else render_status(now, width=options.line_width, color=options.colored)
         )
     sys.stdout.write(text + "\n")
-    return status.healthy
+    return ExitCode.OK if now.healthy else ExitCode.FAILURE
 
 
-def watch_status(flag: Path | None, *, as_json: bool, color: bool) -> int:
-    """On a terminal one table, redrawn; otherwise one after another, each time that something is different;
-    as JSON one object on each line. Ends with Ctrl-C, or raises `NotRunningError` when the
-    daemon has ended."""
-    socket = running(flag).admin_socket
+def _watch(socket: Path, options: Options) -> int:
+    """Redraws one table on a terminal; elsewhere prints a table, or with --json a line, per change. Raises
+    `NotRunningError` when the daemon ends."""
     try:
-        with Live(lines=as_json) as live:
+        with Live(lines=options.json) as live:
             for kind, data in events(socket, "/events"):
                 if kind == "status":
-                    with understood(socket):
-                        live.show(_drawn(Status.from_json(data), as_json=as_json, color=color))
+                    with parsing(socket):
+                        live.show(_picture(Status.from_json(data), options))
     except KeyboardInterrupt:
         return ExitCode.OK
     raise NotRunningError("memoria has ended")
 
 
-def _drawn(status: Status, *, as_json: bool, color: bool) -> Draw:
-    if as_json:
+def _picture(status: Status, options: Options) -> Draw:
+    if options.json:
         return lambda _: json.dumps(status.to_json())
-    return lambda width: render_status(status, width=width, color=color)
+    return lambda width: render_status(status, width=width, color=options.colored)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from pathlib import Path
 from typing import Any
 
 from memoria.admin.status.status import Status
-from memoria.cli.client import events, understood
-from memoria.cli.commands.running import running
+from memoria.cli.client import events, find_daemon, parsing
+from memoria.cli.options import Options, command
 from memoria.cli.screens.live import Draw, Live
 from memoria.cli.screens.top import render_top
 from memoria.errors import ExitCode, NotRunningError
@@ -16,10 +15,14 @@ from memoria.errors import ExitCode, NotRunningError
 EVENTS_SHOWN = 8
 
 
-def show_top(flag: Path | None, *, width: int, color: bool) -> int:
-    """On a terminal until Ctrl-C, otherwise once, in `width` columns. Raises `NotRunningError` when the
-    daemon has ended."""
-    socket = running(flag).admin_socket
+@command()
+def top(options: Options) -> int:
+    """Watch the engines: memory, rates, latency and events, until Ctrl-C. In a pipe, prints them once.
+
+    \b
+    Example:  memoria top
+    """
+    socket = find_daemon(options.config).admin_socket
     latest: deque[dict[str, Any]] = deque(maxlen=EVENTS_SHOWN)
     try:
         with Live() as live:
@@ -28,8 +31,8 @@ def show_top(flag: Path | None, *, width: int, color: bool) -> int:
                     latest.append(data)
                 if kind != "status":
                     continue
-                with understood(socket):
-                    live.show(_drawn(Status.from_json(data), list(latest), width, color=color))
+                with parsing(socket):
+                    live.show(_picture(Status.from_json(data), list(latest), options))
                 if not live.is_terminal:
                     return ExitCode.OK
     except KeyboardInterrupt:
@@ -37,5 +40,5 @@ def show_top(flag: Path | None, *, width: int, color: bool) -> int:
     raise NotRunningError("memoria has ended")
 
 
-def _drawn(status: Status, events: list[dict[str, Any]], width: int, *, color: bool) -> Draw:
-    return lambda terminal: render_top(status, events, width=terminal or width, color=color)
+def _picture(status: Status, events: list[dict[str, Any]], options: Options) -> Draw:
+    return lambda width: render_top(status, events, width=width or options.width, color=options.colored)

@@ -1,11 +1,11 @@
-"""The tables of `memoria bench`: phases -> text. Pure."""
+"""The screen of `memoria bench`: phases -> text. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from memoria.bench.clients import Load
 from memoria.bench.figures import Embedding, Generation, Phase, Times
+from memoria.bench.load import Load
 from memoria.logs import printable
 from memoria.text import aligned, short_time
 
@@ -15,16 +15,16 @@ UNKNOWN = "-"
 
 
 def render_phases(phases: Sequence[Phase], load: Load) -> str:
-    """A table for each kind of engine, an engine's phases below each other; then what to know of them. KEPT
-    is the share of its rate alone."""
+    """A table per kind of engine, an engine's phases below each other, then notes. KEPT is the share of the
+    rate that the engine has alone."""
     embedding = [(phase, engine) for phase in phases for engine in phase.embedding]
     generation = [(phase, engine) for phase in phases for engine in phase.generation]
     tables = [
-        _table(EMBEDDING, [(*_who(*one, phases), *_times(one[1].latency)) for one in embedding]),
+        _table(EMBEDDING, [(*_columns(*one, phases), *_times(one[1].latency)) for one in embedding]),
         _table(
             GENERATION,
             [
-                (*_who(*one, phases), *_times(one[1].first_token), *_times(one[1].between_tokens))
+                (*_columns(*one, phases), *_times(one[1].first_token), *_times(one[1].between_tokens))
                 for one in generation
             ],
         ),
@@ -34,13 +34,15 @@ def render_phases(phases: Sequence[Phase], load: Load) -> str:
 
 
 def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """Sorted by engine; its phases stay in their order."""
+    """Sorted by engine; phases keep their order."""
     engines = list(dict.fromkeys(row[0] for row in rows))
     ordered = sorted(rows, key=lambda row: engines.index(row[0]))
     return "\n".join(aligned([header, *ordered], right=range(2, len(header)))) if rows else ""
 
 
-def _who(phase: Phase, engine: Embedding | Generation, phases: Sequence[Phase]) -> tuple[str, str, str, str]:
+def _columns(
+    phase: Phase, engine: Embedding | Generation, phases: Sequence[Phase]
+) -> tuple[str, str, str, str]:
     is_alone = len(phase.engines) == 1
     alone = next(
         (e.rate for p in phases if len(p.engines) == 1 for e in p.engines if e.engine == engine.engine), 0.0
@@ -52,25 +54,25 @@ def _who(phase: Phase, engine: Embedding | Generation, phases: Sequence[Phase]) 
 def _notes(phases: Sequence[Phase], load: Load) -> Iterator[str]:
     last = {engine.engine: engine for phase in phases for engine in phase.engines}
     for name, engine in last.items():
-        yield f"{name}: {_asked(engine, load)}"
+        yield f"{name}: {_described(engine, load)}"
     if last:
-        yield f"Each phase was measured for {load.seconds:g} s, after {load.warm_up:g} s of warm-up."
+        yield f"Each phase was measured for {load.seconds:g} s after {load.warm_up:g} s of warm-up."
     for phase in phases:
         for engine in phase.engines:
             where = phase.name if len(phase.engines) == 1 else f"{phase.name}, {engine.engine}"
             if isinstance(engine, Generation) and not engine.counted:
-                yield f"{where}: vLLM did not count its tokens: these are events"
+                yield f"{where}: vLLM sent no token counts: these are events"
             if failed := engine.failures.count:
                 requests = "1 request failed" if failed == 1 else f"{failed} requests failed"
                 yield f"{where}: {requests}, the first: {printable(engine.failures.first or '')}"
 
 
-def _asked(engine: Embedding | Generation, load: Load) -> str:
+def _described(engine: Embedding | Generation, load: Load) -> str:
     if isinstance(engine, Embedding):
         size = _size(engine.text_tokens, load.text_words)
-        return f"{load.embedders} clients, {load.texts} texts a request, {size} each"
+        return f"{load.embedders} clients, {load.texts} texts per request, {size} each"
     size = _size(engine.prompt_tokens, load.prompt_words)
-    return f"{load.streams} streams, {load.max_tokens} tokens each, after prompts of {size}"
+    return f"{load.streams} streams, {load.max_tokens} tokens each, prompts of {size}"
 
 
 def _size(tokens: float | None, words: int) -> str:

@@ -8,16 +8,17 @@ from datetime import datetime
 from itertools import chain
 from typing import NamedTuple
 
+from memoria.cli.screens.layout import paint
 from memoria.logs import printable
-from memoria.vllm.log_time import time_of
+from memoria.vllm.log_lines import time_of
 
 UNKNOWN = datetime.min
-LOOK_AHEAD = 200  # lines at the beginning without a time that take the next one's
+LOOK_AHEAD = 200  # first lines without a time that get the time of the line below them
 COLORS = ("36", "33", "32", "35", "34")  # one engine after the other, as docker compose does
 
 
 class Line(NamedTuple):
-    """`at`: when it was written, or the line above it; `UNKNOWN` where no line says."""
+    """`at` is when it was written, or the line above it; `UNKNOWN` if neither says."""
 
     at: datetime
     engine: str
@@ -25,7 +26,7 @@ class Line(NamedTuple):
 
 
 def dated(engine: str, texts: Iterable[str], now: datetime) -> Iterator[Line]:
-    """With times that never go back: what has none belongs to the line above."""
+    """Dates lines with times that never go back; a line without one has that of the line above."""
     texts, first = iter(texts), []
     at = UNKNOWN
     for text in texts:
@@ -41,18 +42,17 @@ def dated(engine: str, texts: Iterable[str], now: datetime) -> Iterator[Line]:
 
 
 def render(engines: Sequence[str], *, as_json: bool, color: bool) -> Callable[[Line], str]:
-    """What makes a line of a log a line of the screen: with its engine's name where there are several."""
+    """Returns the function that turns a log's line into the screen's, with the engine's name if there are
+    several."""
     if as_json:
         return _as_json
     if len(engines) == 1:
         return lambda line: printable(line.text)
     width = max(map(len, engines))
-    names = {name: f"{name:{width}} |" for name in engines}
-    if color:
-        names = {
-            name: f"\033[{COLORS[number % len(COLORS)]}m{prefix}\033[0m"
-            for number, (name, prefix) in enumerate(names.items())
-        }
+    names = {
+        name: paint(f"{name:{width}} |", COLORS[number % len(COLORS)], color)
+        for number, name in enumerate(engines)
+    }
     return lambda line: f"{names[line.engine]} {printable(line.text)}"
 
 

@@ -1,143 +1,183 @@
-"""The screen of `memoria check`: plan -> text."""
+"""The screen of `memoria plan`: outcomes -> text. Pure."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from decimal import Decimal
-from pathlib import Path
-from typing import Literal
 
-from memoria.config.model import Config, DeviceKind
-from memoria.errors import Problem
+from memoria.cli.screens.check import BAR_CELLS, shown
+from memoria.cli.screens.layout import BOLD, CYAN, DIM, GREEN, RED, paint, shortened
+from memoria.config.model import Config
 from memoria.plan.budgets import DevicePlan
+from memoria.plan.outcome import Outcome, Outcomes
 from memoria.plan.plan import Plan
-from memoria.text import aligned, fraction_text, gib
-from memoria.vllm.install.facts import VllmInstall
+from memoria.plan.wishes import Choice
+from memoria.text import GIB, aligned, fraction_text, gib, grouped
 
-GREEN, RED, YELLOW, CYAN, DIM, BOLD = "32", "1;31", "33", "36", "2", "1"
-BAR_CELLS = range(8, 41)
-
-
-def render_plan(
-    config: Config, plan: Plan, install: VllmInstall | None, width: int, color: bool, *, ok: bool
-) -> str:
-    """The whole screen without a final newline; problems are for `render_problems`. `ok`: nothing stands
-    against a start, in the plan or elsewhere. `width` is in columns; a narrow one costs bars, not figures."""
-    lines = [*_facts(config, plan, install, width, color)]
-    for device, bars in zip(plan.devices, _bars(plan, width, color), strict=True):
-        lines.append("")
-        if len(plan.devices) > 1:
-            lines.append(device.device.label)
-        lines += bars
-    if ok and config.warnings:
-        lines.append(paint("ready to run, with the warnings above", YELLOW, color))
-    elif ok:
-        lines.append(paint("ok: ready to run", GREEN, color))
-    return "\n".join(lines)
-
-
-def render_problems(
-    problems: Iterable[Problem], color: bool, kind: Literal["error", "warning"] = "error"
-) -> str:
-    return "\n\n".join(_problem(problem, color, kind) for problem in problems)
-
-
-def _facts(config: Config, plan: Plan, install: VllmInstall | None, width: int, color: bool) -> Iterable[str]:
-    count = len(config.engines)
-    rows = [
-        (
-            "config",
-            shown(config.path) if config.path else "built in",
-            f"{count} engines" if count > 1 else "1 engine",
-        ),
-        *((d.device.label, d.device.name, _capacity(d)) for d in plan.devices),
-        ("vllm", *_vllm(install, config.device)),
-    ]
-    # The middle column is as wide as a GPU's name needs: a long path must not push the figures away.
-    middle = max(len(row[1]) for row in rows if row[0] != "config")
-    label = max(len(row[0]) for row in rows)
-    for name, what, more in rows:
-        head = f"{name:<{label}}  "
-        room = width - len(head) - max(len(what), middle) - 4
-        yield f"{paint(head, BOLD, color)}{what:<{middle}}    {_ending(more, room)}".rstrip()
-
-
-def _capacity(plan: DevicePlan) -> str:
-    device = plan.device
-    return f"{gib(device.usable_bytes)} GiB total, {gib(device.free_bytes)} free"
-
-
-def _vllm(install: VllmInstall | None, device: DeviceKind) -> tuple[str, str]:
-    if install is None:
-        return "not found", f"make one with `memoria setup{' --cpu' if device == 'cpu' else ''}`"
-    return install.version or "version unknown", shown(install.root or Path(install.command[0]))
+DTYPES = {
+    "BF16": "bf16",
+    "F16": "f16",
+    "F32": "f32",
+    "F8_E4M3": "fp8",
+    "F8_E5M2": "fp8",
+    "I8": "int8",
+    "I32": "packed int",
+    "U8": "packed 4 bit",
+}
+# A budget's bar, in the order of its terms: weights, a step, graphs, the KV cache.
+CELLS = "▓▒▒█"
+BUDGET_MARK, BEYOND = "│", "›"
 
 
 @dataclass(frozen=True, slots=True)
-class _Bar:
-    """A line of a device's table: an engine, or (`note` tells more) what no engine claims."""
+class Term:
+    """A line below an engine; `size` is in bytes."""
 
     name: str
-    fraction: Decimal
-    size_bytes: int
-    share: float
-    cell: str = "█"
-    code: str = CYAN
-    note: str = ""
+    size: int
+    note: str
 
 
-def _table(plan: DevicePlan) -> list[_Bar]:
-    total = plan.device.usable_bytes
-    bars = [_Bar(b.engine, b.fraction, b.requested_bytes, b.requested_bytes / total) for b in plan.budgets]
-    if plan.unplanned_bytes > 0:
-        note = f"   contexts take about {gib(plan.context_bytes)} of it" if plan.context_bytes else ""
-        left = plan.unplanned_bytes
-        bars.append(_Bar("unplanned", 1 - plan.fraction, left, left / total, "·", DIM, note))
-    return bars
-
-
-def _bars(plan: Plan, width: int, color: bool) -> list[list[str]]:
-    """The tables of all devices, in one set of columns."""
-    tables = [_table(device) for device in plan.devices]
-    bars = [bar for table in tables for bar in table]
-    names = max(len(bar.name) for bar in bars)
-    figures = aligned([(fraction_text(b.fraction), f"{gib(b.size_bytes)} GiB") for b in bars], {0, 1})
-    beside = 2 + names + 2 + 2 + len(figures[0]) + max(len(bar.note) for bar in bars)
-    cells = min(max(width - beside, BAR_CELLS.start), BAR_CELLS.stop - 1)
-
-    def line(bar: _Bar, figure: str) -> str:
-        length = max(1, round(cells * bar.share))
-        painted = paint(bar.cell * length, bar.code, color) + " " * (cells - length)
-        return f"  {bar.name:<{names}}  {painted}  {figure}{paint(bar.note, DIM, color)}"
-
-    next_figure = iter(figures)
-    return [[line(bar, next(next_figure)) for bar in table] for table in tables]
-
-
-def _problem(problem: Problem, color: bool, kind: str) -> str:
-    label = paint(f"{kind}:", RED if kind == "error" else YELLOW, color)
-    lines = [f"{label} {problem.what}", *(f"  {line}" for line in problem.where)]
-    if problem.hint:
-        lines.append(f"{paint('hint:', CYAN, color)} {problem.hint}")
+def render_outcomes(
+    config: Config, plan: Plan, outcomes: Outcomes, width: int, color: bool, *, ok: bool
+) -> str:
+    """The screen without a final newline. A narrow `width` shortens bars and notes."""
+    lines = [f"{paint('config', BOLD, color)}  {shown(config.path) if config.path else 'built in'}"]
+    for device in plan.devices:
+        lines += ["", *_device(device, outcomes, width, color)]
+    if ok:
+        lines += ["", paint(verdict(outcomes), RED if outcomes.unknown else GREEN, color)]
     return "\n".join(lines)
 
 
-def paint(text: str, code: str, color: bool) -> str:
-    return f"\x1b[{code}m{text}\x1b[0m" if color and text else text
+def render_choices(choices: Iterable[Choice], *, written: bool) -> Iterator[str]:
+    """`choices` is not empty."""
+    rows = [(choice.engine, fraction_text(choice.fraction), choice.reason) for choice in choices]
+    yield "fractions written into the file:" if written else "fractions chosen:"
+    yield from (f"  {line}" for line in aligned(rows))
 
 
-def shown(path: Path) -> str:
-    """A path as short as it can be written: from here, else from the home directory."""
-    if not path.is_absolute():
-        return str(path)
-    for base, prefix in ((Path.cwd(), ""), (Path(os.path.expanduser("~")), "~/")):  # noqa: PTH111
-        if path.is_relative_to(base) and path != base:
-            return prefix + str(path.relative_to(base))
-    return str(path)
+def terms_of(outcome: Outcome) -> list[Term]:
+    """In the order in which an engine allocates them."""
+    terms, settings = outcome.terms, outcome.footprint.settings
+    estimate = "" if terms.learned else " (estimate)"
+    step = "Python, torch and their libraries" if settings.on_cpu else _step_note(outcome)
+    found = [
+        Term("weights", terms.weights_bytes, _weights_note(outcome)),
+        Term("process" if settings.on_cpu else "one step", terms.step_bytes, step + estimate),
+    ]
+    if terms.graph_bytes:
+        found.append(Term("graphs", terms.graph_bytes, "CUDA graphs" + estimate))
+    return [*found, Term("KV cache", outcome.kv_bytes, _kv_note(outcome))]
 
 
-def _ending(text: str, room: int) -> str:
-    """The end of a long path says more than its beginning."""
-    return text if len(text) <= max(room, 20) else "…" + text[-(max(room, 20) - 1) :]
+def _device(plan: DevicePlan, outcomes: Outcomes, width: int, color: bool) -> Iterator[str]:
+    device = plan.device
+    total = f"{gib(device.usable_bytes)} GiB"
+    yield f"{paint(device.label, BOLD, color)}  {device.name}, {total}"
+    for budget in plan.budgets:
+        head = f"  {budget.engine}  {fraction_text(budget.fraction)}  {gib(budget.requested_bytes)} GiB"
+        outcome = outcomes.known.get(budget.engine)
+        if outcome is None:
+            yield paint(head, BOLD, color)
+            yield from _wrapped(outcomes.unknown[budget.engine].what, width, color)
+            yield from _wrapped(outcomes.unknown[budget.engine].hint or "", width, color)
+            continue
+        room = width - len(head) - 2
+        yield f"{paint(head, BOLD, color)}  {shortened(outcome.files.name, max(1, room))}"
+        yield "    " + _bar(outcome, plan, width, color)
+        for term in terms_of(outcome):
+            line = f"    {term.name:<9} {figure(term.size):>6} GiB  {term.note}"
+            wrong = term.name == "KV cache" and not outcome.fits
+            yield paint(shortened(line, width), RED, color and wrong)
+        for caveat in outcome.footprint.caveats:
+            yield from _wrapped(caveat, width, color)
+    if plan.unplanned_bytes > 0:
+        contexts = f", contexts take about {gib(plan.context_bytes)} of it" if plan.context_bytes else ""
+        yield paint(f"  unplanned  {gib(plan.unplanned_bytes)} GiB{contexts}", DIM, color)
+
+
+def segments(outcome: Outcome) -> tuple[int, int, int, int]:
+    """Bytes of a bar: weights, one step, graphs, KV cache. A KV cache that does not fit counts as the
+    smallest with which vLLM would start, so that the bar shows by how much it exceeds the budget."""
+    terms, kv_bytes = outcome.terms, max(0, outcome.kv_bytes)
+    if not outcome.fits:
+        kv_bytes = max(kv_bytes, outcome.kv_cache.least_bytes)
+    return terms.weights_bytes, terms.step_bytes, terms.graph_bytes, kv_bytes
+
+
+def _bar(outcome: Outcome, plan: DevicePlan, width: int, color: bool) -> str:
+    """On the scale of the whole device, with a mark at the end of the budget. What does not fit lies beyond
+    the mark; an arrow means that it exceeds the device, too."""
+    cells = min(max(width - 9, BAR_CELLS.start), 60)
+    total = plan.device.usable_bytes
+
+    def cell(size: int) -> int:
+        return round(cells * min(size, total) / total)
+
+    text, reached = "", 0
+    for glyph, size in zip(CELLS, segments(outcome), strict=True):
+        reached += size
+        text += glyph * (cell(reached) - len(text))
+    budget = min(max(1, cell(outcome.budget.requested_bytes)), cells)
+    if reached > outcome.budget.requested_bytes and len(text) <= budget < cells:
+        text = text.ljust(budget, CELLS[-1]) + CELLS[-1]  # by less than a cell
+    if reached > total:
+        text = text[:-1] + BEYOND
+    text = text or CELLS[0]
+    inside, beyond = text[:budget], text[budget:]
+    return (
+        paint(inside, CYAN, color)
+        + paint("·" * (budget - len(inside)), DIM, color)
+        + BUDGET_MARK
+        + paint(beyond, RED, color)
+        + paint("·" * (cells - budget - len(beyond)), DIM, color)
+    )
+
+
+def _weights_note(outcome: Outcome) -> str:
+    weights = outcome.footprint.weights
+    named = " + ".join(dict.fromkeys(DTYPES.get(name, name.lower()) for name, _ in weights.by_dtype[:3]))
+    if outcome.terms.learned:
+        return f"{named}, as loaded at an earlier start"
+    if weights.exact:
+        return named
+    source = "the index" if outcome.files.index_bytes else "config.json"
+    return f"{named}, from {source}: not downloaded"
+
+
+def _step_note(outcome: Outcome) -> str:
+    settings = outcome.footprint.settings
+    return f"{grouped(settings.max_num_batched_tokens)} tokens, {grouped(settings.max_num_seqs)} sequences"
+
+
+def _kv_note(outcome: Outcome) -> str:
+    if not outcome.kv_cache.groups:
+        return "left over: an encoder needs no KV cache"
+    if not outcome.starts:
+        return f"too small for one request of {grouped(outcome.max_model_len)} tokens"
+    capacity = outcome.capacity
+    if not outcome.fits:
+        return f"{gib(outcome.taken_bytes - outcome.budget.requested_bytes)} GiB more than the budget holds"
+    return (
+        f"{grouped(capacity.tokens)} tokens: {capacity.concurrency:.1f} requests "
+        f"of {grouped(outcome.max_model_len)}"
+    )
+
+
+def verdict(outcomes: Outcomes) -> str:
+    """Of a plan without problems."""
+    if not outcomes.unknown:
+        return "ok: every engine fits"
+    return f"not planned: {', '.join(outcomes.unknown)}; everything else fits"
+
+
+def figure(size: int) -> str:
+    """GiB; small terms have two decimals, so that none reads 0.0."""
+    return gib(size) if abs(size) >= GIB else f"{size / GIB:.2f}"
+
+
+def _wrapped(text: str, width: int, color: bool) -> Iterator[str]:
+    for line in textwrap.wrap(text, max(20, width - 4), break_long_words=False, break_on_hyphens=False):
+        yield "    " + paint(line, DIM, color)

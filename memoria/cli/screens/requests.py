@@ -1,4 +1,4 @@
-"""The lines of `memoria requests`: what was asked last -> text. Pure."""
+"""The lines of `memoria requests`: request records -> text. Pure."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from memoria.cli.screens.layout import UNKNOWN, milliseconds, shortened
+from memoria.cli.screens.layout import UNKNOWN, milliseconds, paint, shortened
 from memoria.logs import printable
 
-COLORS = {2: "32", 4: "33", 5: "31"}  # by the hundreds of the code
+COLORS = {2: "32", 4: "33", 5: "31"}  # by the first digit of the status code
 
 _COLUMNS = "{at:8}  {code:>4}  {total:>7}  {first:>7}  {tokens:>10}  {engine:{names}}  {route}"
 _BEFORE_ENGINE = 46  # columns
-_NAME, _ROUTE = 10, 22  # columns at least; an engine's name has what a route leaves
+_NAME, _ROUTE = 10, 22  # columns at least; an engine's name gets what a route leaves
 
 
 def header(width: int | None) -> str:
@@ -31,8 +31,8 @@ def header(width: int | None) -> str:
 
 
 def render_requests(row: Mapping[str, Any], *, width: int | None, color: bool) -> str:
-    """One line, and a second one for what has no room in it. FIRST is the first byte of the answer, TOKENS
-    are those of the prompt and of the completion. `width` None: as wide as it gets."""
+    """One line, and a second one for notes that do not fit. FIRST is the time to the answer's first byte,
+    TOKENS are those of the prompt and of the completion. `width` None: as wide as it gets."""
     prompt, completion = row["prompt_tokens"], row["completion_tokens"]
     names, engine = _names(width), printable(row["engine"] or UNKNOWN)
     line = _COLUMNS.format(
@@ -45,16 +45,14 @@ def render_requests(row: Mapping[str, Any], *, width: int | None, color: bool) -
         names=names,
         route=printable(row["route"] or UNKNOWN),
     )
-    told = {"aborted": "aborted", "replays": "replayed", "key": printable(f"key {row['key']}")}
-    notes = [text for what, text in told.items() if row[what]]
+    marks = {"aborted": "aborted", "replays": "replayed", "key": printable(f"key {row['key']}")}
+    notes = [text for field, text in marks.items() if row[field]]
     lines = ["  ".join((line, *notes))]
     if width is not None and len(lines[0]) > width:
         indent = " " * (_BEFORE_ENGINE + names + 2)
         below = [indent + ", ".join(notes)] if notes else []
         lines = [shortened(part, width) for part in (line, *below)]
-    shown = "\n".join(lines)
-    code = COLORS.get(row["status"] // 100)
-    return f"\033[{code}m{shown}\033[0m" if color and code else shown
+    return paint("\n".join(lines), COLORS.get(row["status"] // 100), color)
 
 
 def _names(width: int | None) -> int:

@@ -1,4 +1,4 @@
-"""The status table: `Status` -> text."""
+"""The screen of `memoria status`: `Status` -> text. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from memoria.admin.status.status import EngineStatus, GuardStatus, PlannedTerm, Status
-from memoria.cli.screens.layout import UNKNOWN, Column, milliseconds, table, wrapped
+from memoria.cli.screens.layout import UNKNOWN, Column, facts, milliseconds, paint_state, table, wrapped
 from memoria.text import duration, gib, grouped
 
 COLUMNS = (
@@ -23,18 +23,17 @@ COLUMNS = (
     Column("TOKENS/S", "TOK/S", 9, extra=True),
 )
 LONGEST = 600  # characters of a sentence
-COLORS = {"ready": "32", "failed": "31", "held": "31", "backoff": "33", "suspect": "33"}
 
 
 def render_status(status: Status, *, width: int | None, color: bool) -> str:
-    """One line per engine, then a sentence for each that is not ready, with its reason and what to do, and
-    what the latency guard does. `width` None: as wide as it gets, each sentence on one line."""
+    """One line per engine, then a sentence for each that is not ready, with the reason and the next step, and
+    one for the latency guard. `width` None: as wide as it gets, each sentence on one line."""
     on_host = bool(status.engines) and status.engines[0].device == "host"
     columns = [replace(c, title="RAM GiB") if on_host and c.short == "GiB" else c for c in COLUMNS]
     head, *rows = table(columns, [_row(engine, status.at) for engine in status.engines], width)
     lines = [head]
     for row, engine in zip(rows, status.engines, strict=True):
-        lines.append(_paint(row, engine.state) if color else row)
+        lines.append(paint_state(row, engine.state, color))
     for sentence in _sentences(status):
         lines += wrapped(sentence[:LONGEST], width)
     return "\n".join(lines)
@@ -43,17 +42,17 @@ def render_status(status: Status, *, width: int | None, color: bool) -> str:
 def _sentences(status: Status) -> Iterator[str]:
     engines = status.engines
     yield from (f"{e.name}: {_standby(e)}" for e in engines if e.standby)
-    yield from (f"{e.name}: {e.held} requests wait for a place" for e in engines if e.held)
-    yield from (told for engine in engines if (told := _beside_the_plan(engine)))
+    yield from (f"{e.name}: {e.held} request{'s' * (e.held != 1)} queued" for e in engines if e.held)
+    yield from (sentence for engine in engines if (sentence := _plan_errors(engine)))
     yield from (_reason(engine, status.at) for engine in engines if engine.state != "ready")
     if status.guard is not None:
         yield _guard(status.guard)
 
 
-def _beside_the_plan(engine: EngineStatus) -> str | None:
-    """Every term that the plan was wrong about by more than its estimates may be."""
-    told = [_term(term) for term in engine.plan if term.notable]
-    return f"{engine.name}: {'; '.join(told)}; `memoria plan` knows by now" if told else None
+def _plan_errors(engine: EngineStatus) -> str | None:
+    """The terms that the plan was further off than its estimates may be."""
+    terms = [_term(term) for term in engine.plan if term.notable]
+    return f"{engine.name}: {'; '.join(terms)}; `memoria plan` is updated" if terms else None
 
 
 def _term(term: PlannedTerm) -> str:
@@ -99,7 +98,7 @@ def _reason(engine: EngineStatus, now: float) -> str:
     if engine.retry_at is not None:
         parts.append(f"retry in {max(0, round(engine.retry_at - now))} s")
     waits = engine.state == "starting" and engine.detail
-    if engine.hint and (waits or engine.state in ("backoff", "failed")):
+    if engine.hint and (waits or facts(engine.state).crashed):
         parts.append(engine.hint)
     return f"{engine.name}: {'; '.join(parts)}"
 
@@ -107,12 +106,8 @@ def _reason(engine: EngineStatus, now: float) -> str:
 def _guard(guard: GuardStatus) -> str:
     gap = "" if guard.gap_p95 is None else f", p95 {guard.gap_p95 * 1000:.0f} ms"
     others = ", ".join(guard.neighbours)
-    doing = "nobody is held back"
+    doing = "no limit in force"
     if guard.limit is not None:
         times = "once" if guard.lowered == 1 else f"{guard.lowered} times"
-        doing = f"{others} at most {guard.limit} at once, lowered {times}"
+        doing = f"{others} limited to {guard.limit} at once, lowered {times}"
     return f"guard: {guard.engine} keeps to {guard.target * 1000:g} ms between tokens{gap}; {doing}"
-
-
-def _paint(line: str, state: str) -> str:
-    return f"\033[{COLORS.get(state, '36')}m{line}\033[0m"

@@ -1,4 +1,4 @@
-"""The picture of `memoria top`: `Status` and the latest events -> text. Pure."""
+"""The screen of `memoria top`: `Status` and the latest events -> text. Pure."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from memoria.admin.status.status import DeviceStatus, EngineStatus, Status
-from memoria.cli.screens.layout import shortened
-from memoria.cli.screens.status import COLORS, render_status
+from memoria.cli.screens.layout import BOLD, paint, paint_state, shortened
+from memoria.cli.screens.status import render_status
 from memoria.logs import printable
 from memoria.text import duration, gib
 
@@ -22,7 +22,7 @@ def render_top(status: Status, events: Sequence[dict[str, Any]], *, width: int, 
     left = f"memoria {status.version}  {status.url}  up {duration(status.uptime)}"
     left = shortened(left, width - len(healthy) - 2)
     title = f"{left}{healthy:>{max(len(healthy) + 2, width - len(left))}}"
-    lines = [_painted(title, "1", color=color), ""]
+    lines = [paint(title, BOLD, color), ""]
     for device in status.devices:
         lines += [*_device(device, status.engines, width, color=color), ""]
     lines += render_status(status, width=width, color=color).splitlines()
@@ -36,7 +36,7 @@ def render_top(status: Status, events: Sequence[dict[str, Any]], *, width: int, 
 
 
 def _device(device: DeviceStatus, engines: Sequence[EngineStatus], width: int, *, color: bool) -> list[str]:
-    """The device as a whole, then what each engine has of it, all to the same scale."""
+    """The device as a whole, then the share of each engine, to the same scale."""
     here = [engine for engine in engines if engine.device == device.label]
     longest = max(map(len, ("others", *(engine.name for engine in here))))
     names = min(longest, LONGEST_NAME, max(SHORTEST_BAR, width - SHORTEST_BAR - BESIDE_BAR))
@@ -55,13 +55,9 @@ def _device(device: DeviceStatus, engines: Sequence[EngineStatus], width: int, *
         kv = "  -" if engine.kv_usage is None else f"{engine.kv_usage * 100:3.0f} %"
         name = shortened(engine.name, names)
         line = f"  {name:{names}}  {bar}  {figures:>5} of {gib(engine.budget_bytes):>5} GiB  KV {kv}"
-        lines.append(_painted(line, COLORS.get(engine.state, "36"), color=color))
+        lines.append(paint_state(line, engine.state, color))
     if device.used_bytes is not None and len(known) == sum(engine.pid is not None for engine in here):
         others = max(0, device.used_bytes - sum(known))
         full = round(cells * others / device.total_bytes)
         lines.append(f"  {'others':{names}}  {'▒' * full}{'·' * (cells - full)}  {gib(others):>5} GiB")
     return lines
-
-
-def _painted(line: str, code: str, *, color: bool) -> str:
-    return f"\033[{code}m{line}\033[0m" if color else line

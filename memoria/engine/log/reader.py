@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from memoria.vllm.log_time import time_of
+from memoria.vllm.log_lines import time_of
 
 LONGEST_LINE = 4096  # bytes; the rest of a longer line is dropped
 READ_AT_ONCE = 1 << 20  # bytes

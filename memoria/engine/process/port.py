@@ -8,7 +8,7 @@ import socket
 from collections.abc import Collection
 
 from memoria.errors import Problem
-from memoria.gpu.process import describe
+from memoria.gpu.host import describe
 
 HOST = "127.0.0.1"
 

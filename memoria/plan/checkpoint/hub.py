@@ -1,62 +1,68 @@
 """A model's configuration and headers from the Hugging Face hub, by metadata calls: no weight is fetched.
 
-Needs the optional package `huggingface_hub`, which brings the hub's own rules for tokens and mirrors. It
-reads the daemon's environment when it is imported, so what the engine's own sets is given with every call.
+`huggingface_hub` reads the daemon's environment when it is imported, so the engine's own settings are passed
+with every call.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import HfApi, errors
+from huggingface_hub.utils.tqdm import disable_progress_bars
+
 from memoria.config.paths import hub_cache
 from memoria.errors import Problem, UnavailableError
-from memoria.plan.checkpoint.lengths import SENTENCE, TOKENIZER, encoder_length, tokenizer_length
-from memoria.plan.checkpoint.model_files import BITS, Choice, ModelFiles, Tensor
+from memoria.plan.checkpoint.model_files import (
+    BITS,
+    SENTENCE,
+    TOKENIZER,
+    Choice,
+    ModelFiles,
+    Tensor,
+    encoder_length,
+    tokenizer_length,
+)
 
 
-def ask_hub(model: str, environ: Mapping[str, str], choice: Choice) -> ModelFiles:
-    """Raises `UnavailableError` where the package is not there, or the hub does not answer or may not be
-    asked (`HF_HUB_OFFLINE`)."""
+def fetch_from_hub(model: str, environ: Mapping[str, str], choice: Choice) -> ModelFiles:
+    """Raises `UnavailableError` if the hub does not answer, or HF_HUB_OFFLINE is set."""
     if (environ.get("HF_HUB_OFFLINE") or "").upper() in ("1", "ON", "YES", "TRUE"):
         raise UnavailableError(
             Problem(
-                f"model `{model}` is not in the local cache, and the hub may not be asked",
+                f"model `{model}` is not in the local cache, and HF_HUB_OFFLINE is set",
                 (),
                 "unset HF_HUB_OFFLINE",
             )
         )
-    try:
-        hub: Any = importlib.import_module("huggingface_hub")
-    except ImportError as error:
-        raise UnavailableError(
-            Problem(
-                f"model `{model}` is not in the local cache, and `huggingface_hub` is not installed",
-                (),
-                f"install it (`pip install 'memoria[hub]'`), or run `hf download {model} config.json`",
-            )
-        ) from error
-    endpoint, token = environ.get("HF_ENDPOINT") or None, environ.get("HF_TOKEN") or None
-    api = hub.HfApi(endpoint=endpoint, token=token)
+    api = HfApi(endpoint=environ.get("HF_ENDPOINT") or None, token=environ.get("HF_TOKEN") or None)
 
     def fetch(name: str) -> Any:
-        cache = str(hub_cache(environ))
-        path = api.hf_hub_download(model, name, revision=choice.revision, cache_dir=cache)
+        path = api.hf_hub_download(model, name, revision=choice.revision, cache_dir=hub_cache(environ))
         return json.loads(Path(path).read_text(encoding="utf-8"))
 
-    hub.utils.disable_progress_bars()
+    def fetch_optional(name: str) -> Mapping[str, Any] | None:
+        try:
+            found = fetch(name)
+        except errors.EntryNotFoundError:
+            return None
+        return found if isinstance(found, dict) else None
+
+    disable_progress_bars()
     try:
         config = fetch("config.json")
-        tokenizer, sentence = (_or_none(hub, fetch, name) for name in (TOKENIZER, SENTENCE))
-        headers = _headers(hub, api, model, choice)
+        tokenizer, sentence = fetch_optional(TOKENIZER), fetch_optional(SENTENCE)
+        headers = _headers(api, model, choice)
     except Exception as error:
-        # The package's errors share no base of their own: HTTP, offline, gated and not found are all here.
+        # The package's errors have no common base: HTTP, offline, gated and not found are all here.
         raise UnavailableError(
             Problem(
-                f"the hub does not tell of `{model}`: {_first_line(error)}", (), "check the name and HF_TOKEN"
+                f"the hub has no metadata of `{model}`: {_first_line(error)}",
+                (),
+                "check the name and HF_TOKEN",
             )
         ) from error
     tensors = tuple(
@@ -75,21 +81,13 @@ def ask_hub(model: str, environ: Mapping[str, str], choice: Choice) -> ModelFile
     )
 
 
-def _headers(hub: Any, api: Any, model: str, choice: Choice) -> Collection[Any]:
-    """None for weights in another format: the configuration then has to do."""
+def _headers(api: HfApi, model: str, choice: Choice) -> Collection[Any]:
+    """Empty for weights in another format: the configuration must then be enough."""
     try:
         metadata = api.get_safetensors_metadata(model, revision=choice.revision)
-    except hub.errors.NotASafetensorsRepoError:
+    except errors.NotASafetensorsRepoError:
         return ()
     return tuple(metadata.files_metadata.values())
-
-
-def _or_none(hub: Any, fetch: Callable[[str], Any], name: str) -> Mapping[str, Any] | None:
-    try:
-        found = fetch(name)
-    except hub.errors.EntryNotFoundError:
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _first_line(error: Exception) -> str:

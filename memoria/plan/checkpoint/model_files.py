@@ -1,4 +1,4 @@
-"""What a model's files say of it, without reading a weight: its configuration and its tensors' headers."""
+"""Facts from a model's files, without its weights: the configuration, tensor headers and length limits."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ BITS = {
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
     "F4": 4,
 }
+TOKENIZER = "tokenizer_config.json"
+SENTENCE = "sentence_bert_config.json"
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 
@@ -38,7 +40,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which of a model's files an engine's flags choose (vllm/config/model.py, vllm/config/load.py).
+    """The files of a model that an engine's flags choose (vllm/config/model.py, vllm/config/load.py).
 
     `revision` is a branch, a tag or a commit of a hub model; `download_dir` is a hub cache for its weights;
     `overrides` (`hf_overrides`) replace parts of config.json.
@@ -51,13 +53,13 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """`tensors` is empty where no header could be read; `index_bytes` is then what the index tells of all
-    weights (`metadata.total_size`), or None, and `missing` are the weights files that should be beside others
-    and are not. The lengths are those of the files beside config.json that bound
-    the context: the tokenizer's `model_max_length`, and sentence-transformers' `max_seq_length`."""
+    """`tensors` is empty if no header could be read; `index_bytes` is then the index's size of all weights
+    (`metadata.total_size`), or None, and `missing` are weights files absent from a set that is partly there.
+    The lengths, in tokens, are limits of the context from files beside config.json: the tokenizer's
+    `model_max_length`, and sentence-transformers' `max_seq_length`."""
 
     name: str
-    source: str  # where they were found, for a person
+    source: str  # where they were found, for messages
     config: Mapping[str, Any]
     tensors: tuple[Tensor, ...] = ()
     index_bytes: int | None = None
@@ -68,3 +70,18 @@ class ModelFiles:
     @property
     def stored_bytes(self) -> int:
         return sum(tensor.stored_bytes for tensor in self.tensors)
+
+
+def tokenizer_length(tokenizer: Mapping[str, Any] | None) -> int | None:
+    """Tokens, from tokenizer_config.json; None if it is absent or sets no limit."""
+    return whole((tokenizer or {}).get("model_max_length"))
+
+
+def encoder_length(sentence: Mapping[str, Any] | None) -> int | None:
+    """Tokens, from a sentence encoder's file."""
+    return whole((sentence or {}).get("max_seq_length"))
+
+
+def whole(value: Any) -> int | None:
+    # A tokenizer without a limit says 1e30.
+    return int(value) if isinstance(value, int | float) and 0 < value < 10**15 else None

@@ -1,12 +1,14 @@
-"""Finds a model's files (a folder, the hub's local cache, or the hub itself) and reads what they say.
+"""Finds a model's files (a folder, the hub's local cache, or the hub itself) and reads their facts.
 
-Nothing is downloaded but configuration and headers, and that only where the caller allows it and the package
-`huggingface_hub` is there.
+Only configuration and headers are ever downloaded, and only if the caller allows it. A safetensors file
+begins with eight bytes of length, then JSON (https://github.com/huggingface/safetensors#format).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import struct
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,19 +16,32 @@ from typing import Any
 
 from memoria.config.paths import hub_cache
 from memoria.errors import Problem, UnavailableError
-from memoria.plan.checkpoint.headers import HeaderError, read_header
-from memoria.plan.checkpoint.lengths import SENTENCE, TOKENIZER, encoder_length, tokenizer_length, whole
-from memoria.plan.checkpoint.model_files import Choice, ModelFiles, Tensor
+from memoria.plan.checkpoint.model_files import (
+    BITS,
+    SENTENCE,
+    TOKENIZER,
+    Choice,
+    ModelFiles,
+    Tensor,
+    encoder_length,
+    tokenizer_length,
+    whole,
+)
 
 INDEX = "model.safetensors.index.json"
+LONGEST_HEADER = 100_000_000  # the format's own limit; a file that claims more is damaged
 _ANY = Choice()
+
+
+class HeaderError(ValueError):
+    """A damaged or incomplete safetensors file; the text is for messages."""
 
 
 def read_model(
     model: str, environ: Mapping[str, str], choice: Choice = _ANY, *, may_ask_hub: bool = False
 ) -> ModelFiles:
-    """`environ` is the engine's. With `may_ask_hub` the hub is asked for what the local cache lacks. Raises
-    `UnavailableError`, saying what is missing and how to get it."""
+    """`environ` is the engine's. With `may_ask_hub`, the hub provides what the local cache lacks. Raises
+    `UnavailableError`, naming what is missing and how to get it."""
     folder = find_folder(model, environ, choice)
     if folder is not None and (folder / "config.json").is_file():
         files = read_folder(model, folder, weights_folder(model, folder, choice))
@@ -37,9 +52,9 @@ def read_model(
             Problem(f"no model in {model}: it has no config.json", (), "name the folder that holds it")
         )
     if may_ask_hub:
-        from memoria.plan.checkpoint.hub import ask_hub  # noqa: PLC0415 (imports HTTP and TLS)
+        from memoria.plan.checkpoint.hub import fetch_from_hub  # noqa: PLC0415 (imports HTTP and TLS: 0.4 s)
 
-        return _overridden(ask_hub(model, environ, choice), choice)
+        return _overridden(fetch_from_hub(model, environ, choice), choice)
     of_revision = f" --revision {choice.revision}" if choice.revision else ""
     raise UnavailableError(
         Problem(
@@ -52,14 +67,14 @@ def read_model(
 
 
 def find_folder(model: str, environ: Mapping[str, str], choice: Choice = _ANY) -> Path | None:
-    """Where a model's configuration is: the path itself, the hub's cache, or the engine's own cache."""
+    """The folder of a model's configuration: the path itself, or in the hub's cache or the engine's own."""
     if model.startswith("/"):
         return Path(model)
     return cached_snapshot(model, hub_cache(environ), choice.revision) or _in_download_dir(model, choice)
 
 
 def cached_snapshot(model: str, cache: Path, revision: str | None = None) -> Path | None:
-    """The folder of `revision` in a hub cache; without one that of `main`, else the newest with a config.json
+    """The folder of `revision` in a hub cache; by default that of `main`, else the newest with a config.json
     (https://huggingface.co/docs/huggingface_hub/guides/manage-cache)."""
     repository = cache / f"models--{model.replace('/', '--')}"
     snapshots = repository / "snapshots"
@@ -82,15 +97,14 @@ def _in_download_dir(model: str, choice: Choice) -> Path | None:
 
 
 def weights_folder(model: str, folder: Path, choice: Choice) -> Path:
-    """The engine's own cache where it holds weights, else that of the configuration."""
+    """The engine's own cache if it holds weights, else the configuration's folder."""
     own = None if model.startswith("/") else _in_download_dir(model, choice)
     return own if own is not None and any(own.glob("*.safetensors")) else folder
 
 
 def read_folder(model: str, folder: Path, weights: Path | None = None) -> ModelFiles:
-    """Raises `UnavailableError` where the configuration or a header is damaged. Weights that are not there
-    are no error here: a plan can be made from the configuration alone. `weights`: where those are, if not in
-    `folder`."""
+    """Raises `UnavailableError` if the configuration or a header is damaged. Absent weights are no error: a
+    plan can be made from the configuration alone. `weights` is their folder, if it is not `folder`."""
     config = _json(folder / "config.json")
     if config is None:
         raise UnavailableError(Problem(f"{folder}/config.json is not a JSON object", (), "fetch it again"))
@@ -110,7 +124,7 @@ def read_folder(model: str, folder: Path, weights: Path | None = None) -> ModelF
 
 
 def _weight_files(folder: Path, index: Mapping[str, Any]) -> tuple[list[Path], list[str]]:
-    """The files that the index names, else all; and the names of those that are not there."""
+    """The files named by the index, else all; and the names of those that are absent."""
     named = {name for name in mapping(index.get("weight_map")).values() if isinstance(name, str)}
     files = [folder / Path(name).name for name in sorted(named)]
     if not files:
@@ -134,7 +148,7 @@ def _overridden(files: ModelFiles, choice: Choice) -> ModelFiles:
 
 
 def _merged(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """As vLLM merges them: parts of parts, too."""
+    """Merged recursively, as in vLLM."""
     return {
         **config,
         **{
@@ -154,3 +168,45 @@ def _json(path: Path) -> Mapping[str, Any] | None:
 
 def mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def read_header(path: Path) -> tuple[Tensor, ...]:
+    """The tensors of one safetensors file. Raises `HeaderError`, and `OSError` if it cannot be read."""
+    with path.open("rb") as file:
+        length_bytes = file.read(8)
+        if len(length_bytes) < 8:
+            raise HeaderError(f"{path.name} is too short for a safetensors file")
+        (length,) = struct.unpack("<Q", length_bytes)
+        if length > LONGEST_HEADER:
+            raise HeaderError(f"{path.name} is no safetensors file")
+        text = file.read(length)
+        size = path.stat().st_size
+    try:
+        header = json.loads(text)
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        tensors = tuple(_tensor(name, entry) for name, entry in entries.items())
+        end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise HeaderError(f"the header of {path.name} is damaged") from error
+    if size < 8 + length + end:
+        raise HeaderError(f"{path.name} is cut off: {size} of {8 + length + end} bytes are there")
+    return tensors
+
+
+def _tensor(name: str, entry: Mapping[str, Any]) -> Tensor:
+    if entry["dtype"] not in BITS:
+        raise ValueError(entry["dtype"])
+    return Tensor(name, entry["dtype"], tuple(int(size) for size in entry["shape"]))
+
+
+def identity(model: str, environ: Mapping[str, str], choice: Choice) -> str | None:
+    """A digest that changes when the configuration or a weights file does; None if there are none. Weights
+    count by size and time of modification. Raises `OSError`."""
+    folder = find_folder(model, environ, choice)
+    if folder is None or not (folder / "config.json").is_file():
+        return None
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in sorted(weights_folder(model, folder, choice).glob("*.safetensors*")):
+        stat = path.stat()
+        digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()

@@ -1,1 +1,1 @@
-"""How much memory a model takes, from its files and the settings alone: pure arithmetic, in whole bytes."""
+"""The memory that a model needs, from its files and settings alone: pure arithmetic, in whole bytes."""

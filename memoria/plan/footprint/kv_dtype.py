@@ -1,4 +1,4 @@
-"""Bytes of keys and values, by the type in which the cache keeps them.
+"""Bytes of keys and values, by the cache's type.
 
 Types: `CacheDType` in vllm/config/cache.py. What a backend packs into a slot: its `customize_spec` (0.32:
 flashinfer.py, triton_attn.py, turboquant_attn.py in vllm/v1/attention/backends).
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from memoria.plan.footprint.layers import ceil_div
+from memoria.plan.footprint.kv_cache import ceil_div
 from memoria.plan.footprint.model_types import UnknownModelError
 
 _PLAIN = {
@@ -31,19 +31,19 @@ _PACKED_MLA = {"fp8_ds_mla": 656, "nvfp4_ds_mla": 352}
 
 
 def resolve(wanted: str, dtype_bytes: int, quantization: Mapping[str, Any]) -> str:
-    """The type that `auto` stands for: the checkpoint's, else the model's own
+    """`wanted`, with `auto` replaced by the checkpoint's type, else by the model's own
     (`resolve_kv_cache_dtype_string` in vllm/utils/torch_utils.py, and `Attention.__init__`). Raises
-    `UnknownModelError` for a type of which nothing is known here."""
+    `UnknownModelError` for a type that the planner does not support."""
     if wanted == "auto":
         wanted = _of_checkpoint(quantization) or {2: "bfloat16", 4: "float32"}[dtype_bytes]
     known = _PLAIN.keys() | _TURBOQUANT.keys() | _PACKED_MLA.keys()
     if wanted in known or wanted.startswith("nvfp4") or wanted.endswith("_per_token_head"):
         return wanted
-    raise UnknownModelError(f"a KV cache of the type `{wanted}` is not known to this planner")
+    raise UnknownModelError(f"this planner does not support a KV cache of the type `{wanted}`")
 
 
 def slot_bytes(kv_dtype: str, key_size: int, value_size: int) -> int:
-    """Of one token in one head: its key and its value, with their scales."""
+    """One token in one head: key and value, with their scales."""
     if kv_dtype in _PLAIN:
         return (key_size + value_size) * _PLAIN[kv_dtype]
     if kv_dtype.startswith("nvfp4"):
@@ -56,11 +56,11 @@ def slot_bytes(kv_dtype: str, key_size: int, value_size: int) -> int:
         key = key_size if key_bits == 8 else ceil_div(key_size * key_bits, 8) + 2
         slot = key + ceil_div(key_size * value_bits, 8) + 4
         return slot + slot % 2
-    raise UnknownModelError(f"`kv_cache_dtype: {kv_dtype}` is for MLA alone")
+    raise UnknownModelError(f"`kv_cache_dtype: {kv_dtype}` is for MLA only")
 
 
 def latent_bytes(kv_dtype: str, size: int, *, sparse: bool) -> int:
-    """Of one token in one layer of MLA. Sparse attention packs fp8 its own way
+    """One token in one layer of MLA. Sparse attention packs fp8 differently
     (`_canonicalize_sparse_mla_kv_cache_dtype`)."""
     if kv_dtype in _PACKED_MLA:
         return _PACKED_MLA[kv_dtype]

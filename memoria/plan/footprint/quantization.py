@@ -1,5 +1,5 @@
-"""How a quantised linear layer is stored, read out of `quantization_config`, for plans without weight files;
-and what vLLM makes of a layer that it quantises while loading.
+"""How a quantised linear layer is stored, by `quantization_config`, for plans without weight files; and the
+size of a layer that vLLM quantises while loading.
 
 Formats: the `create_weights` of the methods in vllm/model_executor/layers/quantization (0.32) and of
 compressed_tensors/schemes; names for loading: `_ONLINE_SHORTHANDS` in vllm/config/quantization.py.
@@ -14,7 +14,7 @@ from fnmatch import fnmatch
 from typing import Any, Literal
 
 from memoria.plan.checkpoint.model_files import Tensor
-from memoria.plan.footprint.layers import ceil_div
+from memoria.plan.footprint.kv_cache import ceil_div
 
 # `packed`: whole int32 words of weights; `bytes`: one weight, or two halves, to a byte.
 _Form = Literal["packed", "bytes"]
@@ -22,9 +22,8 @@ _Form = Literal["packed", "bytes"]
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """Of one kind of linear layers. A scale is `scale_bits` wide and stands for `group` weights of a row, for
-    a whole row where `group` is 0, for a whole matrix where it is None, for a square of `block` where that is
-    set."""
+    """Storage of quantised linear layers. A scale is `scale_bits` wide and covers `group` weights of a row; a
+    whole row where `group` is 0, a whole matrix where it is None, a square where `block` is set."""
 
     bits: int
     form: _Form
@@ -37,7 +36,7 @@ class Scheme:
     ignored: tuple[str, ...] = ()
 
     def tensors(self, name: str, outputs: int, inputs: int) -> Iterator[Tensor]:
-        """What is stored for the layer `name`; names and shapes are only as true as their sizes are."""
+        """The tensors of layer `name`. Only their sizes are exact; names and shapes are approximate."""
         if self.form == "packed":
             yield Tensor(f"{name}.qweight", "I32", (ceil_div(inputs * self.bits, 32), outputs))
         elif self.bits == 8:
@@ -62,13 +61,13 @@ class Scheme:
 
 
 def read_scheme(config: Mapping[str, Any]) -> Scheme | None:
-    """None where nothing is quantised, or in a way that is not known here (`unknown_method`)."""
+    """None where nothing is quantised, or by an unsupported method (`unknown_method`)."""
     reader = _READERS.get(method_of(config) or "")
     return reader(config) if reader else None
 
 
 def method_of(config: Mapping[str, Any]) -> str | None:
-    """In one spelling, as vLLM's but with underscores throughout."""
+    """vLLM's name of the method, with underscores throughout."""
     producer = config.get("producer")
     if isinstance(producer, dict) and producer.get("name") == "modelopt":
         return "modelopt"
@@ -77,14 +76,13 @@ def method_of(config: Mapping[str, Any]) -> str | None:
 
 
 def unknown_method(config: Mapping[str, Any]) -> str | None:
-    """A method whose storage is not known here, or only for some checkpoints and not for this one."""
+    """The method, where its storage is not supported for this checkpoint."""
     method = method_of(config)
     return method if method is not None and read_scheme(config) is None else None
 
 
 def _matches(name: str, part: str) -> bool:
-    """As the methods match the modules that they leave alone: by an expression, a pattern, or a part of
-    the name."""
+    """How methods match the modules that they skip: by an expression, a pattern, or a part of the name."""
     if part.startswith("re:"):
         return re.match(part[3:], name) is not None
     if "*" in part:
@@ -130,7 +128,7 @@ def _gptq(config: Mapping[str, Any]) -> Scheme:
 
 
 def _group(size: Any) -> int:
-    """-1 is a whole row."""
+    """-1 means a whole row."""
     return max(0, int(size))
 
 
@@ -170,7 +168,7 @@ def _modelopt(config: Mapping[str, Any]) -> Scheme | None:
 
 
 def _mxfp4(config: Mapping[str, Any]) -> Scheme:
-    """Of experts alone (gpt-oss)."""
+    """Experts only (gpt-oss)."""
     ignored = _listed(config, "modules_to_not_convert")
     return Scheme(4, "bytes", group=32, scale_bits=8, experts_only=True, ignored=ignored)
 
@@ -198,16 +196,15 @@ _READERS = {
 
 @dataclass(frozen=True, slots=True)
 class Online:
-    """Bytes of a weight after quantisation while loading, scales included: in linear layers and in experts.
-    None: left as it is. `dtype` is what the weights are then, by safetensors' name."""
+    """Bytes per weight after quantisation while loading, scales included, in linear layers and in experts.
+    None: not quantised. `dtype` is safetensors' name of the resulting type."""
 
     linear: float | None
     experts: float | None
     dtype: str = "F8_E4M3"
 
 
-# Scales beside the weights: one for a square of 128, for 32 or 16 of a row; for a row or a matrix they do not
-# count.
+# One scale for a square of 128, or for 32 or 16 weights of a row; those of a row or a matrix are negligible.
 _SQUARE = 4 / 128**2
 _PER_TENSOR = Online(1.0, 1.0)
 ONLINE: Mapping[str, Online] = {
@@ -221,12 +218,12 @@ ONLINE: Mapping[str, Online] = {
     "experts_int8": Online(None, 1.0, "I8"),
     "nvfp4_per_token": Online(None, 0.5 + 1 / 16, "U8"),
 }
-# What vLLM 0.32 says of `quantization` for a model that is not quantised.
+# What vLLM 0.32 does with `quantization` for an unquantised model.
 REMARKS: Mapping[str, str] = {
-    "fp8": "`quantization: fp8` is deprecated for a model that is not quantised: vLLM 0.32 takes it as "
-    "fp8_per_tensor, which is better written",
+    "fp8": "`quantization: fp8` is deprecated for an unquantised model: vLLM 0.32 treats it as "
+    "fp8_per_tensor, so write that",
 }
-# Of any model.
+# For any model.
 REFUSED: Mapping[str, str] = {
-    "bitsandbytes": "vLLM 0.32 knows no bitsandbytes any more: its start will fail",
+    "bitsandbytes": "vLLM 0.32 no longer supports bitsandbytes: its start will fail",
 }

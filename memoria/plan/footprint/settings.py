@@ -1,4 +1,4 @@
-"""The settings of an engine that decide its memory, with vLLM's own defaults filled in.
+"""The engine settings that decide its memory, with vLLM's own defaults filled in.
 
 Defaults: `get_batch_defaults` and `_set_default_max_num_seqs_and_batched_tokens_args` in
 vllm/engine/arg_utils.py, `_get_and_verify_max_len` in vllm/config/model.py (0.32).
@@ -6,6 +6,7 @@ vllm/engine/arg_utils.py, `_get_and_verify_max_len` in vllm/config/model.py (0.3
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -13,7 +14,6 @@ from typing import Any
 
 from memoria.plan.footprint import kv_dtype
 from memoria.plan.footprint.shape import Shape
-from memoria.plan.human_int import human_int
 
 _DTYPE_BYTES = {"half": 2, "float16": 2, "bfloat16": 2, "float": 4, "float32": 4}
 _WITHOUT_LENGTH = 2048
@@ -21,17 +21,15 @@ _WITHOUT_LENGTH = 2048
 _SCALED_ALREADY = frozenset(
     {"default", "su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling", "mrope"}
 )
-
-
 _BLACKWELL = ("B100", "B200", "B300")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`longest` is the most that vLLM accepts for this model, in tokens, None where the model has no limit;
-    `fits_length` is `max_model_len: auto`, where the length planned with is the model's own until the memory
-    is known. `kv_dtype` is resolved, never `auto`. `quantization` is what the flag says, or else the
-    checkpoint, with underscores."""
+    """`longest` is the longest context that vLLM accepts for this model, in tokens; None: no limit.
+    `fits_length` is `max_model_len: auto`: `max_model_len` is then the model's own until the memory is known.
+    `kv_dtype` is resolved, never `auto`. `quantization` is the flag's, else the checkpoint's, with
+    underscores."""
 
     max_model_len: int
     longest: int | None
@@ -62,7 +60,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What of the device decides vLLM's defaults."""
+    """The device facts that decide vLLM's defaults."""
 
     total_bytes: int
     name: str
@@ -77,8 +75,8 @@ def read_settings(
     pooling: bool,
     environ: Mapping[str, str] | None = None,
 ) -> Settings:
-    """`args` are the engine's flags by vLLM's names, as `EngineConfig.vllm_args` holds them; `environ` is
-    what the engine's environment sets. Raises `UnknownModelError` for a KV cache of an unknown type."""
+    """`args` are the engine's flags by vLLM's names (`EngineConfig.vllm_args`); `environ` is the engine's own
+    environment. Raises `UnknownModelError` for a KV cache of an unknown type."""
     env = environ or {}
     wanted_length = args.get("max_model_len")
     fits = str(wanted_length) in ("auto", "-1")
@@ -86,7 +84,8 @@ def read_settings(
     length = default if wanted_length is None or fits else _whole(wanted_length, default)
     tensor_parallel = _whole(args.get("tensor_parallel_size"), 1)
     seqs, tokens = _batches(args, machine, tensor_parallel, length, chunked=not shape.encoder_only)
-    dtype_bytes = _DTYPE_BYTES.get(str(args.get("dtype", "auto")), 0) or _load_bytes(shape)
+    # `auto` loads float32 checkpoints in half precision too (`_resolve_auto_dtype`, vllm/config/model.py)
+    dtype_bytes = _DTYPE_BYTES.get(str(args.get("dtype", "auto")), 2)
     generated = not pooling
     return Settings(
         max_model_len=length,
@@ -112,8 +111,8 @@ def read_settings(
 
 
 def lengths(shape: Shape, *, pooling: bool) -> tuple[int, int | None]:
-    """The length that vLLM takes by itself, and the longest that it accepts. sentence-transformers' limit
-    counts before all others, a tokenizer's for pooling with absolute positions alone."""
+    """vLLM's default length, and the longest that it accepts (None: no limit). sentence-transformers' limit
+    takes precedence; a tokenizer's counts only for pooling with absolute positions."""
     if shape.encoder_length is not None:
         return shape.encoder_length, shape.encoder_length
     longest = shape.positions
@@ -133,15 +132,15 @@ def _is_on(environ: Mapping[str, str], name: str) -> bool:
 
 
 def _is_hybrid(args: Mapping[str, Any], shape: Shape, environ: Mapping[str, str]) -> bool:
-    """Whether windows and chunks give their blocks back. For chunks vLLM leaves that out by itself
-    (vllm/config/vllm.py: a regression of latency)."""
+    """Whether windows and chunks free their blocks. For chunks vLLM disables this by default
+    (vllm/config/vllm.py: a latency regression)."""
     if (said := args.get("disable_hybrid_kv_cache_manager")) is not None:
         return not said
     return shape.chunk is None or _is_on(environ, "VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE")
 
 
 def _caches_prefixes(args: Mapping[str, Any], shape: Shape, *, pooling: bool) -> bool:
-    """`is_prefix_caching_supported`, vllm/config/model.py; it matters beside states alone."""
+    """`is_prefix_caching_supported`, vllm/config/model.py. Matters only for models with states."""
     if args.get("enable_prefix_caching") is False or shape.encoder_only:
         return False
     with_states = "state" in shape.layers or shape.model_type == "falcon_h1"
@@ -161,7 +160,7 @@ def _batches(
 
 
 def batch_defaults(args: Mapping[str, Any], machine: Machine, world: int = 1) -> tuple[int, int]:
-    """`max_num_seqs` and `max_num_batched_tokens`, where the machine alone decides what the flags do not."""
+    """`max_num_seqs` and `max_num_batched_tokens`, before the model's length limits them."""
     seqs, tokens = _machine_batches(machine, world)
     return _whole(args.get("max_num_seqs"), seqs), _whole(args.get("max_num_batched_tokens"), tokens)
 
@@ -178,10 +177,9 @@ def _machine_batches(machine: Machine, world: int) -> tuple[int, int]:
 
 
 def _block_size(args: Mapping[str, Any], shape: Shape, machine: Machine) -> int:
-    """Tokens. On a CPU 128, for MLA 16 whatever is asked for (`check_and_update_config`,
-    vllm/platforms/cpu.py; with AMX 128 there too). On a GPU 16 where a backend takes that: all but sparse MLA
-    (64) and FlashInfer's MLA, the first choice on Blackwell (32: `_get_backend_priorities`,
-    vllm/platforms/cuda.py)."""
+    """In tokens. On a CPU 128; for MLA always 16 (`check_and_update_config`, vllm/platforms/cpu.py; with AMX
+    128 there too). On a GPU 16 where the backend supports that: all but sparse MLA (64) and FlashInfer's MLA,
+    the first choice on Blackwell (32: `_get_backend_priorities`, vllm/platforms/cuda.py)."""
     if machine.on_cpu:
         return 16 if shape.mla_rank is not None else _whole(args.get("block_size"), 128)
     default = 16
@@ -192,12 +190,6 @@ def _block_size(args: Mapping[str, Any], shape: Shape, machine: Machine) -> int:
     return _whole(args.get("block_size"), default)
 
 
-def _load_bytes(shape: Shape) -> int:
-    """`dtype: auto` loads float32 checkpoints in half precision (`_resolve_auto_dtype`,
-    vllm/config/model.py)."""
-    return 2
-
-
 def _whole(value: Any, otherwise: int) -> int:
     found = human_int(value)
     return otherwise if found is None else max(1, found)
@@ -206,3 +198,20 @@ def _whole(value: Any, otherwise: int) -> int:
 def _method(value: Any) -> str | None:
     """In the spelling of `method_of`."""
     return str(value).lower().replace("-", "_") if value else None
+
+
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)([kmgt])|(\d+)([KMGT])?")
+_DECIMAL = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def human_int(value: Any) -> int | None:
+    """A whole number as vLLM's flags accept it (`human_readable_int`, vllm/utils/argparse_utils.py): `25g` is
+    25e9, `25G` is 25 * 2^30. None for None, and for what vLLM refuses."""
+    match = _NUMBER.fullmatch("" if value is None else str(value).strip())
+    if not match:
+        return None
+    number, decimal_suffix, whole, binary_suffix = match.groups()
+    if decimal_suffix:
+        return int(float(number) * _DECIMAL[decimal_suffix])
+    return int(whole) * (_BINARY[binary_suffix] if binary_suffix else 1)

@@ -1,7 +1,7 @@
-"""A model's config.json as the figures that decide its memory.
+"""The figures in a model's config.json that decide its memory.
 
 Names and their order follow `ModelArchConfigConvertorBase`
-(vllm/transformers_utils/model_arch_config_convertor.py); values that a file leaves out are those of the
+(vllm/transformers_utils/model_arch_config_convertor.py). Values that a file omits are the defaults of the
 model's configuration class in transformers (`memoria.plan.footprint.model_types`).
 """
 
@@ -13,16 +13,22 @@ from typing import Any
 
 from memoria.plan.checkpoint.model_files import ModelFiles
 from memoria.plan.footprint import model_types
-from memoria.plan.footprint.layer_kinds import LayerKind, layer_kinds, window
-from memoria.plan.footprint.model_types import DEFAULTS, MLA, UnknownModelError
+from memoria.plan.footprint.model_types import (
+    DEFAULTS,
+    MLA,
+    LayerKind,
+    UnknownModelError,
+    layer_kinds,
+    window,
+)
 from memoria.plan.footprint.quantization import Scheme, method_of, read_scheme
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """`layers` says of each layer what it keeps of a request. `config` is the text model's own part of
-    config.json, its omissions filled in. `full_kv_heads` and `full_head_size` are those of layers with full
-    attention, which in Gemma 4 differ from the others'. `encoder_only`: no layer keeps anything."""
+    """`layers` has what each layer keeps of a request. `config` is the text model's part of config.json, with
+    defaults filled in. `full_kv_heads` and `full_head_size` are those of layers with full attention, which
+    differ from the others' in Gemma 4. `encoder_only`: no layer keeps anything."""
 
     model_type: str
     config: Mapping[str, Any]
@@ -58,13 +64,13 @@ class Shape:
 
     @property
     def is_sparse(self) -> bool:
-        """Attention to chosen positions, with an indexer that chooses them (DeepSeek V3.2)."""
+        """Attention to selected positions, with an indexer that selects them (DeepSeek V3.2)."""
         return self.mla_rank is not None and "index_topk" in self.config
 
 
 def read_shape(files: ModelFiles) -> Shape:
-    """Raises `UnknownModelError` where the model is of a kind that is not known here, `KeyError` or
-    `ValueError` where the configuration lacks what every transformer's has."""
+    """Raises `UnknownModelError` for a model of an unsupported kind, `KeyError` or `ValueError` where the
+    configuration lacks what every transformer's has."""
     text = files.config.get("text_config") or files.config.get("llm_config")
     inner: Mapping[str, Any] = text if isinstance(text, dict) else files.config
     model_type = str(inner.get("model_type") or files.config.get("model_type") or "")
@@ -78,7 +84,7 @@ def read_shape(files: ModelFiles) -> Shape:
     count = _first(config, ("num_hidden_layers", "n_layer", "num_layers")) or 0
     layers = layer_kinds(model_type, config, count)
     if hidden <= 0 or not layers:
-        raise UnknownModelError("config.json names neither `hidden_size` nor layers: not a transformer's")
+        raise UnknownModelError("config.json has no `hidden_size` or no layers: it is not a transformer's")
     encoder_only = model_types.is_bidirectional(model_type, files.config, inner)
     is_mla = model_type in MLA and config.get("kv_lora_rank") is not None and not encoder_only
     head_size = int(config.get("head_dim") or (hidden // heads if heads else 0))
@@ -179,7 +185,7 @@ def _first(config: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
 
 
 def _largest(value: Any) -> int:
-    """A size, or that of the widest layer where the file lists one for each; 0 where it says nothing."""
+    """A size, or that of the widest layer where the file lists one per layer; 0 where it has none."""
     sizes = value if isinstance(value, list) else [value]
     return max((int(size) for size in sizes if isinstance(size, int)), default=0)
 

@@ -1,10 +1,10 @@
-"""The API keys: a file with a `name: key` line each, read again whenever it changes.
+"""API keys: a file with one `name: key` line per key, reread when it changes.
 
-    # who: what they send
+    # client: its key
     chat: 0f3c...
     nightly-batch=9b1d...
 
-Blank lines and lines that begin with `#` count for nothing. A name may have several keys, so that one can be
+Blank lines and lines that begin with `#` are ignored. A name may have several keys, so that one can be
 replaced without a gap; a key has one name. Only digests are kept in memory.
 """
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 SHORTEST_KEY = 16  # characters; a shorter one can be guessed over a network
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,62})\s*[:=]\s*(?P<key>[\x21-\x7e]+)")
-_HINT_KEY = "make one with: openssl rand -hex 32"
+_HINT_KEY = "generate a key with: openssl rand -hex 32"
 
 _Version = tuple[int, int, int]
 
@@ -42,13 +42,13 @@ class _Key(NamedTuple):
 
 _Read = tuple[tuple[_Key, ...], _Version | None]
 _Seen = _Read | tuple[ConfigError, _Version | None] | None
-# Has it done in a thread.
+# Runs a function in a thread.
 Aside = Callable[[Callable[[], _Seen]], Awaitable[_Seen]]
 
 
 class KeyRing:
-    """The keys of a file; `on_change` is called after they were read again. Raises `ConfigError` when the
-    file cannot be read, holds no key, or has wrong lines; no message repeats a key."""
+    """The keys of a file. `on_change` is called after they were reread. Raises `ConfigError` when the file
+    cannot be read, holds no key, or has wrong lines; no message repeats a key."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -64,8 +64,8 @@ class KeyRing:
         return frozenset(key.name for key in self._keys)
 
     def find(self, presented: bytes) -> str | None:
-        """The name of a key, None for one that is not here. Takes the same time for every wrong key: digests
-        are compared, each in constant time, and all are looked at."""
+        """The name of a key, None for an unknown one. Takes the same time for every wrong key: all digests
+        are compared, each in constant time."""
         digest = sha256(presented).digest()
         found = None
         for name, known in self._keys:
@@ -74,22 +74,22 @@ class KeyRing:
         return found
 
     def reload(self) -> None:
-        """Reads the file now. Raises as the constructor does, and then keeps the keys it had."""
-        self._adopt(_read(self._path))
+        """Reads the file now. Raises as the constructor does, and keeps the previous keys then."""
+        self._replace(_read(self._path))
 
-    def _adopt(self, read: _Read) -> None:
+    def _replace(self, read: _Read) -> None:
         self._keys, self._version = read
         logger.info("%d API keys in %s", len(self._keys), self._path)
         if self.on_change is not None:
             self.on_change()
 
     def refresh(self) -> None:
-        """Reads the file if it has changed since. A wrong one is logged, once, and the keys stay as they are:
-        no slip of an editor and no file that is gone may lock everybody out, or let them in."""
+        """Reads the file if it has changed. A wrong file is logged once and the keys stay as they are:
+        neither a slip of an editor nor a missing file may lock clients out, or let them in."""
         self._take(self._look())
 
     def _look(self) -> _Seen:
-        """What the file holds, or what is wrong with it; None if it is as it was. Changes nothing."""
+        """What the file holds, or what is wrong with it; None if it has not changed. Has no side effects."""
         version = _version(self._path)
         if version == self._version:
             return None
@@ -104,13 +104,13 @@ class KeyRing:
         found, version = seen
         if isinstance(found, ConfigError):
             self._version = version
-            logger.error("the API keys stay as they were: %s", found)
+            logger.error("keeping the previous API keys: %s", found)
         else:
-            self._adopt((found, version))
+            self._replace((found, version))
 
     async def watch(self, aside: Aside, interval: float = 1.0) -> None:
-        """Looks for a changed file every `interval` seconds, until cancelled. `aside` looks for it: a file
-        system that does not answer must not hold up the requests."""
+        """Rereads a changed file, looking every `interval` seconds until cancelled. `aside` does the reading:
+        a file system that hangs must not hold up requests."""
         while True:
             await asyncio.sleep(interval)
             self._take(await aside(self._look))
@@ -118,15 +118,14 @@ class KeyRing:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Those of who may use the engines, and those of who may steer them; None where the configuration names
-    no file."""
+    """The keys of clients and of admins; None where the configuration names no file."""
 
     clients: KeyRing | None = None
     admins: KeyRing | None = None
 
     @classmethod
     def of(cls, access: Access) -> Self:
-        """Raises `ConfigError` when a file of keys cannot be used."""
+        """The keys that a configuration names. Raises `ConfigError` when a file cannot be used."""
         return cls(
             None if access.keys is None else KeyRing(access.keys),
             None if access.admin_keys is None else KeyRing(access.admin_keys),
@@ -144,29 +143,29 @@ def _read(path: Path) -> _Read:
             lines = file.read().splitlines()
     except UnicodeDecodeError:
         raise ConfigError(
-            Problem(f"the file of the API keys is not UTF-8 text: {path}", hint="save it as UTF-8")
+            Problem(f"the API key file is not UTF-8 text: {path}", hint="save it as UTF-8")
         ) from None
     except OSError as error:
         raise ConfigError(
             Problem(
-                f"cannot read the API keys: {path}: {error.strerror or error}",
-                hint=f"make it: a line of it is `name: key`; {_HINT_KEY}"
+                f"cannot read the API key file {path}: {error.strerror or error}",
+                hint=f"create it with one `name: key` per line; {_HINT_KEY}"
                 if isinstance(error, FileNotFoundError)
-                else "a pipe, a folder or a device is none"
+                else "it must be a regular file"
                 if error.errno == errno.EINVAL
-                else "let memoria's user, and nobody else, read it: chown, chmod 600",
+                else "make it readable by memoria's user only: chown, chmod 600",
             )
         ) from None
-    _ask_for_privacy(path, status)
+    _warn_if_public(path, status)
     return _parse(lines, path), _version_of(status)
 
 
 def _open(path: Path) -> int:
-    """Whoever opens a pipe waits for its other end. Raises `OSError` for what is no file."""
+    """Opens without waiting, as a pipe would. Raises `OSError` for what is no regular file."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no file")
+        raise OSError(errno.EINVAL, "not a regular file")
     return descriptor
 
 
@@ -179,7 +178,7 @@ def _parse(lines: list[str], path: Path) -> tuple[_Key, ...]:
             continue
         match = _LINE.fullmatch(text)
         if match is None:
-            hint = "a name is of letters, digits, `.`, `_` and `-`; a key has no blanks"
+            hint = "names consist of letters, digits, `.`, `_` and `-`; keys have no spaces"
             problems.append(Problem("this line is not `name: key`", where, hint))
             continue
         digest = sha256(match["key"].encode()).digest()
@@ -188,22 +187,23 @@ def _parse(lines: list[str], path: Path) -> tuple[_Key, ...]:
             problems.append(Problem(what, where, _HINT_KEY))
         elif digest in keys:
             what = f"`{match['name']}` and `{keys[digest].name}` have the same key"
-            problems.append(Problem(what, where, "give everybody a key of their own"))
+            problems.append(Problem(what, where, "give each name its own key"))
         else:
             keys[digest] = _Key(match["name"], digest)
     if not keys and not problems:
-        problems.append(Problem(f"there is no API key in {path}", hint=f"write `name: key`; {_HINT_KEY}"))
+        problems.append(Problem(f"no API key in {path}", hint=f"add a line `name: key`; {_HINT_KEY}"))
     if problems:
         raise ConfigError(problems)
     return tuple(keys.values())
 
 
-def _ask_for_privacy(path: Path, status: os.stat_result) -> None:
-    """A file that another user gave us (root, as systemd's credentials) may be read through its group."""
+def _warn_if_public(path: Path, status: os.stat_result) -> None:
+    """Warns of a file open to other users. One that another user owns (root, as systemd's credentials) may be
+    read through its group."""
     given = status.st_uid != os.geteuid()
     others = stat.S_IRWXO | (stat.S_IWGRP if given else stat.S_IRWXG)
     if status.st_mode & others:
-        logger.warning("others may read or change the API keys: chmod 600 %s", path)
+        logger.warning("the API key file is open to other users (chmod 600 %s)", path)
 
 
 def _version(path: Path) -> _Version | None:

@@ -1,7 +1,7 @@
-"""Who may ask: the Host, the Origin of a web page, what a page may send, and the API key.
+"""Access to the proxy: the Host, the Origin of a web page, what a page may send, and the API key.
 
-One decision over a request's head, before anything else is done with it. Sources: RFC 9110 7.4 (421),
-RFC 6454 (Origin), RFC 6750 (Bearer), the Fetch standard (CORS; what a page may send without asking first),
+One decision over a request's head, before anything else happens to it. Sources: RFC 9110 7.4 (421),
+RFC 6454 (Origin), RFC 6750 (Bearer), the Fetch standard (CORS; what a page may send without a preflight),
 Fetch Metadata (Sec-Fetch-Site).
 """
 
@@ -14,28 +14,28 @@ from dataclasses import dataclass, field
 from memoria.config.model import Config
 from memoria.proxy.access.keys import KeyRing, Keys
 from memoria.proxy.errors import Answer, Rejection, bad_framing
-from memoria.proxy.http.headers import Header
+from memoria.proxy.http.messages import Header
 from memoria.proxy.routing.routes import ROUTES
 
-# For load balancers and scripts, which have no key: they tell whether the engines are ready, nothing more.
+# For load balancers and scripts, which have no key: readiness of the engines, nothing more.
 KEYLESS_PATHS = frozenset((b"/health", b"/livez", b"/readyz"))
 
-# memoria's own part asks for its keys itself (memoria/admin/api/authorizer.py); the page holds no secret.
+# Admin routes check their keys themselves (memoria/admin/api/authorizer.py); the page holds no secret.
 _OWN_PREFIXES = (b"/admin/", b"/page/")
 
 _FORM_PATHS = frozenset(route.path.encode() for route in ROUTES if route.model_in == "multipart")
 _DECIDING = frozenset((b"host", b"origin", b"sec-fetch-site", b"authorization", b"x-api-key"))
 _ADDRESS = re.compile(rb"[0-9]{1,3}(?:\.[0-9]{1,3}){3}|\[[0-9a-f:.]+\]")
 _FIELD_NAMES = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,1000}")
-_PREFLIGHT_AGE = 600  # seconds for which a browser need not ask again
+_CORS_PREFLIGHT_AGE = 600  # seconds for which a browser may keep the answer
 _EXPOSED = (b"access-control-expose-headers", b"x-request-id, retry-after")
-_SHOWN = 100  # bytes of a client's own text that are repeated to it
+_SHOWN = 100  # bytes of a client's own text that an answer repeats
 
 
 @dataclass(frozen=True, slots=True)
 class AccessRules:
-    """Hosts without ports and origins as browsers write them, in lower case. `addresses`: any IP address will
-    do as a Host, since DNS rebinding needs a name. `keys` None: no key is asked for. An admin's key is good
+    """Hosts without ports and origins as browsers write them, in lower case. `addresses`: any IP address is
+    accepted as a Host, since DNS rebinding needs a name. `keys` None: no key is needed. An admin key is valid
     for the engines, too."""
 
     hosts: frozenset[bytes]
@@ -49,16 +49,16 @@ class AccessRules:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """`key` is the name of the API key, None where none is asked for. `headers` belong into whatever answer
-    the request gets."""
+    """Permission to send a request. `key` is the name of the API key, None where none is needed. `headers` go
+    with any answer to the request."""
 
     key: str | None = None
     headers: tuple[Header, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Preflight:
-    """A browser asks whether a page may ask: the answer is 204 with these headers, and goes no further."""
+class CorsPreflight:
+    """A browser's CORS preflight, answered with 204 and these headers."""
 
     headers: tuple[Header, ...]
 
@@ -67,8 +67,8 @@ ANYBODY = Grant()
 
 
 def access_rules(config: Config, keys: Keys, *, hostname: str) -> AccessRules:
-    """On a loopback address its own names alone; otherwise also this machine's `hostname`, and addresses.
-    `allowed_hosts` comes on top."""
+    """The rules of a configuration. On a loopback address only its own names are hosts; otherwise also this
+    machine's `hostname` and any address. `allowed_hosts` adds to them."""
     address, access = config.listen, config.access
     bound = f"[{address.host}]" if ":" in address.host else address.host
     hosts = {"localhost", "127.0.0.1", "[::1]", bound, *access.allowed_hosts}
@@ -87,9 +87,9 @@ def access_rules(config: Config, keys: Keys, *, hostname: str) -> AccessRules:
 
 def decide(
     method: str, path: bytes, headers: Sequence[Header], rules: AccessRules
-) -> Grant | Preflight | Rejection:
-    """`headers` as they came, names in lower case. Never raises: a `Rejection` is returned, for the caller to
-    raise or to answer (400, 401, 403, 415, 421)."""
+) -> Grant | CorsPreflight | Rejection:
+    """The decision over a request. `headers` as they came, names in lower case. Never raises: a `Rejection`
+    (400, 401, 403, 415, 421) is returned, for the caller to raise or to answer."""
     head: dict[bytes, bytes] = {}
     for name, value in headers:
         if name in _DECIDING:
@@ -125,7 +125,7 @@ def _is_ours(host: bytes, rules: AccessRules) -> bool:
 
 
 def find_key(head: Mapping[bytes, bytes], keys: KeyRing) -> str | None:
-    """The name of the key that a request was sent with, if it is one of these."""
+    """The name of the key sent with a request, None if it is not in `keys`."""
     authorization = head.get(b"authorization")
     if authorization is not None:
         scheme, _, token = authorization.partition(b" ")
@@ -137,8 +137,8 @@ def find_key(head: Mapping[bytes, bytes], keys: KeyRing) -> str | None:
 
 def _decide_page(
     method: str, path: bytes, head: dict[bytes, bytes], rules: AccessRules
-) -> tuple[Header, ...] | Preflight | Rejection:
-    """For a request that a browser sent; the headers that its answer needs, where it may go on."""
+) -> tuple[Header, ...] | CorsPreflight | Rejection:
+    """The decision over a browser's request: the CORS headers of its answer, where it is allowed."""
     origin = head.get(b"origin")
     cors: tuple[Header, ...] = ()
     if origin is not None and not _is_own_page(origin, head.get(b"host")):
@@ -153,15 +153,15 @@ def _decide_page(
     elif origin is None and not _comes_from_here(method, path, head, rules):
         return Rejection(_not_by_another_site())
     if method == "OPTIONS" and cors and b"access-control-request-method" in head:
-        return _preflight(cors, head)
+        return _cors_preflight(cors, head)
     if method == "POST" and not _is_plain(head, path):
         return Rejection(_unreadable(path, cors))
     return cors
 
 
 def _comes_from_here(method: str, path: bytes, head: dict[bytes, bytes], rules: AccessRules) -> bool:
-    """What a browser fetches for an image, a script or a link it sends no Origin with, but where the page is
-    from (Fetch Metadata, W3C). From another site's page a person may follow a link to here, no more."""
+    """Whether a browser's request without Origin (an image, a script, a link) is from an allowed site, by
+    Fetch Metadata (W3C). From another site's page only a followed link is allowed."""
     if head[b"sec-fetch-site"] in {b"same-origin", b"none"}:
         return True
     if path.startswith(b"/admin/"):
@@ -176,7 +176,8 @@ def _is_own_page(origin: bytes, host: bytes | None) -> bool:
 
 
 def _is_plain(head: dict[bytes, bytes], path: bytes) -> bool:
-    """JSON, or a form where the route takes one: a page of another site can send other types unasked."""
+    """Whether a body is JSON, or a form where the route takes one: a page of another site can send other
+    types without a CORS preflight."""
     kind = head.get(b"content-type")
     if kind is None:
         return head.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in head
@@ -186,45 +187,48 @@ def _is_plain(head: dict[bytes, bytes], path: bytes) -> bool:
     return kind == b"application/json" or (kind.startswith(b"application/") and kind.endswith(b"+json"))
 
 
-def _preflight(cors: tuple[Header, ...], head: dict[bytes, bytes]) -> Preflight:
+def _cors_preflight(cors: tuple[Header, ...], head: dict[bytes, bytes]) -> CorsPreflight:
     allowed = [(b"access-control-allow-methods", b"GET, POST")]
-    asked = head.get(b"access-control-request-headers", b"")
-    if _FIELD_NAMES.fullmatch(asked):
-        allowed.append((b"access-control-allow-headers", asked))
-    age = (b"access-control-max-age", b"%d" % _PREFLIGHT_AGE)
-    return Preflight((*cors, *allowed, age))
+    requested = head.get(b"access-control-request-headers", b"")
+    if _FIELD_NAMES.fullmatch(requested):
+        allowed.append((b"access-control-allow-headers", requested))
+    age = (b"access-control-max-age", b"%d" % _CORS_PREFLIGHT_AGE)
+    return CorsPreflight((*cors, *allowed, age))
 
 
 def _misdirected(host: bytes) -> Answer:
-    message = f"memoria is not known as `{_shown(host)}`: add it to allowed_hosts, without the port"
+    message = f"Host `{_shown(host)}` is not allowed (add it to `allowed_hosts`, without the port)"
     return Answer(421, message, "host_not_allowed")
 
 
 def _foreign(origin: bytes) -> Answer:
-    message = f"Pages of `{_shown(origin)}` may not ask here: add it to cors.origins"
+    message = f"Origin `{_shown(origin)}` is not allowed (add it to `cors.origins`)"
     return Answer(403, message, "origin_not_allowed")
 
 
 def _not_by_another_site() -> Answer:
-    message = "Another site's page may not fetch this: open it by itself, or add that site to cors.origins"
+    message = (
+        "Requests from other sites' pages are not allowed (open the address directly, or add the site to "
+        "`cors.origins`)"
+    )
     return Answer(403, message, "origin_not_allowed")
 
 
 def _not_its_own(origin: bytes) -> Answer:
-    message = f"Pages of `{_shown(origin)}` may not ask here: only memoria's own page may"
+    message = f"Origin `{_shown(origin)}` is not allowed here, only memoria's own page is"
     return Answer(403, message, "origin_not_allowed")
 
 
 def _unreadable(path: bytes, cors: tuple[Header, ...]) -> Answer:
     also = " or multipart/form-data" if path in _FORM_PATHS else ""
     return Answer(
-        415, f"A page must send application/json{also} here", "unsupported_media_type", headers=cors
+        415, f"Web pages must send application/json{also} here", "unsupported_media_type", headers=cors
     )
 
 
 def _unauthorized(cors: tuple[Header, ...], *, given: bool) -> Answer:
-    what = "The API key is not known here" if given else "An API key is needed"
-    message = f"{what}: send it as `Authorization: Bearer KEY`, or as `x-api-key: KEY`"
+    what = "The API key is not valid" if given else "An API key is required"
+    message = f"{what} (send it as `Authorization: Bearer KEY` or `x-api-key: KEY`)"
     return Answer(
         401, message, "invalid_api_key", headers=((b"www-authenticate", b'Bearer realm="memoria"'), *cors)
     )

@@ -1,4 +1,4 @@
-"""A queue in which clients take turns."""
+"""A queue that is fair to its clients."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ Item = TypeVar("Item")
 
 
 class FairQueue(Generic[Item]):
-    """Each client's items leave in their order, and one of every other waiting client's leaves between two of
-    them: who asks for much waits for itself, not the others for it. Every item is in here once."""
+    """Round robin over clients, first in first out within each: a client that sends much delays itself, not
+    the others. An item may be queued once."""
 
     def __init__(self) -> None:
-        self._clients: dict[Hashable, deque[Item]] = {}  # whose turn it is first; no queue is empty
-        self.length = 0  # of all queues together
+        self._clients: dict[Hashable, deque[Item]] = {}  # the next to be served first; no queue is empty
+        self.length = 0  # items of all clients
 
     def __len__(self) -> int:
         return self.length
@@ -25,9 +25,9 @@ class FairQueue(Generic[Item]):
         self.length += 1
 
     def take(self) -> Item:
-        """Raises `IndexError` when nothing waits."""
+        """Removes the next item. Raises `IndexError` when the queue is empty."""
         if not self.length:
-            raise IndexError("nobody waits")
+            raise IndexError("the queue is empty")
         client = next(iter(self._clients))
         queue = self._clients.pop(client)
         item = queue.popleft()
@@ -37,7 +37,7 @@ class FairQueue(Generic[Item]):
         return item
 
     def remove(self, client: Hashable, item: Item) -> None:
-        """Raises `KeyError` or `ValueError` for what is not in here."""
+        """Raises `KeyError` or `ValueError` for an item that is not queued."""
         queue = self._clients[client]
         queue.remove(item)
         self.length -= 1

@@ -1,10 +1,10 @@
-"""The latency guard: keeps one engine's tokens coming, by giving its neighbours on the GPU fewer requests.
+"""The latency guard: protects one engine's token rate by limiting its neighbours' requests on the GPU.
 
 As TCP's congestion control (CUBIC, RFC 9438): the limit falls by half while the tokens are late, and while
 they are not it comes back on a curve that is flat about the number that was too much: soon near it, then for
-a while not much above, then ever faster. So it swings about what the protected engine can bear, and is at the
-ceiling again within a minute when nothing is late any more. It needs to know nothing of models, batches or
-GPUs. Pure: its caller says when a period is over.
+a while little above it, then ever faster. So it swings about what the protected engine can bear, and is back
+at the ceiling within a minute once nothing is late. It knows nothing of models, batches or GPUs. Pure: the
+caller says when a period is over.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 PERIOD = 0.5  # seconds between two calls of `step`
 
 _ENOUGH = 20  # gaps; of fewer, the slowest twentieth would be a single one
-_PATIENCE = 4  # periods; then what there is must do
-_IDLE = 20  # periods without a token after which nobody is there to be protected
+_LONGEST = 4  # periods; then whatever was seen must do
+_IDLE = 20  # periods without a token after which nothing needs protection
 _FALL = 0.5
 _BACK = 10  # periods in time until the limit is again what was too much
 # Bounds of a histogram in seconds, 0.1 ms to 100 s in steps of an eighth; of a gap, only its place is kept.
@@ -26,7 +26,7 @@ _BOUNDS = tuple(1e-4 * _RATIO**step for step in range(118))
 
 @dataclass(frozen=True, slots=True)
 class GuardState:
-    """`limit` None: the guard holds nobody back. `gap_p95`: of the last period, seconds, to about an eighth;
+    """`limit` None: no neighbour is limited. `gap_p95`: of the last period, seconds, to about an eighth;
     None while the protected engine is idle. `lowered`: how many times the limit fell."""
 
     limit: int | None
@@ -36,7 +36,7 @@ class GuardState:
 
 class LatencyGuard:
     """`target`: seconds between two tokens of the protected engine that 95 % of the gaps should not exceed.
-    `ceiling`: the most that any neighbour may have in flight when nothing is held back, 1 at least."""
+    `ceiling`: the most any neighbour may have in flight without a limit, at least 1."""
 
     def __init__(self, target: float, ceiling: int) -> None:
         self._target, self._ceiling = target, ceiling
@@ -51,13 +51,13 @@ class LatencyGuard:
 
     @property
     def limit(self) -> int:
-        """What each neighbour may have in flight, from 1 to the ceiling."""
+        """Most requests each neighbour may have in flight, from 1 to the ceiling."""
         return self._limit
 
     @property
     def state(self) -> GuardState:
-        held_back = self._limit if self._limit < self._ceiling else None
-        return GuardState(held_back, self._gap_p95, self._lowered)
+        limit = self._limit if self._limit < self._ceiling else None
+        return GuardState(limit, self._gap_p95, self._lowered)
 
     def observe(self, gap: float) -> None:
         """Seconds between two pieces of one stream of the protected engine; not the time to its first one."""
@@ -67,8 +67,8 @@ class LatencyGuard:
         self._counts[bisect_left(_BOUNDS, gap)] += 1
 
     def step(self, in_flight: int) -> int:
-        """A period is over. `in_flight`: the most that a neighbour had in it; with none at all it is not the
-        neighbours who make the tokens late. Returns the new limit."""
+        """Ends a period and returns the new limit. `in_flight`: the most a neighbour had during it; with none
+        at all, the neighbours are not what delays the tokens."""
         self._periods += 1
         if not self._gaps:
             self._quiet += 1
@@ -77,7 +77,7 @@ class LatencyGuard:
                 self._begin()
             return self._limit
         self._quiet = 0
-        if self._gaps < _ENOUGH and self._periods < _PATIENCE:
+        if self._gaps < _ENOUGH and self._periods < _LONGEST:
             return self._limit
         self._gap_p95 = self._percentile()
         if self._late * 20 <= self._gaps:

@@ -1,4 +1,4 @@
-"""The latency guard at work: whom it protects, whom it holds back, and what it has done so far."""
+"""The latency guard applied to the engines of a configuration."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from memoria.proxy.admission.guard import PERIOD, GuardState, LatencyGuard
 
 
 class Guarding:
-    """The neighbours are the other engines on the protected one's device."""
+    """Limits the neighbours, the other engines on the protected one's device."""
 
-    def __init__(self, config: Config, wish: Guard, admission: Admission, *, period: float = PERIOD) -> None:
+    def __init__(self, config: Config, wish: Guard, *, period: float = PERIOD) -> None:
         """`period`: seconds between two decisions."""
         device = config.engine(wish.protect).gpu
         neighbours = [e for e in config.engines if e.name != wish.protect and e.gpu == device]
         self.protects, self.target = wish.protect, wish.inter_token_ms / 1000  # seconds
         self.neighbours = tuple(engine.name for engine in neighbours)
-        self._admission, self._period = admission, period
+        self._period = period
         most = max((engine.max_requests for engine in neighbours), default=1)
         self._guard = LatencyGuard(self.target, most)
         self.observe = self._guard.observe
@@ -27,10 +27,10 @@ class Guarding:
     def state(self) -> GuardState:
         return self._guard.state
 
-    async def run(self) -> None:
+    async def run(self, admission: Admission) -> None:
         while self.neighbours:
             await asyncio.sleep(self._period)
-            # what it was between two steps counts: at the step itself all may be between two requests
-            limit = self._guard.step(max([self._admission.take_peak(name) for name in self.neighbours]))
+            # the peak between two steps counts: at the step itself there may be a pause between two requests
+            limit = self._guard.step(max([admission.take_peak(name) for name in self.neighbours]))
             for name in self.neighbours:
-                self._admission.cap(name, limit)
+                admission.cap(name, limit)

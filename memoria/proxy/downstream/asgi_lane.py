@@ -1,4 +1,5 @@
-"""The way of requests that memoria answers itself: uvicorn's, through ASGI, under the relay's rules."""
+"""Requests that memoria answers itself: they take uvicorn's way through ASGI, under the proxy's access
+rules."""
 
 from __future__ import annotations
 
@@ -8,21 +9,21 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from memoria.proxy.access.rules import Grant
-from memoria.proxy.http.headers import Header, new_request_id
+from memoria.proxy.http.messages import Header, new_request_id
 from memoria.proxy.http.request import RequestHead
 
 
 class AsgiLane(HttpToolsProtocol):
-    """`_own` is the request that is being answered this way, or was the last; others may be parsed already.
-    `_held`: the next request, of whatever way, waits until the client has taken the answer to the last."""
+    """`_own`: the latest request that was started this way; others may be parsed already. `_awaits_client`:
+    the next request, of either lane, waits until the client has taken the last answer."""
 
     _own: RequestResponseCycle | None = None
-    _held = False
+    _awaits_client = False
 
     def begin_own(
         self, head: RequestHead, grant: Grant, url: bytes, headers: Sequence[Header], lengths: Sequence[bytes]
     ) -> None:
-        """A head is complete, and checked. uvicorn gets what it would have had ready by now."""
+        """Hands a complete, checked head to uvicorn, as if its parser had just read it."""
         super().on_message_begin()
         super().on_url(url)
         for name, value in (*headers, *((b"content-length", length) for length in lengths)):
@@ -35,15 +36,15 @@ class AsgiLane(HttpToolsProtocol):
         cycle.default_headers = [*cycle.default_headers, identity, *grant.headers]
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        if self._held:
+        if self._awaits_client:
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, app))
             return
         self._own = cycle
         super()._start_asgi_task(cycle, app)
 
-    def leave_own(self) -> bool:
-        """Whoever answers is told that nobody listens any longer. True: nothing was sent."""
+    def disconnect_own(self) -> bool:
+        """Tells the application that its client is gone. True: nothing was sent."""
         cycle = self._own
         if cycle is None or cycle.response_complete:
             return False
@@ -52,5 +53,5 @@ class AsgiLane(HttpToolsProtocol):
         return not cycle.response_started
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.leave_own()
+        self.disconnect_own()
         super().connection_lost(exc)

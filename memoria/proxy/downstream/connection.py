@@ -1,32 +1,32 @@
 """One client's connection: uvicorn's, with a shortcut from the parser to an engine.
 
-Requests of the route table become a `Exchange` without passing through ASGI: no task, no scope, no messages.
-All others go the way uvicorn has for them.
+Requests of the route table become exchanges without passing through ASGI: no task, no scope, no messages. All
+others take uvicorn's way (`AsgiLane`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import select
+import socket
+import struct
 from collections import deque
+from itertools import repeat
 from typing import Any, ClassVar, NamedTuple
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from memoria.proxy import errors
-from memoria.proxy.access.rules import ANYBODY, Grant
+from memoria.proxy.access.rules import ANYBODY, Grant, decide
 from memoria.proxy.downstream.asgi_lane import AsgiLane
-from memoria.proxy.downstream.disconnect_monitor import DisconnectMonitor
-from memoria.proxy.downstream.head_cache import HeadCache
-from memoria.proxy.downstream.watch import Standstill
-from memoria.proxy.errors import Answer
-from memoria.proxy.exchange.exchange import Exchange
-from memoria.proxy.exchange.relay import Relay
-from memoria.proxy.exchange.reply import Reply
+from memoria.proxy.errors import Answer, Rejection
+from memoria.proxy.exchange.context import ProxyContext, Standstill, Watch, Watched
+from memoria.proxy.exchange.exchange import Exchange, PlainExchange
 from memoria.proxy.exchange.websocket import WebSocketExchange
-from memoria.proxy.http.ending import linger, reset
-from memoria.proxy.http.headers import Header, new_request_id
+from memoria.proxy.http.messages import HeadCache, Reply, new_request_id
 from memoria.proxy.http.request import RequestHead, head_size, read_head
 from memoria.proxy.routing import routes
 
@@ -36,17 +36,53 @@ HEAD_S = 10.0  # the longest a client may take to send a request's head
 HEAD_BYTES = 64 * 1024
 HEAD_FIELDS = 256
 CONNECTIONS = 10_000  # at once; an idle one takes some 13 KiB
-_PAGE = frozenset((b"origin", b"sec-fetch-site"))  # so a browser says whose page asks
+LINGER_S = 1.0  # for a client that still sends when its request was refused
+_BROWSER = frozenset((b"origin", b"sec-fetch-site"))  # a browser names the requesting page in these
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
 
 
-def protocol_for(relay: Relay) -> type[HttpToolsProtocol]:
+def protocol_for(context: ProxyContext) -> type[HttpToolsProtocol]:
     """The class that uvicorn takes as `http=`. uvicorn must run with `server_header=False,
     date_header=False`: the engine's Date is relayed, its Server is not."""
-    return type("Downstream", (Downstream,), {"relay": relay, "familiar": {}})
+    return type("Downstream", (Downstream,), {"context": context, "known_heads": {}})
+
+
+class DisconnectMonitor(FlowControl):
+    """uvicorn's flow control for one connection, which also notices that a client leaves while nothing is
+    read from it: its socket is polled. Reading stops for a pipelined request, or a body that cannot be passed
+    on yet; without this, the connection's end would show only when reading resumes."""
+
+    def __init__(self, transport: asyncio.Transport, paused: Watch[Watched]) -> None:
+        super().__init__(transport)
+        self._paused = paused
+
+    def pause_reading(self) -> None:
+        if not self.read_paused:
+            super().pause_reading()
+            self._paused.add(self)
+
+    def resume_reading(self) -> None:
+        if self.read_paused:
+            super().resume_reading()
+            self._paused.discard(self)
+
+    def stop_watching(self) -> None:
+        """The connection is over."""
+        self._paused.discard(self)
+
+    def on_tick(self, now: float) -> None:
+        poll = select.poll()
+        # POLLRDHUP: the client has ended, maybe with bytes before it that are still unread
+        poll.register(self._transport.get_extra_info("socket"), select.POLLRDHUP)
+        for _, seen in poll.poll(0):
+            if seen & (select.POLLERR | select.POLLHUP):
+                self._transport.abort()
+            else:
+                self._transport.close()
 
 
 class _Known(NamedTuple):
-    """What is known of a request by its head. `rules`: the state of the rules that gave the grant."""
+    """What a cached head stands for. `rules`: the token of the rules that gave the grant."""
 
     head: RequestHead
     grant: Grant
@@ -54,77 +90,80 @@ class _Known(NamedTuple):
 
 
 class Downstream(AsgiLane):
-    """`self.cycle` is the request that was parsed last (a `Exchange`, or uvicorn's own kind), `_transfer` the
-    one that is being answered, if it is a transfer.
+    """`cycle`: the request parsed last, an exchange or uvicorn's own kind; `_parsed`: the same, if an
+    exchange. `exchange`: the one being answered, if any.
 
-    `familiar`: by port, the latest head that a new connection may begin with, too: clients of one kind open
-    many. None that got its grant for a key: how long a comparison takes would tell of it."""
+    `known_heads`: by port, the latest head that a new connection may begin with, too: clients of one kind
+    open many. None that was granted for a key: the time of a comparison would leak it."""
 
-    relay: ClassVar[Relay]
-    familiar: ClassVar[dict[int, HeadCache[_Known]]]
+    context: ClassVar[ProxyContext]
+    known_heads: ClassVar[dict[int, HeadCache[_Known]]]
     flow: DisconnectMonitor
-    _repeat: HeadCache[_Known] | None
-    cycle: Exchange | WebSocketExchange | RequestResponseCycle | None  # type: ignore[assignment]
+    cycle: Exchange | RequestResponseCycle | None  # type: ignore[assignment]
+    pipeline: deque[tuple[Exchange | RequestResponseCycle, Any]]  # type: ignore[assignment]
+    exchange: Exchange | None = None
     port = 0
     peer = ""
-    pipeline: deque[tuple[Exchange | WebSocketExchange | RequestResponseCycle, Any]]  # type: ignore[assignment]
+    _known_head: HeadCache[_Known] | None
+    _parsed: Exchange | None = None
+    _switched: Exchange | None = None  # takes everything that still comes
+    _in_head = False
+    _between = True  # nothing has come since the last request was answered
+    _opening = b""  # the read that began the request, until its head is complete
+    _read = 0  # bytes of the latest read that was parsed
+    _head_begun = 0  # bytes of the read that began the head
+    _head_size = 0  # bytes of the reads after that one
+    _left = 0  # bytes of a body that is counted, not parsed
+    _ignores_input = False  # what still comes is not read as HTTP
+    _answered = 0
+    _still: Standstill | None = None
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.flow = DisconnectMonitor(transport, self.relay.presence)
-        self._transfer: Exchange | WebSocketExchange | None = None
-        self._tunnel: WebSocketExchange | None = None  # all that still comes is its
-        self._in_head = False
-        self._read = 0  # bytes of the latest read that was parsed
-        self._head_begun = 0  # bytes of the read that began it
-        self._head_size = 0  # of the reads after that one
-        self._between = True  # nothing of a request has come since the last one was answered
-        self._opening = b""  # the read that began it, until its head is complete
-        self._left = 0  # bytes of a body that are not parsed but counted
-        self._deaf = False  # what still comes is not read as HTTP
-        self._answered = 0
-        self._still = Standstill()
+        context = self.context
+        self.flow = DisconnectMonitor(transport, context.paused_clients)
         self.port = (self.server and self.server[1]) or 0
         self.peer = self.client[0] if self.client else ""
-        self._repeat = self.familiar.get(self.port)
-        self.relay.watch.add(self)
+        self._known_head = self.known_heads.get(self.port)
+        context.connections.add(self)
         if self.port and len(self.connections) > CONNECTIONS:
-            self._deaf = True
-            Reply(transport, new_request_id()).answer(errors.too_many_connections(), keep_alive=False)
+            self._ignores_input = True
+            self._answer(errors.too_many_connections())
             transport.close()
 
     def data_received(self, data: bytes) -> None:
         if self._between:
             self._between = False
-            if self._repeat is not None and self._recognise(self._repeat, data):
+            known = self._known_head
+            if known is not None and self._begin_known(known, data):
                 return
             self._opening = data
-        if self._deaf:
+        if self._ignores_input:
             return
         if self._left:
-            self._count(data)
+            self._receive_counted(data)
         else:
             self._parse(data)
 
-    def _recognise(self, repeat: HeadCache[_Known], data: bytes) -> bool:
-        """Takes a request that is here as a whole, under a head that came before."""
-        found = repeat.match(data)
-        known = repeat.meaning
-        if found is None or known.rules is not self.relay.rules_token:
+    def _begin_known(self, known: HeadCache[_Known], data: bytes) -> bool:
+        """Takes a request that is here as a whole, under a cached head."""
+        found = known.match(data)
+        if found is None:
             return False
+        head, grant, rules = known.meaning
         length, start = found
-        if start + length != len(data):
+        if rules is not self.context.rules_token or start + length != len(data):
             return False
-        exchange = Exchange(self.relay, self, known.head, known.grant)
-        self.cycle = self._transfer = exchange
-        exchange.start_with(data[start:])
+        exchange = PlainExchange(self.context, self, head, grant)
+        self.cycle = self._parsed = self.exchange = exchange
+        exchange.start_whole(data[start:])
         return True
 
     def _parse(self, data: bytes) -> None:
-        if self._tunnel is not None:
-            self._tunnel.receive(data)
+        if self._switched is not None:
+            self._switched.receive(data)
             return
         if self._in_head:
             self._head_size += len(data)
@@ -135,55 +174,55 @@ class Downstream(AsgiLane):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            if isinstance(self.cycle, WebSocketExchange):
-                self._tunnel = self.cycle
+            if self._parsed is not None and self._parsed.switches:
+                self._switched = self._parsed
                 if rest := data[upgrade.args[0] :]:
-                    self._tunnel.receive(rest)
+                    self._switched.receive(rest)
             else:
-                self._deaf = True  # it is declined by an answer, and what follows may not be HTTP
+                self._ignores_input = True  # the upgrade is declined, and what follows may not be HTTP
         except httptools.HttpParserError as error:
             self._on_malformed(error)
-        cycle = self.cycle
-        if isinstance(cycle, Exchange) and not cycle.response_complete and not self._in_head:
-            self._left = cycle.upload.missing
+        parsed = self._parsed
+        if parsed is not None and not (self._in_head or parsed.upload.complete or parsed.response_complete):
+            self._left = parsed.upload.missing
 
-    def _count(self, data: bytes) -> None:
-        """A piece of a body whose length is known: there is nothing to parse in it."""
-        cycle = self.cycle
-        assert isinstance(cycle, Exchange)
+    def _receive_counted(self, data: bytes) -> None:
+        """A piece of a body of known length: nothing in it needs the parser."""
+        parsed = self._parsed
+        assert parsed is not None
         rest = data[self._left :]
         piece = data[: self._left] if rest else data
         self._left -= len(piece)
-        cycle.receive(piece)
+        parsed.receive(piece)
         if not self._left:
-            self.parser = httptools.HttpRequestParser(self)  # the old one waits for what it did not see
+            self.parser = httptools.HttpRequestParser(self)  # the old one expects what it did not see
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
-            cycle.receive_end()
-            if rest and not self._deaf:
+            parsed.receive_end()
+            if rest and not self._ignores_input:
                 self._parse(rest)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.relay.watch.discard(self)
-        self.flow.forget()
-        exchange, self._transfer = self._transfer, None
-        if isinstance(self.cycle, Exchange | WebSocketExchange):
-            self.cycle = None
+        self.context.connections.discard(self)
+        self.flow.stop_watching()
+        exchange, self.exchange = self.exchange, None
+        if self._parsed is not None:
+            self.cycle = self._parsed = None
         super().connection_lost(exc)
         self.pipeline.clear()
         if exchange is not None:
-            exchange.leave()
+            exchange.on_client_gone()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._transfer is not None:
-            self._transfer.pause()
+        if self.exchange is not None:
+            self.exchange.pause_response()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._transfer is not None:
-            self._transfer.resume()
-        elif self._held:
-            self._held = False
+        if self.exchange is not None:
+            self.exchange.resume_response()
+        elif self._awaits_client:
+            self._awaits_client = False
             self._go_on()
 
     # httptools
@@ -207,87 +246,82 @@ class Downstream(AsgiLane):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        # Taken whatever becomes of this head: kept for the next one, its bytes would get that one's grant
+        # taken whatever becomes of this head: cached for the next one, its bytes would get that one's grant
         opening, self._opening = self._opening, b""
-        if self._deaf:
-            return  # it came in one piece with what ended the conversation
-        parser = self.parser
-        line = (parser.get_method(), self.url, parser.get_http_version(), self.headers)
-        verdict = self._decide(*line)
-        head = self._read_head(*line)
-        exchange: Exchange | WebSocketExchange
+        if self._ignores_input:
+            return  # it came together with what ended the conversation
+        context, parser, headers, lengths = self.context, self.parser, self.headers, self._lengths
+        method, target = parser.get_method(), self.url
+        verdict = self._decide(method, target)
+        url = httptools.parse_url(target)
+        path = url.path or b""
+        methods = routes.EXACT.get(path) or routes.methods_of(path)
+        if methods is not None:
+            target = path if url.query is None else path + b"?" + url.query
+        version, keep_alive = parser.get_http_version(), parser.should_keep_alive()
+        head = read_head(methods, method, target, version, headers, keep_alive=keep_alive)
         before = self.cycle
+        is_busy = self._awaits_client or (before is not None and not before.response_complete)
+        exchange: Exchange
         if (
             head.route is not None
             and head.route.websocket
-            and isinstance(verdict, Grant)
             and not head.refused
+            and isinstance(verdict, Grant)
         ):
-            if self._held or (before is not None and not before.response_complete):
+            if is_busy:
                 self._turn_away(errors.bad_framing("A WebSocket needs a connection of its own"))
                 return
-            exchange = WebSocketExchange(self.relay, self, head, verdict)
+            exchange = WebSocketExchange(context, self, head, verdict)
         else:
-            exchange = Exchange(self.relay, self, head, verdict)
-            if self._lengths:
-                exchange.declare(self._lengths)
-            if isinstance(verdict, Grant) and not exchange.is_refused:
-                if head.is_own:
-                    self.begin_own(head, verdict, self.url, self.headers, self._lengths)
+            exchange = PlainExchange(context, self, head, verdict, lengths)
+            if exchange.refusal is None and isinstance(verdict, Grant):
+                if head.route is None:
+                    self._parsed = None
+                    self.begin_own(head, verdict, self.url, headers, lengths)
                     return
-                if head.is_plain and opening:
-                    self._remember(opening, _Known(head, verdict, self.relay.rules_token))
-        self.cycle = exchange
-        if (before is None or before.response_complete) and not self._held:
-            self._transfer = exchange
-            exchange.start()
-        else:
+                # a page's request is also judged by its length, which differs under a cached head
+                if head.cacheable and opening and _BROWSER.isdisjoint(dict(headers)):
+                    self._known_head = HeadCache.of(opening, _Known(head, verdict, context.rules_token))
+                    if self._known_head is not None and verdict.key is None:
+                        self.known_heads[self.port] = self._known_head
+        self.cycle = self._parsed = exchange
+        if is_busy:
             self.pause_reading()
-            self.pipeline.appendleft((exchange, self.app))
+            self.pipeline.appendleft((exchange, None))
+        else:
+            self.exchange = exchange
+            exchange.start()
 
-    def _remember(self, opening: bytes, known: _Known) -> None:
-        # a page's request is also judged by its length, which a head that is known again may tell otherwise
-        if _PAGE.isdisjoint(name for name, _ in self.headers):
-            self._repeat = HeadCache.of(opening, known)
-            if self._repeat is not None and known.grant.key is None:
-                self.familiar[self.port] = self._repeat
-
-    def _read_head(
-        self, method: bytes, target: bytes, http_version: str, headers: list[Header]
-    ) -> RequestHead:
-        url = httptools.parse_url(target)
-        methods = routes.methods_of(url.path or b"")
-        if methods is not None:
-            target = url.path if url.query is None else url.path + b"?" + url.query
-        keep_alive = self.parser.should_keep_alive()
-        return read_head(methods, method, target, http_version, headers, keep_alive=keep_alive)
-
-    def _decide(self, method: bytes, target: bytes, _: str, headers: list[Header]) -> Grant | Answer:
-        """The admin socket has a door of its own, its mode."""
+    def _decide(self, method: bytes, target: bytes) -> Grant | Answer:
+        """The client's access. The admin socket has its mode instead."""
+        headers = self.headers
         read = self._head_begun + self._head_size  # with what else came in these reads
         too_large = read > HEAD_BYTES and head_size(target, headers) > HEAD_BYTES
         if too_large or len(headers) > HEAD_FIELDS:
             return errors.head_too_large(HEAD_BYTES, HEAD_FIELDS)
-        if not self.port:
+        rules = self.context.policy.rules
+        if rules is None or not self.port:
             return ANYBODY
-        lengths = [(b"content-length", length) for length in self._lengths]
-        return self.relay.decide(method, target.partition(b"?")[0], headers + lengths)
+        every = [*headers, *zip(repeat(b"content-length"), self._lengths)]
+        verdict = decide(method.decode("latin-1"), target.partition(b"?")[0], every, rules)
+        if isinstance(verdict, Grant):
+            return verdict
+        return verdict.answer if isinstance(verdict, Rejection) else errors.cors_preflight(verdict.headers)
 
     def on_body(self, body: bytes) -> None:
-        cycle = self.cycle
-        if isinstance(cycle, Exchange):
-            cycle.receive(body)
+        if self._parsed is not None:
+            self._parsed.receive(body)
         else:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        cycle = self.cycle
-        if isinstance(cycle, Exchange):
-            cycle.receive_end()
-        elif not isinstance(cycle, WebSocketExchange):
+        if self._parsed is None:
             super().on_message_complete()
+        elif not self._parsed.upload.complete:
+            self._parsed.receive_end()
 
-    # memoria.proxy.exchange.exchange.Client
+    # memoria.proxy.exchange.context.Client
 
     @property
     def blocked(self) -> bool:
@@ -300,53 +334,51 @@ class Downstream(AsgiLane):
         if not self.pipeline:
             self.flow.resume_reading()
 
-    def on_answered(self, exchange: Exchange | WebSocketExchange) -> None:
-        self._transfer = None
-        if exchange.keep_alive:
-            self._between = exchange.upload.complete and self.cycle is exchange and not self._in_head
-            self.on_response_complete()
-        elif exchange.upload.complete:
-            self.transport.close()
-        else:
-            self._linger()
+    def on_answered(self) -> None:
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:  # else memoria's own
+            if not exchange.keep_alive:
+                self._close(exchange)
+                return
+            self._between = exchange.upload.complete and self._parsed is exchange and not self._in_head
+        self._answered += 1
+        if self.transport.is_closing():
+            return
+        flow = self.flow
+        if flow.write_paused:
+            self._awaits_client = True
+            flow.pause_reading()
+        elif self.pipeline or flow.read_paused:
+            self._go_on()
 
-    def on_cut(self, exchange: Exchange | WebSocketExchange) -> None:
-        self._transfer = None
+    def on_cut(self) -> None:
+        exchange, self.exchange = self.exchange, None
+        assert exchange is not None
         if self.blocked or exchange.reply.ends_with_connection:
-            reset(self.transport)
+            self._reset()
         else:
             self.transport.close()
 
-    # memoria.proxy.exchange.relay.Connection
+    # memoria.proxy.exchange.context.ClientConnection
 
     def on_tick(self, now: float) -> None:
-        if self._transfer is not None:
-            self._transfer.on_tick(now)
-        elif self._held or self.blocked or self.cycle is None or self.cycle.response_complete:
+        if self.exchange is not None:
+            self.exchange.on_tick(now)
+        elif self._awaits_client or self.blocked or self.cycle is None or self.cycle.response_complete:
+            self._still = self._still or Standstill()
             unsent = self.transport.get_write_buffer_size()
             lasts = self._still.lasts(now, (self._in_head, self._answered, unsent))
             if unsent:
-                if lasts >= self.relay.patience:
-                    reset(self.transport)
+                if lasts >= self.context.patience:
+                    self._reset()
             elif lasts >= (HEAD_S if self._in_head else self.timeout_keep_alive):
                 self.transport.close()
-
-    @property
-    def exchange(self) -> Exchange | WebSocketExchange | None:
-        return self._transfer
 
     # The next request, or the end
 
     def on_response_complete(self) -> None:
-        self.server_state.total_requests += 1
-        self._answered += 1
-        if self.transport.is_closing():
-            return
-        if self.blocked:
-            self._held = True
-            self.flow.pause_reading()
-        else:
-            self._go_on()
+        """Called by uvicorn after an answer of memoria's own."""
+        self.on_answered()
 
     def _go_on(self) -> None:
         if self.pipeline:
@@ -359,14 +391,14 @@ class Downstream(AsgiLane):
             return
         cycle, app = self.pipeline.pop()
         self.resume_reading()  # it may want the rest of its body
-        if isinstance(cycle, Exchange | WebSocketExchange):
-            self._transfer = cycle
+        if isinstance(cycle, Exchange):
+            self.exchange = cycle
             cycle.start()
         else:
             self._start_asgi_task(cycle, app)
 
     def _on_malformed(self, error: httptools.HttpParserError) -> None:
-        if self._deaf:
+        if self._ignores_input:
             return
         cause = error.__context__
         if cause is not None and not isinstance(cause, httptools.HttpParserError):
@@ -374,21 +406,39 @@ class Downstream(AsgiLane):
         self._turn_away(errors.malformed())
 
     def _turn_away(self, answer: Answer) -> None:
-        """What comes from this client is not, or no longer, read as HTTP."""
-        self._deaf = True
-        cycle: Exchange | WebSocketExchange | RequestResponseCycle | None = self.cycle
+        """From now on, nothing from this client is read as HTTP."""
+        self._ignores_input = True
+        cycle: Exchange | RequestResponseCycle | None = self.cycle
         if cycle is None or cycle.response_complete:
-            Reply(self.transport, new_request_id()).answer(answer, keep_alive=False)
+            self._answer(answer)
             self._linger()
-        elif isinstance(cycle, Exchange) and not cycle.upload.complete:
-            cycle.refuse(answer)
-        elif cycle is self._own and cycle.more_body and self.leave_own():
-            Reply(self.transport, new_request_id()).answer(answer, keep_alive=False)
+        elif self._parsed is not None and not self._parsed.upload.complete:
+            self._parsed.refuse(answer)
+        elif cycle is self._own and cycle.more_body and self.disconnect_own():
+            self._answer(answer)
             self._linger()
         else:
-            cycle.keep_alive = False  # the request before it is answered still
+            cycle.keep_alive = False  # it is still being answered
+
+    def _answer(self, answer: Answer) -> None:
+        Reply(self.transport, new_request_id()).answer(answer.status, answer.body, answer.headers)
+
+    def _close(self, exchange: Exchange) -> None:
+        if exchange.upload.complete:
+            self.transport.close()
+        else:
+            self._linger()
 
     def _linger(self) -> None:
-        self._deaf = True
+        """Ends the sending side, and lets the client read the answer: a close with unread bytes could take it
+        away again."""
+        self._ignores_input = True
         self.flow.resume_reading()
-        linger(self.transport)
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.abort)
+
+    def _reset(self) -> None:
+        """Ends the connection so that a part of an answer cannot pass for the whole."""
+        connection = self.transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.transport.abort()

@@ -1,10 +1,10 @@
-"""One request on its way to an engine, and the answer on its way back.
+"""One request and its answer:
 
-    resolve -> admit -> open -> relay
+body -> engine = resolve -> lease = admit -> relay
 
-Every step is taken inside the callback that made it possible: of the client's connection (`receive`,
-`receive_end`, `leave`), of the engine's (`on_response`, `on_lost`) or of the clock (`on_tick`). No task waits
-in between, except for a new connection to an engine.
+`Exchange._advance` is these four steps. Each is taken once, inside the callback that made it possible: of the
+client's connection, of the engine's or of the clock. No task waits in between, except for a new connection to
+an engine.
 """
 
 from __future__ import annotations
@@ -12,310 +12,484 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import partial
+from typing import ClassVar
 
-from memoria.engine.address import EngineAddress
+from memoria.config.model import Filters
+from memoria.proxy import errors
 from memoria.proxy.access.rules import ANYBODY, Grant
-from memoria.proxy.downstream.watch import Standstill
+from memoria.proxy.admission.admission import Lease, Waiting
 from memoria.proxy.errors import Answer, Rejection
-from memoria.proxy.exchange.client import Client
-from memoria.proxy.exchange.inter_token_timer import InterTokenTimer
-from memoria.proxy.exchange.passage import Passage
+from memoria.proxy.exchange.context import (
+    CONSEQUENCES,
+    Client,
+    Failure,
+    InterTokenTimer,
+    ProxyContext,
+    Standstill,
+    engine_with_model,
+    filter_body,
+    may_repeat,
+)
 from memoria.proxy.exchange.record import CLIENT_GONE, RequestRecord
-from memoria.proxy.exchange.relay import Failure, Relay, may_repeat
-from memoria.proxy.exchange.reply import Reply
-from memoria.proxy.exchange.upload import REPLAYABLE_BYTES, Upload
-from memoria.proxy.http.chunks import LAST, chunk
-from memoria.proxy.http.headers import new_request_id
-from memoria.proxy.http.request import RequestHead
-from memoria.proxy.upstream.connection import Sink, Upstream
+from memoria.proxy.http.messages import LAST, Reply, chunk, new_request_id
+from memoria.proxy.http.request import REPLAYABLE_BYTES, RequestHead, Upload
+from memoria.proxy.upstream.connection import Sink, Upstream, connect
 
 logger = logging.getLogger(__name__)
 
-_DOUBTFUL = {Failure.UNREACHABLE, Failure.LOST}  # so an engine that has just ended looks
+GRACE_S = 5.0  # for an upload's next `Upload.LARGE` bytes, while others wait for its lease
 
 
 class State(StrEnum):
-    QUEUED = "behind an earlier request of its connection"
-    READING = "waits for what it must see of the body"
-    WAITING = "waits for a place at its engine"
+    PIPELINED = "behind an earlier request of its connection"
+    READING = "waits for more of its body"
+    QUEUED = "waits for a lease"
     CONNECTING = "waits for a connection to the engine"
     OPEN = "has a connection to the engine, or had one until the response was complete"
-    OVER = "done with, well or badly"
+    OVER = "is finished"
 
 
-# An enumeration's members cost a call to look up in Python 3.11
-QUEUED, READING, WAITING, CONNECTING, OPEN, OVER = State
+# in Python 3.11, looking up a member of an enumeration costs a call
+PIPELINED, READING, QUEUED, CONNECTING, OPEN, OVER = State
 
 
-class Exchange:
-    """`response_complete` and `keep_alive` are read and set by uvicorn too, as those of its own requests."""
+class Exchange(ABC):
+    """What a plain exchange and a WebSocket share: the head, the way to a lease, failures and the record.
 
-    state = QUEUED
-    _upstream: Upstream | None = None
+    uvicorn, too, reads `response_complete` and `keep_alive`, as of its own requests. `refusal`: the answer to
+    a request that its head alone forbids."""
+
+    switches: ClassVar[bool] = False  # the connection is its own after the head
+
+    state = PIPELINED
+    response_complete = False
+    engine: str | None = None
+    _lease: Lease | None = None
+    _waiting: Waiting | None = None
+    _filters: Filters | None = None
+    _gathered = 0  # bytes that admission counts, of a body that must be whole first
     _connector: asyncio.Task[None] | None = None
-    _failed: frozenset[Failure] = frozenset()  # why earlier tries failed
+    _failed: frozenset[Failure] = frozenset()  # earlier tries
     _tries = 0
     _head_at: float | None = None
     _response_bytes = 0
-    _moved = True  # since the last tick
     _still: Standstill | None = None  # most are over before the first tick
 
     def __init__(
-        self, relay: Relay, client: Client, head: RequestHead, verdict: Grant | Answer = ANYBODY
+        self,
+        context: ProxyContext,
+        client: Client,
+        head: RequestHead,
+        verdict: Grant | Answer = ANYBODY,
+        lengths: Sequence[bytes] = (),
     ) -> None:
-        """`verdict`: whether the client may ask, or what it is told instead."""
+        """`verdict`: the access granted, or the answer instead. `lengths`: the values of Content-Length."""
         self._began = time.monotonic()
-        self._relay, self._client, self._head = relay, client, head
+        self._context, self._client, self._head = context, client, head
         self.keep_alive = head.keep_alive
         self._id = head.own_id or new_request_id()
-        self.upload = Upload(relay.limits.body_bytes)
+        limit = context.policy.limits.body_bytes
+        self.upload = Upload(limit)
         grant = verdict if isinstance(verdict, Grant) else ANYBODY
-        self._refused = verdict if isinstance(verdict, Answer) else head.refused  # before its turn
+        self.refusal = verdict if isinstance(verdict, Answer) else head.refused
         self._key = grant.key
         self.reply = Reply(client.transport, self._id, http_1_0=head.http_1_0, extra=grant.headers)
-        self._passage = Passage(relay, head, self.upload, grant.key or client.peer)
-
-    @property
-    def response_complete(self) -> bool:
-        return self.state is OVER
+        if lengths and self.refusal is None:
+            try:
+                self.upload.declared = head.body_length(lengths, limit)
+            except Rejection as rejection:
+                self.refusal = rejection.answer
 
     # From the client
-
-    @property
-    def is_refused(self) -> bool:
-        """By its head, before its turn."""
-        return self._refused is not None
-
-    def declare(self, lengths: Sequence[bytes]) -> None:
-        """The values of the request's Content-Length headers."""
-        if self._refused is None:
-            try:
-                self.upload.declare(self._head.body_length(lengths))
-            except Rejection as rejection:
-                self._refused = rejection.answer
 
     def start(self) -> None:
         """It is this request's turn on its connection."""
         self.state = READING
-        if self._refused is not None:
-            self.refuse(self._refused)
+        if self.refusal is not None:
+            self.refuse(self.refusal)
             return
-        self._proceed()
-        self._continue()
+        self._advance()
+        if self._head.expects_continue:
+            self._send_continue()
 
-    def start_with(self, body: bytes) -> None:
-        """It is this request's turn, and all of it is here."""
-        self.state = READING
-        try:
-            self.upload.take(body)
-        except Rejection as rejection:
-            self.refuse(rejection.answer)
-        else:
-            self._proceed()
-
+    @abstractmethod
     def receive(self, piece: bytes) -> None:
-        """A piece of the body."""
-        if self.state is OVER or self._refused is not None:
-            return
-        self._moved = True
-        upload = self.upload
-        try:
-            upload.add(piece)
-        except Rejection as rejection:
-            self.refuse(rejection.answer)
-            return
-        upstream = self._upstream
-        if upstream is not None:
-            upstream.write(chunk(piece) if upload.chunked else piece)
-            upload.written()
-            if upstream.write_paused:
-                self._client.pause_reading()
-        elif self.state is CONNECTING or self.state is WAITING:
-            if upload.size > Upload.LARGE:
-                self._client.pause_reading()
-        elif self.state is READING:
-            self._proceed()
+        """Takes what follows the head, as far as it is here."""
 
+    @abstractmethod
     def receive_end(self) -> None:
-        """All of the body is here."""
-        self._moved = True
-        self.upload.complete = True
-        if self.state is READING:
-            self._proceed()
-        elif self.upload.chunked and self._upstream is not None:
-            self._upstream.write(LAST)
+        """The body is complete."""
 
-    def refuse(self, answer: Answer) -> None:
-        """Ends the request with an answer of memoria's own, or cuts the response that has begun."""
-        if self.state is QUEUED:
-            self._refused = answer
-            return
-        self._drop_upstream()
-        if not self.reply.is_sent:
-            self._head_at = None  # of an engine's answer that nobody will see
-            self.keep_alive = self.keep_alive and not answer.close
-            wanted = self._head.method != b"HEAD"
-            self.reply.answer(answer, keep_alive=self.keep_alive, body_wanted=wanted)
-            self._finish()
-            self._client.on_answered(self)
-        else:
-            self.reply.explain(answer)
-            self._finish()
-            self._client.on_cut(self)
+    @abstractmethod
+    def pause_response(self) -> None:
+        """The client takes no more for now."""
 
-    def leave(self) -> None:
-        """The client is gone."""
-        if self.state is QUEUED:
-            self.state = OVER
+    @abstractmethod
+    def resume_response(self) -> None: ...
+
+    @abstractmethod
+    def on_tick(self, now: float) -> None:
+        """Ends the exchange if it has stood still for too long."""
+
+    def on_client_gone(self) -> None:
+        if self.state is PIPELINED:
+            self.state, self.response_complete = OVER, True
         elif self.state is not OVER:
             self._drop_upstream()
             self._finish()
 
-    def pause(self) -> None:
-        """The client takes no more for now."""
+    def cut(self, engine: str) -> None:
+        """Ends it, if this engine answers it."""
+        if self.engine == engine and self.state in {CONNECTING, OPEN}:
+            self._fail(Failure.CUT)
+
+    def awaited_from(self, engine: str) -> Upstream | None:
+        """The connection on which this engine's next byte is due, for a client that would take it."""
+        return None
+
+    # To an engine
+
+    def _advance(self) -> None:
+        """The way of every request, as far as what is here allows. A lease stands for work of an engine: a
+        body is complete before it takes one, unless it is large: that is passed on as it comes, and not
+        kept."""
+        body = self.upload
+        try:
+            engine = self.engine or self._resolve(body)
+            if engine is None or not (body.complete or (body.size > body.LARGE and self._filters is None)):
+                if body.size > self._gathered:
+                    self._count_gathered(body.size)
+            elif (lease := self._lease or self._admit(engine)) is not None:
+                self._relay(lease)
+        except Rejection as rejection:
+            self.refuse(rejection.answer)
+
+    def _resolve(self, body: Upload) -> str | None:
+        """None: the model in the body decides, and it is not complete."""
+        context, route = self._context, self._head.route
+        assert route is not None
+        candidates = context.router.candidates(route.runner, self._client.port)
+        if len(candidates) == 1:
+            engine: str | None = candidates[0].engine
+        else:
+            engine = engine_with_model(candidates, self._head, route, body)
+        if engine is not None and route.model_in == "json":
+            self._filters = context.policy.filters.get(engine)
+        self.engine = engine
+        return engine
+
+    def _admit(self, engine: str) -> Lease | None:
+        """None: queued, until `_on_lease` or `_on_refusal`."""
+        if self._gathered:
+            self._forget_gathered()
+        admission = self._context.admission
+        self._lease = lease = admission.try_admit(engine)
+        if lease is None:
+            body = (
+                self.upload
+            )  # in memory meanwhile: what is here, and what may come before the client is paused
+            kept = max(body.size, min(body.declared or 0, body.LARGE))
+            who, granted, refused = self._key or self._client.peer, self._on_lease, self._on_refusal
+            self._waiting = admission.wait(engine, who, kept, granted=granted, refused=refused)
+            self.state = QUEUED
+        return lease
+
+    def _on_lease(self, lease: Lease) -> None:
+        self._lease, self._waiting = lease, None
+        self.state = READING
+        self._still = None
+        if not self.upload.complete:
+            self._client.resume_reading()
+        self._advance()
+        if self._head.expects_continue:
+            self._send_continue()
+
+    def _on_refusal(self, refusal: Rejection) -> None:
+        self._waiting = None
+        self.refuse(refusal.answer)
+
+    @abstractmethod
+    def _relay(self, lease: Lease) -> None:
+        """Sends the request to the engine, on a connection to `lease.address`."""
+
+    def on_unreachable(self) -> None:
+        self._fail(Failure.UNREACHABLE)
+
+    @abstractmethod
+    def _drop_upstream(self) -> None:
+        """Gives up the connection to the engine, also one that is being made."""
+        if self._connector is not None:
+            self._connector.cancel()
+            self._connector = None
+
+    def _send_continue(self) -> None:
+        if self.state is READING and not self.upload.size:
+            self._client.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _count_gathered(self, size: int) -> None:
+        self._context.admission.gather(size - self._gathered, self._gathered)
+        self._gathered = size
+
+    def _forget_gathered(self) -> None:
+        self._context.admission.scatter(self._gathered)
+        self._gathered = 0
+
+    # The end
+
+    def refuse(self, answer: Answer) -> None:
+        """Ends the request with an answer of memoria's own, or cuts the response that has begun."""
+        if self.state is PIPELINED:
+            self.refusal = answer
+            return
+        self._drop_upstream()
+        if not self.reply.is_sent:
+            self._head_at = None  # of an engine's answer that the client never sees
+            self.keep_alive = self.keep_alive and not answer.close
+            self.reply.answer(
+                answer.status,
+                answer.body,
+                answer.headers,
+                keep_alive=self.keep_alive,
+                body_wanted=self._head.method != b"HEAD",
+            )
+            self._finish()
+            self._client.on_answered()
+        else:
+            self.reply.explain(answer.event)
+            self._finish()
+            self._client.on_cut()
+
+    def _fail(self, failure: Failure) -> None:
+        self._drop_upstream()
+        context, engine, route = self._context, self.engine, self._head.route
+        consequence = CONSEQUENCES[failure]
+        if route is not None and engine is not None:
+            if consequence.doubt and self._lease is not None:
+                context.admission.doubt(engine, self._lease.address)
+            request = self._id.decode()
+            unanswered = self.reply.status is None and self.upload.pieces is not None
+            if unanswered and may_repeat(failure, self._failed, route):
+                logger.info("%s: %s; sending request %s again", engine, failure, request)
+                self._failed |= {failure}
+                self._release()  # the engine's address may be another by then
+                self.state = READING
+                self._advance()
+                return
+            logger.warning("%s: %s (request %s)", engine, failure, request)
+        if consequence.answer is None:
+            self._finish()
+            self._client.on_cut()
+        else:
+            self.refuse(consequence.answer(engine or "", context))
+
+    def _release(self) -> None:
+        """Gives back the lease, or the place in the queue."""
+        if self._gathered:
+            self._forget_gathered()
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
+
+    def _finish(self) -> None:
+        self.state, self.response_complete = OVER, True
+        if self._gathered or self._waiting is not None:
+            self._release()
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.release()
+        on_done = self._context.on_done
+        if on_done is None:
+            return
+        began, reply, head = self._began, self.reply, self._head
+        # vLLM may send a stream's head long before its first token
+        first = reply.first_at or self._head_at
+        on_done(
+            RequestRecord(
+                self._id.decode(),
+                self.engine,
+                head.route.path if head.route is not None else None,
+                reply.status or CLIENT_GONE,
+                self._response_bytes,
+                None if first is None else first - began,
+                time.monotonic() - began,
+                reply.complete,
+                self._tries - 1 if self._tries else 0,
+                head.method.decode(),
+                self._key,
+                self._client.peer,
+                self.upload.size,
+                reply.ends,
+                head.traceparent,
+                reply.is_events,
+            )
+        )
+
+
+class PlainExchange(Exchange):
+    """A request and its response. Implements `memoria.proxy.upstream.connection.Listener`."""
+
+    _upstream: Upstream | None = None
+    _moved = True  # since the last tick
+    _slow: Standstill | None = None  # the upload, while others wait for its lease
+
+    def start_whole(self, body: bytes) -> None:
+        """It is this request's turn, and all of it is here."""
+        self.state = READING
+        self.upload.declared = len(body)
+        self.receive(body)
+
+    def receive(self, piece: bytes) -> None:
+        state, upload = self.state, self.upload
+        if state is OVER or self.refusal is not None:
+            return
+        self._moved = True
+        upload.size += len(piece)
+        if upload.size > upload.limit:
+            self.refuse(errors.body_too_large(upload.limit))
+            return
+        if upload.pieces is not None:
+            upload.pieces.append(piece)
+        upstream = self._upstream
+        if upstream is not None:
+            upstream.write(chunk(piece) if upload.chunked else piece)
+            upload.release_written()
+            if upstream.write_paused:
+                self._client.pause_reading()
+        elif state is READING:
+            upload.complete = upload.size == upload.declared
+            self._advance()
+        elif state is not PIPELINED and upload.size > upload.LARGE:
+            self._client.pause_reading()
+
+    def receive_end(self) -> None:
+        self._moved = True
+        upload = self.upload
+        if upload.complete:
+            return
+        upload.complete = True
+        if self.state is READING:
+            self._advance()
+        elif upload.chunked and self._upstream is not None:
+            self._upstream.write(LAST)
+
+    def pause_response(self) -> None:
         if self._upstream is not None:
             self._upstream.pause_reading()
 
-    def resume(self) -> None:
+    def resume_response(self) -> None:
         self._moved = True
         if self._upstream is not None:
             self._upstream.resume_reading()
 
     def on_tick(self, now: float) -> None:
         self.reply.flush()  # a head whose body is late after all
-        if self._moved or self._still is None or self.state is WAITING:  # the wait has a clock of its own
+        if self._moved or self._still is None or self.state is QUEUED:  # the queue has a clock of its own
             self._moved, self._still = False, Standstill()
-        upstream, relay, client = self._upstream, self._relay, self._client
+        upstream, context, client = self._upstream, self._context, self._client
         unsent = client.transport.get_write_buffer_size() if client.blocked else 0
         lasts = self._still.lasts(now, (upstream.reads if upstream else 0, unsent))
         if unsent:
-            failure, limit = Failure.READER_STALLED, relay.patience
+            failure, limit = Failure.READER_STALLED, context.patience
         elif self.upload.complete or (upstream is not None and upstream.write_paused):
-            failure, limit = Failure.SILENT, relay.timeouts.idle
+            failure, limit = Failure.SILENT, context.policy.timeouts.idle
         else:
-            failure, limit = Failure.UPLOAD_STALLED, relay.patience
-            if self._passage.holds_up_others(now):
+            failure, limit = Failure.UPLOAD_STALLED, context.patience
+            if self._blocks_others(now):
                 limit = 0.0
         if lasts >= limit:
             self._fail(failure)
 
-    def awaited(self, engine: str) -> Upstream | None:
-        awaits = self._passage.engine == engine and self.upload.complete and not self._client.blocked
-        return self._upstream if awaits else None
+    def _blocks_others(self, now: float) -> bool:
+        """By an upload that is too slow, with a lease that others wait for."""
+        if self._lease is None or not self._lease.is_wanted:
+            self._slow = None
+            return False
+        self._slow = self._slow or Standstill()
+        return self._slow.lasts(now, self.upload.size // Upload.LARGE) >= GRACE_S
 
-    def cut(self, engine: str) -> None:
-        """If it is this engine that answers, it does so no longer."""
-        if self._passage.engine == engine and self.state in {CONNECTING, OPEN}:
-            self._fail(Failure.CUT)
+    def awaited_from(self, engine: str) -> Upstream | None:
+        awaited = self.engine == engine and self.upload.complete and not self._client.blocked
+        return self._upstream if awaited else None
 
     # To the engine
 
-    def _proceed(self) -> None:
-        """Goes on as far as what is here of the body allows."""
-        passage = self._passage
-        try:
-            if not passage.seek(self._client.port, self):
-                if passage.waits:
-                    self.state = WAITING
-                return
-            if not self._tries:
-                passage.change_body()
-        except Rejection as rejection:
-            self.refuse(rejection.answer)
-        else:
-            self._open()
-
-    def _continue(self) -> None:
-        """A client that waits to be told so may send its body."""
-        if self.state is READING and self._head.expects_continue and not self.upload.size:
-            self._client.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def on_place(self) -> None:
-        """The wait is over."""
-        self.state = READING
-        self._moved = True
-        if not self.upload.complete:
-            self._client.resume_reading()
-        self._proceed()
-        self._continue()
-
-    def _open(self) -> None:
-        place = self._passage.place
-        assert place is not None
-        upload = self.upload
+    def _relay(self, lease: Lease) -> None:
+        upload, pool = self.upload, self._context.pool
+        if self._filters is not None and not self._tries:
+            filter_body(upload, self._filters)
         upstream = None
-        # what cannot be asked again is no risk to take with a connection that the engine may be closing
+        # the engine may be closing a pooled connection: no risk for a request that cannot be sent again
         if not self._failed and (upload.declared or upload.size) <= REPLAYABLE_BYTES:
-            upstream = self._relay.pool.take(place.address)
+            upstream = pool.take(lease.address)
         self._tries += 1
         if upstream is not None:
-            self._attach(upstream)
+            self.on_connected(upstream)
         else:
             self.state = CONNECTING
-            connecting = self._connect(place.address)
+            timeout = self._context.policy.timeouts.connect
+            connecting = connect(partial(Upstream, lease.address, pool), lease.address, timeout, self)
             self._connector = asyncio.get_running_loop().create_task(connecting)
 
-    async def _connect(self, address: EngineAddress) -> None:
-        try:
-            upstream = await self._relay.pool.connect(address, self._relay.timeouts.connect)
-        except OSError:
-            self._fail(Failure.UNREACHABLE)
-        else:
-            self._connector = None
-            self._attach(upstream)
-
-    def _attach(self, upstream: Upstream) -> None:
+    def on_connected(self, upstream: Upstream) -> None:
         """Writes the head and all of the body that is here."""
         upload = self.upload
-        self.state = OPEN
-        self._upstream = upstream
+        self._connector = None
+        self.state, self._upstream = OPEN, upstream
         self._moved = True
-        upstream.begin(self)
         framing, body = upload.begin()
         before, after = self._head.to_engine
-        if upload.size > Upload.LARGE:
-            upstream.write(before + self._id + after + framing)
+        if upload.size > upload.LARGE:
+            upstream.begin(self, before + self._id + after + framing)
             upstream.write(body)
+            upload.release_written()
         else:
-            upstream.write(b"".join((before, self._id, after, framing, body)))
-        upload.written()
+            upstream.begin(self, b"".join((before, self._id, after, framing, body)))
         if not upload.complete and not upstream.write_paused:
             self._client.resume_reading()
 
-    def on_writable(self) -> None:
+    def _drop_upstream(self) -> None:
+        super()._drop_upstream()
+        if self._upstream is not None:
+            self._response_bytes = self._upstream.received
+            self._upstream.abort()
+            self._upstream = None
+
+    def on_upstream_writable(self) -> None:
         self._moved = True
         self._client.resume_reading()
 
     # From the engine
 
-    def on_head(self, upstream: Upstream) -> Sink:
+    def on_response_head(self, upstream: Upstream) -> Sink:
         self._head_at = time.monotonic()
         self.upload.pieces = None
-        reply = self.reply
-        assert upstream.head is not None
-        reply.begin(upstream.head, upstream.length, keep_alive=self.keep_alive)
-        protected = self._relay.protected
-        if protected is not None and protected.engine == self._passage.engine and upstream.head.is_events:
+        head, reply = upstream.head, self.reply
+        assert head is not None
+        reply.begin(head, upstream.length, keep_alive=self.keep_alive)
+        protected = self._context.policy.protected
+        if protected is not None and protected.engine == self.engine and head.is_events:
             return InterTokenTimer(upstream, reply, protected.observe)
         return reply
 
-    def on_waiting(self) -> None:
-        self.reply.flush()
-
-    def on_end(self, upstream: Upstream) -> None:
+    def on_response_end(self, upstream: Upstream) -> None:
         self._upstream = None
         self._response_bytes = upstream.received
         self.reply.end()
         if self.upload.complete:
-            self._relay.pool.give(upstream)
+            self._context.pool.give_back(upstream)
         else:
             upstream.abort()
         self._finish()
-        self._client.on_answered(self)
+        self._client.on_answered()
 
-    def on_lost(self, upstream: Upstream) -> None:
+    def on_upstream_lost(self, upstream: Upstream) -> None:
         self._upstream = None
         self._response_bytes = upstream.received
         if upstream.garbled:
@@ -324,73 +498,3 @@ class Exchange:
             self._fail(Failure.UNREAD)
         else:
             self._fail(Failure.LOST)
-
-    # The end
-
-    def _fail(self, failure: Failure) -> None:
-        route, engine, identity = self._head.route, self._passage.engine, self._id.decode()
-        if route is None or engine is None:
-            self.refuse(self._relay.explain(failure, ""))
-            return
-        self._drop_upstream()
-        if failure in _DOUBTFUL and self._passage.place is not None:
-            self._relay.admission.doubt(engine, self._passage.place.address)
-        unanswered = self.reply.status is None and self.upload.pieces is not None
-        if unanswered and may_repeat(failure, self._failed, route):
-            logger.info("%s: %s, asking again (request %s)", engine, failure, identity)
-            self._failed |= {failure}
-            self._repeat()
-            return
-        logger.warning("%s: %s (request %s)", engine, failure, identity)
-        if failure is Failure.READER_STALLED:
-            self._finish()
-            self._client.on_cut(self)
-        else:
-            self.refuse(self._relay.explain(failure, engine))
-
-    def _repeat(self) -> None:
-        """Asks once more, of the engine as it is by then: its address may be another."""
-        try:
-            self._passage.seek_again(self)
-        except Rejection as rejection:
-            self.refuse(rejection.answer)
-        else:
-            self._proceed()
-
-    def _drop_upstream(self) -> None:
-        if self._connector is not None:
-            self._connector.cancel()
-            self._connector = None
-        if self._upstream is not None:
-            self._response_bytes = self._upstream.received
-            self._upstream.abort()
-            self._upstream = None
-
-    def _finish(self) -> None:
-        self.state = OVER
-        self._passage.leave()
-        if self._relay.on_done is not None:
-            self._relay.on_done(self._exchange())
-
-    def _exchange(self) -> RequestRecord:
-        began, reply, head = self._began, self.reply, self._head
-        # vLLM may send a stream's head long before its first token
-        first = reply.first_at or self._head_at
-        return RequestRecord(
-            self._id.decode(),
-            self._passage.engine,
-            head.route.path if head.route is not None else None,
-            reply.status or CLIENT_GONE,
-            self._response_bytes,
-            None if first is None else first - began,
-            time.monotonic() - began,
-            reply.complete,
-            self._tries - 1 if self._tries else 0,
-            head.method.decode(),
-            self._key,
-            self._client.peer,
-            self.upload.size,
-            reply.ends,
-            head.traceparent,
-            reply.is_events,
-        )

@@ -1,6 +1,6 @@
-"""A request's head, checked.
+"""A client's request: its head, checked, and its body as it arrives.
 
-Sources: RFC 9112 3.2 and 6.3 (Host, message length).
+Sources: RFC 9110 7.6.1 (hop-by-hop fields), RFC 9112 3.2 and 6.3 (Host, message body length).
 """
 
 from __future__ import annotations
@@ -10,20 +10,52 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qs
 
-from memoria.proxy.errors import Answer, Rejection, bad_framing, websocket_only
-from memoria.proxy.http.headers import Header, client_request_id, lines_for_engine, nominated, values_of
+from memoria.proxy.errors import Answer, Rejection, bad_framing, body_too_large, websocket_only
+from memoria.proxy.http.messages import HOP_BY_HOP, Header, chunk, nominated, without
 from memoria.proxy.routing.routes import Methods, Route, choose
 
+REPLAYABLE_BYTES = 2**20  # a larger body is not kept once it has been written
+
+# access is memoria's decision, and engines have neither keys nor sessions
+_NOT_FOR_ENGINES = HOP_BY_HOP | {
+    b"host",
+    b"content-length",
+    b"expect",
+    b"x-request-id",
+    b"authorization",
+    b"proxy-authorization",
+    b"proxy-authenticate",
+    b"x-api-key",
+    b"origin",
+    b"cookie",
+    b"forwarded",
+}
+_READ_HERE = frozenset(
+    (
+        b"host",
+        b"connection",
+        b"upgrade",
+        b"transfer-encoding",
+        b"expect",
+        b"content-type",
+        b"x-request-id",
+        b"traceparent",
+    )
+)
 _HOST = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _VISIBLE = re.compile(rb"[\x21-\x7e]+")
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+
+Fields = dict[bytes, list[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
 class RequestHead:
-    """`route` None: it is none of those that go to an engine. `refused` is the answer, where the head alone
-    earns one. `own_id` is the client's name for the request; without one memoria makes one up for each.
-    `to_engine` is what goes upstream before the id and after it, but for the body's framing and the empty
-    line. `model` is the one that the query names, where that is the route's way to do so."""
+    """`route` None: not one of the engines' routes. `refused`: the answer, where the head alone earns one.
+    `own_id`: the client's id for the request. `to_engine`: what goes upstream before and after the id,
+    without the body's framing and the empty line. `model`: the one named in the query, on routes that take it
+    there. `cacheable`: it is relayed, and neither the connection nor the body's framing needs another
+    look."""
 
     method: bytes
     route: Route | None
@@ -38,27 +70,11 @@ class RequestHead:
     keep_alive: bool
     expects_continue: bool
     traceparent: bytes | None
+    cacheable: bool
 
-    @property
-    def is_own(self) -> bool:
-        """memoria itself may answer."""
-        return self.route is None and self.refused is None
-
-    @property
-    def is_plain(self) -> bool:
-        """It is relayed, and nothing about it needs a look at the connection or the body's framing."""
-        return (
-            self.route is not None
-            and self.refused is None
-            and self.keep_alive
-            and not (self.chunked or self.upgrade or self.expects_continue)
-        )
-
-    def body_length(self, declared: Sequence[bytes]) -> int | None:
-        """The body's length, None where it is not declared, by the values of Content-Length headers. Raises
-        `Rejection` (400)."""
-        if not declared:
-            return None
+    def body_length(self, declared: Sequence[bytes], limit: int) -> int:
+        """The body's length by the values of its Content-Length headers, at least one. Raises `Rejection`
+        (400, or 413 above `limit` bytes)."""
         if self.chunked:
             raise Rejection(bad_framing("The request has both Content-Length and Transfer-Encoding"))
         if self.upgrade:
@@ -66,6 +82,8 @@ class RequestHead:
         length = declared[0]
         if len(declared) > 1 or not length.isdigit() or len(length) > 18:
             raise Rejection(bad_framing("The Content-Length is not one number"))
+        if int(length) > limit:
+            raise Rejection(body_too_large(limit))
         return int(length)
 
 
@@ -78,72 +96,95 @@ def read_head(
     *,
     keep_alive: bool,
 ) -> RequestHead:
-    """`methods`: the routes at this path, None where it is memoria's own. `headers` come with their names in
-    lower case and without Content-Length. A head whose meaning two servers may see differently is refused,
-    whoever would answer, and the connection closed after it."""
+    """`methods`: the routes at this path, None where memoria itself answers. Names in `headers` are in lower
+    case, without Content-Length. A head that two servers may read differently is refused, and the connection
+    closed."""
+    fields: Fields = {}
+    lines: list[bytes] = []
+    for name, value in headers:
+        if name in _READ_HERE:
+            fields.setdefault(name, []).append(value)
+        # WSGI-like servers read underscores in names as dashes
+        if name not in _NOT_FOR_ENGINES and b"_" not in name and not name.startswith(b"x-forwarded-"):
+            lines += (name, b": ", value, b"\r\n")
+    upgrade = False
+    connection = fields.get(b"connection")
+    if connection is not None and connection != [b"keep-alive"]:
+        names = nominated(connection)
+        lines = without(lines, names)
+        upgrade = b"upgrade" in names
     route: Route | None = None
     refused: Answer | None = None
     try:
-        _check(target, http_version, headers)
+        _check(target, http_version, fields, upgrade=upgrade)
         if methods is not None:
-            route = choose(methods, method)
-            _check_handshake(route, headers)
+            route = methods.get(method) or choose(methods, method)
+            if route.websocket:
+                _check_handshake(route, fields, upgrade=upgrade)
     except Rejection as rejection:
         refused = rejection.answer
-    upgrade = b"upgrade" in nominated(values_of(headers, b"connection"))
-    kinds = values_of(headers, b"content-type")
-    traces = values_of(headers, b"traceparent")
+    traces, kinds = fields.get(b"traceparent", ()), fields.get(b"content-type")
+    chunked = b"transfer-encoding" in fields
+    keeps = keep_alive and not upgrade and http_version != "1.0" and method != b"CONNECT"
+    continues = b"expect" in fields and http_version != "1.0" and _expects_continue(fields)
     start = b"%b %b HTTP/1.1\r\nhost: localhost\r\nx-request-id: " % (method, target)
     return RequestHead(
         method=method,
         route=route,
         refused=refused,
-        own_id=client_request_id(headers),
-        to_engine=(start, b"\r\n" + b"".join(lines_for_engine(headers))),
+        own_id=_request_id(fields) if b"x-request-id" in fields else None,
+        to_engine=(start, b"\r\n" + b"".join(lines)),
         content_type=kinds[0] if kinds else b"",
         model=_model(target) if route is not None and route.model_in == "query" else None,
-        chunked=bool(values_of(headers, b"transfer-encoding")),
+        chunked=chunked,
         upgrade=upgrade,
         http_1_0=http_version == "1.0",
-        keep_alive=keep_alive and not upgrade and http_version != "1.0" and method != b"CONNECT",
-        expects_continue=http_version != "1.0"
-        and b"100-continue" in [value.lower() for value in values_of(headers, b"expect")],
+        keep_alive=keeps,
+        expects_continue=continues,
         traceparent=traces[0] if len(traces) == 1 else None,
+        cacheable=route is not None and refused is None and keeps and not (chunked or upgrade or continues),
     )
 
 
-def _check(target: bytes, http_version: str, headers: Sequence[Header]) -> None:
-    if http_version not in {"1.0", "1.1"}:  # a request line without one is HTTP/0.9 to the parser
+def _check(target: bytes, http_version: str, fields: Fields, *, upgrade: bool) -> None:
+    if http_version not in {"1.0", "1.1"}:  # the parser takes a request line without a version for HTTP/0.9
         raise Rejection(bad_framing("HTTP/1.1 and HTTP/1.0 are understood"))
     if not _VISIBLE.fullmatch(target):
         raise Rejection(bad_framing("The target holds characters that must be escaped"))
-    hosts = values_of(headers, b"host")
-    if len(hosts) > 1:
-        raise Rejection(bad_framing("The request has several Host headers"))
-    if not hosts:
+    hosts = fields.get(b"host")
+    if hosts is None:
         if http_version == "1.1":
             raise Rejection(bad_framing("The request has no Host header"))
+    elif len(hosts) > 1:
+        raise Rejection(bad_framing("The request has several Host headers"))
     elif not _HOST.fullmatch(hosts[0]):
         raise Rejection(bad_framing("The Host header is not a host"))
-    codings = values_of(headers, b"transfer-encoding")
-    if codings and (http_version == "1.0" or len(codings) > 1 or codings[0].lower() != b"chunked"):
-        raise Rejection(bad_framing("The only Transfer-Encoding understood is `chunked`, in HTTP/1.1"))
-    if codings and b"upgrade" in nominated(values_of(headers, b"connection")):
-        raise _body_and_upgrade()
+    if codings := fields.get(b"transfer-encoding"):
+        if http_version == "1.0" or len(codings) > 1 or codings[0].lower() != b"chunked":
+            raise Rejection(bad_framing("The only Transfer-Encoding understood is `chunked`, in HTTP/1.1"))
+        if upgrade:
+            raise _body_and_upgrade()
 
 
-def _check_handshake(route: Route, headers: Sequence[Header]) -> None:
-    if not route.websocket:
-        return
-    wanted = [value.lower() for value in values_of(headers, b"upgrade")]
-    asks = wanted == [b"websocket"] and b"upgrade" in nominated(values_of(headers, b"connection"))
-    if not asks:
+def _body_and_upgrade() -> Rejection:
+    # the parser stops reading HTTP after such a head, so the body would never arrive
+    return Rejection(bad_framing("Send a body in HTTP/1.1, without asking for an upgrade"))
+
+
+def _check_handshake(route: Route, fields: Fields, *, upgrade: bool) -> None:
+    wanted = [value.lower() for value in fields.get(b"upgrade", ())]
+    if not upgrade or wanted != [b"websocket"]:
         raise Rejection(websocket_only(route.path))
 
 
-def head_size(target: bytes, headers: Sequence[Header]) -> int:
-    """Bytes, but for the method, the version and the blanks around values."""
-    return len(target) + sum(len(name) + len(value) + 4 for name, value in headers)
+def _expects_continue(fields: Fields) -> bool:
+    return b"100-continue" in [value.lower() for value in fields[b"expect"]]
+
+
+def _request_id(fields: Fields) -> bytes | None:
+    """The client's own id, if there is exactly one and it is sane."""
+    ids = fields[b"x-request-id"]
+    return ids[0] if len(ids) == 1 and _REQUEST_ID.fullmatch(ids[0]) else None
 
 
 def _model(target: bytes) -> str | None:
@@ -151,6 +192,51 @@ def _model(target: bytes) -> str | None:
     return query["model"][-1] if "model" in query else None
 
 
-def _body_and_upgrade() -> Rejection:
-    # the parser would stop reading HTTP after the head, so the body would never come
-    return Rejection(bad_framing("Send a body in HTTP/1.1, without asking for an upgrade"))
+def head_size(target: bytes, headers: Sequence[Header]) -> int:
+    """Bytes, without the method, the version and the blanks around values."""
+    return len(target) + sum(len(name) + len(value) + 4 for name, value in headers)
+
+
+class Upload:
+    """A body on its way from the client: counted, and kept while it may have to be sent again.
+
+    `limit`: the most bytes it may have. `declared`: the announced length, None without one. `pieces`: all of
+    it so far, None when no longer kept. `chunked`: sent to the engine in chunks."""
+
+    LARGE = 64 * 1024  # bytes; a larger body is neither copied together nor read before it can be passed on
+
+    declared: int | None = None
+    size = 0
+    complete = False
+    chunked = False
+    pieces: list[bytes] | None
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.pieces = []
+
+    @property
+    def missing(self) -> int:
+        """Bytes still to come; 0 if the length is not known."""
+        return 0 if self.complete or self.declared is None else self.declared - self.size
+
+    def replace(self, body: bytes) -> None:
+        """Another body instead of the complete one that came."""
+        self.pieces, self.size, self.declared = [body], len(body), len(body)
+
+    def begin(self) -> tuple[bytes, bytes]:
+        """The body's framing for the engine, as the end of the head, and all of the body so far."""
+        assert self.pieces is not None
+        length = (self.size or self.declared) if self.complete else self.declared
+        body = b"".join(self.pieces)
+        if length is not None:
+            return b"content-length: %d\r\n\r\n" % length, body
+        if self.complete:
+            return b"\r\n", body
+        self.chunked = True
+        return b"transfer-encoding: chunked\r\n\r\n", chunk(body)
+
+    def release_written(self) -> None:
+        """All of it so far was passed on."""
+        if self.size > REPLAYABLE_BYTES:
+            self.pieces = None

@@ -1,6 +1,6 @@
-"""Which of vLLM's routes the proxy serves: a default-deny table.
+"""The vLLM routes that the proxy serves: a default-deny table.
 
-Every inference route of both runners (vLLM 0.32 and 0.33, `vllm/entrypoints`), and nothing that steers an
+Every inference route of both runners (vLLM 0.32 and 0.33, `vllm/entrypoints`), and nothing that controls an
 engine: `/sleep`, `/collective_rpc`, `/v1/load_lora_adapter`, `/pause`, the scale-out and profiling routes
 are absent, so they do not exist here. `/v1/models`, `/health` and `/metrics` are answered elsewhere, by
 memoria itself.
@@ -21,7 +21,7 @@ ModelIn = Literal["json", "multipart", "query"]
 @dataclass(frozen=True, slots=True)
 class Route:
     """`runner` None: engines of any runner serve it. `model_in`: where a request names its model.
-    `pure`: asking twice changes nothing, so a lost request may be sent again."""
+    `pure`: the request is idempotent, so a lost one may be sent again."""
 
     method: str
     path: str
@@ -61,8 +61,8 @@ ROUTES: tuple[Route, ...] = (
 
 Methods = dict[bytes, Route]
 
-# A path is compared byte by byte, as it came: an escape, a doubled slash, a dot segment or a backslash is
-# simply another path, and one that nobody serves.
+# Paths are compared byte by byte, as they came: an escape, a doubled slash, a dot segment or a backslash
+# makes another path, which has no route.
 EXACT: dict[bytes, Methods] = {}
 _PATTERNS: list[tuple[re.Pattern[bytes], Methods]] = []
 
@@ -75,7 +75,7 @@ for _route in ROUTES:
 
 
 def methods_of(path: bytes) -> Methods | None:
-    """The routes at a path, given by its bytes on the wire; None for a path that is not in the table."""
+    """The routes at a path (its bytes on the wire), by method; None for a path that is not in the table."""
     exact = EXACT.get(path)
     if exact is None:
         for pattern, methods in _PATTERNS:
@@ -85,7 +85,7 @@ def methods_of(path: bytes) -> Methods | None:
 
 
 def choose(methods: Methods, method: bytes) -> Route:
-    """Raises `Rejection`: 405 with Allow for a method that is not among them."""
+    """The route of a method. Raises `Rejection`: 405 with Allow."""
     route = methods.get(method)
     if route is None:
         raise Rejection(method_not_allowed(method.decode(), (name.decode() for name in methods)))

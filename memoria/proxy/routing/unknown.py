@@ -1,4 +1,4 @@
-"""The last of the ASGI routes: what nobody serves is answered in OpenAI's shape too."""
+"""The fallback ASGI route: a 404 with OpenAI's error body."""
 
 from __future__ import annotations
 

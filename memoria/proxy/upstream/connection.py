@@ -1,8 +1,8 @@
-"""One connection to an engine: an `asyncio.Protocol` on httptools' parser.
+"""The connections to engines: an `asyncio.Protocol` on httptools' parser, and the pool of idle ones.
 
-It reads one response at a time and hands on every piece of it inside the callback that brought it: no task
-wakes up between an engine's bytes and the client's socket. Where nothing is to be found nothing is parsed:
-in a head that came before, and in a body whose length is known.
+A connection reads one response at a time and passes on every piece inside the callback that brought it: no
+task wakes up between an engine's bytes and the client's socket. What needs no parser is not parsed: a head
+that came before, a body of known length, a chunk that is one read.
 """
 
 from __future__ import annotations
@@ -12,60 +12,68 @@ import fcntl
 import socket
 import struct
 import termios
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import httptools
 
-from memoria.engine.address import EngineAddress
-from memoria.proxy.downstream.head_cache import HeadCache
-from memoria.proxy.http.chunks import BY_LENGTH, END, LONGEST
-from memoria.proxy.http.headers import Header
-from memoria.proxy.http.response import ResponseHead, read_response
+from memoria.engine.address import EngineAddress, UnixAddress
+from memoria.proxy.http.messages import (
+    BY_LENGTH,
+    END,
+    LAST,
+    LONGEST,
+    HeadCache,
+    Header,
+    ResponseHead,
+    read_response,
+)
 
-_USUAL = b"HTTP/1.1 200 "  # heads that are worth to be known again
+SWEEPS = 4  # in the time that a connection may be idle
+Connection = TypeVar("Connection", bound=asyncio.Protocol)
+Connected_contra = TypeVar("Connected_contra", bound=asyncio.Protocol, contravariant=True)
+_CACHED = b"HTTP/1.1 200 "  # start of the heads worth caching
 
 
 class Sink(Protocol):
-    """What takes a response's body, a piece at a time and none that is empty."""
+    """Takes a response's body, piece by piece, none of them empty."""
 
     def send(self, piece: bytes) -> None: ...
 
     def send_chunk(self, framed: bytes) -> None:
-        """A piece that is framed still, as one chunk without extensions."""
+        """A piece still framed as one chunk without extensions."""
+
+    def flush(self) -> None:
+        """The body's next piece may take long. Called when the head of a body without a length is here, with
+        what came along; a body with a length follows its head at once and may leave with it."""
 
 
 class Listener(Protocol):
-    """Whoever waits for a response. Called from the event loop's callbacks; must not block."""
+    """The exchange that a response belongs to. Called from the event loop's callbacks; must not block."""
 
-    def on_head(self, upstream: Upstream) -> Sink:
-        """The head is here (1xx heads are passed over). Returns what takes the body."""
+    def on_response_head(self, upstream: Upstream) -> Sink:
+        """The head is here (1xx heads are skipped). Returns the body's sink."""
 
-    def on_waiting(self) -> None:
-        """With the head of a body whose length is not known came no more than what was handed on: its next
-        piece may take long. That of another is written by the engine right after the head, and may leave with
-        it."""
-
-    def on_end(self, upstream: Upstream) -> None:
+    def on_response_end(self, upstream: Upstream) -> None:
         """The response is complete."""
 
-    def on_lost(self, upstream: Upstream) -> None:
+    def on_upstream_lost(self, upstream: Upstream) -> None:
         """The response will not be completed: the connection is gone, or `upstream.garbled`."""
 
-    def on_writable(self) -> None:
+    def on_upstream_writable(self) -> None:
         """The engine has taken most of what was written."""
 
 
 class Upstream(asyncio.Protocol):
-    """From `on_head` on: `head` and `length` (of the body, None where the engine does not tell it).
-    `received` counts the body's bytes, `reads` the times that something came, `pauses` those that nothing was
-    read for a while. `idle` is where the connection
-    waits between requests, with the others to its address.
+    """From `on_response_head` on: `head`, and `length` of the body (None: not declared). `received`: bytes of
+    the body; `reads`: reads that brought something; `pauses`: how often reading was paused. `idle`: the
+    pool's list for this address.
 
-    `unread`, with `on_lost`: the engine cannot have read all that was written. Sources: RFC 1122 4.2.2.13 and
-    unix(7): who closes with unread bytes sends a reset instead of an end, and who writes to what is closed
-    gets one back. A process that dies leaves the same."""
+    `unread`, with `on_upstream_lost`: the engine cannot have read all of the request. Sources: RFC 1122
+    4.2.2.13 and unix(7): closing with unread bytes sends a reset instead of an end, and writing to a closed
+    connection returns one. A process that dies leaves the same."""
 
     head: ResponseHead | None = None
     length: int | None = None
@@ -78,17 +86,17 @@ class Upstream(asyncio.Protocol):
     listener: Listener | None = None
     _transport: asyncio.Transport | None = None
     _parser: httptools.HttpResponseParser | None = None
-    _repeat: HeadCache[ResponseHead] | None = None  # the latest head that can be known again
+    _known_head: HeadCache[ResponseHead] | None = None
     _sink: Sink | None = None
-    _left = 0  # bytes of a body that are not parsed but counted
-    _between_chunks = False  # of a body, by what was parsed
-    _send_chunk: Callable[[bytes], None] | None = None  # what takes the next read, should it be one chunk
+    _left = 0  # bytes of a body that is counted, not parsed
+    _between_chunks = False  # where the parser is
+    _send_chunk: Callable[[bytes], None] | None = None  # takes the next read, if it is one chunk
     _headers: list[Header]
     _notable = False  # the read brought more than a piece of the body
 
-    def __init__(self, address: EngineAddress, idle: list[Upstream]) -> None:
+    def __init__(self, address: EngineAddress, pool: Pool) -> None:
         self.address = address
-        self._idle = idle
+        self._pool = pool
         self.reads = self.received = 0
         self.complete = False
 
@@ -98,12 +106,14 @@ class Upstream(asyncio.Protocol):
 
     # To the engine
 
-    def begin(self, listener: Listener) -> None:
-        """The next response is the listener's."""
+    def begin(self, listener: Listener, data: bytes) -> None:
+        """Writes the start of a request, whose response is the listener's."""
         self.listener = listener
         self.reads = self.received = 0
         self.complete = False
         self.head = None
+        if self._transport is not None:
+            self._transport.write(data)
 
     def write(self, data: bytes) -> None:
         if self._transport is not None:
@@ -122,25 +132,24 @@ class Upstream(asyncio.Protocol):
 
     # The end
 
-    @property
-    def reusable(self) -> bool:
-        """The response is complete and the engine keeps the connection open."""
+    def rest(self, now: float) -> bool:
+        """Ends the exchange whose response was read. False: the connection cannot take another. `now`: loop
+        time."""
         head = self.head
-        return (
-            self.complete
-            and head is not None
-            and head.keep_alive
-            and not self.garbled
-            and self._transport is not None
-        )
-
-    def rest(self, now: float) -> None:
-        """Waits for its next request."""
+        if (
+            head is None
+            or not head.keep_alive
+            or not self.complete
+            or self.garbled
+            or self._transport is None
+        ):
+            self.abort()
+            return False
         self.listener = self._sink = self._send_chunk = None
-        if self.read_paused:  # with the last piece, for a client that had not taken it yet
+        if self.read_paused:  # with the last piece, for a client that lagged
             self.resume_reading()
         self.idle_since = now
-        self._idle.append(self)
+        return True
 
     def abort(self) -> None:
         """Closes at once, which makes vLLM abort the request."""
@@ -162,19 +171,27 @@ class Upstream(asyncio.Protocol):
                 self.received += size
                 self._send_chunk(data)
                 return
+            if data == LAST and self.listener is not None:
+                self.reads += 1
+                self._parser = None  # it did not see the body's end
+                self._between_chunks = False
+                self.complete = True
+                self.listener.on_response_end(self)
+                return
         listener = self.listener
         if listener is None:
-            self._leave_pool()
-            self.abort()  # nothing was asked
+            self._pool.discard(self)
+            self.abort()  # bytes without a request
             return
         self.reads += 1
         if self._left:
-            self._count(data, listener)
+            self._receive_counted(data, listener)
             return
-        if self.reads == 1 and self._repeat is not None:
-            found = self._repeat.match(data)
+        known = self._known_head
+        if known is not None and self.reads == 1:
+            found = known.match(data)
             if found is not None:
-                self._recognise(self._repeat.meaning, *found, data, listener)
+                self._receive_known(known.meaning, *found, data, listener)
                 return
         self._parse(data, listener)
 
@@ -184,14 +201,14 @@ class Upstream(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.write_paused = False
         if self.listener is not None:
-            self.listener.on_writable()
+            self.listener.on_upstream_writable()
 
     def eof_received(self) -> None:
-        """What was not written, and what the engine's kernel had not acknowledged with the end, was not read.
-        A reset that came with the end shows only at the socket, too."""
+        """The engine did not read what was not written, or not acknowledged by its kernel with the end. A
+        reset that came with the end shows only at the socket."""
         transport = self._transport
         if self.listener is None:
-            self._leave_pool()
+            self._pool.discard(self)
         elif transport is not None:
             end = transport.get_extra_info("socket")
             failed = end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -201,21 +218,16 @@ class Upstream(asyncio.Protocol):
         self._transport = None
         self.unread = self.unread or isinstance(error, ConnectionResetError | BrokenPipeError)
         self._parser = None  # it refers back here
-        self._leave_pool()
+        self._pool.discard(self)
         listener, self.listener = self.listener, None
         self._sink = self._send_chunk = None
         if listener is None:
             return
         if error is None and not self.complete and self._ends_with_connection:
             self.complete = True
-            listener.on_end(self)
+            listener.on_response_end(self)
         else:
-            listener.on_lost(self)
-
-    def _leave_pool(self) -> None:
-        """At once: the loop tells of a connection's loss a turn later, and until then it could be taken."""
-        with suppress(ValueError):
-            self._idle.remove(self)
+            listener.on_upstream_lost(self)
 
     @property
     def _ends_with_connection(self) -> bool:
@@ -224,20 +236,20 @@ class Upstream(asyncio.Protocol):
 
     # Without the parser
 
-    def _recognise(
+    def _receive_known(
         self, head: ResponseHead, length: int, start: int, data: bytes, listener: Listener
     ) -> None:
-        """The head is one that came before; its body begins in `data` at `start`."""
+        """A cached head, whose body begins in `data` at `start`."""
         self.head, self.length = head, length
-        self._sink = listener.on_head(self)
+        self._sink = listener.on_response_head(self)
         self._left = length
         if start < len(data) or not length:
-            self._count(data[start:], listener)
+            self._receive_counted(data[start:], listener)
 
-    def _count(self, data: bytes, listener: Listener) -> None:
-        """A piece of a body whose length is known."""
+    def _receive_counted(self, data: bytes, listener: Listener) -> None:
+        """A piece of a body of known length."""
         if len(data) > self._left:
-            self.garbled = True  # more than was announced
+            self.garbled = True  # more than was declared
             data = data[: self._left]
         self._left -= len(data)
         self.received += len(data)
@@ -246,9 +258,9 @@ class Upstream(asyncio.Protocol):
             self._sink.send(data)
         if not self._left:
             self.complete = True
-            listener.on_end(self)
+            listener.on_response_end(self)
 
-    # With it
+    # With the parser
 
     def _parse(self, data: bytes, listener: Listener) -> None:
         if self._parser is None:
@@ -262,31 +274,30 @@ class Upstream(asyncio.Protocol):
             raise  # an error of memoria's own
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self.garbled = self._notable = True
-        # Of a size line that is not all here the parser does not tell
+        sink, head = self._sink, self.head
+        # the parser does not report a size line that is not here as a whole
         between = self._between_chunks and data.endswith(END)
-        self._send_chunk = self._sink.send_chunk if between and self._sink is not None else None
-        if first and self.head is not None and not self.garbled and data.startswith(_USUAL):
-            self._repeat = HeadCache.of(data, self.head)
-        if self._notable:
-            self._notable = False
-            self._attend(listener)
-
-    def _attend(self, listener: Listener) -> None:
-        """After a read that brought more than a piece of the body."""
+        self._send_chunk = sink.send_chunk if between and sink is not None else None
+        if not self._notable:
+            return
+        self._notable = False
+        cacheable = first and self.length is not None and not self.garbled
+        if head is not None and cacheable and data.startswith(_CACHED):
+            self._known_head = HeadCache.of(data, head)
         if self.complete:
-            listener.on_end(self)
+            listener.on_response_end(self)
         elif self.garbled:
             self.abort()
-            listener.on_lost(self)
-        elif self.length is None:
-            listener.on_waiting()
-        else:
+            listener.on_upstream_lost(self)
+        elif self.length is not None:
             self._left = self.length - self.received
             self._parser = None
+        elif sink is not None:
+            sink.flush()
 
     def on_message_begin(self) -> None:
         if self.complete:
-            self.garbled = self._notable = True  # a second response: its bytes are nobody's
+            self.garbled = self._notable = True  # a second response, to no request
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.head is None:  # else a trailer
@@ -300,7 +311,7 @@ class Upstream(asyncio.Protocol):
             self._headers.clear()
             return
         self._notable = True
-        # Asked later, after the message's end, the parser always says no
+        # after the message's end, the parser always answers no
         keep_alive = self._parser.should_keep_alive()
         try:
             head, self.length = read_response(status, self._headers, keep_alive=keep_alive)
@@ -308,7 +319,7 @@ class Upstream(asyncio.Protocol):
             self.garbled = True
             return
         self.head = head
-        self._sink = self.listener.on_head(self)
+        self._sink = self.listener.on_response_head(self)
         self._between_chunks = head.chunked
 
     def on_chunk_header(self) -> None:
@@ -332,3 +343,83 @@ def _unacknowledged(connection: socket.socket) -> int:
     """Bytes (SIOCOUTQ of tcp(7), which has the number of TIOCOUTQ)."""
     (queued,) = struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))
     return int(queued)
+
+
+class Connecting(Protocol[Connected_contra]):
+    def on_connected(self, connection: Connected_contra, /) -> None: ...
+
+    def on_unreachable(self) -> None: ...
+
+
+async def connect(
+    make: Callable[[], Connection], address: EngineAddress, timeout: float, listener: Connecting[Connection]
+) -> None:
+    """Opens a connection made by `make`, within `timeout` seconds, and calls back."""
+    loop = asyncio.get_running_loop()
+    try:
+        if isinstance(address, UnixAddress):  # done or refused at once (connect(2), EAGAIN): nothing to time
+            _, connection = await loop.create_unix_connection(make, address.path)
+        else:
+            async with asyncio.timeout(timeout):
+                _, connection = await loop.create_connection(make, address.host, address.port)
+    except OSError:
+        listener.on_unreachable()
+    else:
+        listener.on_connected(connection)
+
+
+class Pool:
+    """Idle connections by address, the latest used is lent first: the others age and are dropped after
+    `idle_s` seconds, or up to a quarter sooner (vLLM must keep them longer: VLLM_HTTP_TIMEOUT_KEEP_ALIVE)."""
+
+    def __init__(self, *, idle_s: float = 60.0) -> None:
+        self._idle_s = idle_s
+        self._idle: defaultdict[EngineAddress, list[Upstream]] = defaultdict(list)
+        self._sweep: asyncio.TimerHandle | None = None
+        self._now = 0.0  # loop time of the latest sweep: cheaper than the time of every request's end
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{address}: {len(idle)}" for address, idle in self._idle.items() if idle)
+        return f"<Pool idle {{{counts}}}>"
+
+    def take(self, address: EngineAddress) -> Upstream | None:
+        idle = self._idle.get(address)
+        return idle.pop() if idle else None
+
+    def give_back(self, upstream: Upstream) -> None:
+        """Takes a connection whose response was read to its end; one that cannot be used again is closed."""
+        if self._sweep is None:
+            self._sweep_later()
+        if upstream.rest(self._now):
+            self._idle[upstream.address].append(upstream)
+
+    def discard(self, upstream: Upstream) -> None:
+        """At once when it ends: the loop reports the loss one iteration later, and it could be lent until
+        then."""
+        with suppress(ValueError):
+            self._idle.get(upstream.address, []).remove(upstream)
+
+    def forget(self, address: EngineAddress) -> None:
+        """Closes the idle connections to an engine that is gone."""
+        for upstream in tuple(self._idle.pop(address, ())):
+            upstream.abort()
+
+    def close(self) -> None:
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        for address in list(self._idle):
+            self.forget(address)
+
+    def _sweep_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._now = loop.time()
+        self._sweep = loop.call_later(self._idle_s / SWEEPS, self._drop_old)
+
+    def _drop_old(self) -> None:
+        self._sweep = None
+        if any(self._idle.values()):
+            self._sweep_later()
+        for idle in self._idle.values():
+            while idle and idle[0].idle_since <= self._now - self._idle_s:
+                idle.pop(0).abort()

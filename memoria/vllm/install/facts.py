@@ -1,4 +1,4 @@
-"""A vLLM that memoria can start: where it is, what it is, and how it is called."""
+"""A vLLM installation: where it is, what it is, and how it is called."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Variant = Literal["cuda", "cpu"]
 
 @dataclass(frozen=True, slots=True)
 class VllmInstall:
-    """`command` starts the OpenAI server, up to the model. `version` and `variant` are None where the
-    executable does not tell (a wrapper script, say)."""
+    """`command` starts the OpenAI server, up to the model. `version` and `variant` are None where they cannot
+    be found out (a wrapper script, say)."""
 
     command: tuple[str, ...]
     form: CallForm

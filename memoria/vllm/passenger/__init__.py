@@ -1,7 +1,7 @@
-"""memoria's vLLM plugin: a passenger in every process of an engine. Imported by vLLM alone.
+"""memoria's vLLM plugin: a passenger in every process of an engine, imported only by vLLM.
 
-Put on an engine's PYTHONPATH, `PLUGIN_DIR` is all that vLLM's plugin loader needs: one module, and metadata
-that names it. Nothing is installed into vLLM's environment.
+On an engine's PYTHONPATH, `PLUGIN_DIR` is all that vLLM's plugin loader needs: one module, and metadata that
+names it. Nothing is installed into vLLM's environment.
 """
 
 from __future__ import annotations

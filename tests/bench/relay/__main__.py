@@ -5,6 +5,9 @@
     --markdown    the table for tests/README.md
     --install     vllm-router from PyPI into an environment in ~/.cache/memoria-bench
 
+MEMORIA_OLD_PYTHON, where it is set, is the interpreter of an environment with another version of memoria,
+which is measured in the same rounds as `old`.
+
 One core is for the proxy, one for the load; other work on the machine spoils the figures. Peers that are not
 installed are named and left out. Every answer is compared with what the upstream sent; exit code 1 if one was
 wrong. A measure is repeated when other processes disturbed it.

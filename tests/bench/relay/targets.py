@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[3]
 STAND_IN = Path(__file__).with_name("engine_stand_in.py")
 PEERS = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "memoria-bench"
 PATIENCE = 60.0  # seconds until a target answers
+OLD = "MEMORIA_OLD_PYTHON"  # the interpreter of an environment with another version of memoria
 
 VLLM_ROUTER = "vllm-router==0.1.17"
 
@@ -98,18 +99,20 @@ class Upstream:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """How a target is started. `alone`: its children are not the target (memoria's engines)."""
+    """How a target is started. `alone`: its children are not the target (memoria's engines). `path`: where
+    its Python modules are, if they are these."""
 
     argv: Sequence[str]
     port: int
     alone: bool = False
+    path: Path | None = ROOT
 
 
 class Absent(Exception):
     """A peer is not installed on this machine."""
 
 
-def memoria(folder: Path, upstream: Upstream) -> Command:
+def memoria(folder: Path, upstream: Upstream, python: str = sys.executable) -> Command:
     port, *engine_ports = free_ports(3)
     (folder / "model").mkdir()
     (folder / "model" / "config.json").write_text("{}")
@@ -125,7 +128,15 @@ def memoria(folder: Path, upstream: Upstream) -> Command:
         sockets = upstream.embedding_socket, upstream.generation_socket
         engines = [f"env: {{UPSTREAM: {path}}}" for path in sockets]
     file.write_text(MEMORIA.format(port=port, embedding=engines[0], generation=engines[1]))
-    return Command([sys.executable, "-m", "memoria", "run", "-c", str(file)], port, alone=True)
+    return Command([python, "-m", "memoria", "run", "-c", str(file)], port, alone=True)
+
+
+def old(folder: Path, upstream: Upstream) -> Command:
+    """Another version of memoria, to compare with."""
+    python = os.environ.get(OLD)
+    if python is None:
+        raise Absent(f"old ({OLD} names no interpreter)")
+    return replace(memoria(folder, upstream, python), path=None)
 
 
 def nginx(folder: Path, upstream: Upstream) -> Command:
@@ -159,7 +170,7 @@ def vllm_router(folder: Path, upstream: Upstream) -> Command:
     return Command([str(program), *options.split(), "--worker-urls", *urls], port)
 
 
-TARGETS = {"memoria": memoria, "nginx": nginx, "vllm-router": vllm_router}
+TARGETS = {"memoria": memoria, "old": old, "nginx": nginx, "vllm-router": vllm_router}
 
 
 def install_peers() -> None:
@@ -181,7 +192,7 @@ class Target:
             self._process = subprocess.Popen(
                 self._command.argv,
                 cwd=folder,
-                env=_environment(folder),
+                env=_environment(folder, self._command.path),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -229,10 +240,10 @@ def _answers(port: int, path: str, body: bytes) -> bool:
         return False
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def _environment(folder: Path, path: Path | None) -> dict[str, str]:
     return {
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
-        "PYTHONPATH": str(ROOT),
+        **({} if path is None else {"PYTHONPATH": str(path)}),
         "MEMORIA_RUNTIME_DIR": str(folder / "run"),
     }

@@ -1,4 +1,4 @@
-"""Streams of events: history first, then what comes, and never a turn of the loop without waiting."""
+"""Streams of events: history first, then live, and never a loop without waiting."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from memoria.admin.api import feed as feeding
 from memoria.admin.api.feed import Feed
 from memoria.admin.status.history import History
 from memoria.admin.status.status import Status
-from memoria.engine.events import Journal
+from memoria.engine.events import EventKind, Journal
 from tests.unit.status_examples import HEALTHY
 
 
 class Looks:
-    """Makes statuses, numbered by their uptime, and says how many."""
+    """Makes statuses numbered by their uptime, and counts them."""
 
     def __init__(self) -> None:
         self.made = 0
@@ -37,8 +37,8 @@ def looks() -> Looks:
 @pytest.fixture
 def journal() -> Journal:
     journal = Journal()
-    for what in ("listening", "queued", "starting"):
-        journal.add("engine", what)
+    for kind in (EventKind.LISTENING, EventKind.GATE_PASSED, EventKind.GATE_LEFT):
+        journal.add_event(kind, "engine", device="gpu 0")
     return journal
 
 
@@ -48,7 +48,7 @@ def feed(journal: Journal, looks: Looks) -> Feed:
 
 
 async def take(stream: AsyncIterator[str], count: int) -> list[str]:
-    """So many events, each as its kind and what it is of: `journal 3`, `status 1.0`."""
+    """The next `count` events, each as its kind and its number or uptime: `journal 3`, `status 1.0`."""
     async with asyncio.timeout(10):
         return [short(await anext(stream)) for _ in range(count)]
 
@@ -76,12 +76,12 @@ async def test_a_number_that_is_not_reached_yet_was_another_daemons(
     waiting = asyncio.create_task(take(stream, 1))
     await asyncio.sleep(0.01)  # the loop has its turn
     assert not waiting.done()
-    journal.add("engine", "ready")
+    journal.add_event(EventKind.STANDBY_WAITING, "engine")
     assert await waiting == ["journal 4"]
 
 
 async def test_a_number_that_is_not_reached_yet_makes_no_flood_of_statuses(feed: Feed, looks: Looks) -> None:
-    stream = feed.all(999_999)
+    stream = feed.updates(999_999)
     assert await take(stream, 4) == ["journal 1", "journal 2", "journal 3", "status 1.0"]
     waiting = asyncio.create_task(take(stream, 1))
     await asyncio.sleep(0.3)
@@ -90,10 +90,10 @@ async def test_a_number_that_is_not_reached_yet_makes_no_flood_of_statuses(feed:
     waiting.cancel()
 
 
-async def test_a_change_is_told_by_a_status_of_its_own(feed: Feed) -> None:
-    stream = feed.all(3)
+async def test_a_change_has_a_status_of_its_own(feed: Feed) -> None:
+    stream = feed.updates(3)
     assert await take(stream, 1) == ["status 1.0"]
-    feed.changed.ring()
+    feed.changed.notify()
     assert await take(stream, 1) == ["status 2.0"]
 
 
@@ -101,32 +101,32 @@ async def test_the_samples_come_before_the_statuses_where_they_are_wanted(
     journal: Journal, looks: Looks
 ) -> None:
     history = History()
-    history.add(HEALTHY)
+    history.add_sample(HEALTHY)
     feed = Feed(journal, looks, history)
-    stream = feed.all(3, history=True)
+    stream = feed.updates(3, history=True)
     async with asyncio.timeout(10):
         kinds = [(await anext(stream)).splitlines()[0] for _ in range(2)]
     assert kinds == ["event: history", "event: status"]
-    feed.changed.ring()
+    feed.changed.notify()
     assert await take(stream, 1) == ["status 2.0"]
 
 
 async def test_many_streams_look_no_more_often_than_one(
     feed: Feed, looks: Looks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feeding, "EVERY", 0.2)
-    monkeypatch.setattr(feeding, "AT_MOST_EVERY", 0.05)
-    first = feed.all(3)
+    monkeypatch.setattr(feeding, "STATUS_INTERVAL", 0.2)
+    monkeypatch.setattr(feeding, "MIN_INTERVAL", 0.05)
+    first = feed.updates(3)
     assert await take(first, 1) == ["status 1.0"]
     await asyncio.sleep(0.1)  # the others come in between
-    others = [feed.all(3) for _ in range(20)]
+    others = [feed.updates(3) for _ in range(20)]
     for other in others:
         assert await take(other, 1) == ["status 1.0"]
-    told = await asyncio.gather(*(take(stream, 3) for stream in (first, *others)))
-    assert {tuple(events) for events in told} == {("status 2.0", "status 3.0", "status 4.0")}
-    feed.changed.ring()
-    told = await asyncio.gather(*(take(stream, 1) for stream in (first, *others)))
-    assert {tuple(events) for events in told} == {("status 5.0",)}
+    received = await asyncio.gather(*(take(stream, 3) for stream in (first, *others)))
+    assert {tuple(events) for events in received} == {("status 2.0", "status 3.0", "status 4.0")}
+    feed.changed.notify()
+    received = await asyncio.gather(*(take(stream, 1) for stream in (first, *others)))
+    assert {tuple(events) for events in received} == {("status 5.0",)}
     assert looks.made == 5
 
 
@@ -137,18 +137,18 @@ async def test_what_only_a_status_shows_keeps_no_heartbeat_away(
     stream = feed.entries(3)
     waiting = asyncio.create_task(take(stream, 1))
     for _ in range(20):  # an engine that loads: percents, and no entry
-        feed.changed.ring()
+        feed.changed.notify()
         await asyncio.sleep(0.01)
     assert await waiting == [": still here"]
 
 
 @pytest.mark.parametrize("statuses", [True, False])
-async def test_the_last_entry_is_told_before_a_stream_ends(
+async def test_the_last_entry_is_sent_before_a_stream_ends(
     feed: Feed, journal: Journal, statuses: bool
 ) -> None:
-    stream = feed.all(3) if statuses else feed.entries(2)
+    stream = feed.updates(3) if statuses else feed.entries(2)
     await take(stream, 1)
-    journal.add("engine", "stopped")
+    journal.add_event(EventKind.STOPPING, "memoria")
     feed.close()
     async with asyncio.timeout(10):
         rest = [short(event) async for event in stream]

@@ -1,4 +1,4 @@
-"""What processes hold of a device, and who finds that out."""
+"""Memory of a device by process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import cast
 
 import pytest
 
-from memoria.admin.status.memory_sampler import MemorySampler, held_bytes
+from memoria.admin.status.memory_sampler import MemorySampler, used_bytes
 from memoria.engine.process.table import ProcessTable
 from memoria.gpu.device import Device, DeviceProcess
 from memoria.supervisor.device_memory import DeviceMemory
@@ -33,20 +33,20 @@ GPU = replace(
 
 
 def test_a_gpus_memory_is_what_the_driver_says_of_these_processes() -> None:
-    assert held_bytes(GPU, {1: 7, 2: 7, 9: 7}) == 15 * GIB
-    assert held_bytes(GPU, {9: 7}) == 0
+    assert used_bytes(GPU, {1: 7, 2: 7, 9: 7}) == 15 * GIB
+    assert used_bytes(GPU, {9: 7}) == 0
 
 
-def test_what_the_driver_does_not_tell_is_not_known() -> None:
-    assert held_bytes(GPU, {1: 7, 3: 7}) is None
+def test_what_the_driver_does_not_report_is_not_known() -> None:
+    assert used_bytes(GPU, {1: 7, 3: 7}) is None
 
 
 def test_without_a_process_nothing_is_known() -> None:
-    assert held_bytes(GPU, {}) is None
+    assert used_bytes(GPU, {}) is None
 
 
 def test_on_a_host_it_is_the_resident_memory() -> None:
-    assert held_bytes(device(is_host=True), {1: 3 * GIB, 2: GIB}) == 4 * GIB
+    assert used_bytes(device(is_host=True), {1: 3 * GIB, 2: GIB}) == 4 * GIB
 
 
 @pytest.fixture
@@ -84,15 +84,15 @@ def holding(*pids: int) -> Device:
     return replace(device(50), processes=tuple(DeviceProcess(pid, "ana", "python", 5 * GIB) for pid in pids))
 
 
-async def test_an_engines_processes_are_told_from_others(engine: subprocess.Popen[bytes]) -> None:
-    look = await MemorySampler(supervisor(FakeReader(holding(engine.pid, 1)), "of-the-test")).look()
-    assert look.held == {"engine": 5 * GIB}
-    assert [process.pid for process in look.others["GPU-0"]] == [1]
+async def test_an_engines_processes_are_distinguished_from_others(engine: subprocess.Popen[bytes]) -> None:
+    found = await MemorySampler(supervisor(FakeReader(holding(engine.pid, 1)), "of-the-test")).sample()
+    assert found.used == {"engine": 5 * GIB}
+    assert [process.pid for process in found.others["GPU-0"]] == [1]
 
 
-async def test_on_a_host_an_engine_holds_what_is_resident(engine: subprocess.Popen[bytes]) -> None:
-    look = await MemorySampler(supervisor(FakeReader(device(is_host=True)), "of-the-test")).look()
-    assert look.held["engine"] > 2**20
+async def test_on_a_host_an_engine_uses_its_resident_memory(engine: subprocess.Popen[bytes]) -> None:
+    found = await MemorySampler(supervisor(FakeReader(device(is_host=True)), "of-the-test")).sample()
+    assert found.used["engine"] > 2**20
 
 
 async def test_the_processes_are_looked_for_off_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,24 +105,24 @@ async def test_the_processes_are_looked_for_off_the_event_loop(monkeypatch: pyte
 
     monkeypatch.setattr(os, "scandir", scandir)
     monkeypatch.setattr(os, "listdir", lambda path: [entry.name for entry in scandir(path)])
-    await MemorySampler(supervisor(FakeReader(device()), "of-the-test")).look()
+    await MemorySampler(supervisor(FakeReader(device()), "of-the-test")).sample()
     assert looked
     assert threading.current_thread().name not in looked
 
 
-async def test_a_driver_that_hangs_is_told_once_and_so_is_its_return(
+async def test_a_driver_that_hangs_is_logged_once_and_so_is_its_return(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.WARNING)
     reader = FakeReader(device())
     reader.block()
-    holders = MemorySampler(supervisor(reader))
-    question = holders._devices["GPU-0"]
-    monkeypatch.setattr(question, "_patience", 0.01)
+    sampler = MemorySampler(supervisor(reader))
+    flight = sampler._reading("GPU-0")
+    monkeypatch.setattr(flight, "_timeout", 0.01)
     for _ in range(5):
-        assert (await holders.look()).devices == {}
-    assert [record.getMessage() for record in caplog.records] == ["no figures of device GPU-0: no answer"]
+        assert (await sampler.sample()).devices == {}
+    assert [record.getMessage() for record in caplog.records] == ["no figures for device GPU-0: no answer"]
     reader.unblock()
-    while not (await holders.look()).devices:  # noqa: ASYNC110
+    while not (await sampler.sample()).devices:  # noqa: ASYNC110
         await asyncio.sleep(0.005)
-    assert [record.getMessage() for record in caplog.records][1:] == ["figures of device GPU-0 again"]
+    assert [record.getMessage() for record in caplog.records][1:] == ["figures for device GPU-0 again"]

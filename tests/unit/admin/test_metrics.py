@@ -7,11 +7,9 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from memoria.admin.telemetry import gauges
+from memoria.admin.telemetry.metrics import RequestMetrics, StartMetrics, log_families, status_families
 from memoria.admin.telemetry.requests import Requests
-from memoria.admin.telemetry.starts import Starts
-from memoria.admin.telemetry.tally import Tally
-from tests.unit.admin.test_gauges import BOTH, GUARD
+from tests.unit.admin.test_status_metrics import BOTH, GUARD
 
 ROOT = Path(__file__).parents[3]
 
@@ -20,10 +18,10 @@ def _own_series() -> dict[str, set[str]]:
     """Every name with the labels that its series have here."""
     found: dict[str, set[str]] = {}
     for family in (
-        *gauges.families(replace(BOTH, guard=GUARD), ()),
-        *Starts(()).families(),
-        *Tally(()).families(),
-        *Requests(None).families(),
+        *status_families(replace(BOTH, guard=GUARD), ()),
+        *StartMetrics(()).families(),
+        *RequestMetrics(()).families(),
+        *log_families(Requests(None)),
     ):
         labels = re.findall(r'(\w+)="', b"".join(family.samples[:1]).decode())
         found[family.name.decode()] = set(labels)
@@ -37,22 +35,22 @@ def test_the_table_names_every_series_and_its_labels() -> None:
         .partition("<!-- metrics -->")[2]
         .partition("<!-- /metrics -->")[0]
     )
-    told = {
+    listed = {
         name: set(re.findall(r"`(\w+)`", labels))
         for name, labels in re.findall(r"^\| `(\w+)` \|([^|]*)\|", table, re.MULTILINE)
     }
     own = _own_series()
-    assert set(told) == set(own)
-    assert {name: labels for name, labels in told.items() if own[name]} == {
+    assert set(listed) == set(own)
+    assert {name: labels for name, labels in listed.items() if own[name]} == {
         name: labels for name, labels in own.items() if labels
     }
 
 
-def test_the_dashboard_asks_for_nothing_that_memoria_does_not_tell() -> None:
+def test_the_dashboard_uses_only_series_that_exist() -> None:
     dashboard = json.loads((ROOT / "configs" / "grafana-dashboard.json").read_text())
     expressions = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
-    asked = {
+    used = {
         re.sub(r"_bucket$", "", name) for text in expressions for name in re.findall(r"\bmemoria_\w+", text)
     }
-    assert len(asked) > 15
-    assert asked <= set(_own_series())
+    assert len(used) > 15
+    assert used <= set(_own_series())

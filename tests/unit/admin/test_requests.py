@@ -1,4 +1,4 @@
-"""The requests that were answered last, and their log."""
+"""The most recent requests, and the request log."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from memoria.admin.telemetry import request_log
-from memoria.admin.telemetry.record import tokens
-from memoria.admin.telemetry.request_log import BATCH, RequestLog, line
-from memoria.admin.telemetry.requests import KEPT, Requests
+from memoria.admin.telemetry import requests as requests_module
+from memoria.admin.telemetry.requests import BATCH, KEPT, RequestLog, Requests, line, tokens
 from memoria.config.model import Logging
 from memoria.errors import UnavailableError
 from memoria.proxy.exchange.record import RequestRecord
@@ -64,17 +62,20 @@ def test_tokens_are_read_from_the_end_of_an_answer(tail: bytes, found: tuple[int
 async def test_the_last_requests_are_kept_in_order_without_their_text() -> None:
     requests = Requests(None)
     for number in range(KEPT + 3):
-        requests.add(EXCHANGE._replace(request_id=str(number)))
-    found = requests.after(0, KEPT)
-    assert [record.id for record in found] == [str(number) for number in range(3, KEPT + 3)]
-    assert [record.number for record in found[:2]] == [4, 5]
-    assert [record.id for record in requests.after(KEPT + 1, 10)] == [str(KEPT + 1), str(KEPT + 2)]
-    assert [record.id for record in requests.after(0, 1)] == [str(KEPT + 2)]
-    assert requests.after(KEPT + 3, 10) == []
-    another_daemons = requests.after(999_999, 1)
-    assert [record.id for record in another_daemons] == [str(KEPT + 2)]
+        requests.add_request(EXCHANGE._replace(request_id=str(number)))
+    found = requests.requests_after(0, KEPT)
+    assert [record["id"] for record in found] == [str(number) for number in range(3, KEPT + 3)]
+    assert [record["number"] for record in found[:2]] == [4, 5]
+    assert [record["id"] for record in requests.requests_after(KEPT + 1, 10)] == [
+        str(KEPT + 1),
+        str(KEPT + 2),
+    ]
+    assert [record["id"] for record in requests.requests_after(0, 1)] == [str(KEPT + 2)]
+    assert requests.requests_after(KEPT + 3, 10) == []
+    another_daemons = requests.requests_after(999_999, 1)
+    assert [record["id"] for record in another_daemons] == [str(KEPT + 2)]
     assert b"finish_reason" not in repr(found).encode()
-    assert (found[0].prompt_tokens, found[0].completion_tokens, found[0].key) == (5, 3, "chat")
+    assert (found[0]["prompt_tokens"], found[0]["completion_tokens"], found[0]["key"]) == (5, 3, "chat")
 
 
 def test_a_line_is_text_or_json(logging_: Logging) -> None:
@@ -90,7 +91,7 @@ def test_a_line_is_text_or_json(logging_: Logging) -> None:
     assert row["time"][4] == "-"
 
 
-def test_nobody_forges_a_line(logging_: Logging) -> None:
+def test_no_client_forges_a_line(logging_: Logging) -> None:
     (row,) = written(logging_, [EXCHANGE._replace(client="x\n200 GET /forged", route=None, engine=None)])
     assert "\\n200 GET" in row
 
@@ -99,7 +100,7 @@ def written(logging_: Logging, exchanges: list[RequestRecord], form: str = "text
     async def answer() -> None:
         requests = Requests(RequestLog(logging_, form))  # type: ignore[arg-type]
         for record in exchanges:
-            requests.add(record)
+            requests.add_request(record)
         requests.close()
 
     asyncio.run(answer())
@@ -116,18 +117,18 @@ def test_the_log_is_rotated(logging_: Logging) -> None:
     ]
 
 
-def test_a_slow_disk_holds_nobody_up_and_what_it_misses_is_counted(
+def test_a_slow_disk_delays_no_request_and_what_it_misses_is_counted(
     logging_: Logging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.mkfifo(logging_.dir / "memoria.requests.log")
     reader = os.open(logging_.dir / "memoria.requests.log", os.O_RDONLY | os.O_NONBLOCK)
-    monkeypatch.setattr(request_log, "END_PATIENCE", 0.05)
+    monkeypatch.setattr(requests_module, "CLOSE_TIMEOUT", 0.05)
 
     log = RequestLog(logging_, "text")
 
     async def answer() -> None:
         batch = [(0.0, EXCHANGE)] * BATCH
-        for _ in range(request_log.MOST_WAITING // BATCH + 2):
+        for _ in range(requests_module.MAX_QUEUED // BATCH + 2):
             log.write(batch)
         log.close()
 
@@ -138,13 +139,13 @@ def test_a_slow_disk_holds_nobody_up_and_what_it_misses_is_counted(
     log.close()
 
 
-def test_a_full_disk_is_told_once_and_counted(logging_: Logging, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_is_logged_once_and_counted(logging_: Logging, caplog: pytest.LogCaptureFixture) -> None:
     (logging_.dir / "memoria.requests.log").symlink_to("/dev/full")
 
     async def answer() -> int:
         requests = Requests(RequestLog(logging_, "text"))
         for _ in range(BATCH * 2):
-            requests.add(EXCHANGE)
+            requests.add_request(EXCHANGE)
         requests.close()
         return requests.not_logged
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from xml.etree import ElementTree
 
-from memoria.bench.clients import Load
 from memoria.bench.figures import Embedding, Failures, Generation, Phase, Times, percentiles, times
+from memoria.bench.load import Load
 from memoria.bench.plot import as_svg
 from memoria.cli.screens.bench import render_phases
 
@@ -44,9 +44,9 @@ def test_there_is_a_table_for_each_kind_and_an_engine_s_phases_stand_below_each_
         "generation  alone         87.5     -     100 ms  250 ms   11.0 ms  30.9 ms",
         "generation  together      43.8  50 %     100 ms  250 ms   11.0 ms  30.9 ms",
         "",
-        "embedding: 8 clients, 4 texts a request, 52 tokens each",
-        "generation: 16 streams, 64 tokens each, after prompts of 131 tokens",
-        "Each phase was measured for 20 s, after 3 s of warm-up.",
+        "embedding: 8 clients, 4 texts per request, 52 tokens each",
+        "generation: 16 streams, 64 tokens each, prompts of 131 tokens",
+        "Each phase was measured for 20 s after 3 s of warm-up.",
         "together, generation: 2 requests failed, the first: 503: engine `generation` has failed\\x1b[2J",
     ]
     assert max(map(len, shown.splitlines()[:7])) <= 80
@@ -54,16 +54,14 @@ def test_there_is_a_table_for_each_kind_and_an_engine_s_phases_stand_below_each_
 
 def test_events_that_stand_for_tokens_are_called_events() -> None:
     uncounted = Phase("generation alone", 20.0, (), (replace(GENERATION, counted=False),))
-    assert "generation alone: vLLM did not count its tokens: these are events" in render_phases(
-        [uncounted], LOAD
-    )
+    assert "generation alone: vLLM sent no token counts: these are events" in render_phases([uncounted], LOAD)
 
 
 def test_what_is_unknown_is_a_dash() -> None:
     nothing = Embedding("embedding", 0.0, None, None, Failures(1, "no answer in 23 s"))
     lines = render_phases([Phase("embedding alone", 20.0, (nothing,))], LOAD).splitlines()
     assert lines[1].split() == ["embedding", "alone", "0.0", "-", "-", "-"]
-    assert lines[3] == "embedding: 8 clients, 4 texts a request, 50 words each"
+    assert lines[3] == "embedding: 8 clients, 4 texts per request, 50 words each"
     assert lines[-1] == "embedding alone: 1 request failed, the first: no answer in 23 s"
 
 

@@ -1,120 +1,282 @@
-"""Golden files of the `memoria check` screen. `MEMORIA_UPDATE_GOLDEN=1` writes them anew."""
+"""Golden files of the `memoria plan` screen. `MEMORIA_UPDATE_GOLDEN=1` writes them anew."""
 
 from __future__ import annotations
 
-import os
+import json
 import re
-from pathlib import Path
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
-from memoria.cli.screens.plan import render_plan, render_problems
+from memoria.cli.commands.plan import as_data
+from memoria.cli.screens.plan import figure, render_outcomes, terms_of
+from memoria.cli.screens.plan_html import render_html
 from memoria.errors import Problem
-from memoria.plan.plan import make_plan
-from memoria.text import aligned, fraction_text, gib
-from memoria.vllm.install.facts import VllmInstall
-from tests.unit.plans import config, gpu, host, process
-
-GOLDEN = Path(__file__).parents[2] / "golden"
-INSTALL = VllmInstall(("vllm",), "serve", "0.33.0", "cuda", Path("envs/vllm-0.33.0-cuda"))
-TWO = {"embedding": "0.30", "generation": "0.60"}
-
-
-def check_golden(name: str, text: str) -> None:
-    golden = GOLDEN / f"{name}.txt"
-    if os.environ.get("MEMORIA_UPDATE_GOLDEN"):
-        golden.write_text(text + "\n")
-    assert text + "\n" == golden.read_text()
-
-
-@pytest.mark.parametrize("color", [False, True], ids=["plain", "color"])
-@pytest.mark.parametrize("width", [80, 120])
-def test_the_check_screen_of_two_engines(width: int, color: bool) -> None:
-    wanted = config(TWO)
-    text = render_plan(wanted, make_plan(wanted, {0: gpu()}), INSTALL, width, color, ok=True)
-    check_golden(f"check-{width}-{'color' if color else 'plain'}", text)
+from memoria.plan.outcome import Outcomes
+from memoria.plan.problems import plan_problems
+from memoria.text import GIB
+from tests.unit.cli.test_render_check import check_golden
+from tests.unit.plan_examples import (
+    DEFAULT_FLAGS,
+    UNFIT,
+    UNFIT_GPU,
+    default_config,
+    planned,
+    screen,
+    wishing,
+)
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_the_check_screen_of_two_gpus(width: int) -> None:
-    wanted = config(TWO | {"reranker": "0.125"}, gpu_of={"generation": 1})
-    plan = make_plan(wanted, {0: gpu(), 1: gpu(index=1)})
-    check_golden(f"check-two-gpus-{width}", render_plan(wanted, plan, INSTALL, width, False, ok=True))
+@pytest.mark.parametrize("gpu", ["RTX 4090", "A100 40GB", "H200"])
+def test_the_plan_of_the_default_models(gpu: str, width: int) -> None:
+    check_golden(f"plan-{gpu.lower().replace(' ', '-')}-{width}", screen(default_config(), gpu, width))
 
 
-def test_the_check_screen_of_a_host_without_vllm() -> None:
-    wanted = config({"tiny-embedding": "0.12", "tiny-generation": "0.12"}, device="cpu")
-    text = render_plan(wanted, make_plan(wanted, {0: host()}), None, 80, False, ok=False)
-    check_golden("check-host", text)
+def test_the_plan_in_colour_is_the_same_plan() -> None:
+    painted = screen(default_config(), "H200", 80, color=True)
+    check_golden("plan-h200-80-color", painted)
+    assert re.sub(r"\x1b\[[0-9;]*m", "", painted) == screen(default_config(), "H200", 80)
 
 
-@pytest.mark.parametrize("color", [False, True], ids=["plain", "color"])
-def test_the_problems_of_a_plan(color: bool) -> None:
-    wanted = config({"embedding": "0.45", "generation": "0.60"})
-    plan = make_plan(wanted, {0: gpu(process(9912, 47))})
-    check_golden(f"problems-{'color' if color else 'plain'}", render_problems(plan.problems, color))
-
-
-def test_fractions_over_the_whole_gpu_leave_nothing_unplanned() -> None:
-    wanted = config({"embedding": "0.45", "generation": "0.60"})
-    text = render_plan(wanted, make_plan(wanted, {0: gpu()}), INSTALL, 80, False, ok=False)
-    assert "ok:" not in text
-    assert "unplanned" not in text
-
-
-@pytest.mark.parametrize("width", [80, 100, 200])
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
 def test_no_line_is_wider_than_the_terminal(width: int) -> None:
-    wanted = config(TWO)
-    install = VllmInstall(("/x",), "serve", "0.33.0", "cuda", Path("/" + "/".join(["long-directory"] * 20)))
-    text = render_plan(wanted, make_plan(wanted, {0: gpu()}), install, width, False, ok=True)
-    assert max(map(len, text.splitlines())) <= width
+    assert max(map(len, screen(default_config(), "RTX 4090", width).splitlines())) <= width
 
 
-def test_colour_changes_nothing_but_colour() -> None:
-    wanted = config(TWO)
-    plan = make_plan(wanted, {0: gpu()})
-    plain, painted = (render_plan(wanted, plan, INSTALL, 80, color, ok=True) for color in (False, True))
-    assert re.sub(r"\x1b\[[0-9;]*m", "", painted) == plain
+def test_a_model_that_is_not_here_is_shown_with_what_is_missing() -> None:
+    wanted = default_config()
+    unknown = {"generation": Problem("model `x` is not in the local cache", (), "download it")}
+    plan, outcomes = planned(wanted, "RTX 4090", unknown)
+    text = render_outcomes(wanted, plan, outcomes, 80, False, ok=True)
+    assert "model `x` is not in the local cache" in text
+    assert "download it" in text
+    assert "not planned: generation; everything else fits" in text
+    page = render_html(wanted, plan, outcomes, ())
+    assert "not planned: generation" in page
+    assert "every engine fits" not in page
+    assert not as_data(plan, outcomes, ())["ok"]
 
 
-def test_an_executable_that_does_not_tell_its_version_is_shown_by_its_path() -> None:
-    wanted = config(TWO)
-    install = VllmInstall(("bin/vllm", "serve"), "serve", None, None, None)
-    assert "vllm    version unknown    bin/vllm" in render_plan(
-        wanted, make_plan(wanted, {0: gpu()}), install, 80, False, ok=True
-    )
+@pytest.mark.parametrize(
+    ("embedding", "generation", "flags", "what", "hints"),
+    [
+        (
+            "0.30",
+            "0.30",
+            {},
+            "generation needs 36.0 GiB of KV cache for one request of 262 144 tokens",
+            ["set max_model_len to"],
+        ),
+        (
+            "0.05",
+            "0.60",
+            DEFAULT_FLAGS["generation"],
+            "embedding needs",
+            ["raise gpu_memory_utilization to 0.22"],
+        ),
+        (
+            "0.30",
+            "0.20",
+            DEFAULT_FLAGS["generation"],
+            "before its KV cache",
+            ["raise gpu_memory_utilization to"],
+        ),
+        (
+            "0.30",
+            "0.18",
+            {"max_num_seqs": 64},
+            "before its KV cache",
+            ["raise gpu_memory_utilization to 0.6", " and set max_model_len to"],
+        ),
+        (
+            "0.60",
+            "0.27",
+            {"max_model_len": 8192, "max_num_seqs": 1024, "max_num_batched_tokens": 16384},
+            "generation needs",
+            ["raise gpu_memory_utilization to", "set max_num_seqs to"],
+        ),
+    ],
+    ids=["length", "embedding", "weights", "both", "sequences"],
+)
+def test_what_does_not_fit_is_told_with_the_smallest_changes(
+    embedding: str, generation: str, flags: dict[str, Any], what: str, hints: list[str]
+) -> None:
+    wanted = default_config({**DEFAULT_FLAGS, "generation": flags}, embedding, generation)
+    plan, outcomes = planned(wanted, "RTX 4090")
+    (problem,) = plan_problems(wanted, plan, outcomes)
+    assert what in problem.what
+    for hint in hints:
+        assert hint in (problem.hint or "")
 
 
-def test_paths_are_written_from_here_or_from_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "here").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path / "here")
-    wanted = config(TWO)
-    plan = make_plan(wanted, {0: gpu()})
-    for path, shown in [
-        (tmp_path / "here" / "vllm", "vllm"),
-        (tmp_path / "vllm", "~/vllm"),
-        (Path("/opt/vllm"), "/opt/vllm"),
-    ]:
-        text = render_plan(
-            wanted, plan, VllmInstall(("vllm",), "serve", "1", "cuda", path), 120, False, ok=True
+def test_a_kv_cache_that_was_given_must_fit_beside_the_weights() -> None:
+    """vLLM takes it whatever the fraction is (`kv_cache_memory_bytes` in vllm/config/cache.py)."""
+    flags = {**DEFAULT_FLAGS["generation"], "kv_cache_memory_bytes": "12G"}
+    wanted = default_config({**DEFAULT_FLAGS, "generation": flags})
+    plan, outcomes = planned(wanted, "RTX 4090")
+    assert plan.config_problems == ()
+    alone, together = plan_problems(wanted, plan, outcomes)
+    outcome = outcomes.known["generation"]
+    assert outcome.taken_bytes == outcome.terms.fixed_bytes + 12 * GIB
+    assert alone.what.startswith("generation takes 1")
+    assert "12.0 GiB of KV cache, as given" in alone.what
+    assert "in all" in together.what
+    room = int(re.findall(r"kv_cache_memory_bytes to (\d+)", alone.hint or "")[0])
+    for size, problems in ((room, 0), (room + 1, 1)):
+        fitted = default_config(
+            {**DEFAULT_FLAGS, "generation": {**flags, "kv_cache_memory_bytes": str(size)}}
         )
-        assert f"    {shown}" in next(line for line in text.splitlines() if line.startswith("vllm"))
+        plan, outcomes = planned(fitted, "RTX 4090")
+        assert len(plan_problems(fitted, plan, outcomes)) == problems
 
 
-def test_a_problem_without_place_or_hint_is_one_line() -> None:
-    assert render_problems([Problem("a: b"), Problem("c")], False) == "error: a: b\n\nerror: c"
+def test_a_kv_cache_that_was_given_too_small_is_raised_not_the_fraction() -> None:
+    flags = {**DEFAULT_FLAGS["generation"], "kv_cache_memory_bytes": "100M"}
+    wanted = default_config({**DEFAULT_FLAGS, "generation": flags})
+    plan, outcomes = planned(wanted, "H200")
+    (problem,) = plan_problems(wanted, plan, outcomes)
+    least = outcomes.known["generation"].kv_cache.least_bytes
+    assert f"set kv_cache_memory_bytes to {least}" in (problem.hint or "")
+    assert "gpu_memory_utilization" not in (problem.hint or "")
 
 
-def test_figures_are_written_alike_everywhere() -> None:
-    from decimal import Decimal
+def test_each_remedy_by_itself_makes_it_fit() -> None:
+    wanted = default_config({**DEFAULT_FLAGS, "generation": {"max_num_seqs": 64}}, "0.30", "0.55")
+    plan, outcomes = planned(wanted, "H200")
+    assert plan_problems(wanted, plan, outcomes) == ()
+    plan, outcomes = planned(wanted, "24GiB")
+    (problem,) = plan_problems(wanted, plan, outcomes)
+    length = int(re.findall(r"max_model_len to (\d+)", problem.hint or "")[0])
+    flags = {"max_num_seqs": 64, "max_model_len": length}
+    for more, problems in ((0, 0), (16, 1)):
+        changed = default_config(
+            {**DEFAULT_FLAGS, "generation": {**flags, "max_model_len": length + more}}, "0.30", "0.55"
+        )
+        plan, outcomes = planned(changed, "24GiB")
+        assert len(plan_problems(changed, plan, outcomes)) == problems
 
-    assert gib(45_000_000_000) == "41.9"
-    assert [fraction_text(Decimal(text)) for text in ("0.3", "0.300", "0.125", "1", "1.05")] == [
-        "0.30",
-        "0.30",
-        "0.125",
-        "1.00",
-        "1.05",
+
+def test_a_context_longer_than_the_models_own_is_a_problem_and_never_proposed() -> None:
+    wanted = default_config({**DEFAULT_FLAGS, "generation": {"max_model_len": 300_000}})
+    plan, outcomes = planned(wanted, "H200")
+    (problem,) = plan_problems(wanted, plan, outcomes)
+    assert "300 000 tokens, its model was made for 262 144" in problem.what
+    assert "set max_model_len to 262144 or less" in (problem.hint or "")
+    plan, outcomes = planned(wanted, "RTX 4090")
+    lengths = [
+        int(length)
+        for problem in plan_problems(wanted, plan, outcomes)
+        for length in re.findall(r"max_model_len to (\d+)", problem.hint or "")
     ]
-    assert aligned([("a", "1"), ("bb", "22")], right={1}) == ("a    1", "bb  22")
+    assert lengths
+    assert max(lengths) <= 262_144
+    allowed = replace(wanted.engine("generation"), env={"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"})
+    wanted = replace(wanted, engines=(wanted.engine("embedding"), allowed))
+    plan, outcomes = planned(wanted, "H200")
+    assert plan_problems(wanted, plan, outcomes) == ()
+
+
+def test_auto_length_is_what_the_memory_allows() -> None:
+    flags = {**DEFAULT_FLAGS, "generation": {"max_model_len": "auto"}}
+    _, outcomes = planned(default_config(flags), "RTX 4090")
+    outcome = outcomes.known["generation"]
+    assert outcome.fits
+    assert 8192 < outcome.max_model_len < 262_144
+
+
+def test_the_plan_for_programs_holds_every_term() -> None:
+    wanted = default_config()
+    plan, outcomes = planned(wanted, "H200")
+    data = json.loads(json.dumps(as_data(plan, outcomes, ())))
+    for engine in data["devices"][0]["engines"]:
+        terms = ("weights_bytes", "step_bytes", "graph_bytes", "kv_bytes")
+        assert sum(engine[term] for term in terms) == engine["requested_bytes"]
+        assert engine["fits"]
+
+
+class _Balance(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert not any(value and value.startswith(("http", "//")) for _, value in attrs)
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_asks_for_nothing_elsewhere() -> None:
+    wanted = default_config()
+    plan, outcomes = planned(wanted, "RTX 4090", {"embedding": Problem("<script>alert(1)</script>")})
+    page = render_html(wanted, plan, outcomes, (Problem("a & b", (), "c"),))
+    balance = _Balance()
+    balance.feed(page)
+    assert balance.open == []
+    assert "<script" not in page
+    assert "a &amp; b" in page
+
+
+def test_the_page_says_what_the_screen_says() -> None:
+    chosen = wishing(8.0)
+    for wanted, gpu, settled in ((UNFIT, UNFIT_GPU, None), (chosen.config, "RTX 4090", chosen)):
+        plan, outcomes = planned(wanted, gpu)
+        problems = plan_problems(wanted, plan, outcomes)
+        choices = settled.choices if settled else ()
+        page = render_html(wanted, plan, outcomes, problems, choices)
+        balance = _Balance()
+        balance.feed(page)
+        assert balance.open == []
+        assert "contexts take about 1.0 of it" in page
+        for outcome in outcomes.known.values():
+            for term in terms_of(outcome):
+                assert f"<td>{figure(term.size)} GiB</td>" in page
+        for choice in choices:
+            assert f"<td>{choice.reason}</td>" in page
+        for problem in problems:
+            assert f"<code>{problem.where[0]}</code>" in page
+        assert (" over'" in page) == bool(problems)
+
+
+def test_the_page_marks_each_budget_and_hatches_what_lies_beyond() -> None:
+    page = render_html(UNFIT, *planned(UNFIT, UNFIT_GPU), ())
+    assert "left:10.00%'><em class='right'>budget 2.4 GiB, it needs 5.0</em>" in page
+    bars = re.findall(r"<div class='bar'>(.*?)<b", page)
+    for bar in bars:
+        inside, beyond = (
+            sum(float(width) for width in re.findall(rf"class='\w+{over}' style='width:([\d.]+)%'", bar))
+            for over in ("", " over")
+        )
+        assert inside + beyond <= 100.01
+        assert beyond > 0
+
+
+def test_a_page_without_a_plan_has_its_problems() -> None:
+    settled = wishing(64.0)
+    page = render_html(settled.config, None, Outcomes({}, {}), settled.problems)
+    assert "generation needs 77.3 GiB for 64 requests" in page
+    assert "every engine fits" not in page
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_bar_of_a_budget_that_is_kept_ends_at_its_mark(width: int) -> None:
+    for line in screen(default_config(), "H200", width).splitlines():
+        if "│" in line:
+            inside, beyond = line.strip().split("│")
+            assert "·" not in inside
+            assert set(beyond) == {"·"}
+
+
+def test_a_cache_that_is_too_small_in_a_budget_that_holds_more_is_not_drawn_beyond_it() -> None:
+    flags = {**DEFAULT_FLAGS["generation"], "kv_cache_memory_bytes": "100M"}
+    (_, bar) = (
+        line
+        for line in screen(default_config({**DEFAULT_FLAGS, "generation": flags}), "H200", 80).splitlines()
+        if "│" in line
+    )
+    assert set(bar.split("│")[1]) == {"·"}

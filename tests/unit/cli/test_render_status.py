@@ -25,10 +25,10 @@ def test_without_a_guard_nothing_is_said_of_it() -> None:
 @pytest.mark.parametrize(
     ("gap_p95", "limit", "lowered", "said"),
     [
-        (None, None, 0, "; nobody is held back"),
-        (0.0312, None, 4, ", p95 31 ms; nobody is held back"),
-        (0.0614, 4, 1, ", p95 61 ms; embedding, reranker at most 4 at once, lowered once"),
-        (0.0614, 2, 3, ", p95 61 ms; embedding, reranker at most 2 at once, lowered 3 times"),
+        (None, None, 0, "; no limit in force"),
+        (0.0312, None, 4, ", p95 31 ms; no limit in force"),
+        (0.0614, 4, 1, ", p95 61 ms; embedding, reranker limited to 4 at once, lowered once"),
+        (0.0614, 2, 3, ", p95 61 ms; embedding, reranker limited to 2 at once, lowered 3 times"),
     ],
 )
 def test_the_guard_says_what_it_keeps_to_and_whom_it_holds_back(
@@ -38,7 +38,7 @@ def test_the_guard_says_what_it_keeps_to_and_whom_it_holds_back(
     assert last_line(guard) == f"guard: generation keeps to 50 ms between tokens{said}"
 
 
-def test_terms_that_the_plan_was_wrong_about_are_told() -> None:
+def test_terms_that_the_plan_was_wrong_about_are_shown() -> None:
     plan = (
         PlannedTerm("kv_tokens", 1000, 900, -0.1, True),
         PlannedTerm("weights_bytes", GIB, GIB, 0.0, False),
@@ -48,5 +48,5 @@ def test_terms_that_the_plan_was_wrong_about_are_told() -> None:
     status = replace(STATUS, engines=(replace(first, plan=plan), *others))
     assert (
         f"{first.name}: its KV cache holds 10% fewer tokens than planned, 900 instead of 1 000; its CUDA "
-        "graphs take 200% more than planned, 3.0 instead of 1.0 GiB; `memoria plan` knows by now"
+        "graphs take 200% more than planned, 3.0 instead of 1.0 GiB; `memoria plan` is updated"
     ) in " ".join(render_status(status, width=120, color=False).split())

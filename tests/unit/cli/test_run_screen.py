@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from rich.console import Console
 
-from memoria.cli.screens.screen import PlainScreen, Screen, TerminalScreen
+from memoria.cli.screens.live import Region
+from memoria.cli.screens.run import PlainScreen, Screen, TerminalScreen
 from memoria.config.model import Config
 from memoria.daemon.daemon import Daemon
 from memoria.engine.lifecycle import State
@@ -23,7 +24,7 @@ from memoria.engine.snapshot import EngineSnapshot
 from memoria.text import GIB
 from memoria.vllm.diagnosis import Diagnosis
 from memoria.vllm.log_lines import Phase, StartFigures
-from tests.unit.cli.test_render_plan import check_golden
+from tests.unit.cli.test_render_check import check_golden
 from tests.unit.plans import config
 
 NOW = 1_700_000_000.0
@@ -64,7 +65,7 @@ GENERATION_FAILS = replace(
 
 @dataclass
 class FakeSupervisor:
-    """What a screen asks of a supervisor; `set` is a transition."""
+    """The part of a supervisor that a screen uses; `set` is a transition."""
 
     config: Config
     now: dict[str, EngineSnapshot]
@@ -88,7 +89,7 @@ class FakeSupervisor:
         self.now[snapshot.name] = snapshot
         for listener in self.listeners:
             listener(snapshot)
-        for _ in range(3):  # what a ready engine holds is asked for in a task
+        for _ in range(3):  # a task reads what a ready engine uses
             await asyncio.sleep(0)
 
 
@@ -136,16 +137,8 @@ async def test_a_pipe_gets_a_line_for_each_transition_and_why_an_engine_failed(
     check_golden("run-plain", capsys.readouterr().out.rstrip("\n"))
 
 
-def terminal(*, color: bool) -> Console:
-    return Console(
-        file=io.StringIO(), force_terminal=True, no_color=not color, width=80, highlight=False, markup=False
-    )
-
-
-def drawn(screen: TerminalScreen, *, color: bool) -> str:
-    console = terminal(color=color)
-    console.print(screen.picture(), end="")
-    return cast("io.StringIO", console.file).getvalue()
+def terminal(file: io.StringIO) -> Region:
+    return Region(file, size=os.terminal_size((80, 24)))
 
 
 PICTURES = {
@@ -160,20 +153,22 @@ PICTURES = {
 async def test_a_terminal_has_a_line_for_each_engine(
     supervisor: FakeSupervisor, name: str, color: bool
 ) -> None:
-    screen = TerminalScreen(daemon_of(supervisor), terminal(color=color), clock=lambda: NOW)
+    region = terminal(io.StringIO())
+    screen = TerminalScreen(daemon_of(supervisor), region, color=color, clock=lambda: NOW)
     with screen:
         for snapshot in PICTURES[name]:
             await supervisor.set(snapshot)
-        picture = drawn(screen, color=color)
+        picture = "\n".join(screen.picture(80))
     check_golden(f"run-{name}-{'color' if color else 'plain'}", picture)
 
 
 async def test_a_terminal_keeps_why_an_engine_failed_above_the_lines_that_are_redrawn(
     supervisor: FakeSupervisor,
 ) -> None:
-    console = terminal(color=False)
-    await play(TerminalScreen(daemon_of(supervisor), console, clock=lambda: NOW), supervisor)
-    shown = cast("io.StringIO", console.file).getvalue()
+    file = io.StringIO()
+    screen = TerminalScreen(daemon_of(supervisor), terminal(file), color=False, clock=lambda: NOW)
+    await play(screen, supervisor)
+    shown = file.getvalue()
     assert shown.count("hint: lower max_num_seqs") == 1
     assert shown.count("CUDA out of memory.") == 1
     assert shown.count("INFO 11-23") == 19  # with the error twenty lines

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from memoria.cli.screens.layout import cut, shortened, wrapped
-from tests.unit.cli.test_render_plan import check_golden
+from tests.unit.cli.test_render_check import check_golden
 from tests.unit.screens import DRAWN, FIXED, SAID, said
 
 SIZES, PAINTS = (80, 120), ("plain", "color")

@@ -99,13 +99,13 @@ def test_install_says_the_next_command_and_uninstall_takes_it_back(
         service.uninstall_unit()
 
 
-def test_a_unit_of_somebody_else_is_left_alone(as_user: Path) -> None:
+def test_a_unit_that_memoria_did_not_write_is_left_alone(as_user: Path) -> None:
     as_user.parent.mkdir(parents=True)
     as_user.write_text("[Unit]\n")
     demo = REPOSITORY / "memoria/demo/memoria.yaml"
-    with pytest.raises(MemoriaError, match="by somebody else"):
+    with pytest.raises(MemoriaError, match="was not written by memoria"):
         service.install_unit(demo, "memoria", only_print=False)
-    with pytest.raises(MemoriaError, match="by somebody else"):
+    with pytest.raises(MemoriaError, match="was not written by memoria"):
         service.uninstall_unit()
     assert as_user.read_text() == "[Unit]\n"
 

@@ -64,13 +64,13 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Se
         ("a.env.PLAIN", "***", "environment API_KEY"),
     ],
 )
-def test_every_value_is_told_with_its_source(
+def test_every_value_is_shown_with_its_source(
     settings: Mapping[str, Setting], key: str, value: str, source: str
 ) -> None:
     assert settings[key] == Setting(key, value, source)
 
 
-def test_secrets_are_told_nowhere(settings: Mapping[str, Setting]) -> None:
+def test_secrets_are_never_shown(settings: Mapping[str, Setting]) -> None:
     assert "canary" not in str(settings)
 
 
@@ -79,7 +79,7 @@ def test_what_vllm_decides_itself_is_left_out(settings: Mapping[str, Setting]) -
 
 
 @pytest.mark.parametrize(("written", "shown"), [("5.5GiB", "5.5GiB"), ("12000MiB", "12582912000 bytes")])
-def test_a_size_is_told_as_it_is_written_where_it_is_round(tmp_path: Path, written: str, shown: str) -> None:
+def test_a_round_size_is_shown_as_written(tmp_path: Path, written: str, shown: str) -> None:
     file = tmp_path / "memoria.yaml"
     file.write_text(f"engines: {{a: {{model: org/name, gpu_memory: {written}}}}}\n")
     found = {setting.key: setting.value for setting in explain(file, {})}

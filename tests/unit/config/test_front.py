@@ -147,24 +147,24 @@ def test_filters_strip_and_set_fields_of_any_json_type(folder: ConfigFolder) -> 
         ("sets: {a: 1}", "unknown key `sets`"),
     ],
 )
-def test_a_wrong_filter_is_told_in_a_sentence(folder: ConfigFolder, filters: str, what: str) -> None:
+def test_a_wrong_filter_is_reported_in_a_sentence(folder: ConfigFolder, filters: str, what: str) -> None:
     problem = folder.engine_problem(f"filters: {{{filters}}}")
     assert problem.what == what
     assert problem.where[0].startswith("memoria.yaml:2:")
 
 
-def test_the_values_in_force_are_told_with_their_source(folder: ConfigFolder) -> None:
+def test_the_values_in_force_are_shown_with_their_source(folder: ConfigFolder) -> None:
     folder.load(
         f"keys: ./keys\nhold: {{seconds: 5}}\nengines: {{a: {{{ENGINE}, filters: {{set: {{n: 1}}}}}}}}\n"
     )
-    told = {setting.key: (setting.value, setting.source) for setting in explain(folder.file, NO_VARIABLES)}
-    assert told["keys"] == ("./keys", "memoria.yaml:1")
-    assert told["open_to_network"] == ("false", "default")
-    assert told["hold.seconds"] == ("5", "memoria.yaml:2")
-    assert told["hold.requests"] == ("256", "default")
-    assert told["a.max_requests"] == ("4096", "default")
-    assert told["a.filters.set"] == ('{"n": 1}', "memoria.yaml:3")
-    assert "guard.protect" not in told
+    shown = {setting.key: (setting.value, setting.source) for setting in explain(folder.file, NO_VARIABLES)}
+    assert shown["keys"] == ("./keys", "memoria.yaml:1")
+    assert shown["open_to_network"] == ("false", "default")
+    assert shown["hold.seconds"] == ("5", "memoria.yaml:2")
+    assert shown["hold.requests"] == ("256", "default")
+    assert shown["a.max_requests"] == ("4096", "default")
+    assert shown["a.filters.set"] == ('{"n": 1}', "memoria.yaml:3")
+    assert "guard.protect" not in shown
 
 
 def test_the_admins_keys_are_a_file_of_their_own(folder: ConfigFolder) -> None:

@@ -61,7 +61,7 @@ def test_endless_nesting_is_refused() -> None:
         interpolate("${A:-" * 500 + "}" * 500, {})
 
 
-def test_the_variables_that_had_a_say_are_told() -> None:
+def test_the_variables_that_were_used_are_returned() -> None:
     result = interpolate("${SET}:${UNSET:-$OTHER}:${UNSET}", VARIABLES)
     assert [variable.name for variable in result.variables] == ["SET", "OTHER"]
     assert result.unset == ("UNSET",)

@@ -99,7 +99,7 @@ def test_a_fraction_that_is_no_share_is_refused_with_its_line(folder: ConfigFold
     assert problem.where == ("memoria.yaml:4:5  a.gpu_memory_utilization",)
 
 
-def test_a_percentage_is_told_how_it_is_written(folder: ConfigFolder) -> None:
+def test_a_percentage_is_reported_with_how_to_write_it(folder: ConfigFolder) -> None:
     problem = folder.problem("engines: {a: {model: org/a, gpu_memory_utilization: 30}}")
     assert problem.what == "`gpu_memory_utilization` must be at most 1, not `30`"
     assert problem.hint == "it is a share of the whole: 30 % is 0.30"
@@ -123,7 +123,7 @@ def test_a_misspelt_key_is_one_problem_with_its_right_spelling(folder: ConfigFol
         ("misspelt:", "known here: "),
     ],
 )
-def test_an_unknown_key_is_told_what_is_known(folder: ConfigFolder, key: str, hint: str) -> None:
+def test_an_unknown_key_is_reported_with_the_known_ones(folder: ConfigFolder, key: str, hint: str) -> None:
     problem = folder.problem(f"{key}\nengines: {{a: {{{ENGINE}}}}}\n")
     assert problem.what.startswith("unknown key")
     assert (problem.hint or "").startswith(hint)
@@ -166,7 +166,7 @@ def test_an_unknown_flag_of_vllm_is_sent_to_args(folder: ConfigFolder) -> None:
         ("transport: tcp", "`transport: tcp` needs a `port`"),
     ],
 )
-def test_a_wrong_value_is_told_in_a_sentence(folder: ConfigFolder, keys: str, what: str) -> None:
+def test_a_wrong_value_is_reported_in_a_sentence(folder: ConfigFolder, keys: str, what: str) -> None:
     problem = folder.engine_problem(keys)
     assert problem.what == what
     assert problem.where[0].startswith("memoria.yaml:2:")
@@ -204,7 +204,7 @@ def test_two_engines_of_one_runner_may_not_share_a_model_name(folder: ConfigFold
     assert problem.where == ("memoria.yaml:3:7  b.model", "memoria.yaml:2:50  a.served_model_name")
 
 
-def test_all_problems_are_told_at_once_in_the_order_of_lines(folder: ConfigFolder) -> None:
+def test_all_problems_are_reported_at_once_in_the_order_of_lines(folder: ConfigFolder) -> None:
     problems = folder.problems(
         "listen: nowhere\n"
         "timeouts: {start: soon}\n"
@@ -222,7 +222,7 @@ def test_a_file_without_engines_is_refused(folder: ConfigFolder, text: str) -> N
     assert "engines" in folder.problem(text).what
 
 
-def test_an_engine_without_keys_is_told_what_it_needs(folder: ConfigFolder) -> None:
+def test_an_engine_without_keys_is_reported_with_what_it_needs(folder: ConfigFolder) -> None:
     problems = folder.problems("engines:\n  a:\n")
     assert [problem.what for problem in problems] == [
         "`model` is missing",
@@ -312,7 +312,7 @@ def test_the_flag_comes_before_the_variable_before_the_folder(tmp_path: Path) ->
     assert find(None, {}, tmp_path) == tmp_path / "memoria.yaml"
 
 
-def test_nothing_found_tells_where_was_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_found_names_the_places_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("memoria.config.file.SYSTEM_FILE", tmp_path / "etc" / "memoria.yaml")
     with pytest.raises(ConfigError) as caught:

@@ -11,7 +11,7 @@ from tests.unit.config_files import ENGINE, NO_VARIABLES, ConfigFolder, folder
 __all__ = ["folder"]
 
 
-def test_beside_a_wrong_value_all_else_is_told_that_does_not_depend_on_it(folder: ConfigFolder) -> None:
+def test_beside_a_wrong_value_all_else_is_reported_that_does_not_depend_on_it(folder: ConfigFolder) -> None:
     text = (
         "listen: 0.0.0.0:8200\nguard: {protect: b}\n"
         f"engines:\n  a: {{{ENGINE}, port: high}}\n  b: {{gpu_memory_utilization: 0.5, sed: 7}}\n"
@@ -67,7 +67,9 @@ def test_a_wrong_value_is_traced_to_the_variable_that_it_comes_from(folder: Conf
         ("env: {A: [1]}", "environment variables for this engine alone"),
     ],
 )
-def test_a_wrong_value_is_told_with_what_the_key_means(folder: ConfigFolder, keys: str, hint: str) -> None:
+def test_a_wrong_value_is_reported_with_what_the_key_means(
+    folder: ConfigFolder, keys: str, hint: str
+) -> None:
     assert folder.engine_problem(keys).hint == hint
 
 
@@ -83,7 +85,7 @@ def test_a_fraction_that_is_none_is_explained(folder: ConfigFolder, fraction: st
     assert folder.problem(text).hint == "it is a share of the whole: 30 % is 0.30"
 
 
-def test_an_engine_that_is_there_twice_is_told_what_to_do(folder: ConfigFolder) -> None:
+def test_an_engine_that_is_there_twice_is_reported_with_advice(folder: ConfigFolder) -> None:
     problem = folder.problem(f"engines:\n  a: {{{ENGINE}}}\n  a: {{{ENGINE}}}\n")
     assert problem.where == ("memoria.yaml:3:3  a", "memoria.yaml:2:3  a")
     assert problem.hint == "remove one of them, or give it another name"

@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from memoria.config.load import load
-from memoria.config.reference import KeyDoc, reference
 from memoria.config.schema import json_schema
 from memoria.errors import ConfigError, Problem
 from tests.unit.config_files import ENGINE, NO_VARIABLES, ConfigFolder, folder
+from tests.unit.config_reference import KeyDoc, reference
 
 __all__ = ["folder"]
 
@@ -140,7 +140,7 @@ def test_any_value_may_be_a_variable(key: str) -> None:
     validator().validate(document)
 
 
-def test_the_reference_tells_every_key_with_its_meaning() -> None:
+def test_the_reference_has_every_key_with_its_meaning() -> None:
     docs = reference()
     assert all(doc.meaning.endswith(".") and doc.type for doc in docs)
     assert len({doc.key for doc in docs}) == len(docs)
@@ -169,7 +169,7 @@ TREES = st.recursive(
 )
 
 
-def loads_or_tells(folder: ConfigFolder, text: str) -> None:
+def loads_or_reports(folder: ConfigFolder, text: str) -> None:
     folder.file.write_text(text, encoding="utf-8", newline="")
     problems: Sequence[Problem] = ()
     try:
@@ -184,13 +184,13 @@ def loads_or_tells(folder: ConfigFolder, text: str) -> None:
 @example(text="a: &a [*a]")
 @example(text="[" * 10_000)
 @example(text="engines: {a: {pooler_config: '" + "[" * 100_000 + "'}}")
-def test_any_text_loads_or_is_told_what_is_wrong(folder: ConfigFolder, text: str) -> None:
-    loads_or_tells(folder, text)
+def test_any_text_loads_or_is_reported_wrong(folder: ConfigFolder, text: str) -> None:
+    loads_or_reports(folder, text)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sections=st.dictionaries(KEYS, TREES, max_size=4), engine=st.dictionaries(KEYS, TREES, max_size=6))
-def test_any_tree_loads_or_is_told_what_is_wrong(
+def test_any_tree_loads_or_is_reported_wrong(
     folder: ConfigFolder, sections: dict[str, Any], engine: dict[str, Any]
 ) -> None:
-    loads_or_tells(folder, yaml.safe_dump({**sections, "engines": {"a": engine}}, allow_unicode=True))
+    loads_or_reports(folder, yaml.safe_dump({**sections, "engines": {"a": engine}}, allow_unicode=True))

@@ -96,7 +96,9 @@ def test_only_the_key_that_must_stand_alone_is_refused_among_the_keys_of_an_engi
         ("device: cpu", "at the top"),
     ],
 )
-def test_a_flag_that_vllm_dropped_is_told_its_successor(folder: ConfigFolder, flag: str, hint: str) -> None:
+def test_a_flag_that_vllm_dropped_is_reported_with_its_successor(
+    folder: ConfigFolder, flag: str, hint: str
+) -> None:
     problem = folder.engine_problem(f"args: {{{flag}}}")
     assert problem.what.startswith("vLLM no longer has the flag")
     assert hint in (problem.hint or "")

@@ -4,7 +4,8 @@ import pytest
 
 from memoria.config.interpolate import Variable
 from memoria.config.report import Report
-from memoria.config.yaml import Document, Scalar, parse, plain
+from memoria.config.values import plain
+from memoria.config.yaml import Document, Scalar, parse
 from memoria.errors import ConfigError, Mark
 
 
@@ -60,7 +61,7 @@ def test_a_value_that_comes_out_blank_is_unset(text: str) -> None:
     assert read(f"x: {text}", BLANK="").data == {"x": None}
 
 
-def test_a_value_tells_its_variables() -> None:
+def test_a_value_knows_its_variables() -> None:
     value = read("x: ${HOST}:${PORT:-1}", HOST="::", PORT="2").get("x")
     assert isinstance(value, Scalar)
     assert [variable.name for variable in value.variables] == ["HOST", "PORT"]
@@ -106,9 +107,9 @@ def test_a_duplicate_key_is_a_problem_that_shows_both_places() -> None:
     ],
 )
 def test_text_that_is_no_configuration_is_refused_with_its_place(text: str, place: str, hint: str) -> None:
-    told = refusal(text)
-    assert place in told
-    assert hint in told
+    shown = refusal(text)
+    assert place in shown
+    assert hint in shown
 
 
 def test_an_anchor_within_itself_is_refused() -> None:

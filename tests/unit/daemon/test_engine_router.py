@@ -21,7 +21,7 @@ def router(state: State, **facts: Any) -> EngineRouter:
     snapshot = EngineSnapshot(NAME, state, since=time.time(), address=UnixAddress("/run/a.sock"), **facts)
     actors = {NAME: SimpleNamespace(snapshot=snapshot, traffic=Traffic())}
     supervisor: Any = SimpleNamespace(actors=actors)
-    return EngineRouter(supervisor, CONFIG)
+    return EngineRouter(supervisor, dict)
 
 
 def refusal(state: State, **facts: Any) -> Refusal:
@@ -46,7 +46,7 @@ def test_an_engine_that_needs_help_may_not(state: State) -> None:
     assert refusal(state).ready_in is None
 
 
-def test_a_backoff_tells_how_long_it_is() -> None:
+def test_a_backoff_says_how_long_it_is() -> None:
     seconds = refusal(State.BACKOFF, retry_at=time.time() + 100).ready_in
     assert seconds is not None
     assert 90 < seconds <= 100

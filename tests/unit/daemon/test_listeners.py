@@ -1,4 +1,4 @@
-"""The sockets: real ones, and what is told of one that cannot be had."""
+"""Real sockets, and the problems of those that cannot be bound."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from memoria.config.model import Address, Config
 from memoria.daemon import listeners as listen
 from memoria.errors import Mark, UnavailableError
-from memoria.proxy.exchange.relay import Relay
+from memoria.proxy.exchange.context import ProxyContext
 from tests.unit.plans import config
 
 
@@ -79,9 +79,9 @@ def test_a_port_that_vllm_has_already_is_no_problem_of_a_reload(taken: int) -> N
     with pytest.raises(UnavailableError, match=f"port {taken} is in use"):
         listeners.open_new(left_to_vllm(main, taken))
     own = free_port()
-    listeners.adopt(listeners.open_new(left_to_vllm(main, own)))
+    listeners.commit(listeners.open_new(left_to_vllm(main, own)))
     with socket.create_server(("127.0.0.1", own)):  # the engine
-        listeners.adopt(listeners.open_new(left_to_vllm(main, own)))
+        listeners.commit(listeners.open_new(left_to_vllm(main, own)))
     listeners.close()
 
 
@@ -109,13 +109,13 @@ def test_all_taken_ports_are_told_at_once_and_no_other_is_kept(taken: int) -> No
         pass
 
 
-def test_a_host_that_is_not_ours_is_told() -> None:
+def test_a_host_that_is_not_ours_is_a_problem() -> None:
     with pytest.raises(UnavailableError, match=r"cannot listen on 192\.0\.2\.1:0: Cannot assign"):
         listen.Listeners(listening(0, host="192.0.2.1"))
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1"])
-def test_a_host_that_is_not_ours_is_told_with_what_is(host: str) -> None:
+def test_a_host_that_is_not_ours_is_a_problem_with_what_is(host: str) -> None:
     with pytest.raises(UnavailableError, match=f"cannot listen on {host}") as caught:
         listen.Listeners(listening(free_port(), host=host))
     assert "`ip address`" in (caught.value.problems[0].hint or "")
@@ -133,7 +133,7 @@ def test_a_port_can_be_bound_again_right_after_a_connection() -> None:
 
 
 def test_who_takes_nothing_is_cut_by_the_relay_before_the_kernel_drops_it() -> None:
-    patience = inspect.signature(Relay).parameters["patience"].default
+    patience = inspect.signature(ProxyContext).parameters["patience"].default
     with closing(listen.Listeners(listening(free_port()))) as listeners:
         for listener in listeners.sockets:
             timeout = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) / 1000
@@ -147,7 +147,7 @@ def test_other_addresses_are_opened_before_the_old_ones_are_closed() -> None:
     assert ports(listeners.sockets) == [old, own]
     for port in (old, new, own):
         socket.create_connection(("127.0.0.1", port), timeout=10).close()
-    listeners.adopt(change)
+    listeners.commit(change)
     assert ports(listeners.sockets) == [own, new]
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", old), timeout=10)
@@ -159,7 +159,7 @@ def test_the_same_port_on_another_address_is_never_without_a_listener() -> None:
     listeners = listen.Listeners(listening(port))
     change = listeners.open_new(listening(port, host="0.0.0.0"))
     socket.create_connection(("127.0.0.1", port), timeout=10).close()
-    listeners.adopt(change)
+    listeners.commit(change)
     socket.create_connection(("127.0.0.1", port), timeout=10).close()
     listeners.close()
 

@@ -71,7 +71,7 @@ async def test_an_engine_without_a_passenger_queues_before_its_next_start(bench:
     assert len(bench.around.starts) == 1
     bench.around.gate_open.set()
     await bench.until(S.STARTING, S.READY)
-    assert bench.told().count("no passenger") == 1
+    assert bench.told().count("no_passenger") == 1
     assert S.BACKOFF not in bench.states
 
 
@@ -203,7 +203,7 @@ time.sleep(600)
     (child,) = actor.pids() - {actor.snapshot.pid}
     kill(actor)
     await bench.until(S.BACKOFF)
-    entry = next(e for e in bench.journal.entries() if e.what == "killed what outlived its leader")
+    entry = next(e for e in bench.journal.entries() if e.kind == "orphans_killed")
     assert entry.detail == f"pids [{child}]"
     assert not actor.pids()
 

@@ -74,7 +74,7 @@ async def test_a_stop_that_is_to_be_now_waits_for_nobody(bench: Bench) -> None:
     actor = await bench.ready()
     bench.around.alone.clear()
     actor.stop()
-    await bench.until_told("waits for a neighbour")
+    await bench.until_told("waits_for_neighbour")
     actor.stop(now=True)
     await bench.until(S.STOPPING, S.STOPPED)
 
@@ -100,7 +100,7 @@ async def test_a_spoiled_start_that_took_too_much_starts_again_and_is_not_counte
     bench.around.gate_open.set()
     await bench.until(S.STOPPING, S.RELEASING, S.QUEUED, S.READY)
     assert actor.snapshot.restarts == 1
-    assert (await bench.until_told("starts again")).detail == "it holds 80.0 GiB"
+    assert (await bench.until_told("starts_again")).detail == "it holds 80.0 GiB"
 
 
 async def test_a_start_that_nobody_spoiled_is_not_looked_at(bench: Bench) -> None:
@@ -133,7 +133,7 @@ async def test_memory_that_is_held_is_an_error_that_names_the_holder(
     bench.around.released.clear()
     kill(actor)
     await bench.until(S.HELD)
-    assert (await bench.until_told("still holds memory")).detail == f"pid {pid} holds 1.0 GiB"
+    assert (await bench.until_told("memory_held")).detail == f"pid {pid} holds 1.0 GiB"
     assert [r.levelname for r in caplog.records if ": held:" in r.message] == ["ERROR"]
     assert actor.snapshot.diagnosis is not None
     bench.around.released.set()

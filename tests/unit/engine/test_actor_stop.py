@@ -45,7 +45,7 @@ async def test_a_drain_ends_in_its_time(bench: Bench) -> None:
     actor.traffic.began()
     actor.stop()
     await bench.until(S.STOPPED)
-    assert "drain timed out" in bench.told()
+    assert "drain_timed_out" in bench.told()
 
 
 async def test_an_engine_that_ignores_sigterm_is_killed(bench: Bench) -> None:
@@ -168,7 +168,7 @@ async def test_a_restart_serves_on_until_it_is_its_turn(bench: Bench) -> None:
     actor = await bench.ready()
     bench.around.alone.clear()
     actor.restart()
-    await bench.until_told("waits for a neighbour")
+    await bench.until_told("waits_for_neighbour")
     assert actor.state is S.READY
     assert actor.snapshot.detail == "restarts in its turn: neighbour is behind the gate"
     bench.around.alone.set()
@@ -180,7 +180,7 @@ async def test_a_stop_that_is_asked_for_serves_on_until_it_is_its_turn(bench: Be
     actor = await bench.ready()
     bench.around.alone.clear()
     actor.stop(in_turn=True)
-    await bench.until_told("waits for a neighbour")
+    await bench.until_told("waits_for_neighbour")
     assert actor.state is S.READY
     bench.around.alone.set()
     await bench.until(S.DRAINING, S.STOPPING, S.STOPPED)
@@ -192,7 +192,7 @@ async def test_nobody_else_waits_for_a_turn(bench: Bench, now: bool) -> None:
     actor = await bench.ready()
     bench.around.alone.clear()
     actor.restart()
-    await bench.until_told("waits for a neighbour")
+    await bench.until_told("waits_for_neighbour")
     actor.stop(now=now)
     await bench.until(S.STOPPING if now else S.DRAINING)
     bench.around.alone.set()
@@ -203,9 +203,9 @@ async def test_a_stop_that_waits_for_its_turn_can_be_called_off(bench: Bench) ->
     actor = await bench.ready()
     bench.around.alone.clear()
     actor.stop(in_turn=True)
-    await bench.until_told("waits for a neighbour")
+    await bench.until_told("waits_for_neighbour")
     actor.start()
-    assert "stop called off" in bench.told()
+    assert "stop_called_off" in bench.told()
     bench.around.alone.set()
     actor.restart()
     await bench.until(S.DRAINING, S.STOPPING, S.RELEASING, S.QUEUED, S.READY)
@@ -216,7 +216,7 @@ async def test_a_crash_while_a_restart_waits_is_followed_by_one_start_alone(benc
     actor = await bench.ready()
     bench.around.alone.clear()
     actor.restart()
-    await bench.until_told("waits for a neighbour")
+    await bench.until_told("waits_for_neighbour")
     kill(actor)
     await bench.until(S.RELEASING, S.BACKOFF, S.QUEUED, S.READY)
     bench.around.alone.set()

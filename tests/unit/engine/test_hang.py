@@ -6,16 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memoria.engine.hang import IDLE_PATIENCES, WATCHDOG, HangDetector, Sample, progress_of
-
-METRICS = """\
-# HELP vllm:prompt_tokens_total Number of prefill tokens processed.
-vllm:num_requests_running{engine="0",model_name="m"} 3.0
-vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.25
-vllm:prompt_tokens_total{engine="0",model_name="m"} 1.2e+06
-vllm:generation_tokens_total{engine="0",model_name="m"} 17.0
-vllm:request_success_total{engine="0",finished_reason="abort"} 4.0
-"""
+from memoria.engine.hang import IDLE_PATIENCES, HangDetector, Sample
 
 
 class Watched:
@@ -105,28 +96,3 @@ def test_only_seconds_with_requests_and_without_movement_add_up(
 def test_it_looks_often_enough_to_tell_within_thirty_seconds_more() -> None:
     assert HangDetector(patience=120).period == 10
     assert HangDetector(patience=1.2).period == pytest.approx(0.1)
-
-
-def test_only_what_the_core_moves_is_progress() -> None:
-    assert progress_of(METRICS) == (
-        ("kv_cache_usage_perc", "0.25"),
-        ("prompt_tokens_total", "1.2e+06"),
-        ("generation_tokens_total", "17.0"),
-    )
-    assert progress_of("python_gc_objects_collected_total 3\n") == ()
-
-
-@pytest.mark.parametrize(
-    ("line", "fires"),
-    [
-        (
-            "(EngineCore pid=7) ERROR 11-23 14:22:28 [watchdog.py:81] Watchdog: loop stuck for 60 s",
-            True,
-        ),
-        ("Engine core watchdog timeout after 60 s, dumping stacks", True),
-        ("non-default args: {'watchdog_config': {'dump_dir': '/tmp'}}", False),
-        ("INFO:     Application startup complete.", False),
-    ],
-)
-def test_vllms_own_watchdog_is_read_in_the_log(line: str, fires: bool) -> None:
-    assert bool(WATCHDOG.search(line)) is fires

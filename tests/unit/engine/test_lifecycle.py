@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memoria.admin.api import openapi
 from memoria.config.model import Restart
 from memoria.engine.lifecycle import (
+    FACTS,
     TRANSITIONS,
     Ending,
     Event,
@@ -65,6 +68,20 @@ def test_a_pair_is_either_in_the_table_or_impossible(state: State, event: Event)
     else:
         with pytest.raises(ImpossibleTransition, match=f"^{state.value}: {event.value}$"):
             next_state(state, event)
+
+
+def test_every_state_has_its_facts() -> None:
+    assert list(FACTS) == list(State)
+    for facts in FACTS.values():
+        assert facts.has_process or not (facts.serves or facts.frees_memory)
+        assert not (facts.at_rest and (facts.has_process or facts.comes_back))
+        assert facts.settles or not facts.at_rest
+    assert len({facts.sentence for facts in FACTS.values()}) == len(State)
+
+
+def test_the_description_of_the_api_lists_every_state() -> None:
+    engine = json.loads(openapi.document())["components"]["schemas"]["EngineStatus"]["properties"]
+    assert engine["state"]["enum"] == list(State)
 
 
 def test_every_state_can_be_reached() -> None:

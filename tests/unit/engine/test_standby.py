@@ -79,7 +79,7 @@ async def test_a_standby_that_dies_is_replaced(bench: Bench) -> None:
     os.kill(spare, signal.SIGKILL)
     await until(lambda: spares(bench) not in ([], [spare]))
     assert await waiting(bench) != spare
-    assert "standby ended" in bench.told()
+    assert "standby_ended" in bench.told()
     assert bench.states[-1] is S.READY
 
 
@@ -128,7 +128,7 @@ async def test_one_that_does_not_get_to_the_gate_in_time_is_replaced(bench: Benc
     bench.actor.adopt(bench.around, replace(bench.timeouts, start=0.05), bench.policy)
     bench.actor._spare.discard()
     bench.actor._mind_spare()
-    assert "not at the gate in 0.05 s" in (await bench.until_told("standby ended")).detail
+    assert "not at the gate in 0.05 s" in (await bench.until_told("standby_ended")).detail
     bench.around.passenger = True
     assert await waiting(bench) != spare
 
@@ -140,7 +140,7 @@ async def test_one_that_passes_the_gate_unasked_is_ended(bench: Bench) -> None:
     bench.around.script = "print('Initializing a V1 LLM engine (v0.33.0)'); time.sleep(600)"
     bench.actor._spare.discard()
     bench.actor._mind_spare()
-    assert "passed the gate unasked" in (await bench.until_told("standby ended")).detail
+    assert "passed the gate by itself" in (await bench.until_told("standby_ended")).detail
 
 
 async def test_a_bug_does_not_end_the_keeping(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +149,7 @@ async def test_a_bug_does_not_end_the_keeping(bench: Bench, monkeypatch: pytest.
     with monkeypatch.context() as patch:
         patch.setattr(bench.around, "spawned", lambda *_: 1 / 0)
         os.kill(spare, signal.SIGKILL)
-        await bench.until_told("standby ended")
+        await bench.until_told("standby_ended")
         await bench.until_true(lambda snapshot: snapshot.standby is None)
         await until(lambda: len(bench.around.starts) > 3)
     assert await waiting(bench) != spare

@@ -32,6 +32,7 @@ from memoria.text import GIB
         ("Tesla V100-SXM2-16GB", int(15.77 * GIB)),
         ("NVIDIA L4 24GB", int(22.03 * GIB)),
         ("4090", int(23.53 * GIB)),
+        ("RTX4070Ti", int(11.60 * GIB)),
         ("RTX 4070 Ti", int(11.60 * GIB)),
         ("NVIDIA GeForce RTX 4070 SUPER", int(11.60 * GIB)),
         ("RTX 3080", int(9.63 * GIB)),
@@ -58,14 +59,14 @@ def test_a_gpu_is_known_by_size_or_by_name(text: str, total: int) -> None:
         ("", "no GPU", "--gpu 24GiB"),
     ],
 )
-def test_an_unknown_gpu_is_told_with_those_that_are_known(text: str, said: str, named: str) -> None:
+def test_an_unknown_gpu_is_refused_with_similar_names(text: str, said: str, named: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
         named_device(text)
     assert named in str(caught.value)
 
 
 @pytest.mark.parametrize(("text", "meant"), [("24", "24GiB"), ("24G", "24GiB"), ("23.5 gi", "23.5GiB")])
-def test_a_size_without_its_unit_is_told_with_it(text: str, meant: str) -> None:
+def test_a_size_without_its_unit_gets_a_hint_with_it(text: str, meant: str) -> None:
     with pytest.raises(ConfigError) as caught:
         named_device(text)
     assert caught.value.problems[0].hint == f"did you mean `--gpu {meant}`?"
@@ -95,7 +96,7 @@ def test_a_name_never_stands_for_another_card() -> None:
 
 @pytest.mark.parametrize("text", ["0GiB", "0 MiB", "0.001GiB"])
 def test_a_gpu_without_memory_is_no_gpu(text: str) -> None:
-    with pytest.raises(ConfigError, match="no size of a GPU"):
+    with pytest.raises(ConfigError, match="is not the size of a GPU"):
         named_device(text)
 
 

@@ -9,8 +9,7 @@ import pytest
 from memoria.errors import Problem, UnavailableError
 from memoria.gpu import open_reader, read_devices
 from memoria.gpu.device import Device
-from memoria.gpu.host import CgroupMemory, HostReader, cgroup_memory
-from memoria.gpu.process import describe, short_command
+from memoria.gpu.host import CgroupMemory, HostReader, cgroup_memory, describe, short_command
 
 MIB = 2**20
 
@@ -118,7 +117,7 @@ class TwoGpus:
     def close(self) -> None: ...
 
 
-def test_all_missing_devices_are_told_at_once() -> None:
+def test_all_missing_devices_are_reported_at_once() -> None:
     assert list(read_devices(TwoGpus(), [1, 0, 1])) == [1, 0]
     with pytest.raises(UnavailableError) as caught:
         read_devices(TwoGpus(), [0, 5, 6])

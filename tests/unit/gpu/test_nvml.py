@@ -67,7 +67,7 @@ def test_a_gpu_is_found_by_its_uuid_and_by_a_unique_beginning_of_it(nvml_stub: N
 def test_a_beginning_of_two_uuids_is_refused(nvml_stub: NvmlStub) -> None:
     nvml_stub.set(gpus=[FIRST, SECOND])
     [[problem]] = snapshots(nvml_stub.env(), "GPU-aaaa")
-    assert problem["what"] == "`GPU-aaaa` is the beginning of several UUIDs"
+    assert problem["what"] == "`GPU-aaaa` matches several UUIDs"
 
 
 @pytest.mark.parametrize("which", [2, -1, "GPU-bbbb"])
@@ -118,7 +118,7 @@ def test_processes_come_with_user_and_command_largest_first(nvml_stub: NvmlStub)
     assert little["user"]
 
 
-def test_a_vanished_process_and_an_untold_size_are_unknown_not_zero(nvml_stub: NvmlStub) -> None:
+def test_a_vanished_process_and_a_missing_size_are_unknown_not_zero(nvml_stub: NvmlStub) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     nvml_stub.set(gpus=[FIRST], procs=[StubProcess(gone.pid, None)])

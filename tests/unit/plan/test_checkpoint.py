@@ -10,10 +10,15 @@ from typing import Any
 import pytest
 
 from memoria.errors import UnavailableError
-from memoria.plan.checkpoint.headers import HeaderError, read_header
-from memoria.plan.checkpoint.identity import identity
 from memoria.plan.checkpoint.model_files import Choice, Tensor
-from memoria.plan.checkpoint.read import INDEX, cached_snapshot, read_model
+from memoria.plan.checkpoint.read import (
+    INDEX,
+    HeaderError,
+    cached_snapshot,
+    identity,
+    read_header,
+    read_model,
+)
 from memoria.preflight.outcomes import choice_of
 
 
@@ -55,13 +60,13 @@ def test_packed_four_bit_elements_count_half_a_byte() -> None:
     ],
     ids=["empty", "huge", "json", "list"],
 )
-def test_a_damaged_header_is_told(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_damaged_header_is_reported(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(HeaderError, match=said):
         read_header(tmp_path / "model.safetensors")
 
 
-def test_a_download_that_was_cut_off_is_told(tmp_path: Path) -> None:
+def test_a_download_that_was_cut_off_is_reported(tmp_path: Path) -> None:
     folder = write_model(tmp_path)
     write_weights(folder / "model.safetensors", {"a": ("F32", [8], 32)}, cut=5)
     with pytest.raises(UnavailableError, match="cut off"):
@@ -134,7 +139,7 @@ def test_overrides_replace_parts_of_the_configuration(tmp_path: Path) -> None:
     assert choice_of({"hf_overrides": "no JSON"}) == choice_of({}) == Choice()
 
 
-def test_a_model_that_is_nowhere_is_told_with_the_command_that_fetches_it(tmp_path: Path) -> None:
+def test_a_model_that_is_nowhere_is_reported_with_the_command_that_fetches_it(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError) as caught:
         read_model("org/name", {"HF_HUB_CACHE": str(tmp_path)})
     (problem,) = caught.value.problems
@@ -142,7 +147,7 @@ def test_a_model_that_is_nowhere_is_told_with_the_command_that_fetches_it(tmp_pa
     assert "hf download org/name config.json" in (problem.hint or "")
 
 
-def test_a_folder_without_a_configuration_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_a_configuration_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match=r"no config\.json"):
         read_model(str(tmp_path), {})
     (tmp_path / "config.json").write_text("[]")

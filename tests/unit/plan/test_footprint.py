@@ -9,9 +9,9 @@ import pytest
 
 from memoria.plan.checkpoint.model_files import ModelFiles, Tensor
 from memoria.plan.footprint.footprint import Footprint, measure
-from memoria.plan.footprint.parameters import tensors_from_shape
 from memoria.plan.footprint.settings import Machine
 from memoria.plan.footprint.shape import read_shape
+from memoria.plan.footprint.weights import tensors_from_shape
 from memoria.text import GIB
 from tests.unit import checkpoints as models
 from tests.unit.checkpoints import model_files
@@ -195,7 +195,7 @@ def test_layers_that_are_left_alone_keep_their_width() -> None:
 def test_a_method_of_unknown_storage_is_named_only_where_the_files_are_missing() -> None:
     config = {**models.LLAMA_8B, "quantization_config": {"quant_method": "quark"}}
     assert of(config).caveats == (
-        "without its files a model quantised with `quark` is counted as if it were not",
+        "without its files, a model quantised with `quark` is counted as unquantised",
     )
     assert of(config, Tensor("model.layers.0.mlp.up_proj.weight", "F8_E4M3", (64, 64))).caveats == ()
 

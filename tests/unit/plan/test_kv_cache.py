@@ -10,14 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memoria.demo.make_models import MAX_LENGTH
 from memoria.plan.budgets import kv_cache_bytes
 from memoria.plan.footprint.footprint import measure
-from memoria.plan.footprint.kv_cache import KvCache, lay_out
-from memoria.plan.footprint.layers import Attention, Demand, State
+from memoria.plan.footprint.kv_cache import Attention, Demand, KvCache, State, lay_out
 from memoria.plan.footprint.settings import Machine
 from memoria.plan.outcome import fitted
 from memoria.text import GIB
+from tests.demo_models import MAX_LENGTH
 from tests.unit.checkpoints import model_files
 
 RECORDS: dict[str, dict[str, Any]] = json.loads(

@@ -18,7 +18,7 @@ TWO = {"embedding": "0.30", "generation": "0.60"}
 TOO_MUCH = {"embedding": "0.45", "generation": "0.60"}
 
 
-def told(plan: Plan) -> list[str]:
+def texts(plan: Plan) -> list[str]:
     return [str(problem) for problem in plan.problems]
 
 
@@ -47,7 +47,7 @@ def test_forty_and_fifty_five_hundredths_are_ninety_five() -> None:
 
 def test_fractions_over_the_limit_are_shown_with_their_lines_and_what_to_lower() -> None:
     plan = make_plan(config(TOO_MUCH), {0: gpu()})
-    assert told(plan) == [
+    assert texts(plan) == [
         "error: fractions add up to 1.05, the limit is 0.95\n"
         "  memoria.yaml:12  embedding.gpu_memory_utilization   0.45  62.9 GiB\n"
         "  memoria.yaml:19  generation.gpu_memory_utilization  0.60  83.9 GiB\n"
@@ -76,8 +76,8 @@ def test_the_limit_is_checked_without_a_gpu() -> None:
 def test_contexts_that_do_not_fit_beside_the_fractions_are_a_problem_of_the_file() -> None:
     small = gpu(total=8 * GIB, reserved=0)
     plan = make_plan(config({"a": "0.35", "b": "0.60"}), {0: small})
-    assert told(plan) == [
-        "error: the engines need 7.6 GiB and 1.2 beside it for CUDA contexts, GPU 0 has 8.0 GiB in all\n"
+    assert texts(plan) == [
+        "error: the engines need 7.6 GiB and 1.2 GiB for CUDA contexts, GPU 0 has 8.0 GiB in all\n"
         "  memoria.yaml:12  a.gpu_memory_utilization  0.35  2.8 GiB\n"
         "  memoria.yaml:19  b.gpu_memory_utilization  0.60  4.8 GiB\n"
         "hint: lower b to 0.49"
@@ -92,7 +92,7 @@ def test_a_device_smaller_than_the_contexts_is_called_too_small() -> None:
 
 def test_memory_held_by_others_is_named_and_is_not_the_files_fault() -> None:
     plan = make_plan(config(TWO), {0: gpu(process(9912, 47))})
-    assert told(plan) == [
+    assert texts(plan) == [
         "error: the engines need 127.1 GiB with their CUDA contexts, GPU 0 has 92.8 GiB free\n"
         "  pid 9912  guest  python train.py  47.0 GiB\n"
         "hint: stop pid 9912, or lower the fractions by 0.25 in total"
@@ -113,7 +113,7 @@ def test_the_fewest_processes_that_hold_enough_are_to_be_stopped() -> None:
     assert plan.problems[0].hint == "stop pid 3 and pid 2, or lower the fractions by 0.29 in total"
 
 
-def test_memory_that_nobody_is_named_for_is_still_told() -> None:
+def test_memory_without_a_named_process_is_still_reported() -> None:
     plan = make_plan(config(TWO), {0: gpu(used=47 * GIB)})
     assert plan.problems[0].where == ("processes the driver does not name  47.0 GiB",)
     assert plan.problems[0].hint == "free 34.3 GiB, or lower the fractions by 0.25 in total"
@@ -127,7 +127,7 @@ def test_a_long_list_of_holders_is_cut() -> None:
 
 def test_a_wrong_file_on_a_full_gpu_shows_both_and_is_a_wrong_file() -> None:
     plan = make_plan(config(TOO_MUCH), {0: gpu(process(9912, 47))})
-    assert [len(plan.config_problems), len(plan.held_problems)] == [1, 1]
+    assert [len(plan.config_problems), len(plan.memory_problems)] == [1, 1]
     with pytest.raises(ConfigError, match="pid 9912"):
         plan.raise_for_problems()
 
@@ -135,7 +135,7 @@ def test_a_wrong_file_on_a_full_gpu_shows_both_and_is_a_wrong_file() -> None:
 def test_what_memorias_running_engines_hold_is_free_to_them() -> None:
     engines = [process(10, 42, command="VLLM::EngineCore"), process(11, 84, command="VLLM::EngineCore")]
     running = gpu(*engines)
-    assert make_plan(config(TWO), {0: running}).held_problems
+    assert make_plan(config(TWO), {0: running}).memory_problems
     assert make_plan(config(TWO), {0: running}, own_pids={10, 11}).problems == ()
 
 
@@ -152,17 +152,17 @@ def test_an_index_and_a_uuid_of_one_gpu_are_one_gpu() -> None:
     assert plan.config_problems
 
 
-def test_both_gpus_problems_are_told_at_once() -> None:
+def test_both_gpus_problems_are_reported_at_once() -> None:
     fractions = {"a": "0.50", "b": "0.50", "c": "0.60", "d": "0.60"}
     plan = make_plan(config(fractions, gpu_of={"c": 1, "d": 1}), {0: gpu(), 1: gpu(index=1)})
     assert [problem.hint for problem in plan.problems] == ["lower b to 0.45", "lower d to 0.35"]
 
 
-def test_on_a_host_there_are_no_contexts_and_nobody_is_told_to_stop_a_process() -> None:
+def test_on_a_host_there_are_no_contexts_and_no_process_is_proposed_to_be_stopped() -> None:
     on_host = config({"a": "0.40", "b": "0.55"}, device="cpu")
     assert make_plan(on_host, {0: host(total=10 * GIB, used=0)}).problems == ()
     plan = make_plan(on_host, {0: host(process(7, 2, command="browser"), total=10 * GIB, used=2 * GIB)})
-    assert told(plan) == [
+    assert texts(plan) == [
         "error: the engines need 9.5 GiB, this host has 8.0 GiB free\n"
         "  pid 7  guest  browser  2.0 GiB\n"
         "hint: free 1.5 GiB, or lower the fractions by 0.16 in total"
@@ -172,7 +172,7 @@ def test_on_a_host_there_are_no_contexts_and_nobody_is_told_to_stop_a_process() 
 def test_a_fixed_kv_cache_larger_than_the_budget_is_refused() -> None:
     wrong = config({"a": "0.10"}, vllm_args={"kv_cache_memory_bytes": "15G"})
     [problem] = make_plan(wrong, {0: gpu()}).config_problems
-    assert problem.what == "the KV cache of a is 15.0 GiB, its whole budget 14.0 GiB"
+    assert problem.what == "the KV cache of a is 15.0 GiB, but its whole budget is 14.0 GiB"
     assert problem.where == ("a.kv_cache_memory_bytes",)
     right = config({"a": "0.10"}, vllm_args={"kv_cache_memory_bytes": 64 * 2**20})
     assert make_plan(right, {0: gpu()}).problems == ()
@@ -229,7 +229,7 @@ def test_the_order_of_engines_does_not_change_whether_they_fit(
     device = gpu(process(1, 1), total=total, reserved=0)
     one, other = (make_plan(config(order), {0: device}) for order in (fractions, shuffled))
     assert len(one.config_problems) == len(other.config_problems)
-    assert len(one.held_problems) == len(other.held_problems)
+    assert len(one.memory_problems) == len(other.memory_problems)
 
 
 @given(engines, totals)

@@ -15,7 +15,7 @@ from memoria.gpu.device import Device
 from memoria.plan.checkpoint.model_files import ModelFiles
 from memoria.plan.outcome import Learned
 from memoria.plan.plan import make_plan
-from memoria.plan.problems import Judged, judge, plan_problems
+from memoria.plan.problems import Misfits, find_misfits, plan_problems
 from memoria.preflight.outcomes import make_outcomes
 from memoria.text import GIB
 from tests.unit import checkpoints as models
@@ -33,10 +33,10 @@ def judged(
     device: Device = GPU,
     learned: Learned | None = None,
     **args: Any,
-) -> Judged:
+) -> Misfits:
     wanted = config({"a": fraction}, vllm_args={**SMALL, **args}, device="cpu" if device.is_host else "cuda")
     plan = make_plan(wanted, {0: device})
-    return judge(
+    return find_misfits(
         wanted, plan, make_outcomes(wanted, plan, {"a": files}, {}, {"a": learned} if learned else {})
     )
 
@@ -91,11 +91,11 @@ def test_a_kv_cache_that_is_given_is_taken_whatever_the_fraction_is() -> None:
 
 def test_a_host_is_not_certain_and_neither_is_what_was_learnt() -> None:
     assert judged(LLAMA, "0.5", host(total=24 * GIB)).certain == ()
-    assert judged(LLAMA, "0.5", learned=Learned(weights_bytes=GIB)) == Judged((), ())
+    assert judged(LLAMA, "0.5", learned=Learned(weights_bytes=GIB)) == Misfits((), ())
 
 
 def two(first: str, second: str, **more: Any) -> tuple[Config, tuple[str, ...]]:
-    """Two engines on 24 GiB, and what the second is told to do."""
+    """Two engines on 24 GiB, and the hints for the second."""
     wanted = config({"embedding": first, "generation": second}, vllm_args=SMALL)
     engines = (replace(wanted.engine("embedding"), **more), wanted.engine("generation"))
     return (made := replace(wanted, engines=engines)), hints(made)
@@ -130,6 +130,6 @@ def test_a_neighbour_gives_nothing_where_there_is_room_or_it_needs_all_it_has() 
         ("0.74", {"want": Want(context=4096, concurrency=37.0)}),
         ("0.74", {"gpu_memory": 18 * GIB}),
     ):
-        _, told = two(first, "0.20", **more)
-        assert told
-        assert not any("embedding" in hint for hint in told)
+        _, found = two(first, "0.20", **more)
+        assert found
+        assert not any("embedding" in hint for hint in found)

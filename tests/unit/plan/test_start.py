@@ -44,7 +44,7 @@ def test_a_start_is_refused_naming_others_but_never_memorias_own() -> None:
     )
 
 
-def test_memory_that_lingers_without_a_process_is_told() -> None:
+def test_memory_that_lingers_without_a_process_is_reported() -> None:
     lingering = gpu(used=100 * GIB)
     problem = check_start(budget(lingering, "0.60"), lingering, ())
     assert problem
@@ -97,9 +97,9 @@ def test_what_a_neighbour_gave_back_is_one() -> None:
     device = gpu(process(10, 70), process(11, 1), process(12, 60))
     problem = check_held(budget(device, "0.30"), device, {10, 11})
     assert problem
-    assert problem.what.startswith("generation holds 71.0 GiB, its fraction is 41.9 GiB")
+    assert problem.what.startswith("generation uses 71.0 GiB, its fraction is 41.9 GiB")
 
 
-def test_where_the_driver_does_not_tell_nothing_is_held_against_it() -> None:
+def test_without_figures_from_the_driver_there_is_no_problem() -> None:
     device = gpu(process(10, None), process(11, 100))
     assert check_held(budget(device, "0.30"), device, {10, 11}) is None

@@ -12,14 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memoria.config.file import rewrite
 from memoria.config.model import Config, Want
-from memoria.config.rewrite import rewrite
 from memoria.errors import ConfigError, Problem
 from memoria.gpu.device import Device
+from memoria.plan.budgets import exact_fraction
 from memoria.plan.checkpoint.model_files import ModelFiles
 from memoria.plan.outcome import make_outcome
 from memoria.plan.plan import make_plan
-from memoria.plan.wishes import Settled, exact_fraction, room_for, settle, wanted_cache_bytes, wish_problem
+from memoria.plan.wishes import Settled, room_for, settle, wanted_cache_bytes, wish_problem
 from memoria.text import GIB
 from tests.unit import checkpoints as models
 from tests.unit.checkpoints import model_files
@@ -140,7 +141,7 @@ def test_a_wish_beside_a_fixed_fraction_takes_only_what_is_left() -> None:
     assert chosen(settle(wanted, {0: device(80 * GIB)}, FILES)) == {"a": Decimal("0.35")}
 
 
-def test_wishes_that_cannot_be_granted_are_told_with_what_is_missing() -> None:
+def test_wishes_that_cannot_be_granted_are_reported_with_what_is_missing() -> None:
     wanted = wishing({"a": Want(context=8192, concurrency=16), "b": Want(context=8192, concurrency=64)})
     (problem,) = settle(wanted, {0: device(80 * GIB)}, FILES).problems
     assert "the wishes need 1.2" in problem.what or "the wishes need 1.1" in problem.what
@@ -152,12 +153,12 @@ def test_wishes_that_cannot_be_granted_are_told_with_what_is_missing() -> None:
     assert "in all" in problem.what
 
 
-def test_a_wish_without_the_models_files_is_told() -> None:
+def test_a_wish_without_the_models_files_is_a_problem() -> None:
     (problem,) = settle(wishing({"x": Want(concurrency=1)}), {0: device(24 * GIB)}, FILES).problems
     assert "no fraction can be chosen for x" in problem.what
 
 
-def test_a_written_fraction_that_does_not_grant_its_wish_is_told() -> None:
+def test_a_written_fraction_that_does_not_grant_its_wish_is_a_problem() -> None:
     wanted = wishing({"b": Want(context=8192, concurrency=32)})
     wanted = replace(
         wanted, engines=tuple(replace(e, gpu_memory_utilization=Decimal("0.5")) for e in wanted.engines)
@@ -218,7 +219,7 @@ def test_a_fraction_that_stands_elsewhere_is_not_written(tmp_path: Path, value: 
         rewrite(file, {("engines", "a", "gpu_memory_utilization"): "0.30"})
 
 
-def test_every_wish_that_cannot_be_granted_is_told_at_once() -> None:
+def test_every_wish_that_cannot_be_granted_is_reported_at_once() -> None:
     wanted = wishing({"a": None, "b": Want(concurrency=1), "c": None})
     sized = replace(wanted.engine("c"), gpu_memory=900 * GIB)
     wanted = replace(wanted, engines=(wanted.engine("a"), wanted.engine("b"), sized))
@@ -226,7 +227,7 @@ def test_every_wish_that_cannot_be_granted_is_told_at_once() -> None:
     found = settle(wanted, {0: device(24 * GIB)}, {"a": FILES["a"]}, {"b": reason})
     assert [problem.what for problem in found.problems] == [
         "no fraction can be chosen for b: the weights cannot be read",
-        "c is to have 900.0 GiB, gpu 0 has 24.0 GiB in all",
+        "c asks for 900.0 GiB, gpu 0 has 24.0 GiB in all",
     ]
     assert found.problems[0].hint == "download the model again; or write a fraction"
     assert found.choices == ()

@@ -11,19 +11,18 @@ from pathlib import Path
 import pytest
 
 from memoria.preflight import models
-from memoria.preflight.hub import hub_token
-from memoria.preflight.models import look_for_models
+from memoria.preflight.models import hub_token, look_for_models
 from tests.unit.plans import config
 
 
 @dataclass
 class Hub:
-    """Answers every question with `status` and `headers`, and keeps what it was asked."""
+    """Answers every request with `status` and `headers`, and records the requests."""
 
     url: str = ""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
-    asked: list[tuple[str, str | None]] = field(default_factory=list)
+    requests: list[tuple[str, str | None]] = field(default_factory=list)
     may_answer: threading.Event = field(default_factory=threading.Event)
 
 
@@ -34,7 +33,7 @@ def hub() -> Iterator[Hub]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
-            state.asked.append((self.path, self.headers.get("Authorization")))
+            state.requests.append((self.path, self.headers.get("Authorization")))
             state.may_answer.wait()
             self.send_response(state.status)
             for name, value in state.headers.items():
@@ -55,7 +54,7 @@ def hub() -> Iterator[Hub]:
 
 
 def problems(model: str, environ: dict[str, str], *, env: dict[str, str] | None = None) -> list[str]:
-    """What is told of one engine with that model."""
+    """What the preflight says of one engine with that model."""
     planned = config({"generation": "0.5"})
     engine = replace(planned.engines[0], model=model, env=env or {})
     looked = look_for_models(replace(planned, engines=(engine,)), environ)
@@ -75,15 +74,15 @@ def test_a_gguf_file_is_a_model(tmp_path: Path) -> None:
     assert problems(str(file), {}) == []
 
 
-def test_a_path_without_a_model_is_told(tmp_path: Path) -> None:
+def test_a_path_without_a_model_is_a_problem(tmp_path: Path) -> None:
     assert problems(str(tmp_path), {}) == [f"no model in {tmp_path}: it has no config.json"]
     nowhere = tmp_path / "nowhere"
     assert problems(str(nowhere), {}) == [f"model not found: {nowhere} is not a directory"]
 
 
-def test_a_path_that_cannot_be_looked_at_is_told() -> None:
-    (told,) = problems("/" + "x" * 5000, {})
-    assert told.startswith("model cannot be read: /xxx")
+def test_a_path_that_cannot_be_looked_at_is_a_problem() -> None:
+    (problem,) = problems("/" + "x" * 5000, {})
+    assert problem.startswith("model cannot be read: /xxx")
 
 
 @pytest.mark.parametrize("name", ["config.json", "params.json"])
@@ -92,15 +91,15 @@ def test_a_cached_model_needs_no_hub(tmp_path: Path, hub: Hub, name: str) -> Non
     snapshot.mkdir(parents=True)
     (snapshot / name).touch()
     assert problems("who/tiny", {"HF_HOME": str(tmp_path), "HF_ENDPOINT": hub.url}) == []
-    assert hub.asked == []
+    assert hub.requests == []
 
 
 def test_offline_a_model_must_be_cached(tmp_path: Path) -> None:
-    (told,) = problems("who/tiny", {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"})
-    assert told == "model `who/tiny` is not in the local cache, and the hub may not be asked"
+    (problem,) = problems("who/tiny", {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"})
+    assert problem == "model `who/tiny` is not in the local cache, and downloads are off (HF_HUB_OFFLINE)"
 
 
-NOBODY_KNOWS = "nobody knows whether the hub has `who/tiny`"
+CANNOT_TELL = "cannot tell whether the hub has `who/tiny`"
 
 
 @pytest.fixture
@@ -110,20 +109,20 @@ def environ(tmp_path: Path, hub: Hub) -> dict[str, str]:
 
 def test_a_model_on_the_hub_is_there(environ: dict[str, str], hub: Hub) -> None:
     assert problems("who/tiny", environ) == []
-    assert hub.asked == [("/who/tiny/resolve/main/config.json", None)]
+    assert hub.requests == [("/who/tiny/resolve/main/config.json", None)]
 
 
 @pytest.mark.parametrize("status", [401, 404])
-def test_a_misnamed_model_is_told(environ: dict[str, str], hub: Hub, status: int) -> None:
+def test_a_misnamed_model_is_a_problem(environ: dict[str, str], hub: Hub, status: int) -> None:
     hub.status, hub.headers = status, {"X-Error-Code": "RepoNotFound"}
     assert problems("who/tiny", environ) == ["model `who/tiny` is not on the hub, or it is private"]
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_gated_model_is_told(environ: dict[str, str], hub: Hub, status: int) -> None:
+def test_a_gated_model_is_a_problem(environ: dict[str, str], hub: Hub, status: int) -> None:
     hub.status, hub.headers = status, {"X-Error-Code": "GatedRepo"}
-    (told,) = problems("who/tiny", environ)
-    assert told == "model `who/tiny` is gated: its licence must be accepted on its page"
+    (problem,) = problems("who/tiny", environ)
+    assert problem == "model `who/tiny` is gated: its licence must be accepted on its page"
 
 
 def test_a_repository_without_a_config_is_left_to_vllm(environ: dict[str, str], hub: Hub) -> None:
@@ -133,7 +132,7 @@ def test_a_repository_without_a_config_is_left_to_vllm(environ: dict[str, str], 
 
 def test_an_engines_own_token_is_sent(environ: dict[str, str], hub: Hub) -> None:
     assert problems("who/tiny", environ, env={"HF_TOKEN": "secret"}) == []
-    assert hub.asked[0][1] == "Bearer secret"
+    assert hub.requests[0][1] == "Bearer secret"
 
 
 def test_the_token_is_found_where_huggingface_hub_finds_it(tmp_path: Path) -> None:
@@ -161,19 +160,19 @@ def test_the_token_is_found_where_huggingface_hub_finds_it(tmp_path: Path) -> No
 def test_the_token_of_a_login_is_sent(environ: dict[str, str], hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("secret\n")
     assert problems("who/tiny", environ) == []
-    assert hub.asked[0][1] == "Bearer secret"
+    assert hub.requests[0][1] == "Bearer secret"
 
 
 def test_a_redirect_is_an_answer_and_takes_the_token_nowhere(environ: dict[str, str], hub: Hub) -> None:
     hub.status, hub.headers = 307, {"Location": f"{hub.url.replace('127.0.0.1', 'localhost')}/elsewhere"}
     assert problems("who/tiny", {**environ, "HF_TOKEN": "secret"}) == []
-    assert len(hub.asked) == 1
+    assert len(hub.requests) == 1
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_hub_in_trouble_is_no_reason_not_to_start(environ: dict[str, str], hub: Hub, status: int) -> None:
     hub.status = status
-    assert problems("who/tiny", environ) == [f"{NOBODY_KNOWS}: it answered {status}"]
+    assert problems("who/tiny", environ) == [f"{CANNOT_TELL}: it answered {status}"]
 
 
 @pytest.mark.parametrize(
@@ -187,24 +186,24 @@ def test_a_hub_that_cannot_be_reached_is_no_reason_not_to_start(
     environ: dict[str, str], endpoint: str, reason: str
 ) -> None:
     environ["HF_ENDPOINT"] = endpoint
-    assert problems("who/tiny", environ) == [f"{NOBODY_KNOWS}: {reason}"]
+    assert problems("who/tiny", environ) == [f"{CANNOT_TELL}: {reason}"]
 
 
 def test_a_token_that_the_hub_does_not_take_says_nothing_of_the_model(
     environ: dict[str, str], hub: Hub
 ) -> None:
     hub.status = 401
-    (told,) = problems("who/tiny", {**environ, "HF_TOKEN": "out-of-date"})
-    assert told.startswith(f"{NOBODY_KNOWS}: it does not take the token")
-    assert "out-of-date" not in told
+    (problem,) = problems("who/tiny", {**environ, "HF_TOKEN": "out-of-date"})
+    assert problem.startswith(f"{CANNOT_TELL}: it refuses the token")
+    assert "out-of-date" not in problem
 
 
 def test_a_hub_that_does_not_answer_is_waited_for_no_longer_than_patience(
     environ: dict[str, str], hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "PATIENCE", 0.05)
+    monkeypatch.setattr(models, "HUB_TIMEOUT", 0.05)
     hub.may_answer.clear()
-    assert problems("who/tiny", environ) == [f"{NOBODY_KNOWS}: it has not answered within 0.05 s"]
+    assert problems("who/tiny", environ) == [f"{CANNOT_TELL}: no answer within 0.05 s"]
 
 
 @pytest.mark.parametrize(
@@ -212,12 +211,12 @@ def test_a_hub_that_does_not_answer_is_waited_for_no_longer_than_patience(
 )
 def test_what_is_no_name_of_the_hubs_is_left_to_vllm(environ: dict[str, str], hub: Hub, model: str) -> None:
     assert problems(model, environ) == []
-    assert hub.asked == []
+    assert hub.requests == []
 
 
 def test_another_hub_is_left_to_vllm(environ: dict[str, str], hub: Hub) -> None:
     assert problems("who/tiny", {**environ, "VLLM_USE_MODELSCOPE": "True"}) == []
-    assert hub.asked == []
+    assert hub.requests == []
 
 
 def test_every_missing_model_is_told_with_its_place_in_the_files_order(tmp_path: Path) -> None:

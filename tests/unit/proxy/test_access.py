@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from memoria.config.model import Access, Address
 from memoria.proxy.access.keys import KeyRing, Keys
-from memoria.proxy.access.rules import AccessRules, Grant, Preflight, access_rules, decide
+from memoria.proxy.access.rules import AccessRules, CorsPreflight, Grant, access_rules, decide
 from memoria.proxy.errors import Rejection
-from memoria.proxy.http.headers import Header
+from memoria.proxy.http.messages import Header
 from tests.unit.commands import CONFIG
 
 KEY = "k" * 32
@@ -36,7 +36,7 @@ def rules(listen: str = "127.0.0.1", **access: tuple[str, ...]) -> AccessRules:
 
 def ask(
     *headers: Header, by: AccessRules, method: str = "POST", path: bytes = b"/v1/chat/completions"
-) -> Grant | Preflight | Rejection:
+) -> Grant | CorsPreflight | Rejection:
     return decide(method, path, headers, by)
 
 
@@ -132,7 +132,7 @@ def test_any_page_may_ask_where_the_file_says_so() -> None:
     assert (b"access-control-allow-origin", b"*") in decision.headers
 
 
-def preflight(origin: bytes, by: AccessRules) -> Grant | Preflight | Rejection:
+def preflight(origin: bytes, by: AccessRules) -> Grant | CorsPreflight | Rejection:
     wanted = (b"access-control-request-method", b"POST")
     names = (b"access-control-request-headers", b"authorization,content-type,x-stainless-os")
     return ask(HOST, (b"origin", origin), wanted, names, by=by, method="OPTIONS")
@@ -140,7 +140,7 @@ def preflight(origin: bytes, by: AccessRules) -> Grant | Preflight | Rejection:
 
 def test_a_browser_that_asks_first_is_told_what_is_allowed_without_a_key(keys: KeyRing) -> None:
     decision = preflight(APP, replace(rules(origins=(APP.decode(),)), keys=keys))
-    assert isinstance(decision, Preflight)
+    assert isinstance(decision, CorsPreflight)
     allowed = dict(decision.headers)
     assert allowed[b"access-control-allow-origin"] == APP
     assert allowed[b"access-control-allow-methods"] == b"GET, POST"
@@ -159,7 +159,7 @@ def test_header_names_that_are_none_are_not_repeated() -> None:
         by=rules(origins=("*",)),
         method="OPTIONS",
     )
-    assert isinstance(decision, Preflight)
+    assert isinstance(decision, CorsPreflight)
     assert b"access-control-allow-headers" not in dict(decision.headers)
 
 

@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memoria.engine.address import UnixAddress
-from memoria.proxy.exchange.reply import Reply
-from memoria.proxy.http.chunks import BY_LENGTH, LONGEST, chunk, data_of
-from memoria.proxy.upstream.connection import Sink, Upstream
+from memoria.proxy.http.messages import BY_LENGTH, LONGEST, Reply, chunk
+from memoria.proxy.upstream.connection import Pool, Sink, Upstream
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":3,"total_tokens":10,"completion_tokens":7}}\n\n'
@@ -42,13 +41,13 @@ class _Client:
 
 
 class _Request:
-    """What a transfer does about a response."""
+    """What an exchange does about a response."""
 
     def __init__(self, *, http_1_0: bool = False) -> None:
         self.client = _Client()
         self.reply = Reply(cast(Transport, self.client), b"id", http_1_0=http_1_0)
-        self.upstream = Upstream(UnixAddress("engine.sock"), [])
-        self.upstream.begin(self)
+        self.upstream = Upstream(UnixAddress("engine.sock"), Pool())
+        self.upstream.begin(self, b"")
         self.over = self.lost = False
 
     def answered(self, reads: list[bytes]) -> _Request:
@@ -56,22 +55,19 @@ class _Request:
             self.upstream.data_received(read)
         return self
 
-    def on_head(self, upstream: Upstream) -> Sink:
+    def on_response_head(self, upstream: Upstream) -> Sink:
         assert upstream.head is not None
         self.reply.begin(upstream.head, upstream.length, keep_alive=True)
         return self.reply
 
-    def on_waiting(self) -> None:
-        self.reply.flush()
-
-    def on_end(self, upstream: Upstream) -> None:
+    def on_response_end(self, upstream: Upstream) -> None:
         self.over = True
         self.reply.end()
 
-    def on_lost(self, upstream: Upstream) -> None:
+    def on_upstream_lost(self, upstream: Upstream) -> None:
         self.lost = True
 
-    def on_writable(self) -> None:
+    def on_upstream_writable(self) -> None:
         raise AssertionError("nothing was asked")
 
 
@@ -119,7 +115,8 @@ def test_a_length_is_that_of_one_chunk() -> None:
             line, found = BY_LENGTH[len(whole)]
             assert found == size
             assert whole.startswith(line)
-        assert data_of(whole) == data
+        sent = _Request().answered([HEAD, whole]).client.sent
+        assert sent[1:] == [whole]
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 3, 4, 5, 21, 262])

@@ -38,7 +38,7 @@ def test_an_answer_has_openais_four_fields(
 
 
 def test_a_refusal_keeps_its_words_and_its_time() -> None:
-    answer = errors.refused(Refusal(503, "loading", "engine_not_ready", retry_after=7))
+    answer = Refusal(503, "loading", "engine_not_ready", retry_after=7).answer
     assert (answer.status, answer.message, answer.code) == (503, "loading", "engine_not_ready")
     assert answer.headers == ((b"retry-after", b"7"),)
 
@@ -48,7 +48,7 @@ def test_a_head_that_cannot_be_trusted_closes_the_connection() -> None:
 
 
 def test_a_preflight_has_no_body() -> None:
-    assert errors.preflight(((b"vary", b"origin"),)).body == b""
+    assert errors.cors_preflight(((b"vary", b"origin"),)).body == b""
 
 
 def test_an_answer_as_an_event_is_one_line_of_data() -> None:

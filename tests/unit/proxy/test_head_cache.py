@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from memoria.proxy.downstream.head_cache import HeadCache
+from memoria.proxy.http.messages import HeadCache
 
 HEAD = b"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\nContent-Length: 12\r\naccept: */*\r\n\r\n"
 

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from memoria.proxy.downstream.watch import Standstill, Watch
+from memoria.proxy.exchange.context import Standstill, Watch
 
 
 class Counting:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from memoria.aio import in_daemon_thread
 from memoria.errors import UnavailableError
 from memoria.gpu.device import Device, DeviceProcess
 from memoria.supervisor import device_memory
@@ -34,7 +35,7 @@ def held_by(pid: int, used_gib: float = 40) -> Device:
     return replace(device(used_gib), processes=(DeviceProcess(pid, None, None, None),))
 
 
-async def nobody() -> list[int]:
+async def no_process() -> list[int]:
     return []
 
 
@@ -61,7 +62,7 @@ async def test_a_driver_that_fails_is_an_error_of_its_own_kind() -> None:
         await DeviceMemory(FakeReader(GONE), 0).read()
 
 
-async def test_a_driver_that_hangs_is_told_and_not_asked_a_second_time(hanging: FakeReader) -> None:
+async def test_a_driver_that_hangs_is_reported_and_not_read_a_second_time(hanging: FakeReader) -> None:
     watched = DeviceMemory(hanging, 0, timeout=0.01)
     for _ in range(3):
         with pytest.raises(UnavailableError, match=r"has not answered for 0\.01 s"):
@@ -83,10 +84,10 @@ async def test_a_driver_that_comes_back_is_read_again(hanging: FakeReader) -> No
     assert watched.latest == device(1)
 
 
-async def test_a_late_failure_that_nobody_waits_for_is_not_complained_of(
+async def test_a_late_failure_without_a_waiter_is_not_logged(
     hanging: FakeReader, caplog: pytest.LogCaptureFixture
 ) -> None:
-    reading = device_memory.in_daemon_thread(lambda: hanging.snapshot(0))
+    reading = in_daemon_thread(lambda: hanging.snapshot(0))
     hanging.answers = [GONE]
     hanging.unblock()
     await asyncio.wait({reading})
@@ -121,7 +122,7 @@ async def test_nothing_is_released_while_the_driver_names_one_of_the_processes()
 async def test_nothing_is_released_while_the_driver_names_one_that_is_dead_already() -> None:
     reader = FakeReader(held_by(10), held_by(10), held_by(99, 1))
     async with asyncio.timeout(10):
-        await DeviceMemory(reader, 0).until_released(nobody, known={10})
+        await DeviceMemory(reader, 0).until_released(no_process, known={10})
     assert reader.calls == 4
 
 

@@ -47,9 +47,9 @@ def journal() -> Journal:
 
 @pytest.fixture
 def gate(clock: FakeClock, journal: Journal) -> Iterator[GpuGate]:
-    gate = GpuGate("gpu 0", journal, patience=60.0, recheck=0.01, clock=clock)
+    gate = GpuGate("gpu 0", journal, overtake_after=60.0, recheck=0.01, clock=clock)
     yield gate
-    assert "inside=None" in repr(gate), "somebody was left inside"
+    assert "inside=None" in repr(gate), "a ticket was left inside"
 
 
 async def settle() -> None:
@@ -76,7 +76,7 @@ async def test_engines_pass_in_the_order_of_their_tickets(gate: GpuGate) -> None
     second.ticket.leave()
 
 
-async def test_nobody_else_is_inside_until_the_one_inside_leaves(gate: GpuGate, journal: Journal) -> None:
+async def test_no_other_is_inside_until_the_one_inside_leaves(gate: GpuGate, journal: Journal) -> None:
     engines = [Engine(gate, str(number)) for number in range(4)]
     tasks = [engine.arrive() for engine in engines]
     for number, engine in enumerate(engines):
@@ -84,11 +84,11 @@ async def test_nobody_else_is_inside_until_the_one_inside_leaves(gate: GpuGate, 
         await settle()
         assert [task.done() for task in tasks] == [True] * (number + 1) + [False] * (3 - number)
         engine.ticket.leave()
-    told = [(entry.subject, entry.what) for entry in journal.entries()]
-    assert told == [(str(n), what) for n in range(4) for what in ("passed the gate", "left the gate")]
+    reported = [(entry.subject, entry.kind) for entry in journal.entries()]
+    assert reported == [(str(n), what) for n in range(4) for what in ("gate_passed", "gate_left")]
 
 
-async def test_nobody_passes_while_memory_is_released(gate: GpuGate) -> None:
+async def test_no_engine_passes_while_memory_is_released(gate: GpuGate) -> None:
     engine = Engine(gate, "engine")
     gate.set_releasing("dead", True)
     gate.set_releasing("dying", True)
@@ -205,10 +205,10 @@ async def test_leaving_twice_or_outside_does_no_harm(gate: GpuGate, journal: Jou
     engine, other = Engine(gate, "engine"), Engine(gate, "other")
     await passed(engine.arrive())
     other.ticket.leave()
-    assert journal.entries()[-1].what == "passed the gate"
+    assert journal.entries()[-1].kind == "gate_passed"
     engine.ticket.leave()
     engine.ticket.leave()
-    assert [entry.what for entry in journal.entries()] == ["passed the gate", "left the gate"]
+    assert [entry.kind for entry in journal.entries()] == ["gate_passed", "gate_left"]
 
 
 async def test_being_cancelled_while_waiting_leaks_nothing(gate: GpuGate) -> None:
@@ -260,7 +260,7 @@ async def test_a_start_that_failed_before_its_neighbours_end_was_seen_is_spoiled
     failed.ticket.leave()
 
 
-async def test_what_moved_before_it_passed_spoils_nobody(gate: GpuGate) -> None:
+async def test_what_moved_before_it_passed_spoils_no_ticket(gate: GpuGate) -> None:
     engine = Engine(gate, "engine")
     engine.ticket.spoiled = True
     await passed(engine.arrive())
@@ -269,34 +269,34 @@ async def test_what_moved_before_it_passed_spoils_nobody(gate: GpuGate) -> None:
 
 
 async def test_a_stop_waits_until_no_neighbour_is_inside(gate: GpuGate) -> None:
-    inside, told = Engine(gate, "inside"), list[str]()
+    inside, reported = Engine(gate, "inside"), list[str]()
     await passed(inside.arrive())
-    await gate.until_alone("inside", told.append)  # it need not wait for itself
-    waiting = asyncio.ensure_future(gate.until_alone("other", told.append))
+    await gate.until_alone("inside", reported.append)  # it need not wait for itself
+    waiting = asyncio.ensure_future(gate.until_alone("other", reported.append))
     await settle()
-    assert told == ["inside"]
+    assert reported == ["inside"]
     assert not waiting.done()
     inside.ticket.leave()
     await passed(waiting)
 
 
 async def test_a_restart_waits_until_no_neighbours_memory_moves(gate: GpuGate) -> None:
-    inside, told = Engine(gate, "inside"), list[str]()
+    inside, reported = Engine(gate, "inside"), list[str]()
     await passed(inside.arrive())
-    waiting = asyncio.ensure_future(gate.until_calm("other", told.append))
+    waiting = asyncio.ensure_future(gate.until_calm("other", reported.append))
     await settle()
     gate.set_releasing("dead", True)
     gate.set_releasing("other", True)  # it need not wait for itself
     inside.ticket.leave()
     await settle()
-    assert told == ["inside is behind the gate", "the memory of dead is on its way back"]
+    assert reported == ["inside is behind the gate", "the memory of dead is on its way back"]
     assert not waiting.done()
     gate.set_releasing("dead", False)
     await passed(waiting)
     assert gate.is_calm("other")
 
 
-async def test_nobody_waits_for_a_neighbour_that_ends_itself(gate: GpuGate) -> None:
+async def test_a_neighbour_that_ends_itself_is_not_waited_for(gate: GpuGate) -> None:
     inside = Engine(gate, "inside")
     await passed(inside.arrive())
     gate.set_releasing("inside", True, start="1")

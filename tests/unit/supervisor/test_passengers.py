@@ -89,7 +89,7 @@ async def test_a_core_that_is_gone_is_not_written_to(passengers: Passengers) -> 
     core[1].close()
 
 
-async def test_a_start_that_nobody_expects_is_turned_away(passengers: Passengers) -> None:
+async def test_an_unknown_start_is_refused(passengers: Passengers) -> None:
     passengers.expect("abc")
     passengers.forget("abc")
     stranger = await board(passengers, "engine_core")

@@ -23,7 +23,7 @@ def plan(**fractions: str) -> Plan:
     return make_plan(config(fractions), {0: gpu()})
 
 
-def test_who_gives_memory_back_goes_first() -> None:
+def test_an_engine_that_gives_memory_back_goes_first() -> None:
     before, after = plan(a="0.3", b="0.6"), plan(a="0.6", b="0.3")
     assert order(["a", "b"], before, after) == ["b", "a"]
 
@@ -37,7 +37,7 @@ def test_else_the_files_order_counts() -> None:
 
 
 class Engine:
-    """As much of an actor as a roll sees."""
+    """The part of an actor that a rolling restart uses."""
 
     def __init__(self, fleet: Fleet, name: str, state: State = State.READY) -> None:
         self._fleet, self.name = fleet, name
@@ -66,7 +66,7 @@ class Engine:
 
 
 class Fleet:
-    """As much of a supervisor."""
+    """The part of a supervisor that it uses."""
 
     def __init__(self, *names: str) -> None:
         self.journal = Journal()
@@ -116,7 +116,7 @@ async def test_an_engine_that_has_left_the_configuration_is_passed_over() -> Non
     assert fleet.restarts() == {"b": 1}
 
 
-async def test_what_is_held_blocks_nobody() -> None:
+async def test_a_held_engine_blocks_no_other() -> None:
     """It has its new settings when it starts again; a removed one may never."""
     fleet = Fleet("held", "b")
     removed = Engine(fleet, "removed", State.HELD)
@@ -127,7 +127,7 @@ async def test_what_is_held_blocks_nobody() -> None:
     assert fleet.restarts() == {"held": 0, "b": 1}
 
 
-async def test_nobody_is_sent_into_a_closed_gate_and_others_do_not_wait_for_it() -> None:
+async def test_no_engine_is_sent_into_a_closed_gate_and_others_do_not_wait_for_it() -> None:
     fleet = Fleet("a", "b")
     fleet.actors["a"].may_go = False
     roll(fleet, "a", "b")
@@ -136,7 +136,7 @@ async def test_nobody_is_sent_into_a_closed_gate_and_others_do_not_wait_for_it()
     fleet.actors["b"].gets(State.READY)
     await settle()
     assert fleet.restarts() == {"a": 0, "b": 1}
-    assert [(e.subject, e.what) for e in fleet.journal.entries()] == [("a", "restart waits")]
+    assert [(e.subject, e.kind) for e in fleet.journal.entries()] == [("a", "restart_waits")]
     fleet.actors["a"].may_go = True
     fleet.actors["b"].gets(State.READY)  # anything that happens
     await settle()
@@ -151,7 +151,7 @@ async def test_what_a_person_has_stopped_stays_stopped() -> None:
     assert fleet.restarts() == {"a": 0}
 
 
-async def test_nobody_waits_for_the_end_of_one_that_has_come_back() -> None:
+async def test_the_end_of_an_engine_that_has_come_back_is_not_waited_for() -> None:
     fleet = Fleet("b")
     back = Engine(fleet, "back", State.DRAINING)
     rolling = roll(fleet, retired=[back])

@@ -65,7 +65,7 @@ def test_a_directory_that_is_made_with_its_parents_is_closed_as_a_whole(path: Pa
 def test_a_place_that_everybody_can_put_another_directory_in_is_refused(path: Path) -> None:
     path.parent.mkdir()
     path.parent.chmod(0o777)
-    with pytest.raises(UnavailableError, match=f"everybody can replace what is in {path.parent}"):
+    with pytest.raises(UnavailableError, match=f"every user can replace what is in {path.parent}"):
         RuntimeDir(path).__enter__()
     path.parent.chmod(0o1777)
     with RuntimeDir(path):
@@ -87,13 +87,13 @@ def test_what_cannot_be_used_is_told_without_making_anything(path: Path, tmp_pat
     path.parent.chmod(0o777)
     problem = RuntimeDir(path).problem()
     assert problem is not None
-    assert f"everybody can replace what is in {path.parent}" in problem.what
+    assert f"every user can replace what is in {path.parent}" in problem.what
     with RuntimeDir(tmp_path / "used") as used:
         assert used.problem() is None
 
 
 def test_a_parent_or_a_link_of_somebody_else_is_refused(path: Path, tmp_path: Path) -> None:
-    """Of whom is asked of a function: to make a file somebody else's takes root."""
+    """Checked as a function: only root can give a file to another user."""
     path.mkdir(parents=True)
     me, roots = os.getuid(), Path("/").stat().st_uid
     assert replaceable(path, {0, roots, me}) is None
@@ -103,7 +103,7 @@ def test_a_parent_or_a_link_of_somebody_else_is_refused(path: Path, tmp_path: Pa
     assert replaceable(path, {me + 1}) == "/ belongs to another user"
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can make a directory somebody else's")
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory to another user")
 def test_a_directory_that_another_user_was_first_to_make_is_refused(path: Path) -> None:
     path.parent.mkdir()
     link = path.parent.with_name("link")

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from memoria.supervisor.runtime_dir import RuntimeDir
-from memoria.supervisor.state_file import StateFile, started
+from memoria.supervisor.runtime_dir import RuntimeDir, StateFile, started
 
 SLEEPS = (sys.executable, "-S", "-c", "import time; time.sleep(600)")
 
@@ -105,7 +104,7 @@ def test_what_has_ended_is_forgotten(tmp_path: Path, process: subprocess.Popen[b
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"boot": 1', '{"spawned": [{"what": 1}]}', "\0"])
-def test_a_damaged_file_names_nobody(tmp_path: Path, text: str) -> None:
+def test_a_damaged_file_names_no_process(tmp_path: Path, text: str) -> None:
     path = tmp_path / "state.json"
     path.write_text(text)
     state = StateFile(path)
@@ -113,7 +112,9 @@ def test_a_damaged_file_names_nobody(tmp_path: Path, text: str) -> None:
     assert json.loads(path.read_text())["spawned"] == []
 
 
-def test_a_file_that_cannot_be_written_stops_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_cannot_be_written_stops_no_engine(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     state = StateFile(tmp_path / "not there" / "state.json")
     state.intend("run1", "embedding")
     assert "cannot be written" in caplog.text

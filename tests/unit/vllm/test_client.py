@@ -1,4 +1,4 @@
-"""Readiness, asked of a real server on a Unix socket."""
+"""Readiness, against a real server on a Unix socket."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Server:
     def __init__(self, path: Path) -> None:
         self.address = UnixAddress(str(path))
         self.answer: Answer = lambda _: 200
-        self.asked: list[str] = []
+        self.paths: list[str] = []
         self.bodies: list[dict[str, Any]] = []
         self.hangs_once = False
 
     async def serve(self, request: web.Request) -> web.Response:
-        self.asked.append(request.path)
+        self.paths.append(request.path)
         if self.hangs_once:
             self.hangs_once = False
             await asyncio.Event().wait()  # until the client has gone
@@ -60,10 +60,10 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
 
 
 async def answering(server: Server, runner: Runner = "generate", *, timeout: float = 10) -> list[str]:
-    """What was asked until the engine was believed."""
+    """The requests until the engine counted as ready."""
     async with asyncio.timeout(10):
         await vllm_client.until_answering(server.address, runner, "tiny", timeout=timeout)
-    return server.asked
+    return server.paths
 
 
 async def test_an_engine_is_ready_when_it_has_computed_something(server: Server) -> None:
@@ -71,7 +71,7 @@ async def test_an_engine_is_ready_when_it_has_computed_something(server: Server)
     assert server.bodies == [{"model": "tiny", "prompt": "a", "max_tokens": 1}]
 
 
-async def test_a_pooling_engine_is_asked_for_an_embedding(server: Server) -> None:
+async def test_a_pooling_engine_is_probed_with_an_embedding(server: Server) -> None:
     assert await answering(server, "pooling") == ["/health", "/v1/embeddings"]
     assert server.bodies == [{"model": "tiny", "input": "a"}]
 
@@ -108,7 +108,7 @@ async def test_a_health_check_that_hangs_is_given_up_and_tried_again(server: Ser
 
 
 async def test_an_engine_that_does_not_listen_yet_is_waited_for(tmp_path: Path) -> None:
-    address = UnixAddress(str(tmp_path / "nobody.sock"))
+    address = UnixAddress(str(tmp_path / "absent.sock"))
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await vllm_client.until_answering(address, "generate", "tiny", timeout=1)

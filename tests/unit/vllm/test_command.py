@@ -131,7 +131,7 @@ def test_an_engine_sees_one_gpu_by_its_uuid() -> None:
     assert env["CUDA_VISIBLE_DEVICES"] == "GPU-1"
 
 
-def test_a_cpu_engine_is_told_nothing_about_gpus() -> None:
+def test_a_cpu_engine_gets_nothing_about_gpus() -> None:
     env = spec(config=replace(CONFIG, device="cpu")).env
     assert not [name for name in env if name.startswith("CUDA_")]
 

@@ -32,7 +32,7 @@ def of(*lines: str) -> Diagnosis:
 @pytest.mark.parametrize(
     ("name", "cause", "hint", "retry"),
     [
-        ("unknown_flag", "does not know --max-num-seq-count", "`args`", "no"),
+        ("unknown_flag", "does not know the flag --max-num-seq-count", "`args`", "no"),
         ("unknown_choice", "refuses --runner: invalid choice: 'pool'", "configuration", "no"),
         ("missing_model", "no model at ./nothere", "organisation/model", "no"),
         ("not_in_the_cache", "not in the local cache", "HF_HUB_OFFLINE", "no"),
@@ -49,7 +49,7 @@ def of(*lines: str) -> Diagnosis:
         ("socket_taken", "listens on the engine's port or socket", "ss -ltnp", "yes"),
         ("unknown_architecture", "the architecture 'NoSuchForCausalLM'", "memoria setup", "no"),
         ("unknown_model_type", "the model type `nosuch`", "memoria setup", "no"),
-        ("code_of_its_own", "brings code of its own", "trust_remote_code: true", "no"),
+        ("code_of_its_own", "comes with code of its own", "trust_remote_code: true", "no"),
         ("no_weights", "no weights in `./noweights`", "download", "no"),
         (
             "fraction_over_one",
@@ -74,10 +74,10 @@ def of(*lines: str) -> Diagnosis:
 )
 def test_vllms_own_logs_are_explained(name: str, cause: str, hint: str, retry: str) -> None:
     code = 2 if name in {"unknown_flag", "unknown_choice"} else 1
-    told = diagnose(log(name), ExitStatus(code=code))
-    assert cause in told.cause
-    assert hint in told.hint
-    assert told.retry == retry
+    found = diagnose(log(name), ExitStatus(code=code))
+    assert cause in found.cause
+    assert hint in found.hint
+    assert found.retry == retry
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_vllms_own_logs_are_explained(name: str, cause: str, hint: str, retry: s
             "memory 88.0 GiB. "
             "This happens when other processes sharing the same container release GPU memory",
             "gave back GPU memory",
-            "measured anew",
+            "measures again",
             "yes",
         ),
         (
@@ -132,7 +132,7 @@ def test_vllms_own_logs_are_explained(name: str, cause: str, hint: str, retry: s
         (
             "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total "
             "capacity of",
-            "2.50 GiB more could not be had",
+            "2.50 GiB more could not be allocated",
             "max_num_batched_tokens",
             "limited",
         ),
@@ -207,24 +207,24 @@ def test_vllms_own_logs_are_explained(name: str, cause: str, hint: str, retry: s
     ids=lambda value: value[:40],
 )
 def test_messages_of_gpus_hubs_and_disks_are_explained(line: str, cause: str, hint: str, retry: str) -> None:
-    told = of(line)
-    assert cause in told.cause
-    assert hint in told.hint
-    assert told.retry == retry
+    found = of(line)
+    assert cause in found.cause
+    assert hint in found.hint
+    assert found.retry == retry
 
 
 def test_the_first_error_counts_and_not_its_echo() -> None:
-    told = of(
+    found = of(
         "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB.",
         "Traceback (most recent call last):",
         "OSError: [Errno 28] No space left on device",
         "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
     )
-    assert told.cause == "CUDA out of memory: 20.00 MiB more could not be had"
+    assert found.cause == "CUDA out of memory: 20.00 MiB more could not be allocated"
 
 
-def test_an_error_quoted_in_a_warning_is_none() -> None:
-    told = diagnose(
+def test_an_error_quoted_in_a_warning_does_not_count() -> None:
+    found = diagnose(
         [
             "WARNING 11-23 14:22:11 [system_utils.py:255] like `OSError: [Errno 28] No space left on "
             "device`.",
@@ -233,15 +233,15 @@ def test_an_error_quoted_in_a_warning_is_none() -> None:
         ],
         FAILED,
     )
-    assert told.cause == "KeyError: 'model.norm'"
+    assert found.cause == "KeyError: 'model.norm'"
 
 
 def test_an_unknown_error_is_quoted() -> None:
-    told = diagnose(log("core_fails_while_serving"), ExitStatus(code=0))
-    assert told.cause == (
+    found = diagnose(log("core_fails_while_serving"), ExitStatus(code=0))
+    assert found.cause == (
         "RuntimeError: Unsupported CPU attention configuration: head_dim=16 isa=2 kv_cache_idx=0"
     )
-    assert told.retry == "yes"
+    assert found.retry == "yes"
 
 
 def test_a_quote_is_kept_short() -> None:
@@ -252,20 +252,20 @@ def test_a_quote_is_kept_short() -> None:
     ("number", "cause", "retry"),
     [
         (signal.SIGKILL, "killed by SIGKILL", "yes"),
-        (signal.SIGILL, "the processor does not know an instruction", "no"),
+        (signal.SIGILL, "the processor lacks an instruction", "no"),
         (signal.SIGSEGV, "crashed in native code (SIGSEGV)", "yes"),
-        (signal.SIGTERM, "ended from outside (SIGTERM)", "yes"),
+        (signal.SIGTERM, "ended by a signal from outside (SIGTERM)", "yes"),
     ],
 )
 def test_a_signal_without_a_traceback_is_explained(number: int, cause: str, retry: str) -> None:
-    told = diagnose(["INFO:     Application startup complete."], ExitStatus(signal=number))
-    assert told.cause.startswith(cause)
-    assert told.retry == retry
+    found = diagnose(["INFO:     Application startup complete."], ExitStatus(signal=number))
+    assert found.cause.startswith(cause)
+    assert found.retry == retry
 
 
 def test_an_old_error_does_not_explain_a_kill() -> None:
-    told = diagnose(["OSError: [Errno 28] No space left on device"], ExitStatus(signal=signal.SIGKILL))
-    assert "SIGKILL" in told.cause
+    found = diagnose(["OSError: [Errno 28] No space left on device"], ExitStatus(signal=signal.SIGKILL))
+    assert "SIGKILL" in found.cause
 
 
 @pytest.mark.parametrize(
@@ -278,17 +278,17 @@ def test_an_old_error_does_not_explain_a_kill() -> None:
     ],
 )
 def test_the_signal_that_ended_a_child_is_explained(line: str) -> None:
-    told = diagnose([line], FAILED)
-    assert "SIGILL" in told.cause
-    assert "dtype" in told.hint
+    found = diagnose([line], FAILED)
+    assert "SIGILL" in found.cause
+    assert "dtype" in found.hint
 
 
 @pytest.mark.parametrize("name", ["core_killed_while_busy", "core_killed_while_idle"])
 def test_an_engine_core_that_vanished_points_at_the_hosts_memory(name: str) -> None:
-    told = diagnose(log(name), ExitStatus(code=0))
-    assert "engine core died without a word" in told.cause
-    assert "oom" in told.hint
-    assert told.retry == "yes"
+    found = diagnose(log(name), ExitStatus(code=0))
+    assert "engine core died without an error" in found.cause
+    assert "oom" in found.hint
+    assert found.retry == "yes"
 
 
 @pytest.mark.parametrize("tail", [[], log("start_cpu")])
@@ -330,7 +330,7 @@ def test_an_exit_status_reads_as_a_phrase(status: ExitStatus, text: str) -> None
     assert str(status) == text
 
 
-SITUATION = LaunchSettings(Decimal("0.60"), 24 * 2**30, max_num_seqs=256, max_num_batched_tokens=8192)
+SETTINGS = LaunchSettings(Decimal("0.60"), 24 * 2**30, max_num_seqs=256, max_num_batched_tokens=8192)
 NO_ROOM = "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`"
 TOO_LONG = (
     "ValueError: To serve at least one request with the model's max seq len (262144), (36.0 GiB KV cache is "
@@ -339,7 +339,7 @@ TOO_LONG = (
 
 
 @pytest.mark.parametrize(
-    ("line", "situation", "hint"),
+    ("line", "settings", "hint"),
     [
         (NO_ROOM, {"kv_gib": -2.4}, "raise gpu_memory_utilization to 0.72, or choose"),
         (NO_ROOM, {}, "raise gpu_memory_utilization to 0.65, or choose"),
@@ -364,14 +364,14 @@ TOO_LONG = (
         ),
     ],
 )
-def test_the_value_to_try_is_said(line: str, situation: dict[str, Any], hint: str) -> None:
-    told = diagnose(["Traceback (most recent call last):", line], FAILED, replace(SITUATION, **situation))
-    assert told.hint.startswith(hint)
+def test_the_value_to_try_is_said(line: str, settings: dict[str, Any], hint: str) -> None:
+    found = diagnose(["Traceback (most recent call last):", line], FAILED, replace(SETTINGS, **settings))
+    assert found.hint.startswith(hint)
 
 
 def test_no_value_below_one_is_proposed() -> None:
-    told = diagnose(["RuntimeError: CUDA error: out of memory"], FAILED, replace(SITUATION, max_num_seqs=1))
-    assert "lower max_num_seqs" in told.hint
+    found = diagnose(["RuntimeError: CUDA error: out of memory"], FAILED, replace(SETTINGS, max_num_seqs=1))
+    assert "lower max_num_seqs" in found.hint
 
 
 @pytest.mark.parametrize(
@@ -383,17 +383,17 @@ def test_no_value_below_one_is_proposed() -> None:
     ],
     ids=["leader", "core", "worker"],
 )
-def test_a_kill_for_want_of_memory_is_told_where_the_cgroup_counted_one(
+def test_an_out_of_memory_kill_is_the_cause_where_the_cgroup_counted_one(
     tail: list[str], ending: ExitStatus
 ) -> None:
-    killed = diagnose(tail, ending, replace(SITUATION, oom_kill=True))
+    killed = diagnose(tail, ending, replace(SETTINGS, oom_kill=True))
     assert killed.cause.startswith("the host's memory ran out")
     assert killed.retry == "yes"
-    assert "oom_kill" not in diagnose(tail, ending, SITUATION).cause
+    assert "oom_kill" not in diagnose(tail, ending, SETTINGS).cause
 
 
-def test_an_error_in_the_log_counts_before_somebody_elses_kill() -> None:
-    told = diagnose([NO_ROOM], FAILED, replace(SITUATION, oom_kill=True))
-    assert "does not even hold" in told.cause
-    told = diagnose([], ExitStatus(signal=signal.SIGSEGV), replace(SITUATION, oom_kill=True))
-    assert "native code" in told.cause
+def test_an_error_in_the_log_counts_before_a_kill_in_the_cgroup() -> None:
+    found = diagnose([NO_ROOM], FAILED, replace(SETTINGS, oom_kill=True))
+    assert "does not even hold" in found.cause
+    found = diagnose([], ExitStatus(signal=signal.SIGSEGV), replace(SETTINGS, oom_kill=True))
+    assert "native code" in found.cause

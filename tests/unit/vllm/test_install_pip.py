@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from memoria.vllm.install.pip import PipError, PipProgress, PipStep, run_pip
-from memoria.vllm.install.release import PINNED, requirements
+from memoria.vllm.install.setup import PINNED, requirements
 
 LINES = """\
 Looking in links: /wheels

@@ -1,10 +1,13 @@
+"""What lines of vLLM's log mean: their text, their time, and the progress of a start."""
+
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from memoria.vllm.log_lines import Observation, Phase, StartFigures, read_line
+from memoria.vllm.log_lines import WATCHDOG, Observation, Phase, StartFigures, read_line, text_of, time_of
 
 LOGS = Path(__file__).parents[2] / "data" / "logs"
 
@@ -62,7 +65,7 @@ def test_each_step_of_a_gpu_start_is_recognised(line: str, phase: Phase, percent
     assert read_line(line) == Observation(phase, percent)
 
 
-def test_a_gpu_start_tells_what_the_fraction_has_bought() -> None:
+def test_a_gpu_start_reports_what_the_fraction_buys() -> None:
     assert figures_of(
         "Using max model len 32768",
         "Time spent downloading weights for Qwen/Qwen3-4B: 12.500000 seconds",
@@ -87,7 +90,7 @@ def test_a_gpu_start_tells_what_the_fraction_has_bought() -> None:
     )
 
 
-def test_vllm_0_26_tells_of_the_kv_cache_in_two_lines() -> None:
+def test_vllm_0_26_logs_the_kv_cache_in_two_lines() -> None:
     assert figures_of(
         "GPU KV cache size: 613,216 tokens", "Maximum concurrency for 8,192 tokens per request: 74.86x"
     ) == StartFigures(max_model_len=8192, kv_tokens=613216, concurrency=74.86)
@@ -154,3 +157,73 @@ def test_a_hostile_line_does_not_hold_up_the_reader(line: str) -> None:
     """An expression that backtracks would hang here; what such a line says does not matter."""
     for _ in range(100):
         read_line(line)
+
+
+# ------------------------------------------------------------------ text and time
+
+
+@pytest.mark.parametrize(
+    "escape",
+    [
+        "\x1b[1;31m",
+        "\x1b[?25l",
+        "\x1b[2J",
+        "\x9b31m",
+        "\x1b]0;a title\x07",
+        "\x1b]8;;https://example.org\x1b\\",
+        "\x1bPq#0;2;0;0;0\x1b\\",
+        "\x1b(B",
+        "\x1b7",
+        "\x1bc",
+        "\x1bM",
+    ],
+)
+def test_terminal_escapes_of_every_kind_are_taken_out(escape: str) -> None:
+    assert text_of(f"{escape}CUDA out {escape}of memory{escape}") == "CUDA out of memory"
+
+
+@pytest.mark.parametrize("unfinished", ["\x1b", "\x1b[", "\x1b[31", "\x1b]0;title", "\x1b]0;ti\x1b"])
+def test_an_escape_that_is_cut_off_does_no_harm(unfinished: str) -> None:
+    assert "\x1b" not in text_of(f"text{unfinished}")
+    assert text_of(f"text{unfinished}").startswith("text")
+
+
+def test_vllms_prefix_is_taken_out() -> None:
+    line = "\x1b[0;36m(EngineCore pid=4501)\x1b[0;0m INFO 11-23 14:22:28 [core.py:402] text"
+    assert text_of(line) == "text"
+
+
+NOW = datetime(2026, 1, 2, 12, 0)
+
+
+def line(stamp: str) -> str:
+    return f"(EngineCore pid=1) INFO {stamp} [core.py:402] text"
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        (line("01-02 11:59:58"), datetime(2026, 1, 2, 11, 59, 58)),
+        (line("12-31 23:00:00"), datetime(2025, 12, 31, 23)),
+        (line("02-30 23:00:00"), None),
+        ("INFO:     Application startup complete.", None),
+    ],
+)
+def test_a_stamp_without_a_year_is_never_in_the_future(text: str, at: datetime | None) -> None:
+    assert time_of(text, NOW) == at
+
+
+@pytest.mark.parametrize(
+    ("line", "fires"),
+    [
+        (
+            "(EngineCore pid=7) ERROR 11-23 14:22:28 [watchdog.py:81] Watchdog: loop stuck for 60 s",
+            True,
+        ),
+        ("Engine core watchdog timeout after 60 s, dumping stacks", True),
+        ("non-default args: {'watchdog_config': {'dump_dir': '/tmp'}}", False),
+        ("INFO:     Application startup complete.", False),
+    ],
+)
+def test_vllms_own_watchdog_is_read_in_the_log(line: str, fires: bool) -> None:
+    assert bool(WATCHDOG.search(line)) is fires

@@ -125,7 +125,7 @@ def test_without_a_gate_it_does_nothing() -> None:
     assert (process.returncode, output, errors) == (0, "leader through\n", "")
 
 
-def test_the_api_server_says_who_it_is_and_is_not_held(gate: Gate) -> None:
+def test_the_api_server_says_who_it_is_and_does_not_wait(gate: Gate) -> None:
     with engine("idle", MEMORIA_GATE=str(gate.path)) as process:
         _, hello = gate.accept()
         assert hello == {"hello": "api_server", "pid": process.pid, "engine": "embedding", "start": "s1"}
@@ -139,7 +139,7 @@ def test_a_second_call_says_nothing_again(gate: Gate) -> None:
         assert not gate.has_caller()
 
 
-def test_engine_core_is_held_until_it_may_go_and_shows_its_stacks_when_asked(gate: Gate) -> None:
+def test_engine_core_waits_until_it_may_go_and_shows_its_stacks_on_request(gate: Gate) -> None:
     with engine("core", MEMORIA_GATE=str(gate.path)) as process:
         gate.accept()
         connection, hello = gate.accept()
@@ -186,7 +186,7 @@ def test_everybody_dies_when_the_supervisor_hangs_up(gate: Gate) -> None:
 
 
 def test_an_api_server_that_cannot_reach_the_supervisor_ends_and_says_so(tmp_path: Path) -> None:
-    with engine("idle", MEMORIA_GATE=str(tmp_path / "nobody")) as process:
+    with engine("idle", MEMORIA_GATE=str(tmp_path / "absent")) as process:
         _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert "memoria: cannot reach memoria at" in errors
@@ -218,7 +218,7 @@ def test_a_helper_dies_with_its_parent_and_stays_away_from_the_gate(gate: Gate) 
         read_until(shell.stdout, "leader through")
         shell.kill()
         assert shell.stdout is not None
-        assert shell.stdout.read() == ""  # the end of the pipe: nobody holds it any more
+        assert shell.stdout.read() == ""  # the end of the pipe: no process has it open any more
     assert not gate.has_caller()
 
 

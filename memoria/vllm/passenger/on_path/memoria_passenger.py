@@ -1,8 +1,9 @@
-"""The passenger: rides in every process of a vLLM engine, as a `vllm.general_plugins` entry point.
+"""The passenger: runs in every process of a vLLM engine, as a `vllm.general_plugins` entry point.
 
-It ties each process's life to its parent's, tells the supervisor who runs where, and holds EngineCore at the
-GPU gate. vLLM calls `register` in the API server (while it parses arguments), in EngineCore (first thing in
-its constructor: all imported, no device touched yet), in each worker, and in short-lived helpers.
+It ties each process's life to its parent's, reports each process to the supervisor, and stops EngineCore at
+the GPU gate until it may go. vLLM calls `register` in the API server (while it parses arguments), in
+EngineCore (first thing in its constructor: all imported, no device touched yet), in each worker, and in
+short-lived helpers.
 
 The supervisor listens on a Unix stream socket, MEMORIA_GATE: one connection per process, one JSON object per
 line.
@@ -12,8 +13,8 @@ line.
     supervisor  {"dump": true}    write every thread's stack to stderr
     supervisor  end of file       the supervisor is gone: die at once
 
-Without MEMORIA_GATE it does nothing. vLLM may run on another Python than memoria: only the standard library,
-and nothing newer than Python 3.10.
+Without MEMORIA_GATE it does nothing. vLLM may run on another Python than memoria, so this file uses only the
+standard library, and nothing newer than Python 3.10.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _registered_in: int | None = None
 
 def register() -> None:
     """Called by vLLM, possibly twice in a process. In EngineCore it returns when the gate opens."""
-    global _registered_in  # noqa: PLW0603 - vLLM asks plugins to bear a second call
+    global _registered_in  # noqa: PLW0603 - vLLM may call plugins twice
     gate = os.environ.get("MEMORIA_GATE")
     if not gate or _registered_in == os.getpid():
         return
@@ -67,7 +68,7 @@ def _role() -> str:
     if name.startswith("VllmWorker"):
         return "worker"
     pid = str(os.getpid())
-    # Not told by its parent's pid: a wrapper script may stand between the supervisor and the API server.
+    # Not by its parent's pid: a wrapper script may run between the supervisor and the API server.
     return "api_server" if os.environ.setdefault(_LEADER, pid) == pid else "helper"
 
 

@@ -1,0 +1,313 @@
+"""The description of the admin API (OpenAPI 3.1), generated from the types that answer and a table of routes.
+
+Descriptions of schemas are the docstrings of those types and of their attributes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import GenericAlias
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
+from typing_extensions import TypedDict
+
+from memoria.admin.api import engines
+from memoria.admin.api.authorizer import ACCESS, Rights
+from memoria.admin.api.engines import Accepted, LogFiles
+from memoria.admin.api.feed import HistoryEvent
+from memoria.admin.api.responses import MAX_NUMBER
+from memoria.admin.status.status import Status
+from memoria.admin.telemetry import requests
+from memoria.admin.telemetry.requests import RequestList
+from memoria.config.diff import Restarts
+from memoria.engine.events import Entry
+from memoria.engine.lifecycle import State, Tone
+from memoria.errors import Problem
+
+Json = dict[str, Any]
+
+_ABOUT = (
+    "memoria's own API. On the admin socket (`admin.sock` in the runtime directory, mode 0600) it needs no "
+    "key, and paths are as given here. On the main address paths begin with `/admin`: clients that may use "
+    "the engines may read their state; logs and recent requests need an admin key unless all of this machine "
+    "may use the engines; controlling engines always needs one. Errors have OpenAI's shape. Sizes are in "
+    "bytes, times in seconds."
+)
+
+
+class ErrorDetail(TypedDict):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class Error(TypedDict):
+    """As OpenAI's (memoria/proxy/errors.py)."""
+
+    error: ErrorDetail
+
+
+class Reloaded(TypedDict):
+    """What a reload changed, or would change; keys as in the configuration file."""
+
+    applied: bool
+    """False: a dry run."""
+    live: list[str]
+    """Keys that change without a restart."""
+    fixed: list[str]
+    """Always empty: a change that cannot be reloaded is refused."""
+    restarts: list[Restarts]
+    added: list[str]
+    removed: list[str]
+    failed: list[str]
+    """Failed engines that get another try."""
+    warnings: list[Problem]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    exit_code: int
+    """Of `memoria run` with this configuration."""
+    problems: list[Problem]
+
+
+_ERRORS = {
+    400: "A parameter is wrong.",
+    401: "A key is required, or this one is not known.",
+    403: "The key does not suffice, no admin key is configured, or another site's page sent the request.",
+    404: "There is no such engine.",
+    503: "memoria is stopping, or too many streams are open.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One route. `answer`: the type of its JSON, or a media type of text, sent with `status` and described by
+    `answered`. `errors`: status codes besides those of a key that is missing or does not suffice."""
+
+    id: str
+    summary: str
+    answer: type | str
+    answered: str
+    description: str = ""
+    method: str = "get"
+    status: int = 200
+    parameters: tuple[Json, ...] = ()
+    errors: tuple[int, ...] = ()
+
+    def to_json(self) -> Json:
+        key_errors = () if self.answer is Rights else (401, 403)
+        if isinstance(self.answer, str):
+            content: Json = {self.answer: {"schema": {"type": "string"}}}
+        else:
+            content = _json_body(self.answer)
+        responses: Json = {str(self.status): {"description": self.answered, "content": content}}
+        if 422 in self.errors:
+            responses["422"] = {
+                "description": "Nothing has changed, and why.",
+                "content": _json_body(Refused),
+            }
+        for code in sorted({*self.errors, *key_errors} - {422}):
+            responses[str(code)] = {"$ref": f"#/components/responses/{code}"}
+        keys: list[Json] = [{"bearer": []}, {"x-api-key": []}]
+        made: Json = {"operationId": self.id, "summary": self.summary}
+        if self.description:
+            made["description"] = self.description
+        made["security"] = [{}, *keys] if self.method == "get" else keys
+        if self.parameters:
+            made["parameters"] = list(self.parameters)
+        return {self.method: made | {"responses": responses}}
+
+
+def _query(name: str, description: str, *, default: bool) -> Json:
+    return {
+        "name": name,
+        "in": "query",
+        "description": description,
+        "schema": {"type": "boolean", "default": default},
+    }
+
+
+def _number(name: str, description: str, *, default: int, most: int) -> Json:
+    schema = {"type": "integer", "minimum": 0, "maximum": most, "default": default}
+    return {"name": name, "in": "query", "description": description, "schema": schema}
+
+
+_ENGINE: Json = {"$ref": "#/components/parameters/engine"}
+_NOW = _query("now", "Without waiting for requests in flight.", default=False)
+_LAST_EVENT: Json = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "description": "As `after`; browsers send it when they reconnect.",
+    "schema": {"type": "string", "pattern": "^[0-9]{1,15}$"},
+}
+_EARLIER = "A number that this daemon has not reached is from an earlier one and counts as 0."
+
+
+def _control(id_: str, summary: str, description: str, *, drains: bool = True) -> Operation:
+    parameters, errors = ((_ENGINE, _NOW), (400, 404, 503)) if drains else ((_ENGINE,), (404, 503))
+    begun = "It has begun; `/events` shows what follows."
+    return Operation(id_, summary, Accepted, begun, description, "post", 202, parameters, errors)
+
+
+OPERATIONS: Mapping[str, Operation] = {
+    "/status": Operation(
+        "status",
+        "Show the state of engines and devices",
+        Status,
+        "Figures that are not known are null. An engine that hangs delays it by one second, once.",
+    ),
+    ACCESS: Operation(
+        "access",
+        "Show the client's own rights",
+        Rights,
+        "For a key that is not known, the same as for none.",
+        "Open to every client, so that a page need not try.",
+    ),
+    "/events": Operation(
+        "events",
+        "Follow what happens, as server-sent events: history first, then live",
+        "text/event-stream",
+        "An endless stream.",
+        "`journal`: one entry of the journal, an `Entry`, with its number as the event's id. `status`: a "
+        "`Status`, after every change and every two seconds. `history`, if requested: a `HistoryEvent`, "
+        "first with the samples of the last five minutes, then one more every five seconds. The stream ends "
+        "when memoria does.",
+        parameters=(
+            _number("after", f"Number of the last known entry. {_EARLIER}", default=0, most=MAX_NUMBER),
+            _query("status", "Whether to include statuses.", default=True),
+            _query("history", "Whether to include the figures of the last minutes.", default=False),
+            _LAST_EVENT,
+        ),
+        errors=(400, 503),
+    ),
+    "/requests": Operation(
+        "requests",
+        "List the most recent requests, oldest first",
+        RequestList,
+        f"At most the last {requests.KEPT}.",
+        "Never with prompts or answers.",
+        parameters=(
+            _number("after", f"Number of the last known request. {_EARLIER}", default=0, most=MAX_NUMBER),
+            _number("limit", "The most to list; the latest are listed.", default=100, most=requests.KEPT),
+        ),
+        errors=(400,),
+    ),
+    "/logs": Operation("logFiles", "List the log files of the engines", LogFiles, "One for each engine."),
+    "/logs/{engine}": Operation(
+        "logs",
+        "Show an engine's log: history, then live",
+        "text/plain",
+        "Lines of text, without control characters.",
+        parameters=(
+            _ENGINE,
+            _number("lines", "Lines of history.", default=100, most=engines.MAX_LINES),
+            _query("follow", "Whether to continue with new lines as they are written.", default=False),
+        ),
+        errors=(400, 404, 503),
+    ),
+    "/engines/{engine}/start": _control(
+        "start",
+        "Start an engine",
+        "A failed engine gets all its attempts again. A running engine is left alone.",
+        drains=False,
+    ),
+    "/engines/{engine}/stop": _control(
+        "stop",
+        "Stop an engine",
+        "Requests in flight may finish first (`timeouts.drain`) unless `now` is set.",
+    ),
+    "/engines/{engine}/restart": _control(
+        "restart",
+        "Stop an engine and start it again",
+        "As stop, then start. Requests are queued meanwhile, within the limits of `hold`.",
+    ),
+    "/reload": Operation(
+        "reload",
+        "Reload the configuration",
+        Reloaded,
+        "What changed, or would change.",
+        "Everything is checked first. Then engines whose own settings changed restart, one after another.",
+        method="post",
+        parameters=(_query("dry_run", "Only report what would change.", default=False),),
+        errors=(400, 422),
+    ),
+}
+
+
+class _Schemas(GenerateJsonSchema):
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        """No: titles only repeat the names."""
+        return False
+
+
+@cache
+def document() -> bytes:
+    """The description as JSON. Takes a moment the first time."""
+    description = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "memoria",
+            "version": "1",
+            "license": {"name": "MIT", "identifier": "MIT"},
+            "description": _ABOUT,
+        },
+        "servers": [{"url": "/admin"}],
+        "paths": {path: operation.to_json() for path, operation in OPERATIONS.items()},
+        "components": {
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
+            "parameters": {
+                "engine": {
+                    "name": "engine",
+                    "in": "path",
+                    "required": True,
+                    "schema": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_-]{0,30}$"},
+                }
+            },
+            "responses": {
+                str(code): {"description": text, "content": _json_body(Error)}
+                for code, text in _ERRORS.items()
+            },
+            "schemas": _schemas(),
+        },
+    }
+    return json.dumps(description, separators=(",", ":")).encode()
+
+
+def _schemas() -> Json:
+    answers = {op.answer for op in OPERATIONS.values() if isinstance(op.answer, type)}
+    config = ConfigDict(
+        extra="forbid", use_attribute_docstrings=True, json_schema_serialization_defaults_required=True
+    )
+    types = sorted({*answers, Entry, HistoryEvent, Error, Refused}, key=lambda one: one.__name__)
+    everything: Any = GenericAlias(tuple, tuple(types))
+    schema = TypeAdapter(everything, config=config).json_schema(
+        mode="serialization", ref_template="#/components/schemas/{model}", schema_generator=_Schemas
+    )
+    found: Json = schema["$defs"]
+    # What the JSON adds to the types, or leaves out.
+    status, engine, entry = found["Status"], found["EngineStatus"], found["Entry"]
+    status["properties"] = {"status": {"enum": ["healthy", "degraded"]}, **status["properties"]}
+    status["required"] = ["status", *status["required"]]
+    engine["properties"]["state"] = {"enum": [state.value for state in State]}
+    del entry["properties"]["monotonic"]
+    entry["required"].remove("monotonic")
+    words = {"what": {"type": "string"}, "text": {"type": "string"}, "tone": {"enum": [*Tone]}}
+    entry["properties"] |= words
+    entry["required"] += words
+    for one in found.values():
+        one.pop("title", None)
+    return found
+
+
+def _json_body(answer: type) -> Json:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{answer.__name__}"}}}
