@@ -121,7 +121,7 @@ class _Reader:
                         "a key must be plain text",
                         path,
                         at=self._mark(key),
-                        hint="every key is in the README",
+                        hint="configs/README.md explains every key",
                     )
                     continue
                 here = (*path, str(key.value))

@@ -41,6 +41,7 @@ KEYS = {"chat": "c" * 32, "indexer": "i" * 32}
 CHATS, INDEXERS = 10, 2  # clients at once
 KILLED_AFTER, TAKEN_AFTER = 60.0, 330.0  # seconds of load
 LINES = "[...document.querySelectorAll('.spark .line')].every((line) => line.getAttribute('d').length > 120)"
+PATIENCE = 300.0  # seconds, for the killed engine on a busy machine
 WAVE = 80.0  # seconds from little load to much and back
 QUESTION = "Which of these passages says how long a lease lasts?"
 
@@ -101,7 +102,8 @@ def start(stage: Path, gpu: NvmlStub) -> RealDaemon:
 async def picture(url: str, folder: Path) -> None:
     async with browser_page(f"{url}/") as page:
         await use_key(page, ADMIN)
-        await page.until(f"{READY} && {CONTROLLABLE} && {LINES} && {text_of('log')}.length > 0")
+        shown = f"{READY} && {CONTROLLABLE} && {LINES} && {text_of('log')}.length > 0"
+        await page.until(shown, PATIENCE)
         await page.click("#log-tabs button:nth-child(2)")
         await choose(page, "try-model", MODELS["embedding"])  # what the other one writes is noise
         await page.value(f"document.getElementById('try-text').value = {QUESTION!r}")

@@ -2,7 +2,7 @@
 
     --smoke       half a minute at most, figures of no worth: does it work?
     --tcp         all three reach the engines over TCP (else memoria and nginx do over Unix sockets)
-    --markdown    the table for the README
+    --markdown    the table for tests/README.md
     --install     vllm-router from PyPI into an environment in ~/.cache/memoria-bench
 
 MEMORIA_OLD_PYTHON, where it is set, is the interpreter of an environment with another version of memoria,
