@@ -20,25 +20,21 @@ from memoria.vllm.install.facts import VllmInstall
 # The passenger's entry point in the group `vllm.general_plugins`.
 PLUGIN_NAME = "memoria"
 
-# Meant for the daemon, or for the Docker predecessor's router, and misread by an engine: vLLM warns about
-# every unknown VLLM_* name, and VLLM_API_KEY would lock memoria itself out of /v1.
-_NOT_INHERITED = frozenset(
-    {
-        *("CREDENTIALS_DIRECTORY", "FDSTORE", "INVOCATION_ID", "JOURNAL_STREAM", "MAINPID", "MANAGERPID"),
-        *("NOTIFY_SOCKET", "SYSTEMD_EXEC_PID"),
-        *(
-            "CACHE_DIRECTORY",
-            "CONFIGURATION_DIRECTORY",
-            "LOGS_DIRECTORY",
-            "RUNTIME_DIRECTORY",
-            "STATE_DIRECTORY",
-        ),
-        *("PYTHONDONTWRITEBYTECODE", "PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV"),
-        *("VLLM_API_KEY", "VLLM_SERVER_DEV_MODE"),
-        *("HEALTH_CHECK_TIMEOUT", "HTTP_TIMEOUT", "LOG_FORMAT", "LOG_LEVEL", "MAX_LOG_LEN"),
-        *("MODEL_EMBED_NAME", "MODEL_GEN_NAME", "ROUTER_HOST", "ROUTER_PORT"),
-    }
+# Variables that an engine must not inherit. systemd's and Python's are meant for the daemon; VLLM_API_KEY
+# would lock memoria itself out of /v1; the rest configured the Docker predecessor's router, and vLLM warns
+# about every VLLM_* name that it does not know.
+_SYSTEMD = (
+    *("CREDENTIALS_DIRECTORY", "FDSTORE", "INVOCATION_ID", "JOURNAL_STREAM", "MAINPID", "MANAGERPID"),
+    *("NOTIFY_SOCKET", "SYSTEMD_EXEC_PID", "CACHE_DIRECTORY", "CONFIGURATION_DIRECTORY", "LOGS_DIRECTORY"),
+    *("RUNTIME_DIRECTORY", "STATE_DIRECTORY"),
 )
+_PYTHON = ("PYTHONDONTWRITEBYTECODE", "PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV")
+_VLLM = ("VLLM_API_KEY", "VLLM_SERVER_DEV_MODE")
+_PREDECESSOR = (
+    *("HEALTH_CHECK_TIMEOUT", "HTTP_TIMEOUT", "LOG_FORMAT", "LOG_LEVEL", "MAX_LOG_LEN"),
+    *("MODEL_EMBED_NAME", "MODEL_GEN_NAME", "ROUTER_HOST", "ROUTER_PORT"),
+)
+_NOT_INHERITED = frozenset({*_SYSTEMD, *_PYTHON, *_VLLM, *_PREDECESSOR})
 _NOT_INHERITED_PREFIXES = (
     "LISTEN_",
     "MEMORIA_",

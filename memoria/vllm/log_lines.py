@@ -94,8 +94,8 @@ class StartFigures:
 
     def with_observation(self, seen: Observation) -> StartFigures:
         """These figures, with those of `seen` in place of earlier ones."""
-        said = {name: value for name in _FIGURES if (value := getattr(seen.figures, name)) is not None}
-        return replace(self, **said)
+        later = {name: value for name in _FIGURES if (value := getattr(seen.figures, name)) is not None}
+        return replace(self, **later)
 
 
 _FIGURES: dict[str, Callable[[str], Any]] = {
@@ -191,10 +191,12 @@ def read_line(line: str) -> Observation | None:
     return None
 
 
-def _observation(phase: Phase, said: dict[str, str | None]) -> Observation:
-    percent = said.pop("percent", None)
+def _observation(phase: Phase, groups: dict[str, str | None]) -> Observation:
+    percent = groups.pop("percent", None)
     return Observation(
         phase,
         None if percent is None else min(int(percent), 100),
-        StartFigures(**{name: _FIGURES[name](text.replace(",", "")) for name, text in said.items() if text}),
+        StartFigures(
+            **{name: _FIGURES[name](text.replace(",", "")) for name, text in groups.items() if text}
+        ),
     )

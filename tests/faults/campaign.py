@@ -1,10 +1,10 @@
-"""The same death again and again, under load: what is rare in one try shows in a hundred.
+"""The same death again and again, under load: what is rare in one attempt shows in a hundred.
 
     python -m tests.faults.campaign [--vllm] [--kills N] [--daemons N] [--seed N]
 
-First a random process of the generation engine's tree is killed so often, then the daemon. With `--vllm`
-both engines are real. Ends with 1 where something is wrong: a failure that the neighbour's clients see, an
-answer that is truncated in silence, a survivor, or what took too long.
+First a random process of the generation engine's tree is killed `--kills` times, then the daemon. With
+`--vllm` both engines are real. Exits with 1 on any failure: one that the neighbour's clients see, a silently
+truncated answer, a surviving process, or a recovery that took too long.
 """
 
 from __future__ import annotations

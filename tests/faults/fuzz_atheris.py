@@ -1,10 +1,10 @@
-"""Bytes made by what code they reach, for whoever reads what strangers write:
+"""Coverage-guided fuzzing of everything that reads untrusted bytes:
 
     pip install '.[fuzz]'
     python -m tests.faults.fuzz_atheris {requests,config,logs} [-max_total_time=600] [any option of libFuzzer]
 
-The hypothesis tests of the same readers say what must hold; here the examples are found by coverage, from
-what is known to be read on. Ends with 77 and writes the bytes to a file where something does not hold.
+The properties are those of the hypothesis tests of the same readers; here coverage finds the examples,
+starting from a corpus. Exits with 77 and writes the bytes to a file where a property fails.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Said(logging.Handler):
 
 
 def requests(folder: Path) -> Reader:
-    """An engine reads what memoria meant. The first byte tells where what is sent is cut in two."""
+    """An engine reads what memoria meant. The first byte is where the rest is cut in two."""
     connection.HEAD_S = SHORT_S  # half of a request is as good as all of it, and comes often
     bench, said = test_fuzz_requests.Bench(folder), Said()
     bench.rig.context.patience, bench.rig.context.connections.interval = SHORT_S, SHORT_S / 4
@@ -60,7 +60,7 @@ def requests(folder: Path) -> Reader:
 
 
 def config(folder: Path) -> Reader:
-    """A file is a configuration, or what is wrong with it is told."""
+    """A file is a configuration, or its errors are reported."""
     file = folder / "memoria.yaml"
 
     def read(data: bytes) -> None:
@@ -72,7 +72,7 @@ def config(folder: Path) -> Reader:
 
 
 def logs(_: Path) -> Reader:
-    """Lines tell a phase or nothing, and their end has a cause that can be shown."""
+    """Lines show a phase or nothing, and the end has a cause that can be shown."""
     phases = test_fuzz_logs.test_any_line_tells_a_phase_or_nothing
     diagnosis = test_fuzz_logs.test_any_log_has_a_diagnosis_that_can_be_shown
 

@@ -1,4 +1,4 @@
-"""The figures of the faults, collected while tests run and told at the end of the run, one row after another.
+"""The figures of the faults, collected while tests run and printed at the end of the run, row by row.
 
 The hooks and the fixture are registered by tests/conftest.py.
 """
@@ -17,8 +17,8 @@ FIGURE = "figure"
 
 
 class Figure(Protocol):
-    """`figure(24, "upstream closed after", 0.7, "ms")`: what was measured for a row. Of several values of one
-    name the largest is told."""
+    """`figure(24, "upstream closed after", 0.7, "ms")`: a measurement for a row. Of several values of one
+    name the largest is printed."""
 
     def __call__(self, row: int, name: str, value: float, unit: str = "") -> None: ...
 

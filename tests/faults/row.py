@@ -8,7 +8,7 @@ DAEMON = "tests/integration/test_daemon_"
 FAULTS = "tests/faults/test_"
 PROXY = "tests/integration/test_proxy_"
 REAL = "tests/vllm/test_"
-UNIT = "tests/unit/test_"
+UNIT = "tests/unit/"
 
 
 @dataclass(frozen=True, slots=True)

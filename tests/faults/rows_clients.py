@@ -165,7 +165,7 @@ ROWS = (
         "escaped in logs",
         (
             f"{FAULTS}secrets.py::test_what_a_client_writes_cannot_forge_a_line_of_the_log",
-            f"{UNIT}logs.py::test_a_foreign_text_can_neither_forge_a_line_nor_move_the_cursor",
+            f"{UNIT}test_logs.py::test_a_foreign_text_can_neither_forge_a_line_nor_move_the_cursor",
         ),
         none="injections",
     ),
@@ -175,8 +175,8 @@ ROWS = (
         "not in argv, logs, status, errors",
         (
             f"{FAULTS}secrets.py::test_a_secret_stays_where_it_belongs",
-            f"{UNIT}config_load.py::test_a_secret_out_of_a_variable_is_not_repeated",
-            f"{UNIT}proxy_keys.py::test_nothing_shows_a_key",
+            f"{UNIT}config/test_load.py::test_a_secret_out_of_a_variable_is_not_repeated",
+            f"{UNIT}proxy/test_keys.py::test_nothing_shows_a_key",
         ),
         none="hits",
     ),

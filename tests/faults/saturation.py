@@ -1,11 +1,11 @@
-"""More work than the engines can do, and nobody may be taken for hung:
+"""More work than the engines can do, and none of them may count as hung:
 
     python -m tests.faults.saturation [--vllm] [--minutes N]
 
-Stub engines answer slowly, fill their cache before the first token, and are slow to tell how they do; real
-ones (`--vllm`) have more long prompts than they can read. The patience with a silent engine is 1/24 of the
-default, so that there are as many verdicts in ten minutes as in four hours. Ends with 1 where an engine was
-restarted, or a request was refused, cut or answered wrongly: what is too much has to wait.
+Stub engines answer slowly, fill their cache before the first token, and report their figures late; real ones
+(`--vllm`) get more long prompts than they can read. `patience` is 1/24 of the default, so that ten minutes
+have as many verdicts as four hours. Exits with 1 where an engine was restarted, or a request was refused, cut
+or answered wrongly: excess requests must wait.
 """
 
 from __future__ import annotations

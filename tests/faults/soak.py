@@ -47,7 +47,7 @@ class Report:
 
     def wrong(self) -> list[str]:
         found = [f"{r.kind}: {r.cause}" for r in self.results if r.verdict is Verdict.WRONG]
-        # an embedding's body may break off; of a stream's end a client must be told
+        # an embedding's body may break off; the end of a stream must be announced to its client
         found += [f"{r.kind}: {r.verdict}" for r in self.results if _untold(r)]
         for kind in CLIENTS:
             if not any(r.kind == kind and r.verdict in (Verdict.WHOLE, Verdict.LEFT) for r in self.results):

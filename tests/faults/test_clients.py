@@ -191,7 +191,7 @@ async def test_heads_that_never_end_are_closed_and_others_answered(
 
 @on_uvloop
 async def test_bodies_past_the_limit_take_no_memory(tmp_path: Path, figure: Figure) -> None:
-    """Chunked ones, whose length nobody told before; what is within the limit goes on to the engine."""
+    """Chunked ones, of unannounced length; what is within the limit goes on to the engine."""
 
     async def throw_away(asked: Asked) -> None:
         while await asked.reader.read(MIB):

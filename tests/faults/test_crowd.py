@@ -1,4 +1,4 @@
-"""A thousand heads that never end and two hundred readers that never read, at a real daemon's door."""
+"""A thousand heads that never end and two hundred readers that never read, against a real daemon."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def _lifetimes(
     """How long memoria bore each of them, in seconds. Fails when one that is settled is there for longer."""
     poller = select.poll()
     for stalled in crowd:
-        poller.register(stalled.socket, select.POLLRDHUP)  # an error is told unasked
+        poller.register(stalled.socket, select.POLLRDHUP)  # an error is always reported
     left = {stalled.socket.fileno(): stalled for stalled in crowd}
     seconds = []
     while left:

@@ -86,7 +86,7 @@ def test_a_driver_that_hangs_or_fails_does_not_touch_the_proxy(box: Box, figure:
 
 
 def test_an_engine_that_dies_while_the_driver_hangs_waits_for_it(box: Box, figure: Figure) -> None:
-    """Nothing starts on a device whose memory nobody can read; nothing that serves is touched."""
+    """Nothing starts on a device whose memory cannot be read; no serving engine is touched."""
     box.configure()
     daemon = box.start()
     daemon.until_ready()
@@ -112,7 +112,7 @@ def _p99(
     kinds: Mapping[str, int] = MappingProxyType({"embeddings": 2, "streams": 1}),
     states: Sequence[str] = ("ready", "ready"),
 ) -> float:
-    """In milliseconds, of embeddings while the status is asked for, which reads the driver."""
+    """In milliseconds, of embeddings while the status is requested, which reads the driver."""
     with Traffic(daemon.box.ports.main, **kinds) as traffic:
         for _ in range(2):
             assert tuple(engine.state for engine in daemon.status().engines) == tuple(states)

@@ -1,4 +1,4 @@
-"""What an engine writes is read by memoria: any bytes, in any pieces, must do no harm."""
+"""memoria reads what an engine writes: no bytes, in whatever pieces, may do harm."""
 
 from __future__ import annotations
 

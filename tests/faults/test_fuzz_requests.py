@@ -1,5 +1,5 @@
-"""Whatever bytes a client sends, cut into whatever pieces: an engine reads the requests that memoria answered
-for, and no other; every client is answered in HTTP or hung up on.
+"""Whatever bytes a client sends, however they are cut: an engine reads the requests that memoria answered,
+and no others; every client gets an answer in HTTP or is disconnected.
 
 The engine's side is read by h11, which is strict and shares no code with memoria's parser.
 """
@@ -29,7 +29,7 @@ from tests.faults import corpus
 from tests.integration.proxy_rig import JSON_OK, Asked, Client, Rig, ScriptedEngine
 
 EXAMPLES = int(os.environ.get("MEMORIA_FUZZ_EXAMPLES", "300"))
-# Ends every example: whoever reads it as a request hangs up after it.
+# Ends every example: a server that reads it as a request closes the connection after it.
 LAST = b"GET /v1/models HTTP/1.1\r\nhost: last\r\nconnection: close\r\n\r\n"
 SERVED = {route.path.encode() for route in ROUTES}
 

@@ -1,4 +1,4 @@
-"""The matrix itself: no row without a test, no test that is not there."""
+"""The matrix itself: no row without a test, and every test it names exists."""
 
 from __future__ import annotations
 

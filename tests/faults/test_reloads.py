@@ -1,4 +1,4 @@
-"""Reloads while clients ask: nobody notices one that is refused, nor one that restarts an engine."""
+"""Reloads under load: clients notice neither a refused one nor one that restarts an engine."""
 
 from __future__ import annotations
 

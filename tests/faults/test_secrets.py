@@ -1,4 +1,4 @@
-"""What must not be read where it does not belong: secrets, and a client's bytes in a log as they came."""
+"""What must not appear where it does not belong: secrets, and a client's raw bytes in a log."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_secret_stays_where_it_belongs(keyed: Box, collector: Collector, figur
     said["spans"] = list(collector.everything())
     logs = {file.name: file.read_text() for file in (keyed.folder / "logs").iterdir()}
     said |= {name: [text] for name, text in logs.items()}
-    # what is searched must be there, and tell of the requests with the canaries in them
+    # the searched texts must exist, and cover the requests that contain the canaries
     assert logs["memoria.requests.log"].count("\n") > 20
     for place in ("spans", "admin", "metrics", "memoria requests -n 500 --json"):
         assert "embedding" in "".join(said[place]), place
@@ -155,7 +155,7 @@ def test_what_a_client_writes_cannot_forge_a_line_of_the_log(box: Box, figure: F
         for request in _requests_with(text):
             _raw(box, request, leave=True)
     with Streaming(box.ports.main, {"prompt": "a", "max_tokens": 2}) as stream:
-        stream.rest()  # the engine vanishes, and the log tells the request's id
+        stream.rest()  # the engine vanishes, and the log has the request's id
     _until_told(daemon, form)
     daemon.stop()
     lines = [*daemon.out.lines, *daemon.err.lines]

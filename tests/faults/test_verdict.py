@@ -1,4 +1,4 @@
-"""The judge of all answers must not be fooled itself."""
+"""The verdict on an answer must itself be right."""
 
 from __future__ import annotations
 

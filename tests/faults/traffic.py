@@ -1,11 +1,11 @@
-"""Clients that ask a daemon, and judge every answer (see verdict.py).
+"""Clients of a daemon that check every answer (see verdict.py).
 
     with Traffic(port, embeddings=4, streams=4) as traffic:
         ... break something ...
     assert traffic.failures() == {}
 
-They run in a thread of their own, so that a test can kill processes meanwhile. What an answer must hold is
-known of a stub engine to the letter; `Traffic(port, OfVllm(), ...)` is for a real one.
+They run in their own thread, so that a test can kill processes meanwhile. A stub engine's answers are known
+to the letter; `Traffic(port, OfVllm(), ...)` is for a real one.
 """
 
 from __future__ import annotations
@@ -245,7 +245,7 @@ class Traffic:
         self._ending.set()
 
     def end(self) -> None:
-        """What is asked already is answered first."""
+        """Requests in flight are answered first."""
         self.stop_asking()
         self._thread.join()
 

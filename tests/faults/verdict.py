@@ -1,7 +1,7 @@
-"""What a client makes of an answer: whole, refused, broken off with or without a word, or wrong.
+"""How an answer looks to its client: whole, refused, broken off with or without an error, or wrong.
 
 Pure: bytes in, verdict out. A stream is whole when it has its finish, its usage, `[DONE]` and the end of its
-framing; what lacks one of them and says nothing of it is truncated in silence, and that is wrong.
+framing; one that lacks any of them without an error is silently truncated, and that is wrong.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Verdict(StrEnum):
     REFUSED = "refused"  # an error status in OpenAI's shape
     ERROR = "ended by an error event"  # no `[DONE]`, no end of the framing: memoria's own manner
     ENDED = "an error event and a clean end"  # vLLM's own manner when its core dies
-    CUT = "cut without an event"  # only the broken framing tells, as in the middle of a JSON body
+    CUT = "cut without an event"  # only the broken framing shows it, as in the middle of a JSON body
     WRONG = "wrong"  # looks whole and is not: a silent truncation, or another's text
     LEFT = "left"  # by the client's own wish
 
@@ -28,7 +28,7 @@ FAILED = (Verdict.REFUSED, Verdict.ERROR, Verdict.ENDED, Verdict.CUT)
 TRUNCATED = "truncated in silence"
 
 Judged = tuple[Verdict, str]
-"""With the error's code, or what else is to be said of it."""
+"""With the error's code, or another detail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class Result:
 
 @dataclass(slots=True)
 class Streamed:
-    """What was read of a streamed completion. `usage`: the tokens that its end tells; `after`: what came
-    behind an error or behind `[DONE]` and does not belong there."""
+    """A streamed completion as read. `usage`: the tokens reported at its end; `after`: what came after an
+    error or after `[DONE]` and does not belong there."""
 
     ended: bool
     texts: list[str]
@@ -83,7 +83,7 @@ def read_stream(body: bytes, *, ended: bool) -> Streamed:
 
 
 def judge_stream(read: Streamed, tokens: int) -> Judged:
-    """Of a stream that was asked for so many tokens, and its usage."""
+    """The verdict on a stream of `tokens` tokens that should end with its usage."""
     if read.after:
         return Verdict.WRONG, "went on behind its end"
     if read.errors:

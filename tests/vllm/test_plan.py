@@ -32,7 +32,7 @@ def test_the_demos_engines_have_the_kv_cache_that_was_planned(daemon: RealDaemon
 
 
 def test_a_hybrid_models_kv_cache_is_planned_to_the_token(tmp_path: Path) -> None:
-    """One of many: the others' figures were recorded, and are compared in tests/unit/test_kv_cache.py."""
+    """One of many: the figures of the others were recorded for tests/unit/plan/test_kv_cache.py."""
     name = "granite-mamba2"
 
     config, own = MODELS[name]

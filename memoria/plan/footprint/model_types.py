@@ -172,11 +172,11 @@ def is_bidirectional(model_type: str, whole: Mapping[str, Any], text: Mapping[st
     return model_type in ENCODERS or bool(named & _BIDIRECTIONAL) or embeds or jina or declared
 
 
-def is_tied(model_type: str, said: bool | None) -> bool:
-    """Whether the output head is the embedding. `said` is the file's value; None: transformers' default."""
+def is_tied(model_type: str, written: bool | None) -> bool:
+    """Whether the output head is the embedding, by the file (`written`), else by transformers' default."""
     if model_type in _OWN_HEAD:
         return False
-    return said if said is not None else model_type.startswith("gemma") or model_type in _TIED
+    return written if written is not None else model_type.startswith("gemma") or model_type in _TIED
 
 
 # ---------------------------------------------------------------------- what each layer keeps

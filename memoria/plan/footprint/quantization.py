@@ -71,8 +71,8 @@ def method_of(config: Mapping[str, Any]) -> str | None:
     producer = config.get("producer")
     if isinstance(producer, dict) and producer.get("name") == "modelopt":
         return "modelopt"
-    said = config.get("quant_method")
-    return str(said).lower().replace("-", "_") if said else None
+    method = config.get("quant_method")
+    return str(method).lower().replace("-", "_") if method else None
 
 
 def unknown_method(config: Mapping[str, Any]) -> str | None:
@@ -155,11 +155,11 @@ def _compressed_tensors(config: Mapping[str, Any]) -> Scheme | None:
 
 def _modelopt(config: Mapping[str, Any]) -> Scheme | None:
     inner = config.get("quantization")
-    said = inner if isinstance(inner, dict) else config
-    algorithm = str(said.get("quant_algo") or "").upper()
-    ignored = _listed(said, "exclude_modules", "ignore")
+    source = inner if isinstance(inner, dict) else config
+    algorithm = str(source.get("quant_algo") or "").upper()
+    ignored = _listed(source, "exclude_modules", "ignore")
     if algorithm == "NVFP4":
-        return Scheme(4, "bytes", group=_group(said.get("group_size") or 16), scale_bits=8, ignored=ignored)
+        return Scheme(4, "bytes", group=_group(source.get("group_size") or 16), scale_bits=8, ignored=ignored)
     if algorithm.startswith("FP8"):
         channels = 0 if algorithm == "FP8_PER_CHANNEL_PER_TOKEN" else None
         block = (128, 128) if algorithm == "FP8_PB_WO" else None

@@ -134,8 +134,8 @@ def _is_on(environ: Mapping[str, str], name: str) -> bool:
 def _is_hybrid(args: Mapping[str, Any], shape: Shape, environ: Mapping[str, str]) -> bool:
     """Whether windows and chunks free their blocks. For chunks vLLM disables this by default
     (vllm/config/vllm.py: a latency regression)."""
-    if (said := args.get("disable_hybrid_kv_cache_manager")) is not None:
-        return not said
+    if (disabled := args.get("disable_hybrid_kv_cache_manager")) is not None:
+        return not disabled
     return shape.chunk is None or _is_on(environ, "VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE")
 
 
