@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 from memoria.engine.address import EngineAddress, UnixAddress
-from memoria.engine.hang import Progress
 from memoria.engine.launch_settings import LaunchSettings
 from memoria.engine.process.table import ProcessTable
 from memoria.errors import Problem, UnavailableError
 from memoria.gpu.device import Device
 from memoria.supervisor.passengers import CoreConnections
 from memoria.vllm.command import EngineSpec
+from memoria.vllm.progress import Progress
 
 GIB = 2**30
 PRELUDE = """
@@ -102,7 +102,7 @@ class FakeTicket:
 
 
 @dataclass
-class FakeSurroundings:
+class FakeHost:
     """An engine that is `script` (Python), on no device. It is ready when it has called `ready()`."""
 
     log: Path
@@ -162,7 +162,7 @@ class FakeSurroundings:
         self.forgotten.append(start_id)
 
     @property
-    def situation(self) -> LaunchSettings:
+    def launch_settings(self) -> LaunchSettings:
         return LaunchSettings(Decimal("0.5"), 24 * 2**30, max_num_seqs=256, max_num_batched_tokens=2048)
 
     def set_releasing(self, start_id: str, releasing: bool) -> None:

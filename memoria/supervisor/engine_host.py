@@ -13,7 +13,6 @@ from pathlib import Path
 from memoria.aio import in_daemon_thread
 from memoria.config.model import Config, EngineConfig
 from memoria.engine.address import EngineAddress, TcpAddress
-from memoria.engine.hang import Progress
 from memoria.engine.launch_settings import LaunchSettings
 from memoria.engine.process.port import listens, problem_of
 from memoria.engine.process.table import ProcessTable
@@ -32,6 +31,7 @@ from memoria.text import gib
 from memoria.vllm import client as vllm_client
 from memoria.vllm.command import EngineSpec, StartFacts, build_spec
 from memoria.vllm.install.facts import VllmInstall
+from memoria.vllm.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class SupervisedHost:
         return self.engine.standby
 
     @property
-    def situation(self) -> LaunchSettings:
+    def launch_settings(self) -> LaunchSettings:
         seqs, tokens = batch_defaults(self.engine.vllm_args, machine_of(self.device))
         return LaunchSettings(
             self.engine.gpu_memory_utilization,

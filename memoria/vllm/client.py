@@ -14,7 +14,7 @@ import aiohttp
 
 from memoria.config.model import Runner
 from memoria.engine.address import EngineAddress, UnixAddress
-from memoria.engine.hang import Progress, progress_of
+from memoria.vllm.progress import Progress, progress_of
 
 logger = logging.getLogger(__name__)
 

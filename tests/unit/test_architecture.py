@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-LONGEST_FILE = 400
+LONGEST_FILE = 500
 
 # A module's layer is that of the longest name here that it is, or is part of. It imports from its own layer
 # or from lower ones.
@@ -28,7 +28,6 @@ LAYERS = {
     "memoria.plan": 1,
     "memoria.vllm": 1,
     "memoria.engine.address": 1,
-    "memoria.engine.hang": 1,
     "memoria.engine.launch_settings": 1,
     "memoria.engine.lifecycle": 1,
     "memoria.engine.process.exit_status": 1,
@@ -184,7 +183,7 @@ def test_only_the_application_knows_where_the_passenger_lies() -> None:
     assert importers == {"memoria.daemon.daemon"}
 
 
-def test_no_file_is_longer_than_four_hundred_lines() -> None:
+def test_no_file_is_too_long() -> None:
     lengths = {
         str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
         for folder in ("memoria", "tests")
