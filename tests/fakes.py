@@ -102,7 +102,7 @@ class FakeTicket:
 
 
 @dataclass
-class FakeSurroundings:
+class FakeHost:
     """An engine that is `script` (Python), on no device. It is ready when it has called `ready()`."""
 
     log: Path
@@ -162,7 +162,7 @@ class FakeSurroundings:
         self.forgotten.append(start_id)
 
     @property
-    def situation(self) -> LaunchSettings:
+    def launch_settings(self) -> LaunchSettings:
         return LaunchSettings(Decimal("0.5"), 24 * 2**30, max_num_seqs=256, max_num_batched_tokens=2048)
 
     def set_releasing(self, start_id: str, releasing: bool) -> None:

@@ -1,34 +1,55 @@
 """One engine's task: the only writer of its state.
 
-Wishes (start, stop, restart) and facts (it exited, it answered) arrive in one inbox (`machine.py`); the table
-in `lifecycle.py` gives the next state, `states.py` says what each state does. Everyone else reads `snapshot`.
+Requests (start, stop, restart, other settings) and facts (it exited, it answered) arrive in one inbox. The
+table in `lifecycle.py` gives the next state, `_work` the coroutine that does what the state says and ends in
+the next event. Everyone else reads `snapshot`. One task, so that no two of an engine's steps ever interleave.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, replace
 
 from memoria.config.model import Restart, Timeouts
 from memoria.engine.events import EventKind, Journal
+from memoria.engine.hang import CORE_GONE, HangWatch
 from memoria.engine.host import EngineHost
-from memoria.engine.lifecycle import FACTS, Event, State
+from memoria.engine.lifecycle import FACTS, Event, RestartPolicy, State, accepts, next_state, resolve_request
 from memoria.engine.log.file import LogFile
-from memoria.engine.process.shared_memory import remove
 from memoria.engine.snapshot import EngineSnapshot
+from memoria.engine.standby import Standby
 from memoria.engine.start import Start
-from memoria.engine.states import EngineStates
+from memoria.engine.traffic import Traffic
+from memoria.errors import MemoriaError, Problem
+from memoria.vllm.diagnosis import Diagnosis
+from memoria.vllm.log_lines import WATCHDOG, Observation, Phase, StartFigures
+
+logger = logging.getLogger(__name__)
 
 
-class EngineActor(EngineStates):
-    """Its wishes may be called from any task of the loop."""
+@dataclass(frozen=True, slots=True)
+class Pauses:
+    """Seconds; tests shorten them."""
+
+    after_bug: float = 1.0
+    retry_held: float = 5.0  # until memory that is held is looked at again, after a look that failed
+    core_grace: float = 10.0  # for a leader to end after its core; vLLM's takes 4 at most
+    stacks: float = 0.5  # in which a hanging engine core may write where its threads are
+    second_look: float = 1.0  # at least, between the first suspicion of a hang and the verdict
+
+
+class EngineActor:
+    """Its requests may be made from any task of the loop. `on_change` is called with every new snapshot, from
+    the loop, before the new state's work begins. `jitter` is uniform in [-1, 1]."""
 
     def __init__(
         self,
         name: str,
-        around: EngineHost,
+        host: EngineHost,
         log: LogFile,
         journal: Journal,
         *,
@@ -36,71 +57,111 @@ class EngineActor(EngineStates):
         restart: Restart,
         on_change: Callable[[EngineSnapshot], None] = lambda _: None,
         jitter: Callable[[], float] = lambda: random.uniform(-1, 1),
+        pauses: Pauses | None = None,
     ) -> None:
-        super().__init__(
-            name,
-            around,
-            log,
-            journal,
-            timeouts=timeouts,
-            restart=restart,
-            on_change=on_change,
-            jitter=jitter,
-        )
-        self._turn: asyncio.Task[None] | None = None  # to end, which a wish waits for
+        self.name, self.log, self.traffic = name, log, Traffic()
+        self.snapshot = EngineSnapshot(name, State.STOPPED, time.time())
+        self._next_host = host  # of the next start; the one that is there keeps its own
+        self._journal, self._on_change = journal, on_change
+        self._timeouts, self._policy = timeouts, RestartPolicy(restart, jitter)
+        self._pauses = pauses or Pauses()
+
+        self._inbox: asyncio.Queue[tuple[Event, object]] = asyncio.Queue()
+        self._task: asyncio.Task[None] | None = None  # the state's work
+        self._turn: asyncio.Task[None] | None = None  # until a request that serves on meanwhile is made
+        self._log_watch: asyncio.Task[None] | None = None
+        self._hang_watch: HangWatch | None = None
         self._settled, self._at_rest = asyncio.Event(), asyncio.Event()
         self._settled.set()
         self._at_rest.set()
 
+        self.wanted = False  # to run, as last requested
+        self._without_gate = False  # its vLLM loads no passenger: it must queue before it is spawned
+        self._cause: Event | None = None  # of the present state
+        self._delay = 0.0
+        self._starts = 0
+        self._suspicion = ""
+        self._start = Start(host, log)
+        self._standby = Standby(name, log, journal, lambda standby: self._publish(standby=standby))
+
+        self._work: dict[State, Callable[[], Awaitable[Event | None]]] = {
+            State.STOPPED: self._rest,
+            State.QUEUED: self._queue,
+            State.STARTING: self._get_ready,
+            State.READY: self._watch_for_hang,
+            State.SUSPECT: self._look_again,
+            State.DRAINING: self._drain,
+            State.STOPPING: self._end_leader,
+            State.RELEASING: self._release,
+            State.HELD: self._wait_for_memory,
+            State.BACKOFF: self._back_off,
+            State.FAILED: self._rest,
+        }
+
     def __repr__(self) -> str:
         return f"<EngineActor {self.name} {self.state}>"
 
-    # ------------------------------------------------------------------ wishes
+    # ------------------------------------------------------------------ requests
 
     def start(self) -> None:
-        """Also gives an engine that had used up its attempts all of them again. A stop that still waits for
-        its turn is called off."""
-        if self._turn is not None and not self._wanted:
+        """Also gives an engine that had used up its attempts all of them again. Calls off a stop that still
+        waits for its turn."""
+        if self._turn is not None and not self.wanted:
             self._end_turn()
             self._publish(detail="")
             self._journal.add_event(EventKind.STOP_CALLED_OFF, self.name)
-        self._wanted = True
-        self._judge.pardon()
-        self._tell(Event.START)
+        self.wanted = True
+        self._policy.pardon()
+        self._send(Event.START)
 
     def stop(self, *, now: bool = False, in_turn: bool = False) -> None:
         """`in_turn`: it serves on while a neighbour is behind the gate, which must not see memory go."""
-        self._wanted = False
+        self.wanted = False
         if in_turn and not now:
-            self._tell_in_turn(Event.STOP)
+            self._send_in_turn(Event.STOP)
         else:
-            self._tell(Event.KILL if now else Event.STOP)
+            self._send(Event.KILL if now else Event.STOP)
 
     def restart(self, *, now: bool = False) -> None:
-        """In its turn, if not `now`: it serves on until it could come back, too."""
-        self._wanted = True
-        self._judge.pardon()
+        """In its turn, unless `now`: it serves on until it could also come back."""
+        self.wanted = True
+        self._policy.pardon()
         if now:
-            self._tell(Event.RESTART_NOW)
+            self._send(Event.RESTART_NOW)
         else:
-            self._tell_in_turn(Event.RESTART)
+            self._send_in_turn(Event.RESTART)
 
-    def _tell_in_turn(self, wish: Event) -> None:
+    def adopt(self, host: EngineHost, timeouts: Timeouts, restart: Restart) -> None:
+        """Other settings: timeouts from the next wait on, the rest from the next start on. The start that is
+        there keeps its host, to whose gate and memory it is bound."""
+        if host.spec("") != self._next_host.spec(""):
+            self._standby.drop()  # it has the old settings
+            self._without_gate = False  # perhaps another vLLM
+        self._next_host = host
+        self._timeouts, self._policy.settings = timeouts, restart
+        if self._hang_watch is not None:
+            self._hang_watch.set_patience(timeouts.hang)
+        self._send(Event.ADOPT)
+        if self.state is State.READY:
+            self._keep_standby()
+
+    def _send_in_turn(self, request: Event) -> None:
         if self.state is not State.READY:
-            self._tell(wish)
-        elif self._turn is None:  # else one such wish waits already, and what is wanted then decides
-            self._turn = asyncio.create_task(self._until_turn(wish), name=f"{self.name} {wish}")
+            self._send(request)
+        elif self._turn is None:  # else one waits already, and `wanted` decides what it becomes
+            self._turn = asyncio.create_task(self._until_turn(request), name=f"{self.name} {request}")
 
-    async def _until_turn(self, wish: Event) -> None:
-        if wish is Event.RESTART:
-            await self._around.until_calm(self._on_wait)
+    async def _until_turn(self, request: Event) -> None:
+        host = self._start.host
+        if request is Event.RESTART:
+            await host.until_calm(self._on_turn_waits)
         else:
-            await self._around.until_alone(lambda neighbour: self._on_wait(f"{neighbour} is behind the gate"))
+            await host.until_alone(lambda neighbour: self._on_turn_waits(f"{neighbour} is behind the gate"))
         self._turn = None
-        self._tell(wish)
+        self._send(request)
 
-    def _on_wait(self, reason: str) -> None:
-        self._publish(detail=f"{'restarts' if self._wanted else 'stops'} in its turn: {reason}")
+    def _on_turn_waits(self, reason: str) -> None:
+        self._publish(detail=f"{'restarts' if self.wanted else 'stops'} in its turn: {reason}")
         self._journal.add_event(EventKind.WAITS_FOR_NEIGHBOUR, self.name, reason)
 
     def _end_turn(self) -> None:
@@ -108,113 +169,329 @@ class EngineActor(EngineStates):
             self._turn.cancel()
             self._turn = None
 
-    def adopt(self, around: EngineHost, timeouts: Timeouts, restart: Restart) -> None:
-        """Other settings: the waits from the next one on, the rest from the next start on. The start that is
-        there keeps its surroundings, whose gate and memory it is bound to."""
-        if around.spec("") != self._next_around.spec(""):
-            self._spare.discard()  # of the old settings
-            self._without_gate = False  # perhaps another vLLM
-        self._next_around = around
-        self._timeouts, self._judge.policy = timeouts, restart
-        if self._vigil is not None:
-            self._vigil.adopt(timeouts.hang)
-        self._tell(Event.ADOPT)
-        if self.state is State.READY:
-            self._mind_spare()
-
-    # ------------------------------------------------------------------ what others may know
+    # ------------------------------------------------------------------ for everyone else
 
     @property
-    def wanted(self) -> bool:
-        """What a person wants: to run, or to rest."""
-        return self._wanted
+    def state(self) -> State:
+        return self.snapshot.state
 
     @property
     def may_go(self) -> bool:
-        """Whether it could be restarted now: nobody would see its memory go, and it could come back."""
-        return not FACTS[self.state].has_process or (self._around.is_calm and self._next_around.is_calm)
-
-    def pids(self) -> set[int]:
-        """The processes of its tree and of its standby's, as the latest look at /proc has seen them."""
-        starts = (self._current.id, self._spare.start_id)
-        return {pid for start in starts if start for pid in self._around.census.latest.get(start, ())}
+        """Whether it could be restarted now: no neighbour would see its memory go, and it could come back."""
+        return not FACTS[self.state].has_process or (self._start.host.is_calm and self._next_host.is_calm)
 
     @property
     def standby_start_id(self) -> str | None:
-        return self._spare.start_id
+        return self._standby.start_id
+
+    def pids(self) -> set[int]:
+        """The processes of its tree and of its standby's, by the latest look at /proc."""
+        starts = (self._start.id, self._standby.start_id)
+        return {pid for start in starts if start for pid in self._next_host.census.latest.get(start, ())}
+
+    def last_log(self) -> list[str]:
+        """The end of what the latest start wrote."""
+        return self._start.last_log()
 
     async def at_rest(self) -> None:
-        """Waits until the engine is stopped for good: no process, no memory."""
+        """Wait until the engine is stopped for good: no process, no memory."""
         await self._at_rest.wait()
-        await self._spare.gone()
+        await self._standby.gone()
 
     async def settled(self) -> None:
-        """Like `at_rest`, but for memory that is held: no signal can end what is left, and whoever stops the
-        daemon must not wait for a driver."""
+        """Like `at_rest`, but without waiting for held memory: no signal ends what holds it, and the end of
+        the daemon must not wait for a driver."""
         await self._settled.wait()
-        await self._spare.gone()
+        await self._standby.gone()
 
-    # ------------------------------------------------------------------ as the machine asks
+    # ------------------------------------------------------------------ inbox
 
     async def run(self) -> None:
-        """For ever; cancel it once `settled`."""
+        """Run for ever; cancel it once `settled`."""
         try:
-            await super().run()
+            while True:
+                event, sender = await self._inbox.get()
+                if event.is_request:
+                    event = resolve_request(self.state, event)
+                    counts = accepts(self.state, event)
+                else:  # a fact from an earlier state's work or from an earlier start is out of date
+                    counts = sender is self._start or (sender is not None and sender is self._task)
+                if counts:
+                    try:
+                        self._step(event)
+                    except Exception:  # without its task the engine could not be stopped any more
+                        logger.exception("%s: a bug in memoria", self.name)
         finally:
-            self._spare.discard()
+            self._standby.drop()
             self._end_turn()
-            if self._watch is not None:
-                self._watch.cancel()
+            for task in (self._task, self._log_watch):
+                if task is not None:
+                    task.cancel()
+
+    def _send(self, event: Event, sender: object = None) -> None:
+        self._inbox.put_nowait((event, sender))
+
+    def _step(self, event: Event) -> None:
+        state = next_state(self.state, event)
+        if self._task is not None:
+            self._task.cancel()
+        try:
+            self._enter(state, event)
+        finally:  # a state without its work would never end
+            self._task = asyncio.create_task(self._do(self.state), name=f"{self.name} {self.state}")
+
+    async def _do(self, state: State) -> None:
+        try:
+            event = await self._work[state]()
+        except Exception as error:
+            logger.exception("%s: a bug in memoria while %s", self.name, state)
+            self._start.trouble = f"internal error: {error!r}"
+            event = FACTS[state].on_bug
+            await asyncio.sleep(self._pauses.after_bug)
+        if event is not None:  # else only the outside can end the state
+            self._send(event, asyncio.current_task())
 
     def _enter(self, state: State, event: Event) -> None:
+        facts, now = FACTS[state], time.time()
         if state not in (State.READY, State.SUSPECT):
             self._end_turn()
-        if event in (Event.STOP, Event.KILL, Event.UNGUARDED, Event.OVERSIZED):
-            self._current.asked = True
-        self._gently = event is Event.DRAINED
-        now = time.time()
+        if event.intends_end:
+            self._start.end_requested = True
+        self._cause = event
         retry_at = now + self._delay if state is State.BACKOFF else None
-        self._publish(state=state, since=now, detail=self._why(state, event), retry_at=retry_at)
-        self._tell_gate(releasing=FACTS[state].frees_memory or self._current.core_lost)
-        what = self.snapshot.detail or event.value
+        self._publish(state=state, since=now, detail=self._reason(state, event), retry_at=retry_at)
+        self._start.set_releasing(facts.frees_memory or self._start.core_lost)
+        detail = self.snapshot.detail or event.value
         cause = event.name.lower()
-        self._journal.add_event(EventKind.TRANSITION, self.name, what, state=state.value, cause=cause)
-        if not FACTS[state].has_process:
+        self._journal.add_event(EventKind.TRANSITION, self.name, detail, state=state.value, cause=cause)
+        if not facts.has_process:
             self._forget_start()
         if state is State.READY:
-            seconds = self._current.seconds_to_ready
+            seconds = self._start.seconds_to_ready
             self._publish(phase=None, percent=None, diagnosis=None, start_seconds=seconds)
-        if FACTS[state].at_rest or not self._wanted:
-            self._spare.discard()
-        _set(self._at_rest, FACTS[state].at_rest)
-        _set(self._settled, FACTS[state].at_rest or state is State.HELD)
+        if facts.at_rest or not self.wanted:
+            self._standby.drop()
+        for flag, holds in ((self._at_rest, facts.at_rest), (self._settled, facts.settled)):
+            flag.set() if holds else flag.clear()
 
-    def _why(self, state: State, event: Event) -> str:
+    def _reason(self, state: State, event: Event) -> str:
         match state:
-            case State.RELEASING if event is Event.EXITED and not self._current.asked:
-                return str(self._current.exit) if self._current.exit else ""
+            case State.RELEASING if event is Event.EXITED and not self._start.end_requested:
+                return str(self._start.exit) if self._start.exit else ""
             case State.SUSPECT:
                 return self._suspicion
             case State.STOPPING | State.RELEASING | State.FAILED | State.BACKOFF:
-                return self._current.trouble or ""
-            case State.HELD:
-                return "its memory has not come back; nothing starts on this device until it does"
+                return self._start.trouble or ""
             case _:
-                return ""
+                return FACTS[state].detail
+
+    def _publish(self, **changes: object) -> None:
+        self.snapshot = replace(self.snapshot, **changes)  # type: ignore[arg-type]
+        self._on_change(self.snapshot)
 
     def _forget_start(self) -> None:
-        if self._current.ticket is not None:
-            self._current.ticket.leave()
-        if self._current.id is not None:
-            self._around.set_releasing(self._current.id, False)
-            self._around.forget(self._current.id)
-        remove(self._current.segments)
-        self._current, self._vigil = Start(), None
+        self._start.forget()
+        self._start, self._hang_watch = Start(self._next_host, self.log), None
         self._publish(phase=None, percent=None, pid=None, start_id=None, address=None)
 
+    # ------------------------------------------------------------------ the states' work: starting
 
-def _set(event: asyncio.Event, on: bool) -> None:
-    if on:
-        event.set()
-    else:
-        event.clear()
+    async def _rest(self) -> None:
+        return None
+
+    async def _queue(self) -> Event:
+        self._start.host = self._next_host
+        self._start.ticket = self._start.host.ticket()
+        if self._without_gate:
+            await self._enter_gate()
+        return Event.CLEARED
+
+    async def _get_ready(self) -> Event:
+        try:
+            await self._spawn()
+        except MemoriaError as error:
+            problem = error.problems[0]
+            self._start.trouble = problem.what
+            if problem.where:  # what is in the way: for the log, not for clients
+                detail = "; ".join((problem.what, *problem.where))
+                self._journal.add_event(EventKind.CANNOT_SPAWN, self.name, detail)
+            return Event.UNSPAWNABLE
+        try:
+            if not self._without_gate and not await self._pass_gate():
+                self._without_gate = self._start.behind_gate = True
+                self._journal.add_event(EventKind.NO_PASSENGER, self.name)
+                return Event.UNGUARDED
+            async with asyncio.timeout(self._timeouts.start):
+                await self._start.until_answering()
+        except TimeoutError:
+            phase = self.snapshot.phase or Phase.SPAWNED
+            self._start.trouble = f"not ready in {self._timeouts.start:g} s ({phase})"
+            return Event.OVERDUE
+        if (excess := await self._start.find_excess()) is not None:
+            self._start.trouble = excess.what
+            self._journal.add_event(EventKind.STARTS_AGAIN, self.name, excess.what)
+            return Event.OVERSIZED
+        self._start.mark_ready()
+        self._policy.saw_ready()
+        return Event.ANSWERED
+
+    async def _spawn(self) -> None:
+        """Raises `MemoriaError`."""
+        start = self._start = self._standby.take_over(self._start) or self._start
+        if start.process is None:
+            await start.spawn()
+        assert start.process is not None
+        self._log_watch = asyncio.create_task(self._watch_log(start), name=f"{self.name} log")
+        self._publish(
+            phase=Phase.SPAWNED,
+            percent=None,
+            pid=start.process.pid,
+            start_id=start.id,
+            address=start.address,
+            figures=StartFigures(),
+            start_seconds=None,
+            restarts=self.snapshot.restarts + (self._starts > 0),
+        )
+        self._starts += 1
+
+    async def _pass_gate(self) -> bool:
+        """Wait for the engine core at the gate, and let it through in its turn. False: it went on by itself,
+        no passenger holds it. Raises `TimeoutError`; the wait at the gate has no end of its own."""
+        start = self._start
+        async with asyncio.timeout(self._timeouts.start):
+            if not await start.reaches_gate():
+                return False
+        self._publish(phase=Phase.AT_GATE, percent=None)
+        await self._enter_gate()
+        start.let_core_through(lambda: self._on_core_lost(start))
+        return True
+
+    async def _enter_gate(self) -> None:
+        before = self.snapshot.diagnosis
+        await self._start.enter_gate(self._on_blocked)
+        self._publish(detail="", diagnosis=before)
+
+    def _on_blocked(self, problem: Problem) -> None:
+        if self.snapshot.detail != problem.what:
+            advice = "; ".join((*problem.where, problem.hint or ""))
+            self._publish(detail=problem.what, diagnosis=Diagnosis(problem.what, advice, "yes"))
+            detail = "; ".join((problem.what, *problem.where))
+            self._journal.add_event(EventKind.WAITS_FOR_MEMORY, self.name, detail)
+
+    # ------------------------------------------------------------------ ready
+
+    async def _watch_for_hang(self) -> Event:
+        self._keep_standby()
+        if self._hang_watch is None:
+            patience, second_look = self._timeouts.hang, self._pauses.second_look
+            self._hang_watch = self._start.watch_for_hang(self.traffic, patience, second_look)
+            if self._start.core_lost:
+                self._hang_watch.alert(CORE_GONE)
+        self._suspicion = await self._hang_watch.until_silent()
+        return Event.SILENT
+
+    async def _look_again(self) -> Event:
+        assert self._hang_watch is not None
+        if self._start.core_lost:  # its leader answers the requests that it has, and ends by itself
+            await asyncio.sleep(self._pauses.core_grace)
+        if not await self._hang_watch.is_hung():
+            return Event.MOVED
+        self._start.trouble = f"hung: {self._suspicion}"
+        if self._start.connections is not None:
+            self._start.connections.ask_for_stacks()
+            await asyncio.sleep(self._pauses.stacks)
+        return Event.HUNG
+
+    def _keep_standby(self) -> None:
+        if not self._next_host.standby:
+            self._standby.drop()
+        elif self._start.let_through:
+            self._standby.keep(self._next_host, self._policy.settings, self._timeouts.start)
+
+    async def _watch_log(self, start: Start) -> None:
+        await start.watch(self._on_line)
+        self._send(Event.EXITED, start)
+
+    def _on_line(self, line: str, seen: Observation | None) -> None:
+        if self._hang_watch is not None and WATCHDOG.search(line):
+            self._hang_watch.alert("vLLM's watchdog has fired")
+        if seen is None:
+            return
+        self._publish(figures=self.snapshot.figures.with_observation(seen))
+        at_gate = self.snapshot.phase is Phase.AT_GATE and not self._start.let_through
+        if self.state is State.STARTING and not at_gate:
+            self._publish(phase=seen.phase, percent=seen.percent)
+
+    def _on_core_lost(self, start: Start) -> None:
+        """Its memory is on its way back, though its leader has not ended yet and can only refuse what it
+        gets meanwhile."""
+        if start is self._start:
+            start.core_lost = True
+            start.set_releasing(True)
+            if self._hang_watch is not None:
+                self._hang_watch.alert(CORE_GONE)
+
+    # ------------------------------------------------------------------ ending
+
+    async def _drain(self) -> Event:
+        try:
+            async with asyncio.timeout(self._timeouts.drain):
+                await self.traffic.idle()
+        except TimeoutError:
+            self._journal.add_event(EventKind.DRAIN_TIMED_OUT, self.name, in_flight=self.traffic.in_flight)
+        await self._start.host.until_alone(self._on_neighbour)
+        self._start.set_releasing(True)  # before anyone else passes
+        return Event.DRAINED
+
+    def _on_neighbour(self, neighbour: str) -> None:
+        self._publish(detail=f"waits until {neighbour} has started, which must not see memory move")
+        self._journal.add_event(EventKind.WAITS_FOR_NEIGHBOUR, self.name, f"{neighbour} is behind the gate")
+
+    async def _end_leader(self) -> Event | None:
+        """SIGTERM only for one that has drained: vLLM swallows a SIGTERM while it initialises."""
+        if self._start.process is None:
+            return Event.EXITED
+        grace = self._timeouts.stop if self._cause is Event.DRAINED else None
+        ended = await self._start.end_leader(grace, self._timeouts.release, self._on_killed)
+        return None if ended else Event.STUCK  # `_watch_log` reports the exit
+
+    def _on_killed(self) -> None:
+        self._journal.add_event(EventKind.KILLED, self.name, seconds=self._timeouts.stop)
+
+    async def _release(self) -> Event:
+        try:
+            async with asyncio.timeout(self._timeouts.release):
+                await self._start.until_released(self._on_orphans)
+        except TimeoutError:
+            return Event.STUCK
+        return self._decide()
+
+    async def _wait_for_memory(self) -> Event:
+        before, process = self.snapshot.diagnosis, self._start.process
+        if process is not None and (holders := self._start.host.holders(process.known)):
+            detail = "; ".join(holders)
+            self._journal.add_event(EventKind.MEMORY_HELD, self.name, detail)
+            self._publish(diagnosis=Diagnosis(self.snapshot.detail, detail, "yes"))
+        await self._start.until_surely_released(self._on_orphans, self._pauses.retry_held)
+        self._publish(diagnosis=before)
+        return self._decide()
+
+    def _on_orphans(self, pids: Collection[int]) -> None:
+        self._journal.add_event(EventKind.ORPHANS_KILLED, self.name, pids=str(sorted(pids)))
+
+    def _decide(self) -> Event:
+        """What follows a start that has ended and given its memory back."""
+        start, crash = self._start, None
+        if self.wanted and not start.end_requested:
+            diagnosis = start.diagnose(self.name, self.snapshot.figures.kv_gib)
+            self._publish(diagnosis=diagnosis)
+            crash = start.crash(diagnosis)
+        decision = self._policy.decide(crash, wanted=self.wanted, standby_waits=self._standby.is_waiting)
+        if decision.reason is not None:
+            start.trouble = decision.reason
+        self._delay = decision.delay
+        return decision.event
+
+    async def _back_off(self) -> Event:
+        await asyncio.sleep(self._delay)
+        return Event.DUE

@@ -1,4 +1,4 @@
-"""Where an engine listens: on a Unix socket of its own, or on a loopback port (`transport: tcp`)."""
+"""Where an engine listens: a Unix socket of its own, or a loopback port (`transport: tcp`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one engine needs of the world around it. The supervisor implements it; tests bring their own."""
+"""Services an engine's actor depends on. The supervisor implements them; `tests/fakes.py` has the fake."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from memoria.vllm.metrics import Progress
 
 
 class Ticket(Protocol):
-    """A place in the queue of the device's gate."""
+    """A place in the queue at the device's gate."""
 
     spoiled: bool
 
@@ -31,7 +31,7 @@ class CoreConnections(Protocol):
 
     at_gate: asyncio.Event
     on_lost: Callable[[], None] | None
-    """Called when an engine core that was let through has ended."""
+    """Called when an engine core that was let through ends."""
 
     def let_through(self) -> None: ...
 
@@ -44,12 +44,12 @@ class EngineHost(Protocol):
 
     @property
     def standby(self) -> bool:
-        """Whether the engine is to have a spare."""
+        """Whether the engine has a standby."""
         ...
 
     @property
-    def situation(self) -> LaunchSettings:
-        """What the next start will have; what came of it is the actor's to add."""
+    def launch_settings(self) -> LaunchSettings:
+        """Of the next start; its results are left out."""
         ...
 
     def spec(self, start_id: str) -> EngineSpec: ...
@@ -57,21 +57,21 @@ class EngineHost(Protocol):
     def ticket(self) -> Ticket: ...
 
     def expect(self, start_id: str) -> CoreConnections:
-        """Before a start is spawned."""
+        """Expect the passengers of a start; called before it is spawned."""
         ...
 
     async def check_address(self) -> None:
-        """Raises `UnavailableError` when somebody else listens where the engine is to."""
+        """Raises `UnavailableError` when another process listens on the engine's port."""
         ...
 
     def spawned(self, start_id: str, pid: int) -> None: ...
 
     def forget(self, start_id: str) -> None:
-        """When nothing is left of a start."""
+        """Nothing is left of a start."""
         ...
 
     def set_releasing(self, start_id: str, releasing: bool) -> None:
-        """While true of any start nobody passes the device's gate, and whoever is behind it is spoiled."""
+        """While true of any start no engine passes the device's gate, and one behind it is spoiled."""
         ...
 
     @property
@@ -80,41 +80,41 @@ class EngineHost(Protocol):
         ...
 
     async def until_calm(self, on_wait: Callable[[str], None]) -> None:
-        """Until it `is_calm`. `on_wait` is told what is in the way."""
+        """Wait until it `is_calm`. `on_wait`: called with what is in the way."""
         ...
 
     async def until_alone(self, on_wait: Callable[[str], None]) -> None:
-        """Until no neighbour is behind the gate that would see the engine's memory go. `on_wait` is told who
-        is."""
+        """Wait until no neighbour is behind the gate, which would see the engine's memory go. `on_wait`:
+        called with its name."""
         ...
 
     async def check_memory(self) -> Problem | None:
-        """Whether the engine fits now, by fresh figures."""
+        """Why the engine does not fit now, by fresh figures."""
         ...
 
     async def check_held(self, known: Collection[int]) -> Problem | None:
-        """Whether these processes of it clearly hold more than its budget; None where nobody can tell."""
+        """How far these processes of it exceed its budget; None if they do not, or if that is unknown."""
         ...
 
     def holders(self, known: Collection[int]) -> list[str]:
-        """Which of these processes hold device memory, or live, by the latest figures; for a person."""
+        """Which of these processes hold device memory, or live, by the latest figures; for people."""
         ...
 
     async def until_released(
         self, alive: Callable[[], Awaitable[Collection[int]]], known: Collection[int]
     ) -> None:
-        """Until no process is `alive` (which raises `OSError` where nobody knows) and the device holds
+        """Wait until no process is `alive` (which raises `OSError` if that is unknown) and the device holds
         nothing for one that was ever `known`."""
         ...
 
     async def until_answering(self, address: EngineAddress, start_id: str) -> None:
-        """Until this start is healthy and has answered a real request."""
+        """Wait until this start is healthy and has answered a real request."""
         ...
 
     async def progress(self, address: EngineAddress) -> Progress | None:
-        """What the engine core has done so far; None when the engine does not say."""
+        """What the engine core has done so far; None without an answer."""
         ...
 
     async def answers(self, address: EngineAddress) -> bool:
-        """Whether it answers a real request; waits as long as the engine takes."""
+        """Whether it answers a real request, however long that takes."""
         ...

@@ -1,4 +1,4 @@
-"""What an engine was started with, as far as it decides the value to try after a failure."""
+"""What an engine was started with, as far as a diagnosis needs it to name the value to try next."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from decimal import ROUND_CEILING, Decimal
 
 _HUNDREDTH = Decimal("0.01")
 _GIB = 2**30
-# Where nothing tells how much is missing: a step that is worth a start.
+# Where it is unknown how much is missing: a step that is worth a start.
 _A_STEP = Decimal("0.05")
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchSettings:
-    """`total_bytes` is what the fraction is of. `kv_gib` is what vLLM said was left for the KV cache, below 0
-    where nothing was; `oom_kill`: the kernel killed a process of this cgroup for want of memory meanwhile."""
+    """`total_bytes`: what the fraction is of. `kv_gib`: what vLLM said was left for the KV cache, below 0
+    where nothing was. `oom_kill`: the kernel killed a process of this cgroup meanwhile, to free memory."""
 
     fraction: Decimal
     total_bytes: int
@@ -24,8 +24,8 @@ class LaunchSettings:
     oom_kill: bool = False
 
     def raised(self, missing_gib: float | None) -> Decimal | None:
-        """The fraction, in whole hundredths, that has `missing_gib` more, or a step more where that is not
-        known; None where the device has not so much."""
+        """The fraction, in whole hundredths, with `missing_gib` more, or a step more where that is unknown;
+        None where the device has less."""
         if missing_gib is None:
             more = self.fraction + _A_STEP
         else:

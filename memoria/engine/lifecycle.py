@@ -1,18 +1,19 @@
-"""An engine's life: its states, every transition between them, and when to try again.
+"""An engine's life: its states, the transitions between them, and when a crashed engine is started again.
 
-Everything that decides *what happens next* is in this file and is pure; the actor (`actor.py`) only does
-what the state says. A pair that the table does not hold is a bug and raises.
+Everything that decides *what happens next* is in this file, and is pure: the table, what each state means,
+the restart policy. The actor (`actor.py`) only does what the state says. A pair that the table lacks is a bug
+and raises.
 
-    STOPPED    nobody wants it to run
-    QUEUED     about to be spawned; waits for its turn at the gate if it has no passenger to hold it there
-    STARTING   its process exists; it is importing, waiting at the GPU gate, or loading
-    READY      it answered a real request
-    SUSPECT    it seems to hang: it gets no new requests until a second look tells
-    DRAINING   takes no new request, finishes the ones in flight
+    STOPPED    at rest: not wanted, or not started yet
+    QUEUED     about to be spawned; waits here for the gate only if no passenger would hold it there later
+    STARTING   its process exists: importing, waiting at the GPU gate, or loading
+    READY      has answered a real request
+    SUSPECT    seems to hang: gets no new requests until a second look decides
+    DRAINING   takes no new request, finishes those in flight
     STOPPING   SIGTERM, a grace, SIGKILL
     RELEASING  its leader is dead: the rest of its tree is killed, its memory comes back
-    HELD       its memory did not come back in time, or its leader does not die; until it does nothing starts
-               on that device
+    HELD       its memory did not come back in time, or its leader does not die; until then nothing starts on
+               that device
     BACKOFF    crashed, will be tried again
     FAILED     crashed for good, until a person or a reload acts
 """
@@ -20,6 +21,7 @@ what the state says. A pair that the table does not hold is a bug and raises.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
@@ -45,7 +47,7 @@ class Event(StrEnum):
     START = "start requested"
     STOP = "stop requested"
     KILL = "stop requested, now"
-    RESTART = "restart requested"  # a stop or a start, see `meant`
+    RESTART = "restart requested"  # a stop or a start, see `resolve_request`
     RESTART_NOW = "restart requested, now"
     ADOPT = "has other settings"
     CLEARED = "may be spawned"
@@ -66,16 +68,27 @@ class Event(StrEnum):
     GIVE_UP = "is given up"
     DUE = "delay is over"
 
+    @property
+    def is_request(self) -> bool:
+        """From outside, at any time. Every other event is a fact, which only the state's own work or process
+        may report."""
+        return self in (E.START, E.STOP, E.KILL, E.RESTART, E.RESTART_NOW, E.ADOPT)
+
+    @property
+    def intends_end(self) -> bool:
+        """The end that follows is no crash: memoria wants it, whether or not the engine is to start again."""
+        return self in (E.STOP, E.KILL, E.UNGUARDED, E.OVERSIZED)
+
 
 S, E = State, Event
 
 # ruff: noqa: PLR2044 - an empty comment is the only blank line that the formatter leaves in a table
-# Who may follow whom. Read a block as "in this state, on this event, go there".
+# What may follow what. Read a block as "in this state, on this event, go there".
 TRANSITIONS: dict[tuple[State, Event], State] = {
     (S.STOPPED, E.START): S.QUEUED,
     #
     (S.QUEUED, E.CLEARED): S.STARTING,
-    (S.QUEUED, E.ADOPT): S.QUEUED,  # with these it may belong at another gate
+    (S.QUEUED, E.ADOPT): S.QUEUED,  # they may put it at another gate
     (S.QUEUED, E.UNSPAWNABLE): S.RELEASING,
     (S.QUEUED, E.STOP): S.STOPPED,
     (S.QUEUED, E.KILL): S.STOPPED,
@@ -149,6 +162,7 @@ class StateFacts:
     sentence: str
     tone: Tone
     level: int = logging.INFO
+    detail: str = ""  # why it is so, where that is always the same
     has_process: bool = False
     serves: bool = False  # requests may be in flight
     starts: bool = False  # ready as soon as a start takes
@@ -158,6 +172,14 @@ class StateFacts:
     frees_memory: bool = False  # device memory may move
     explained: bool = False  # the diagnosis and the end of its log are worth showing
     brief: bool = False  # passed through in an instant, or covered by what follows
+    # What the state's work reports when it fails by a bug: the engine's task must not end. While memory is on
+    # its way back: that it has not come, which keeps the gate closed and is tried again.
+    on_bug: Event | None = None
+
+    @property
+    def settled(self) -> bool:
+        """The end of the daemon waits no longer: no signal ends what holds memory."""
+        return self.at_rest or (self.settles and self.frees_memory)
 
     @property
     def crashed(self) -> bool:
@@ -167,12 +189,20 @@ class StateFacts:
 QUIET, BUSY, GOOD, WARN, BAD = Tone
 FACTS: dict[State, StateFacts] = {
     S.STOPPED: StateFacts("is stopped", QUIET, at_rest=True, settles=True),
-    S.QUEUED: StateFacts("is queued", BUSY, starts=True, comes_back=True, brief=True),
-    S.STARTING: StateFacts("is starting", BUSY, has_process=True, starts=True, comes_back=True),
-    S.READY: StateFacts("is ready", GOOD, has_process=True, serves=True, settles=True),
-    S.SUSPECT: StateFacts("seems to hang", WARN, has_process=True, serves=True, comes_back=True),
-    S.DRAINING: StateFacts("is draining", BUSY, has_process=True, serves=True, comes_back=True),
-    S.STOPPING: StateFacts("is stopping", BUSY, has_process=True, comes_back=True, frees_memory=True),
+    S.QUEUED: StateFacts("is queued", BUSY, starts=True, comes_back=True, brief=True, on_bug=E.UNSPAWNABLE),
+    S.STARTING: StateFacts(
+        "is starting", BUSY, has_process=True, starts=True, comes_back=True, on_bug=E.OVERDUE
+    ),
+    S.READY: StateFacts("is ready", GOOD, has_process=True, serves=True, settles=True, on_bug=E.SILENT),
+    S.SUSPECT: StateFacts(
+        "seems to hang", WARN, has_process=True, serves=True, comes_back=True, on_bug=E.MOVED
+    ),
+    S.DRAINING: StateFacts(
+        "is draining", BUSY, has_process=True, serves=True, comes_back=True, on_bug=E.DRAINED
+    ),
+    S.STOPPING: StateFacts(
+        "is stopping", BUSY, has_process=True, comes_back=True, frees_memory=True, on_bug=E.STUCK
+    ),
     S.RELEASING: StateFacts(
         "has ended, its memory is coming back",
         BUSY,
@@ -180,15 +210,18 @@ FACTS: dict[State, StateFacts] = {
         comes_back=True,
         frees_memory=True,
         brief=True,
+        on_bug=E.STUCK,
     ),
     S.HELD: StateFacts(
         "has ended, its memory has not come back",
         BAD,
         logging.ERROR,
+        "its memory has not come back; nothing starts on this device until it does",
         has_process=True,
         settles=True,
         frees_memory=True,
         explained=True,
+        on_bug=E.STUCK,
     ),
     S.BACKOFF: StateFacts(
         "has ended and will be started again",
@@ -197,6 +230,7 @@ FACTS: dict[State, StateFacts] = {
         settles=True,
         comes_back=True,
         explained=True,
+        on_bug=E.DUE,
     ),
     S.FAILED: StateFacts("has failed", BAD, logging.ERROR, at_rest=True, settles=True, explained=True),
 }
@@ -207,40 +241,37 @@ class ImpossibleTransition(Exception):
 
 
 def next_state(state: State, event: Event) -> State:
-    """Raises `ImpossibleTransition` for a pair that the table does not hold."""
+    """Raises `ImpossibleTransition` for a pair that the table lacks."""
     try:
         return TRANSITIONS[state, event]
     except KeyError:
         raise ImpossibleTransition(f"{state.value}: {event.value}") from None
 
 
-def accepts(state: State, wish: Event) -> bool:
-    """Whether a wish changes anything in this state."""
-    return (state, wish) in TRANSITIONS
+# ------------------------------------------------------------------ requests
 
 
-def meant(state: State, wish: Event) -> Event:
-    """A restart is a stop, which a start follows because the engine is wanted; where there is nothing to stop
-    it is a start."""
-    if wish not in (E.RESTART, E.RESTART_NOW):
-        return wish
+def accepts(state: State, request: Event) -> bool:
+    """Whether a request changes anything in this state."""
+    return (state, request) in TRANSITIONS
+
+
+def resolve_request(state: State, request: Event) -> Event:
+    """A restart is a stop, which a start follows because the engine is wanted; without a process it is a
+    start."""
+    if request not in (E.RESTART, E.RESTART_NOW):
+        return request
     if not FACTS[state].has_process:
         return E.START
-    return E.STOP if wish is E.RESTART else E.KILL
+    return E.STOP if request is E.RESTART else E.KILL
+
+
+# ------------------------------------------------------------------ restart policy
 
 
 @dataclass(frozen=True, slots=True)
-class History:
-    """What the restart policy remembers of one engine."""
-
-    crashes: int = 0  # since the last long stretch of ready: the exponent of the delay
-    unready_starts: int = 0  # in a row
-    ever_ready: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a start ended without having been asked to. `ready_seconds` is None when it never got ready."""
+class Exit:
+    """How a start ended that crashed. `ready_seconds`: None when it was never ready."""
 
     ready_seconds: float | None
     cause: str
@@ -249,35 +280,78 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """`delay` in seconds, None to give up; `reason` is for a person to read."""
+class Decision:
+    """`delay` in seconds before a RETRY; `reason` is for people."""
 
-    delay: float | None
-    reason: str
-    history: History
+    event: Literal[Event.REST, Event.REQUEUE, Event.RETRY, Event.GIVE_UP]
+    delay: float = 0.0
+    reason: str | None = None
 
 
-def after_crash(policy: Restart, history: History, ending: Ending, jitter: float) -> Verdict:
-    """What follows an exit that was not asked for. `jitter` is uniform in [-1, 1].
+@dataclass(frozen=True, slots=True)
+class History:
+    """What the policy remembers of one engine."""
 
-    delay = min(cap, initial * 2^crashes) +- 20 %, counted anew after `reset` seconds of ready. Never ready in
-    `attempts` starts: failed; a configuration error before the first ready: failed at once. An engine that
-    was once ready is retried for ever (faults.md, "Backoff"). A spoiled start counts for nothing, and what it
-    died of is no proof of a configuration error either.
-    """
-    if ending.ready_seconds is not None:
-        long_enough = ending.ready_seconds >= policy.reset
-        history = History(crashes=0 if long_enough else history.crashes, ever_ready=True)
-    elif not ending.spoiled:
-        history = replace(history, unready_starts=history.unready_starts + 1)
+    crashes: int = 0  # since the last long stretch of ready: the exponent of the delay
+    unready_starts: int = 0  # in a row
+    ever_ready: bool = False
 
-    if not history.ever_ready:
-        if ending.retryable == "no" and not ending.spoiled:
-            return Verdict(None, f"{ending.cause}; trying again would not help", history)
-        if history.unready_starts >= policy.attempts:
-            return Verdict(None, f"{ending.cause}; never ready in {history.unready_starts} starts", history)
 
-    delay = min(policy.cap, policy.initial * 2.0**history.crashes) * (1 + 0.2 * jitter)
-    if not ending.spoiled:
-        history = replace(history, crashes=min(history.crashes + 1, 32))
-    return Verdict(delay, ending.cause, history)
+def backoff(settings: Restart, failures: int) -> float:
+    """Seconds: initial * 2^failures, at most `cap`."""
+    return min(settings.cap, settings.initial * 2.0 ** min(failures, 32))
+
+
+class RestartPolicy:
+    """What follows the end of a start. `settings` may be replaced at any time; `jitter` is uniform in
+    [-1, 1]."""
+
+    def __init__(
+        self, settings: Restart, jitter: Callable[[], float], history: History | None = None
+    ) -> None:
+        self.settings, self._jitter = settings, jitter
+        self.history = history or History()
+
+    def pardon(self) -> None:
+        """A person wants the engine: all its attempts are there again."""
+        self.history = History(ever_ready=self.history.ever_ready)
+
+    def saw_ready(self) -> None:
+        self.history = replace(self.history, unready_starts=0, ever_ready=True)
+
+    def decide(self, crash: Exit | None, *, wanted: bool = True, standby_waits: bool = False) -> Decision:
+        """`crash`: None when the end was requested.
+
+        delay = min(cap, initial * 2^crashes) +- 20 %, counted anew after `reset` seconds of ready. Never
+        ready in `attempts` starts: failed; a configuration error before the first ready: failed at once. An
+        engine that was once ready is retried for ever. A spoiled start counts for nothing, and its cause is
+        no proof of a configuration error either. With a standby at the gate the first crash has no delay: the
+        work that the delay would spare is done already.
+        """
+        if not wanted:
+            return Decision(E.REST)
+        if crash is None:
+            return Decision(E.REQUEUE)
+
+        history = self.history
+        if crash.ready_seconds is not None:
+            long_enough = crash.ready_seconds >= self.settings.reset
+            history = History(crashes=0 if long_enough else history.crashes, ever_ready=True)
+        elif not crash.spoiled:
+            history = replace(history, unready_starts=history.unready_starts + 1)
+        self.history = history
+
+        if not history.ever_ready:
+            if crash.retryable == "no" and not crash.spoiled:
+                return Decision(E.GIVE_UP, reason=f"{crash.cause}; trying again would not help")
+            if history.unready_starts >= self.settings.attempts:
+                return Decision(
+                    E.GIVE_UP, reason=f"{crash.cause}; never ready in {history.unready_starts} starts"
+                )
+
+        delay = backoff(self.settings, history.crashes) * (1 + 0.2 * self._jitter())
+        if not crash.spoiled:
+            self.history = replace(history, crashes=min(history.crashes + 1, 32))
+        if standby_waits and self.history.crashes == 1:
+            return Decision(E.REQUEUE, delay, crash.cause)
+        return Decision(E.RETRY, delay, crash.cause)

@@ -1,4 +1,4 @@
-"""What everybody else may know of one engine, frozen at one moment."""
+"""One engine at one moment, frozen."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from memoria.vllm.log_lines import Phase, StartFigures
 class EngineSnapshot:
     """`since` and `retry_at` are wall-clock seconds; `start_seconds` is spawn to ready of this start.
 
-    `detail` says why the engine is in this state, in words for a person. `diagnosis` explains the last exit
-    that was not asked for; it stays until the engine is ready again.
-    """
+    `detail` says why the engine is in this state, for people. `diagnosis` explains the last crash; it stays
+    until the engine is ready again."""
 
     name: str
     state: State
@@ -32,4 +31,4 @@ class EngineSnapshot:
     start_seconds: float | None = None
     retry_at: float | None = None
     diagnosis: Diagnosis | None = None
-    standby: str | None = None  # `importing` or `waiting`; None: there is none
+    standby: str | None = None  # `importing` or `waiting`; None without one

@@ -1,47 +1,194 @@
-"""What is true of one start of an engine only, from its place in the queue to its memory's return."""
+"""One start of an engine: its process, its place at the gate, its way to ready, and what is left to clear.
+
+The actor and the standby say when; a start knows how. Its shared memory is removed with it: Python's
+`multiprocessing.shared_memory` makes files named /dev/shm/psm_*, through which vLLM's workers exchange
+messages, and which a killed process leaves behind to hold the host's memory.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+import contextlib
+import logging
+import os
+import re
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+from pathlib import Path
 
+from memoria.aio import in_daemon_thread
 from memoria.engine.address import EngineAddress
-from memoria.engine.host import CoreConnections, Ticket
+from memoria.engine.hang import HangWatch
+from memoria.engine.host import CoreConnections, EngineHost, Ticket
+from memoria.engine.lifecycle import Exit
+from memoria.engine.log.file import LogFile
 from memoria.engine.log.reader import Follower
 from memoria.engine.process.exit_status import ExitStatus
 from memoria.engine.process.oom_kills import oom_kills
 from memoria.engine.process.process import EngineProcess
+from memoria.engine.process.watch import watch
+from memoria.engine.traffic import Traffic
+from memoria.errors import Problem, UnavailableError
+from memoria.vllm.diagnosis import Diagnosis, diagnose
+from memoria.vllm.log_lines import Observation, Phase, read_line
+
+logger = logging.getLogger(__name__)
+
+LONGEST_LOOK = 5.0  # seconds at what the processes have mapped
+LOOK_STARTING, LOOK_RUNNING = 0.1, 1.0  # seconds between two looks at the log
+ENDING = 20.0  # seconds in which a killed process ends, unless it is stuck in the kernel
+TAIL_LINES = 400  # read for a diagnosis
+AGAIN = 0.1  # seconds until its last processes are looked for again
+
+_SHARED = re.compile(r" (/dev/shm/psm_\w+)$", re.MULTILINE)
 
 
-@dataclass(slots=True)
 class Start:
-    """Written by the engine's actor alone. Times are monotonic seconds.
+    """Written by the engine's actor alone, or by its standby. Times are monotonic seconds.
 
-    `asked`: its end was asked for, so it is no crash. `trouble`: why memoria itself ended it.
-    `slipped_through`: its core went on before it was let through, so no passenger holds it. `behind_gate`: it
-    may hold device memory. `core_lost`: its core has ended, and the leader may not know yet. `oom_kills`: how
-    many there had been when it was made.
+    `trouble`: why memoria itself ended it. `end_requested`: its end is no crash. `let_through`: a passenger
+    held its core at the gate until its turn. `behind_gate`: it may hold device memory. `core_lost`: its core
+    has ended, which its leader may not have noticed.
     """
 
-    id: str | None = None
-    ticket: Ticket | None = None
-    boarding: CoreConnections | None = None
-    process: EngineProcess | None = None
-    address: EngineAddress | None = None
-    log_from: int = 0  # bytes
-    follower: Follower | None = None
-    spawned_at: float | None = None
-    ready_at: float | None = None
-    exited_at: float | None = None
-    exit: ExitStatus | None = None
-    segments: frozenset[str] = frozenset()  # of shared memory, that its processes had when it was ready
-    let_through: bool = False
-    slipped_through: asyncio.Event = field(default_factory=asyncio.Event)
-    oom_kills: int | None = field(default_factory=oom_kills)
-    behind_gate: bool = False
-    core_lost: bool = False
-    asked: bool = False
-    trouble: str | None = None
+    def __init__(self, host: EngineHost, log: LogFile) -> None:
+        self.host, self.log = host, log
+        self.id: str | None = None
+        self.ticket: Ticket | None = None
+        self.connections: CoreConnections | None = None
+        self.process: EngineProcess | None = None
+        self.address: EngineAddress | None = None
+        self.log_from = 0  # bytes
+        self.follower: Follower | None = None
+        self.spawned_at: float | None = None
+        self.ready_at: float | None = None
+        self.exited_at: float | None = None
+        self.exit: ExitStatus | None = None
+        self.trouble: str | None = None
+        self.end_requested = self.let_through = self.behind_gate = self.core_lost = False
+        self._slipped_through = asyncio.Event()  # its core went on by itself: no passenger holds it
+        self._segments: frozenset[str] = frozenset()  # of shared memory, that it had when it was ready
+        self._oom_kills = oom_kills()  # how many there had been before
+
+    def __repr__(self) -> str:
+        return f"<Start {self.id} {self.process}>"
+
+    # ------------------------------------------------------------------ process and log
+
+    async def spawn(self) -> None:
+        """Raises `MemoriaError`."""
+        try:
+            await self._spawn()
+        except OSError as error:
+            what = f"cannot start {error.filename or 'the engine'}: {error.strerror}"
+            raise UnavailableError(what) from error
+
+    async def _spawn(self) -> None:
+        await asyncio.to_thread(self.log.rotate_if_large)
+        await self.host.check_address()
+        # no await from here on: a cancelled start has spawned nothing
+        self.id = uuid.uuid4().hex[:12]
+        self.connections = self.host.expect(self.id)
+        spec = self.host.spec(self.id)
+        descriptor = self.log.open()
+        try:
+            self.log_from = self.log.size()
+            self.follower = self.log.follow()
+            self.address = spec.address
+            self.process = EngineProcess.spawn(
+                spec.argv, spec.env, start_id=self.id, log=descriptor, census=self.host.census
+            )
+        finally:
+            os.close(descriptor)
+        self.host.spawned(self.id, self.process.pid)
+        self.spawned_at = time.monotonic()
+
+    async def watch(
+        self, on_line: Callable[[str, Observation | None], None], pause: float | None = None
+    ) -> ExitStatus:
+        """Read its log every `pause` seconds until its leader ends; returns how it ended. By default more
+        often while it starts: a person watches that."""
+        assert self.process is not None
+        assert self.follower is not None
+
+        def read(line: str) -> None:
+            seen = read_line(line)
+            if seen is not None and seen.phase is Phase.ENGINE and not self.let_through:
+                self._slipped_through.set()
+            on_line(line, seen)
+
+        def until_next_look() -> float:
+            return pause or (LOOK_STARTING if self.ready_at is None else LOOK_RUNNING)
+
+        self.exit = await watch(self.process, self.log, self.follower, read, until_next_look)
+        self.exited_at = time.monotonic()
+        return self.exit
+
+    # ------------------------------------------------------------------ gate
+
+    async def reaches_gate(self) -> bool:
+        """Wait until the engine core is held at the gate. False: it went on by itself, no passenger holds
+        it."""
+        assert self.connections is not None
+        arrived = asyncio.ensure_future(self.connections.at_gate.wait())
+        slipped = asyncio.ensure_future(self._slipped_through.wait())
+        try:
+            await asyncio.wait({arrived, slipped}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            arrived.cancel()
+            slipped.cancel()
+        return self.waits_at_gate
+
+    @property
+    def waits_at_gate(self) -> bool:
+        return self.connections is not None and self.connections.at_gate.is_set()
+
+    async def enter_gate(self, on_blocked: Callable[[Problem], None]) -> None:
+        """Wait for its turn, and for enough memory. From then on it may hold some."""
+        assert self.ticket is not None
+        await self.ticket.enter(self.host.check_memory, on_blocked)
+        self.behind_gate = True
+
+    def let_core_through(self, on_lost: Callable[[], None]) -> None:
+        """`on_lost`: called when the core ends."""
+        assert self.connections is not None
+        self.let_through = True
+        self.connections.on_lost = on_lost
+        self.connections.let_through()
+
+    @property
+    def spoiled(self) -> bool:
+        """A neighbour's memory moved while this start measured the device's."""
+        return self.ticket is not None and self.ticket.spoiled
+
+    def set_releasing(self, releasing: bool) -> None:
+        """A start that was never behind the gate has nothing that could come back."""
+        self.host.set_releasing(self.id or "", releasing and self.behind_gate)
+
+    # ------------------------------------------------------------------ ready
+
+    async def until_answering(self) -> None:
+        assert self.address is not None
+        assert self.id is not None
+        await self.host.until_answering(self.address, self.id)
+
+    async def find_excess(self) -> Problem | None:
+        """It has answered: note the processes whose memory must come back. Returns what it holds beyond its
+        budget, if a neighbour's memory moved while it measured: it may have taken that, too."""
+        assert self.process is not None
+        with contextlib.suppress(OSError):  # also when that takes too long
+            known = await self.process.tree()
+            async with asyncio.timeout(LONGEST_LOOK):
+                self._segments = await in_daemon_thread(lambda: _shared_memory(known))
+        return await self.host.check_held(self.process.known) if self.spoiled else None
+
+    def mark_ready(self) -> None:
+        """The next one may pass the gate."""
+        self.ready_at = time.monotonic()
+        if self.ticket is not None:
+            self.ticket.leave()
 
     @property
     def seconds_to_ready(self) -> float | None:
@@ -51,11 +198,118 @@ class Start:
     def seconds_of_ready(self) -> float | None:
         return _between(self.ready_at, self.exited_at)
 
+    def watch_for_hang(self, traffic: Traffic, patience: float, second_look: float) -> HangWatch:
+        assert self.address is not None
+        return HangWatch(self.host, self.address, traffic, patience, second_look)
+
+    # ------------------------------------------------------------------ end
+
+    async def end_leader(self, grace: float | None, release: float, on_killed: Callable[[], None]) -> bool:
+        """SIGTERM, unless `grace` is None, then SIGKILL; `on_killed` is called when the grace was too short.
+        False: it has not ended `release` seconds later, stuck in the kernel where no signal ends it."""
+        assert self.process is not None
+        if grace is not None:
+            self.process.terminate()
+            try:
+                async with asyncio.timeout(grace):
+                    await self.process.exited()
+            except TimeoutError:
+                on_killed()
+        self.process.kill()
+        try:
+            async with asyncio.timeout(release):
+                await self.process.exited()
+        except TimeoutError:
+            return False
+        return True
+
+    def last_log(self) -> list[str]:
+        return self.log.tail(TAIL_LINES, self.log_from)
+
+    def diagnose(self, engine: str, kv_gib: float | None) -> Diagnosis:
+        """Why it crashed. `kv_gib`: what vLLM said was left for the KV cache."""
+        if self.trouble is not None:
+            return Diagnosis(self.trouble, f"memoria logs {engine}", "yes", "memoria")
+        settings = replace(self.host.launch_settings, kv_gib=kv_gib, oom_kill=self.saw_oom_kill())
+        return diagnose(self.last_log(), self.exit or ExitStatus(code=None), settings)
+
+    def crash(self, diagnosis: Diagnosis) -> Exit:
+        ready_for = self.seconds_of_ready
+        return Exit(ready_for, diagnosis.cause, diagnosis.retry, ready_for is None and self.spoiled)
+
     def saw_oom_kill(self) -> bool:
         """Whether the kernel has killed a process of this cgroup since."""
         now = oom_kills()
-        return self.oom_kills is not None and now is not None and now > self.oom_kills
+        return self._oom_kills is not None and now is not None and now > self._oom_kills
+
+    async def until_released(self, on_orphans: Callable[[Collection[int]], None]) -> None:
+        """Kill and reap what is left, until it is gone and its memory is back. `on_orphans`: called with the
+        processes that outlived their leader."""
+        if (process := self.process) is None:
+            return
+
+        async def clear() -> set[int]:
+            cleared = await process.clear()
+            if cleared.outlived:
+                on_orphans(cleared.outlived)
+            return cleared.left
+
+        await self.host.until_released(clear, process.known)
+
+    async def until_surely_released(
+        self, on_orphans: Callable[[Collection[int]], None], retry: float
+    ) -> None:
+        """Whatever goes wrong: until the memory is back nothing may pass the gate. `retry`: seconds."""
+        while True:
+            try:
+                return await self.until_released(on_orphans)
+            except Exception:
+                logger.exception("%s: a bug in memoria while its memory is held", self)
+                await asyncio.sleep(retry)
+
+    async def discard(self) -> None:
+        """End one that holds no device memory: kill it, and reap its last processes."""
+        if (process := self.process) is not None:
+            process.kill()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ENDING):
+                    await process.exited()
+            while await _lives(process):  # noqa: ASYNC110 - killed, and not our children: only looking tells
+                await asyncio.sleep(AGAIN)
+        self.forget()
+
+    def forget(self) -> None:
+        """Nothing is left of it."""
+        if self.ticket is not None:
+            self.ticket.leave()
+        if self.id is not None:
+            self.host.set_releasing(self.id, False)
+            self.host.forget(self.id)
+        _remove(self._segments)
 
 
 def _between(first: float | None, then: float | None) -> float | None:
     return None if first is None or then is None else then - first
+
+
+async def _lives(process: EngineProcess) -> bool:
+    try:
+        return bool((await process.clear()).left)
+    except OSError as error:
+        logger.warning("the processes of a discarded start are not known: %s", error)
+        return True
+
+
+def _shared_memory(pids: Collection[int]) -> frozenset[str]:
+    """The segments that these processes have mapped (proc_pid_maps(5)). Blocks, see `process/table.py`."""
+    found: set[str] = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it has ended
+            found.update(_SHARED.findall(Path(f"/proc/{pid}/maps").read_text(errors="replace")))
+    return frozenset(found)
+
+
+def _remove(files: Iterable[str]) -> None:
+    for file in files:
+        with contextlib.suppress(OSError):  # removed in time
+            Path(file).unlink()

@@ -1,18 +1,18 @@
-"""The requests that an engine is answering right now."""
+"""An engine's requests in flight."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
-# How many requests wait for the engine and for nobody else; and a number that is another one whenever
-# something has come from the engine.
+# How many requests wait for the engine alone; and a number that differs whenever something has come from the
+# engine.
 Flow = tuple[int, int]
 
 
 class Traffic:
-    """Counts requests in flight; whoever drains the engine awaits `idle`. `flow` is told by whoever relays
-    the requests; without that all of them count as waiting."""
+    """Counts requests in flight; a drain awaits `idle`. The proxy replaces `flow`; until then all of them
+    count as waiting."""
 
     def __init__(self) -> None:
         self.flow: Callable[[], Flow] = lambda: (self.in_flight, 0)

@@ -66,7 +66,7 @@ class SupervisedHost:
         return self.engine.standby
 
     @property
-    def situation(self) -> LaunchSettings:
+    def launch_settings(self) -> LaunchSettings:
         seqs, tokens = batch_defaults(self.engine.vllm_args, machine_of(self.device))
         return LaunchSettings(
             self.engine.gpu_memory_utilization,

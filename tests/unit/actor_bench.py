@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from memoria.config.model import Restart, Timeouts
-from memoria.engine.actor import EngineActor
+from memoria.engine.actor import EngineActor, Pauses
 from memoria.engine.events import Entry, Journal
 from memoria.engine.lifecycle import State
 from memoria.engine.log.file import LogFile
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.vllm.log_lines import Phase
-from tests.fakes import FakeSurroundings, until
+from tests.fakes import FakeHost, until
 
 SERVES = "ready(); time.sleep(600)"
 NEVER_READY = "time.sleep(600)"
@@ -28,9 +28,10 @@ class Bench:
 
     def __init__(self, directory: Path) -> None:
         self.log = LogFile(directory / "engine.log", max_bytes=10**6, keep=1)
-        self.around = FakeSurroundings(self.log.path, SERVES)
+        self.host = FakeHost(self.log.path, SERVES)
         self.journal = Journal()
         self.timeouts = Timeouts(start=10.0, drain=10.0, stop=10.0, release=10.0)
+        self.pauses = Pauses()
         self.policy = Restart(initial=0.01, cap=0.02, attempts=3)
         self.states: list[State] = []
         self._changed = asyncio.Event()
@@ -41,13 +42,14 @@ class Bench:
     def run(self) -> EngineActor:
         self.actor = EngineActor(
             "engine",
-            self.around,
+            self.host,
             self.log,
             self.journal,
             timeouts=self.timeouts,
             restart=self.policy,
             on_change=self._on_change,
             jitter=lambda: 0.0,
+            pauses=self.pauses,
         )
         self._task = asyncio.create_task(self.actor.run())
         return self.actor
@@ -84,8 +86,8 @@ class Bench:
 
     async def close(self) -> None:
         if self._task is not None:
-            self.around.released.set()
-            self.around.alone.set()
+            self.host.released.set()
+            self.host.alone.set()
             self.actor.stop(now=True)
             await self.stopped()
             self._task.cancel()

@@ -30,7 +30,6 @@ LAYERS = {
     "memoria.plan": 1,
     "memoria.vllm": 1,
     "memoria.engine.address": 1,
-    "memoria.engine.hang": 1,
     "memoria.engine.launch_settings": 1,
     "memoria.engine.lifecycle": 1,
     "memoria.engine.process.exit_status": 1,

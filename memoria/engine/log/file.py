@@ -1,4 +1,4 @@
-"""An engine's log: a file that the engine writes by its own descriptor and memoria reads from behind.
+"""An engine's log: a file that the engine writes through its own descriptor and memoria reads behind it.
 
 No pipe stands between them, so neither a slow nor a dead memoria can stall an engine. The file is opened for
 appending; therefore it can be rotated while it is written: its content is copied away, then it is truncated
@@ -33,7 +33,7 @@ class LogFile:
         return cls(logging_.dir / f"{engine}.log", max_bytes=logging_.max_bytes, keep=logging_.keep)
 
     def limit(self, *, max_bytes: int, keep: int) -> None:
-        """Other bounds, from the next rotation on."""
+        """Set other bounds, from the next rotation on."""
         self._max_bytes, self._keep = max_bytes, keep
 
     def open(self) -> int:
@@ -56,7 +56,7 @@ class LogFile:
             raise UnavailableError(problem)
 
     def problem(self) -> Problem | None:
-        """What will keep an engine from writing it, or memoria from reading it; makes nothing."""
+        """What would keep an engine from writing it, or memoria from reading it; creates nothing."""
         folder = next(place for place in self.path.parents if os.access(place, os.F_OK))
         if os.path.lexists(self.path):
             verb = "write" if not os.access(self.path, os.W_OK) else "read"
@@ -100,8 +100,8 @@ class LogFile:
         return LogFile(path, max_bytes=self._max_bytes, keep=self._keep)
 
     def replace_with(self, other: LogFile) -> None:
-        """The other file goes on in this one's place, whoever writes to it; this one is kept as if it was too
-        large. Raises nothing."""
+        """Put the other file in this one's place, with its writer; this one is kept as if it were too large.
+        Raises nothing."""
         try:
             self._make_room()
             if self._keep and self.path.exists():
@@ -111,7 +111,7 @@ class LogFile:
             logger.warning("%s: could not be replaced: %s", self.path, error)
 
     def tail(self, lines: int, since: int = 0) -> list[str]:
-        """The last lines from byte `since` on, of the file that is written now; at most 256 KiB of them."""
+        """The last lines from byte `since` on, of the current file; at most 256 KiB of them."""
         try:
             with self.path.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
@@ -121,7 +121,7 @@ class LogFile:
             return []
 
     def follow(self) -> Follower:
-        """From now on; of a flood only the end matters."""
+        """A reader from now on; of a flood it reads only the end."""
         return Follower(self.path, self.size(), skips_floods=True)
 
     def _make_room(self) -> None:

@@ -1,8 +1,8 @@
-"""Reading a log that is written and rotated meanwhile: its history, then what is appended.
+"""Reading a log while it is written and rotated: its history, then what is appended.
 
 The files of one log are `engine.log` and, older, `engine.log.1`, `.2`, ...: what was in the first is copied
-into `.1`, then the first is cut to nothing (`logfile.py`). Where a reader was when that happened is found
-again by the bytes that stood before its place. Memory stays small whatever is in the files.
+into `.1`, then the first is cut to nothing (`file.py`). Where a reader was when that happened is found
+again by the bytes before its place. Memory stays small whatever the files hold.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Follower:
         return _state(self._path) not in {self._seen, None}
 
     def new_lines(self) -> Iterator[str]:
-        """To be read to its end. Raises `OSError`, but not where there is no file (yet)."""
+        """Must be read to its end. Raises `OSError`, but not where there is no file (yet)."""
         if not self.has_more:
             return
         try:
@@ -58,14 +58,14 @@ class Follower:
                 yield from self.lines_of(data)
 
     def lines_of(self, data: bytes) -> Iterator[str]:
-        """What is complete of it, with what was left before. tqdm redraws its bar with carriage returns: each
-        redrawing is a line for us."""
+        """The complete lines, the first with what was left before. tqdm redraws its bar with carriage
+        returns: each redrawing counts as a line."""
         *complete, rest = (self._rest + data).replace(b"\r", b"\n").split(b"\n")
         self._rest = rest[:LONGEST_LINE]
         yield from _texts(complete)
 
     def rest(self) -> Iterator[str]:
-        """The last line, where its end is not written. It will not be told again."""
+        """The last line, if its end is not written yet. It comes only once."""
         rest, self._rest = self._rest, b""
         yield from _texts([rest])
 
@@ -115,7 +115,7 @@ class Follower:
 
 
 class _State(NamedTuple):
-    """What tells whether a file is the same and unchanged. Another name changes nothing of it."""
+    """Whether a file is the same and unchanged, whatever its name."""
 
     inode: int
     size: int
@@ -123,7 +123,7 @@ class _State(NamedTuple):
 
 
 class _Piece(NamedTuple):
-    """A file that was rotated: found by its number on the disk, whatever it is called by now."""
+    """A rotated file, found by its inode under any name."""
 
     inode: int
     begin: int
@@ -156,7 +156,7 @@ class LogReader:
             self._follower = Follower(path, offset if first == len(files) - 1 else 0)
 
     def history(self, *, whole: bool) -> Iterator[str]:
-        """To be read once, and to its end. `whole`: also a last line that is not complete yet."""
+        """Must be read once, and to its end. `whole`: also a last line that is not complete yet."""
         for piece in self._older:
             with ExitStack() as stack:
                 for file in _open_older(self._path, stack):

@@ -1,4 +1,4 @@
-"""How many descriptors memoria may have open: as many as the system allows.
+"""The limit of open descriptors: as many as the system allows.
 
 Every request is two connections, and a crowd reaches the soft limit that a shell gives (1024, for programs
 that use select(2)). An engine gets the limit that memoria was given; vLLM raises its own.
@@ -16,7 +16,7 @@ _given = resource.getrlimit(_LIMIT)
 
 
 def raise_limit() -> None:
-    """To the hard limit (getrlimit(2)), for this process."""
+    """Raise the soft limit to the hard one (getrlimit(2)), for this process."""
     _, hard = resource.getrlimit(_LIMIT)
     try:
         resource.setrlimit(_LIMIT, (hard, hard))
@@ -25,5 +25,5 @@ def raise_limit() -> None:
 
 
 def restore_limit() -> None:
-    """For a child, before it becomes another program: only a system call."""
+    """For a child, between fork and exec: only a system call."""
     resource.setrlimit(_LIMIT, _given)

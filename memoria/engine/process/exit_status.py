@@ -9,14 +9,14 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class ExitStatus:
-    """The code it exited with, or the number of the signal that ended it; neither where nobody saw it."""
+    """The code it exited with, or the number of the signal that ended it; neither if that is unknown."""
 
     code: int | None = None
     signal: int | None = None
 
     @classmethod
     def from_returncode(cls, returncode: int) -> Self:
-        """From `subprocess`'s and `multiprocessing`'s convention: -N is signal N."""
+        """By the convention of `subprocess` and `multiprocessing`: -N is signal N."""
         return cls(signal=-returncode) if returncode < 0 else cls(code=returncode)
 
     def __str__(self) -> str:

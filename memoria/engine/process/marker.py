@@ -1,8 +1,7 @@
-"""Finding an engine's processes by a variable in their environment, wherever they moved and whoever adopted
-them: a session or a group can be left, an environment stays.
+"""Finding an engine's processes by a variable in their environment, which stays when they leave their session
+or group and when init adopts them.
 
-All of this may block, see `census.py`. What cannot be read for want of descriptors raises: a tree that lives
-must not look empty.
+All of this may block, see `table.py`. Running out of descriptors raises: a living tree must not look empty.
 """
 
 from __future__ import annotations
@@ -24,18 +23,12 @@ def marked(variable: str, value: str) -> list[int]:
     return [pid for pid, found in _environments() if value_in(found, variable) == value]
 
 
-def values_of(variable: str) -> dict[int, str]:
-    """What the variable holds in every process that has it, by the process's id. Raises `OSError`."""
-    values = {pid: value_in(found, variable) for pid, found in _environments()}
-    return {pid: value for pid, value in values.items() if value is not None}
-
-
 def process_ids() -> Iterator[int]:
     return (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
 
 
 def environ(pid: int) -> bytes | None:
-    """None for a process that is gone, or is another user's. Raises `OSError` when nobody can tell."""
+    """None for a process that is gone, or is another user's. Raises `OSError` when it cannot be known."""
     try:
         return Path(f"/proc/{pid}/environ").read_bytes()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
@@ -58,8 +51,8 @@ def kill_marked(variable: str, value: str) -> list[int]:
 
 
 def kill_one(pid: int, variable: str, value: str) -> None:
-    """A descriptor means one process for ever: if the id changes hands, before the look or after it, the
-    signal meets nobody. Raises `OSError` when there is no descriptor left."""
+    """By a descriptor, which means one process for ever: if the id is reused, before the check or after it,
+    no other process is hit. Raises `OSError` when there is no descriptor left."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:

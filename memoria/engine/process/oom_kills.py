@@ -1,4 +1,4 @@
-"""How often the kernel killed a process of memoria's cgroup, engines among them, for want of memory.
+"""How often the kernel killed a process of memoria's cgroup, engines among them, to free memory.
 
 cgroup v2: `oom_kill` in memory.events; v1: in memory.oom_control (Documentation/admin-guide/cgroup-v2.rst and
 cgroup-v1/memory.rst).
@@ -13,7 +13,7 @@ MOUNT = Path("/sys/fs/cgroup")
 
 
 def oom_kills(cgroup: Path = CGROUP, mount: Path = MOUNT) -> int | None:
-    """Since the cgroup was made; None where that is not told."""
+    """Since the cgroup was made; None where the kernel does not say."""
     try:
         places = [line.split(":", 2) for line in cgroup.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError):

@@ -1,5 +1,5 @@
 """A TCP port that an engine is to listen on itself (`transport: tcp`): whether it is free, and whether it is
-the engine that listens there. Whoever else does would get the requests. All of this blocks."""
+the engine that listens there: another process would get its requests. All of this blocks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HOST = "127.0.0.1"
 
 
 def problem_of(port: int) -> Problem | None:
-    """Why nobody could listen there now."""
+    """Why listening there would fail now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tried:
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -31,7 +31,7 @@ def taken(port: int, where: Collection[str]) -> Problem:
 
 
 def holders(port: int) -> list[str]:
-    """Who listens on a port, as far as this user may see."""
+    """The processes that listen on a port, as far as this user may see."""
     import psutil  # noqa: PLC0415 - only needed to explain a failure
 
     found = []
@@ -47,7 +47,7 @@ def holders(port: int) -> list[str]:
 
 
 def listens(pids: Collection[int], port: int) -> bool:
-    """Whether one of these processes does, on that port."""
+    """Whether one of these processes listens on that port."""
     import psutil  # noqa: PLC0415 - most engines listen on a Unix socket
 
     for pid in pids:

@@ -30,8 +30,9 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def _prepare_child() -> Callable[[], None]:
-    """For the child, between fork and exec: SIGKILL when the forking *thread* ends (prctl(2)), which must
-    therefore be the main one. libc is loaded before the fork, so that the child only makes system calls."""
+    """A hook for the child, between fork and exec: SIGKILL when the forking *thread* ends (prctl(2)), which
+    must therefore be the main one. libc is loaded before the fork, so that the child only makes system
+    calls."""
     libc = ctypes.CDLL(None, use_errno=True)
     parent = os.getpid()
 
@@ -46,8 +47,8 @@ def _prepare_child() -> Callable[[], None]:
 
 @dataclass(frozen=True, slots=True)
 class Cleared:
-    """Process ids: `left` were there still, and were killed; `outlived` are those of them that had outlived
-    their leader and are told for the first time."""
+    """Process ids: `left` were still there, and were killed; `outlived` are those of them that outlived their
+    leader and were not reported before."""
 
     left: set[int]
     outlived: set[int]
@@ -61,7 +62,7 @@ class EngineProcess:
     ) -> None:
         self._popen, self._pidfd, self._start_id, self._census = popen, pidfd, start_id, census
         self._outlived: set[int] = set()
-        self.known = {popen.pid}  # every process of the tree that was ever seen; the driver may name the dead
+        self.known = {popen.pid}  # every process of the tree ever seen; the driver may name dead ones
         self._exited: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().add_reader(pidfd, self._on_exit)
 
@@ -73,7 +74,7 @@ class EngineProcess:
     def spawn(
         cls, argv: Sequence[str], env: Mapping[str, str], *, start_id: str, log: int, census: ProcessTable
     ) -> EngineProcess:
-        """`log` is a file descriptor that the child writes to by itself: no pipe that could stall it.
+        """`log` is a file descriptor that the child writes to directly: no pipe could stall it.
         Raises `OSError` when the executable cannot be started. Call it from the main thread."""
         popen = subprocess.Popen(
             list(argv),
@@ -101,11 +102,11 @@ class EngineProcess:
         return not self._exited.done()
 
     async def exited(self) -> ExitStatus:
-        """Waits for the leader's end; it stays unreaped until `clear`."""
+        """Wait for the leader's end; it stays unreaped until `clear`."""
         return await asyncio.shield(self._exited)
 
     def terminate(self) -> None:
-        """SIGTERM to the leader alone, as vLLM wants it: it stops its own children."""
+        """SIGTERM to the leader alone, which is how vLLM stops: it ends its own children."""
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
@@ -114,9 +115,9 @@ class EngineProcess:
             _kill_group(self.pid)
 
     async def clear(self) -> Cleared:
-        """Kills what is left of the tree and, when the leader has ended, reaps it. To be called until nothing
-        is left: a process may fork between being found and being killed. Raises `OSError` when what left the
-        group cannot be found; the group is killed all the same."""
+        """Kill what is left of the tree and, when the leader has ended, reap it. Call it until nothing is
+        left: a process may fork between being found and being killed. Raises `OSError` when those that left
+        the group cannot be found; the group is killed all the same."""
         self.kill()
         if self._popen.returncode is None and not self.is_running:
             self._popen.wait()
@@ -132,8 +133,8 @@ class EngineProcess:
         return Cleared(left, new)
 
     async def tree(self) -> set[int]:
-        """Ids of all living processes of this start, wherever they moved. Raises `OSError` when nobody knows
-        them."""
+        """Ids of all living processes of this start, in any session. Raises `OSError` when they cannot be
+        found."""
         living = set((await self._census.look()).get(self._start_id, ()))
         if self.is_running:
             living.add(self.pid)

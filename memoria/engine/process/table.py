@@ -1,8 +1,8 @@
-"""Which processes belong to which start of an engine, told by the MEMORIA_START in their environments.
+"""Which processes belong to which start of an engine, by the MEMORIA_START in their environments.
 
-An environment is read from the process's own memory (proc_pid_environ(5)): of one that is stuck in a driver
-that may never return. So /proc is looked at in a thread, once for all who ask, and whoever is stuck is passed
-over the next time, as what it was before.
+An environment is read from the process's own memory (proc_pid_environ(5)): for one that is stuck in a driver
+that read may never return. So /proc is read in a thread, once for all callers, and a stuck process is skipped
+the next time and keeps its start.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class ProcessTable:
         return f"<ProcessTable of {len(self.latest)} starts, stuck {sorted(self._stuck)}>"
 
     async def look(self) -> Starts:
-        """As it is now: never what a look has seen that was begun before. Raises `OSError` (`TimeoutError` is
-        one) when /proc does not tell: then nobody knows, and nobody may take a tree for empty."""
+        """As it is now: never the result of a look that began before the call. Raises `OSError`
+        (`TimeoutError` is one) when /proc cannot be read: then no tree may be taken for empty."""
         before = self._running
         if before is not None and not before.done():
             await asyncio.wait({before}, timeout=self._timeout)
-        if self._running is before:  # else somebody else has begun one meanwhile
+        if self._running is before:  # else another caller has begun one meanwhile
             self._running = self._begin()
         running = self._running
         assert running is not None
@@ -71,5 +71,5 @@ class ProcessTable:
                     starts.setdefault(start, set()).add(pid)
             return {start: frozenset(pids) for start, pids in starts.items()}
 
-        at = self._reading = [0]  # its own: one that hung may come back while another is under way
+        at = self._reading = [0]  # its own: a hung look may come back while another is under way
         return in_daemon_thread(look)

@@ -1,4 +1,4 @@
-"""Watching one engine process from outside: its log while it lives, then how it ended."""
+"""Watching one engine's process from outside: its log while it lives, then how it ended."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from memoria.engine.process.process import EngineProcess
 
 logger = logging.getLogger(__name__)
 
-TURN = 0.002  # seconds of reading until others have theirs
+TURN = 0.002  # seconds of reading before the loop's other tasks run
 
 
 async def watch(
@@ -25,8 +25,8 @@ async def watch(
     on_line: Callable[[str], None],
     pause: Callable[[], float],
 ) -> ExitStatus:
-    """Gives each new line to `on_line`, looking every `pause()` seconds, and keeps the log small.
-    Whatever becomes of the log, the end of the process is told."""
+    """Pass each new line to `on_line`, looking every `pause()` seconds, and keep the log small. Returns the
+    process's exit, whatever becomes of the log."""
     exited = asyncio.ensure_future(process.exited())
     trouble = ""
     try:
@@ -36,7 +36,7 @@ async def watch(
                 if log.is_large:
                     await asyncio.to_thread(log.rotate_if_large)  # copies all of it
                 trouble = ""
-            except Exception as error:  # for want of a descriptor, say: the next round may have one
+            except Exception as error:  # out of descriptors, say: the next round may have one
                 if repr(error) != trouble:
                     trouble = repr(error)
                     logger.exception("%s cannot be read", log.path)
@@ -49,7 +49,7 @@ async def watch(
 
 
 async def _read(follower: Follower, on_line: Callable[[str], None]) -> None:
-    """Requests have their turn in between: a flood of lines takes tens of milliseconds."""
+    """Yields to the loop in between: a flood of lines takes tens of milliseconds."""
     turn_ends = time.perf_counter() + TURN
     for line in follower.new_lines():
         on_line(line)

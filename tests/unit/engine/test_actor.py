@@ -35,41 +35,41 @@ async def test_an_engine_gets_ready(bench: Bench) -> None:
     assert bench.states == [S.QUEUED, S.STARTING, S.READY]
     snapshot = actor.snapshot
     assert snapshot.pid in actor.pids()
-    assert snapshot.start_id == bench.around.starts[0]
+    assert snapshot.start_id == bench.host.starts[0]
     assert snapshot.start_seconds is not None
     assert (snapshot.phase, snapshot.restarts, snapshot.diagnosis) == (None, 0, None)
-    (ticket,) = bench.around.tickets
+    (ticket,) = bench.host.tickets
     assert ticket.passed
     assert ticket.left
 
 
 async def test_the_log_tells_phase_and_figures(bench: Bench) -> None:
-    bench.around.script = "print('Available KV cache memory: 4.25 GiB'); ready(); time.sleep(600)"
+    bench.host.script = "print('Available KV cache memory: 4.25 GiB'); ready(); time.sleep(600)"
     await bench.ready()
     await bench.until_true(lambda snapshot: snapshot.figures.kv_gib == 4.25)
 
 
 async def test_an_engine_waits_at_the_gate_and_tells_what_for(bench: Bench) -> None:
-    bench.around.gate_open.clear()
-    bench.around.problem = Problem("no room", ("pid 1",))
+    bench.host.gate_open.clear()
+    bench.host.problem = Problem("no room", ("pid 1",))
     actor = bench.run()
     actor.start()
     await bench.until_phase(Phase.AT_GATE)
     assert actor.snapshot.detail == "no room"
     assert bench.journal.entries()[-1].detail == "no room; pid 1"
-    bench.around.gate_open.set()
+    bench.host.gate_open.set()
     await bench.until(S.READY)
     assert actor.snapshot.detail == ""
 
 
 async def test_an_engine_without_a_passenger_queues_before_its_next_start(bench: Bench) -> None:
-    bench.around.passenger = False
-    bench.around.gate_open.clear()
-    bench.around.script = TOUCHES_THE_DEVICE + SERVES
+    bench.host.passenger = False
+    bench.host.gate_open.clear()
+    bench.host.script = TOUCHES_THE_DEVICE + SERVES
     bench.run().start()
     await bench.until(S.STARTING, S.STOPPING, S.RELEASING, S.QUEUED)
-    assert len(bench.around.starts) == 1
-    bench.around.gate_open.set()
+    assert len(bench.host.starts) == 1
+    bench.host.gate_open.set()
     await bench.until(S.STARTING, S.READY)
     assert bench.told().count("no_passenger") == 1
     assert S.BACKOFF not in bench.states
@@ -77,7 +77,7 @@ async def test_an_engine_without_a_passenger_queues_before_its_next_start(bench:
 
 async def test_a_start_that_takes_too_long_is_killed_and_tried_again(bench: Bench) -> None:
     bench.timeouts = replace(bench.timeouts, start=0.05)
-    bench.around.script = NEVER_READY
+    bench.host.script = NEVER_READY
     actor = bench.run()
     actor.start()
     await bench.until(S.STARTING, S.STOPPING, S.RELEASING, S.BACKOFF)
@@ -86,7 +86,7 @@ async def test_a_start_that_takes_too_long_is_killed_and_tried_again(bench: Benc
 
 
 async def test_an_executable_that_is_not_there_is_tried_again_then_given_up(bench: Bench) -> None:
-    bench.around.argv = ("/nowhere/vllm",)
+    bench.host.argv = ("/nowhere/vllm",)
     actor = bench.run()
     actor.start()
     await bench.until(S.FAILED)
@@ -94,7 +94,7 @@ async def test_an_executable_that_is_not_there_is_tried_again_then_given_up(benc
     assert actor.snapshot.detail == (
         "cannot start /nowhere/vllm: No such file or directory; never ready in 3 starts"
     )
-    assert bench.around.forgotten == bench.around.starts
+    assert bench.host.forgotten == bench.host.starts
 
 
 async def test_a_log_that_cannot_be_written_is_told(bench: Bench) -> None:
@@ -103,6 +103,10 @@ async def test_a_log_that_cannot_be_written_is_told(bench: Bench) -> None:
     actor.start()
     await bench.until(S.FAILED)
     assert actor.snapshot.detail.startswith("cannot write the log file")
+
+
+async def test_every_state_has_its_work(bench: Bench) -> None:
+    assert list(bench.run()._work) == list(S)
 
 
 # ------------------------------------------------------------------ crashing
@@ -116,7 +120,7 @@ async def test_a_crashed_engine_comes_back(bench: Bench) -> None:
     await bench.until(S.BACKOFF, S.QUEUED, S.STARTING, S.READY)
     assert actor.snapshot.restarts == 1
     assert actor.snapshot.diagnosis is None
-    assert len(set(bench.around.starts)) == 2
+    assert len(set(bench.host.starts)) == 2
 
 
 async def test_an_hour_of_ready_makes_the_next_delay_the_first_again(bench: Bench) -> None:
@@ -125,8 +129,8 @@ async def test_an_hour_of_ready_makes_the_next_delay_the_first_again(bench: Benc
     actor = await bench.ready()
     delays = []
     for ready_for in (0.0, 0.0, 0.0, 599.0, 3600.0, 0.0):
-        assert actor._current.ready_at is not None
-        actor._current.ready_at -= ready_for
+        assert actor._start.ready_at is not None
+        actor._start.ready_at -= ready_for
         kill(actor)
         await bench.until(S.BACKOFF)
         assert actor.snapshot.retry_at is not None
@@ -136,7 +140,7 @@ async def test_an_hour_of_ready_makes_the_next_delay_the_first_again(bench: Benc
 
 
 async def test_a_crash_before_ready_is_diagnosed_and_after_some_attempts_final(bench: Bench) -> None:
-    bench.around.script = "print('RuntimeError: something unheard of'); sys.exit(1)"
+    bench.host.script = "print('RuntimeError: something unheard of'); sys.exit(1)"
     actor = bench.run()
     actor.start()
     await bench.until(S.FAILED)
@@ -149,14 +153,14 @@ async def test_a_crash_before_ready_is_diagnosed_and_after_some_attempts_final(b
 
 
 async def test_a_configuration_error_is_final_at_once(bench: Bench) -> None:
-    bench.around.script = "print('api_server.py: error: unrecognized arguments: --nonsense'); sys.exit(2)"
+    bench.host.script = "print('api_server.py: error: unrecognized arguments: --nonsense'); sys.exit(2)"
     bench.run().start()
     await bench.until(S.FAILED)
     assert bench.states.count(S.STARTING) == 1
 
 
 async def test_a_person_gives_a_failed_engine_all_its_attempts_again(bench: Bench) -> None:
-    bench.around.script = "sys.exit(1)"
+    bench.host.script = "sys.exit(1)"
     actor = bench.run()
     actor.start()
     await bench.until(S.FAILED)
@@ -167,32 +171,32 @@ async def test_a_person_gives_a_failed_engine_all_its_attempts_again(bench: Benc
 
 async def test_a_start_that_a_neighbour_spoiled_does_not_count(bench: Bench) -> None:
     bench.policy = replace(bench.policy, attempts=1)
-    bench.around.gate_open.clear()
-    bench.around.script = "time.sleep(600)"
+    bench.host.gate_open.clear()
+    bench.host.script = "time.sleep(600)"
     actor = bench.run()
     actor.start()
     await bench.until_phase(Phase.AT_GATE)
-    bench.around.tickets[0].spoiled = True
-    bench.around.script = SERVES
+    bench.host.tickets[0].spoiled = True
+    bench.host.script = SERVES
     kill(actor)
-    bench.around.gate_open.set()
+    bench.host.gate_open.set()
     await bench.until(S.BACKOFF, S.READY)
 
 
 async def test_memory_that_does_not_come_back_holds_the_engine_until_it_does(bench: Bench) -> None:
     bench.timeouts = replace(bench.timeouts, release=0.05)
     actor = await bench.ready()
-    bench.around.released.clear()
+    bench.host.released.clear()
     kill(actor)
     await bench.until(S.RELEASING, S.HELD)
-    assert bench.around.releasing[-1] is True
-    bench.around.released.set()
+    assert bench.host.releasing[-1] is True
+    bench.host.released.set()
     await bench.until(S.BACKOFF, S.READY)
-    assert bench.around.releasing[-1] is False
+    assert bench.host.releasing[-1] is False
 
 
 async def test_what_outlives_its_leader_is_killed_and_told(bench: Bench) -> None:
-    bench.around.script = """
+    bench.host.script = """
 if os.fork() == 0:
     os.setsid()
     time.sleep(600)
@@ -209,7 +213,7 @@ time.sleep(600)
 
 
 async def test_shared_memory_that_a_killed_engine_cannot_remove_is_removed(bench: Bench) -> None:
-    bench.around.script = (
+    bench.host.script = (
         """
 from multiprocessing.shared_memory import SharedMemory
 held = SharedMemory(create=True, size=4096)
@@ -235,7 +239,7 @@ async def test_a_bug_in_a_states_work_does_not_end_the_actor(
     async def fail(*_: object) -> None:
         raise RuntimeError("a bug in the probe")
 
-    monkeypatch.setattr(bench.around, "until_answering", fail)
+    monkeypatch.setattr(bench.host, "until_answering", fail)
     actor = bench.run()
     actor.start()
     await bench.until(S.STARTING, S.STOPPING, S.RELEASING, S.BACKOFF)
@@ -250,7 +254,7 @@ async def test_a_bug_between_two_states_does_not_end_the_actor(
 ) -> None:
     actor = bench.run()
     with monkeypatch.context() as patch:
-        patch.setattr(bench.around, "set_releasing", lambda: None)  # raises TypeError when called
+        patch.setattr(bench.host, "set_releasing", lambda: None)  # raises TypeError when called
         actor.start()
         await asyncio.sleep(0)
     actor.start()

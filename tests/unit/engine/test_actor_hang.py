@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from memoria.engine.actor import Pauses
 from memoria.engine.lifecycle import State
 from memoria.engine.traffic import Flow
 from tests.fakes import until
@@ -17,17 +18,16 @@ S = State
 
 
 @pytest.fixture
-async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
-    monkeypatch.setattr("memoria.engine.hang_detector.SECOND_LOOK", 0.02)
-    monkeypatch.setattr("memoria.engine.states.STACKS", 0.0)
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     made = Bench(tmp_path)
+    made.pauses = Pauses(second_look=0.02, stacks=0.0)
     made.timeouts = replace(made.timeouts, hang=0.12)
     yield made
     await made.close()
 
 
 async def test_an_engine_that_hangs_is_suspected_then_killed_and_comes_back(bench: Bench) -> None:
-    bench.around.moves = False
+    bench.host.moves = False
     actor = await bench.ready()
     actor.traffic.began()
     await bench.until(S.SUSPECT)
@@ -40,39 +40,39 @@ async def test_an_engine_that_hangs_is_suspected_then_killed_and_comes_back(benc
 
 
 async def test_an_engine_that_answers_at_the_second_look_serves_on(bench: Bench) -> None:
-    bench.around.moves = False
+    bench.host.moves = False
     actor = await bench.ready()
     pid = actor.snapshot.pid
     actor.traffic.began()
-    bench.around.answering.set()
+    bench.host.answering.set()
     await bench.until(S.SUSPECT, S.READY, S.SUSPECT, S.READY)
     assert actor.snapshot.pid == pid
 
 
 async def test_an_engine_that_moves_at_the_second_look_serves_on(bench: Bench) -> None:
-    bench.around.moves = False
+    bench.host.moves = False
     await bench.ready()
     bench.actor.traffic.began()
     await bench.until(S.SUSPECT)
-    bench.around.moves = True
+    bench.host.moves = True
     await bench.until(S.READY)
 
 
 async def test_an_engine_that_has_moved_by_the_first_of_two_looks_serves_on(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench,
 ) -> None:
     """Two looks must agree: it is not enough that the second sees nothing new."""
-    monkeypatch.setattr("memoria.engine.hang_detector.SECOND_LOOK", 60.0)
-    bench.around.moves = False
+    bench.pauses = Pauses(second_look=60.0, stacks=0.0)
+    bench.host.moves = False
     actor = await bench.ready()
     actor.traffic.began()
     await bench.until(S.SUSPECT)
-    bench.around.tokens += 1
+    bench.host.tokens += 1
     await bench.until(S.READY)
 
 
 async def test_an_engine_that_sends_is_not_suspected_however_slow_its_figures_are(bench: Bench) -> None:
-    bench.around.figures = None
+    bench.host.figures = None
     actor = await bench.ready()
     heard = 0
 
@@ -88,8 +88,8 @@ async def test_an_engine_that_sends_is_not_suspected_however_slow_its_figures_ar
 
 async def test_requests_that_wait_for_their_clients_do_not_count(bench: Bench) -> None:
     """As a tunnel in which nobody speaks, or a reader that takes its time."""
-    bench.around.moves = False
-    bench.around.answering.set()
+    bench.host.moves = False
+    bench.host.answering.set()
     actor = await bench.ready()
     looks = 0
 
@@ -105,7 +105,7 @@ async def test_requests_that_wait_for_their_clients_do_not_count(bench: Bench) -
 
 
 async def test_a_frozen_engine_without_figures_is_found_by_asking_it(bench: Bench) -> None:
-    bench.around.figures = ()
+    bench.host.figures = ()
     actor = await bench.ready()
     actor.traffic.began()
     await bench.until(S.SUSPECT)
@@ -114,17 +114,17 @@ async def test_a_frozen_engine_without_figures_is_found_by_asking_it(bench: Benc
 
 
 async def test_a_busy_engine_without_figures_that_answers_is_not_suspected(bench: Bench) -> None:
-    bench.around.figures = ()
-    bench.around.answering.set()
+    bench.host.figures = ()
+    bench.host.answering.set()
     actor = await bench.ready()
     actor.traffic.began()
-    await until(lambda: bench.around.asked > 3)
+    await until(lambda: bench.host.asked > 3)
     assert S.SUSPECT not in bench.states
 
 
 async def test_an_idle_engine_that_no_longer_answers_is_found(bench: Bench) -> None:
     actor = await bench.ready()
-    bench.around.moves = False
+    bench.host.moves = False
     await bench.until(S.SUSPECT)
     assert actor.snapshot.detail == "it did not answer a request of memoria's own"
     await bench.until(S.STOPPING)
@@ -132,7 +132,7 @@ async def test_an_idle_engine_that_no_longer_answers_is_found(bench: Bench) -> N
 
 async def test_vllms_own_watchdog_shortens_the_wait(bench: Bench) -> None:
     bench.timeouts = replace(bench.timeouts, hang=1000.0)
-    bench.around.moves = False
+    bench.host.moves = False
     actor = await bench.ready()
     with bench.log.path.open("a") as log:
         log.write("ERROR watchdog: the engine loop is stuck\n")
@@ -141,7 +141,7 @@ async def test_vllms_own_watchdog_shortens_the_wait(bench: Bench) -> None:
 
 
 async def test_a_suspect_can_be_stopped(bench: Bench) -> None:
-    bench.around.moves = False
+    bench.host.moves = False
     actor = await bench.ready()
     actor.traffic.began()
     await bench.until(S.SUSPECT)
@@ -152,10 +152,10 @@ async def test_a_suspect_can_be_stopped(bench: Bench) -> None:
 
 async def test_without_patience_nothing_is_suspected(bench: Bench) -> None:
     bench.timeouts = replace(bench.timeouts, hang=0.0)
-    bench.around.moves = False
+    bench.host.moves = False
     actor = await bench.ready()
     actor.traffic.began()
-    assert bench.around.tokens == 0  # it is not even asked
+    assert bench.host.tokens == 0  # it is not even asked
     assert S.SUSPECT not in bench.states
 
 
@@ -163,8 +163,8 @@ async def test_another_patience_counts_for_the_start_that_is_there(bench: Bench)
     """The one from before would last longer than this test may."""
     short = bench.timeouts
     bench.timeouts = replace(short, hang=12.0)
-    bench.around.moves = False
+    bench.host.moves = False
     actor = await bench.ready()
     actor.traffic.began()
-    actor.adopt(bench.around, short, bench.policy)
+    actor.adopt(bench.host, short, bench.policy)
     await bench.until(S.SUSPECT)

@@ -14,23 +14,23 @@ from memoria.config.model import Restart
 from memoria.engine.lifecycle import (
     FACTS,
     TRANSITIONS,
-    Ending,
+    Decision,
     Event,
+    Exit,
     History,
     ImpossibleTransition,
+    RestartPolicy,
     State,
-    Verdict,
     accepts,
-    after_crash,
-    meant,
     next_state,
+    resolve_request,
 )
 
-POLICY = Restart(initial=2.0, cap=300.0, reset=600.0, attempts=5)
-CRASH = Ending(None, "exited 1")
+SETTINGS = Restart(initial=2.0, cap=300.0, reset=600.0, attempts=5)
+CRASH = Exit(None, "exited 1")
 
-endings = st.builds(
-    Ending,
+exits = st.builds(
+    Exit,
     ready_seconds=st.none() | st.floats(0, 10_000),
     cause=st.just("exited 1"),
     retryable=st.sampled_from(["yes", "no", "limited"]),
@@ -49,15 +49,24 @@ def reachable(start: State) -> set[State]:
     return found
 
 
-def crashes(*many: Ending, history: History | None = None, jitter: float = 0.0) -> list[Verdict]:
-    """The verdicts on a sequence of endings, up to the first that gives up."""
-    history, verdicts = history or History(), []
-    for ending in many:
-        verdicts.append(after_crash(POLICY, history, ending, jitter))
-        history = verdicts[-1].history
-        if verdicts[-1].delay is None:
+def policy(history: History | None = None, jitter: float = 0.0) -> RestartPolicy:
+    return RestartPolicy(SETTINGS, lambda: jitter, history)
+
+
+def crashes(*many: Exit, history: History | None = None, jitter: float = 0.0) -> list[Decision]:
+    """The decisions on a sequence of crashes, up to the first that gives up."""
+    decided, one = policy(history, jitter), []
+    for crash in many:
+        one.append(decided.decide(crash))
+        if one[-1].event is Event.GIVE_UP:
             break
-    return verdicts
+    return one
+
+
+def delay(crash: Exit, history: History | None = None, jitter: float = 0.0) -> float | None:
+    """Until the next start after one crash; None when it is given up."""
+    decision = policy(history, jitter).decide(crash)
+    return decision.delay if decision.event is Event.RETRY else None
 
 
 @pytest.mark.parametrize("state", State)
@@ -79,6 +88,22 @@ def test_every_state_has_its_facts() -> None:
     assert len({facts.sentence for facts in FACTS.values()}) == len(State)
 
 
+@pytest.mark.parametrize("state", State)
+def test_a_bug_in_a_states_work_leads_on_where_the_state_does_not_rest(state: State) -> None:
+    on_bug = FACTS[state].on_bug
+    if FACTS[state].at_rest:
+        assert on_bug is None
+    else:
+        assert on_bug is not None
+        assert (state, on_bug) in TRANSITIONS
+
+
+@pytest.mark.parametrize("event", Event)
+def test_only_a_request_is_resolved_to_another_event(event: Event) -> None:
+    changed = {resolve_request(state, event) for state in State} - {event}
+    assert event.is_request or not changed
+
+
 def test_the_description_of_the_api_lists_every_state() -> None:
     engine = json.loads(openapi.document())["components"]["schemas"]["EngineStatus"]["properties"]
     assert engine["state"]["enum"] == list(State)
@@ -95,12 +120,12 @@ def test_every_state_can_come_to_rest(state: State) -> None:
 
 @pytest.mark.parametrize("event", Event)
 def test_every_event_has_a_use(event: Event) -> None:
-    assert any(meant(state, event) is used for state, used in TRANSITIONS)
+    assert any(resolve_request(state, event) is used for state, used in TRANSITIONS)
 
 
 @pytest.mark.parametrize("state", State)
 def test_a_restart_is_a_stop_or_a_start_whichever_changes_something(state: State) -> None:
-    wish, at_once = meant(state, Event.RESTART), meant(state, Event.RESTART_NOW)
+    wish, at_once = resolve_request(state, Event.RESTART), resolve_request(state, Event.RESTART_NOW)
     if state in (State.STOPPED, State.BACKOFF, State.FAILED):
         assert wish is at_once is Event.START
         assert accepts(state, wish)
@@ -128,65 +153,82 @@ def test_only_a_released_engine_starts_again() -> None:
 
 
 def test_delays_double_up_to_the_cap() -> None:
-    verdicts = crashes(*[Ending(1.0, "exited 1")] * 10)
-    assert [verdict.delay for verdict in verdicts] == [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+    decisions = crashes(*[Exit(1.0, "exited 1")] * 10)
+    assert [decision.delay for decision in decisions] == [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
 
 
-@given(st.lists(endings, max_size=60), jitters)
-def test_a_delay_is_never_above_the_cap_and_a_fifth(many: list[Ending], jitter: float) -> None:
-    for verdict in crashes(*many, jitter=jitter):
-        assert verdict.delay is None or 0 < verdict.delay <= POLICY.cap * 1.2
+@given(st.lists(exits, max_size=60), jitters)
+def test_a_delay_is_never_above_the_cap_and_a_fifth(many: list[Exit], jitter: float) -> None:
+    for decision in crashes(*many, jitter=jitter):
+        assert decision.event is Event.GIVE_UP or 0 < decision.delay <= SETTINGS.cap * 1.2
 
 
-@given(st.lists(endings, max_size=60), jitters)
-def test_an_engine_that_was_once_ready_is_retried_for_ever(many: list[Ending], jitter: float) -> None:
-    verdicts = crashes(*many, history=History(ever_ready=True), jitter=jitter)
-    assert len(verdicts) == len(many)
-    assert all(verdict.delay is not None for verdict in verdicts)
+@given(st.lists(exits, max_size=60), jitters)
+def test_an_engine_that_was_once_ready_is_retried_for_ever(many: list[Exit], jitter: float) -> None:
+    decisions = crashes(*many, history=History(ever_ready=True), jitter=jitter)
+    assert len(decisions) == len(many)
+    assert all(decision.event is Event.RETRY for decision in decisions)
 
 
-@given(endings, st.integers(0, 40), st.integers(0, 4), st.booleans())
-def test_a_spoiled_start_changes_nothing(ending: Ending, count: int, unready: int, ever: bool) -> None:
-    before = History(count, unready, ever)
-    verdict = after_crash(POLICY, before, replace(ending, ready_seconds=None, spoiled=True), 0)
-    assert verdict.history == before
-    assert verdict.delay is not None
+@given(exits, st.integers(0, 40), st.integers(0, 4), st.booleans())
+def test_a_spoiled_start_changes_nothing(crash: Exit, count: int, unready: int, ever: bool) -> None:
+    decided = policy(before := History(count, unready, ever))
+    decision = decided.decide(replace(crash, ready_seconds=None, spoiled=True))
+    assert decided.history == before
+    assert decision.event is Event.RETRY
 
 
 def test_an_engine_that_never_gets_ready_is_given_up_after_its_attempts() -> None:
-    verdicts = crashes(*[CRASH] * 9)
-    assert [verdict.delay for verdict in verdicts] == [2, 4, 8, 16, None]
-    assert verdicts[-1].reason == "exited 1; never ready in 5 starts"
+    decisions = crashes(*[CRASH] * 9)
+    assert [decision.delay for decision in decisions[:-1]] == [2, 4, 8, 16]
+    assert decisions[-1] == Decision(Event.GIVE_UP, reason="exited 1; never ready in 5 starts")
 
 
 def test_spoiled_starts_are_not_among_the_attempts() -> None:
-    spoiled = Ending(None, "no room", "no", spoiled=True)
-    verdicts = crashes(CRASH, spoiled, CRASH, spoiled, CRASH, CRASH, spoiled, CRASH, CRASH)
-    assert len(verdicts) == 8
-    assert verdicts[-1].delay is None
+    spoiled = Exit(None, "no room", "no", spoiled=True)
+    decisions = crashes(CRASH, spoiled, CRASH, spoiled, CRASH, CRASH, spoiled, CRASH, CRASH)
+    assert len(decisions) == 8
+    assert decisions[-1].event is Event.GIVE_UP
 
 
 def test_a_configuration_error_is_given_up_at_once_before_the_first_ready() -> None:
-    verdict = after_crash(POLICY, History(), Ending(None, "unknown model", "no"), 0)
-    assert verdict.delay is None
-    assert verdict.reason == "unknown model; trying again would not help"
+    (decision,) = crashes(Exit(None, "unknown model", "no"))
+    assert decision == Decision(Event.GIVE_UP, reason="unknown model; trying again would not help")
 
 
 def test_a_configuration_error_after_a_ready_is_retried() -> None:
-    assert after_crash(POLICY, History(ever_ready=True), Ending(None, "unknown model", "no"), 0).delay == 2
-    assert after_crash(POLICY, History(), Ending(5.0, "unknown model", "no"), 0).delay == 2
+    assert delay(Exit(None, "unknown model", "no"), History(ever_ready=True)) == 2
+    assert delay(Exit(5.0, "unknown model", "no")) == 2
 
 
 def test_a_long_time_of_ready_begins_the_delays_anew() -> None:
-    assert after_crash(POLICY, History(7, 0, True), Ending(600.0, "exited 1"), 0).delay == 2
-    assert after_crash(POLICY, History(7, 0, True), Ending(599.9, "exited 1"), 0).delay == 256
+    assert delay(Exit(600.0, "exited 1"), History(7, 0, True)) == 2
+    assert delay(Exit(599.9, "exited 1"), History(7, 0, True)) == 256
 
 
 def test_a_time_of_ready_gives_all_attempts_back() -> None:
-    verdicts = crashes(CRASH, CRASH, CRASH, CRASH, Ending(1.0, "exited 1"), *[CRASH] * 20)
-    assert len(verdicts) == 25
+    decisions = crashes(CRASH, CRASH, CRASH, CRASH, Exit(1.0, "exited 1"), *[CRASH] * 20)
+    assert len(decisions) == 25
 
 
 def test_jitter_is_a_fifth_both_ways() -> None:
-    assert after_crash(POLICY, History(), CRASH, 1).delay == pytest.approx(2.4)
-    assert after_crash(POLICY, History(), CRASH, -1).delay == pytest.approx(1.6)
+    assert delay(CRASH, jitter=1) == pytest.approx(2.4)
+    assert delay(CRASH, jitter=-1) == pytest.approx(1.6)
+
+
+def test_an_engine_that_is_not_wanted_rests_and_one_that_was_to_end_starts_at_once() -> None:
+    assert policy().decide(CRASH, wanted=False) == Decision(Event.REST)
+    assert policy().decide(None) == Decision(Event.REQUEUE)
+    assert policy().decide(None, wanted=False) == Decision(Event.REST)
+
+
+def test_only_the_first_crash_has_no_delay_with_a_standby_at_the_gate() -> None:
+    decided = policy()
+    waits = [decided.decide(Exit(1.0, "exited 1"), standby_waits=True).event for _ in range(2)]
+    assert waits == [Event.REQUEUE, Event.RETRY]
+
+
+def test_a_request_of_a_person_gives_all_attempts_back_but_keeps_that_it_was_ready() -> None:
+    decided = policy(History(7, 3, True))
+    decided.pardon()
+    assert decided.history == History(ever_ready=True)

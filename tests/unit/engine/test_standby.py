@@ -22,7 +22,7 @@ S = State
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     made = Bench(tmp_path)
-    made.around.standby = True
+    made.host.standby = True
     yield made
     await made.close()
 
@@ -67,8 +67,8 @@ async def test_a_stopped_engine_has_none_and_leaves_nothing(bench: Bench) -> Non
     actor.stop()
     await bench.stopped()
     assert actor.snapshot.standby is None
-    assert [pid for start in bench.around.starts for pid in marked("MEMORIA_START", start)] == []
-    assert sorted(bench.around.forgotten) == sorted(bench.around.starts)
+    assert [pid for start in bench.host.starts for pid in marked("MEMORIA_START", start)] == []
+    assert sorted(bench.host.forgotten) == sorted(bench.host.starts)
     with pytest.raises(ProcessLookupError):
         os.kill(spare, 0)
 
@@ -85,12 +85,12 @@ async def test_a_standby_that_dies_is_replaced(bench: Bench) -> None:
 
 async def test_what_a_standby_says_is_not_the_engines(bench: Bench) -> None:
     """Only once it has taken over: then its log goes on in the engine's place."""
-    bench.around.script = "print('Available KV cache memory: 1.00 GiB'); ready(); time.sleep(600)"
+    bench.host.script = "print('Available KV cache memory: 1.00 GiB'); ready(); time.sleep(600)"
     actor = await bench.ready()
     await bench.until_true(lambda snapshot: snapshot.figures.kv_gib == 1.0)
     actor.stop()
     await bench.stopped()
-    bench.around.script = "print('Available KV cache memory: %s GiB' % os.getpid()); ready(); time.sleep(600)"
+    bench.host.script = "print('Available KV cache memory: %s GiB' % os.getpid()); ready(); time.sleep(600)"
     actor.start()
     await bench.until(S.READY)
     spare = await waiting(bench)
@@ -109,12 +109,12 @@ async def test_one_that_is_not_at_the_gate_is_not_taken(bench: Bench) -> None:
     """Nobody knows whether it ever gets there."""
     actor = await bench.ready()
     spare = await waiting(bench)
-    bench.around.passenger = False
+    bench.host.passenger = False
     os.kill(spare, signal.SIGKILL)
     await bench.until_true(lambda snapshot: snapshot.standby == "importing")
     await until(lambda: spares(bench) not in ([], [spare]))
     (importing,) = spares(bench)
-    bench.around.passenger = True
+    bench.host.passenger = True
     kill(actor)
     await bench.until(S.RELEASING, S.BACKOFF, S.QUEUED, S.STARTING, S.READY)
     assert actor.snapshot.pid != importing
@@ -124,22 +124,22 @@ async def test_one_that_is_not_at_the_gate_is_not_taken(bench: Bench) -> None:
 async def test_one_that_does_not_get_to_the_gate_in_time_is_replaced(bench: Bench) -> None:
     await bench.ready()
     spare = await waiting(bench)
-    bench.around.passenger = False
-    bench.actor.adopt(bench.around, replace(bench.timeouts, start=0.05), bench.policy)
-    bench.actor._spare.discard()
-    bench.actor._mind_spare()
+    bench.host.passenger = False
+    bench.actor.adopt(bench.host, replace(bench.timeouts, start=0.05), bench.policy)
+    bench.actor._standby.drop()
+    bench.actor._keep_standby()
     assert "not at the gate in 0.05 s" in (await bench.until_told("standby_ended")).detail
-    bench.around.passenger = True
+    bench.host.passenger = True
     assert await waiting(bench) != spare
 
 
 async def test_one_that_passes_the_gate_unasked_is_ended(bench: Bench) -> None:
     await bench.ready()
     await waiting(bench)
-    bench.around.passenger = False
-    bench.around.script = "print('Initializing a V1 LLM engine (v0.33.0)'); time.sleep(600)"
-    bench.actor._spare.discard()
-    bench.actor._mind_spare()
+    bench.host.passenger = False
+    bench.host.script = "print('Initializing a V1 LLM engine (v0.33.0)'); time.sleep(600)"
+    bench.actor._standby.drop()
+    bench.actor._keep_standby()
     assert "passed the gate by itself" in (await bench.until_told("standby_ended")).detail
 
 
@@ -147,25 +147,25 @@ async def test_a_bug_does_not_end_the_keeping(bench: Bench, monkeypatch: pytest.
     await bench.ready()
     spare = await waiting(bench)
     with monkeypatch.context() as patch:
-        patch.setattr(bench.around, "spawned", lambda *_: 1 / 0)
+        patch.setattr(bench.host, "spawned", lambda *_: 1 / 0)
         os.kill(spare, signal.SIGKILL)
         await bench.until_told("standby_ended")
         await bench.until_true(lambda snapshot: snapshot.standby is None)
-        await until(lambda: len(bench.around.starts) > 3)
+        await until(lambda: len(bench.host.starts) > 3)
     assert await waiting(bench) != spare
 
 
 async def test_an_engine_without_a_passenger_gets_none(bench: Bench) -> None:
     """Nothing would hold the standby's core back from the device."""
-    bench.around.passenger = False
-    bench.around.script = "print('Initializing a V1 LLM engine (v0.33.0)'); ready(); time.sleep(600)"
+    bench.host.passenger = False
+    bench.host.script = "print('Initializing a V1 LLM engine (v0.33.0)'); ready(); time.sleep(600)"
     bench.run().start()
     await bench.until(S.STARTING, S.STOPPING, S.RELEASING, S.QUEUED, S.STARTING, S.READY)
     assert bench.actor.snapshot.standby is None
-    assert len(bench.around.starts) == 2
+    assert len(bench.host.starts) == 2
 
 
 async def test_by_default_there_is_none(bench: Bench) -> None:
-    bench.around.standby = False
+    bench.host.standby = False
     await bench.ready()
     assert spares(bench) == []

@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
+from memoria.engine.log.file import LogFile
 from memoria.engine.start import Start
+from memoria.vllm.diagnosis import Diagnosis
+from tests.fakes import FakeHost
 
 
-def test_the_time_to_ready_is_from_the_spawn() -> None:
-    assert Start().seconds_to_ready is None
-    assert Start(spawned_at=10.0).seconds_to_ready is None
-    assert Start(spawned_at=10.0, ready_at=30.0, exited_at=99.0).seconds_to_ready == 20.0
+@pytest.fixture
+def start(tmp_path: Path) -> Start:
+    log = LogFile(tmp_path / "engine.log", max_bytes=10**6, keep=1)
+    return Start(FakeHost(log.path, ""), log)
 
 
-def test_the_time_of_ready_ends_with_the_process_not_with_its_memory() -> None:
-    assert Start(spawned_at=10.0, exited_at=30.0).seconds_of_ready is None
-    assert Start(spawned_at=10.0, ready_at=30.0, exited_at=90.0).seconds_of_ready == 60.0
+def test_the_time_to_ready_is_from_the_spawn(start: Start) -> None:
+    assert start.seconds_to_ready is None
+    start.spawned_at = 10.0
+    assert start.seconds_to_ready is None
+    start.ready_at, start.exited_at = 30.0, 99.0
+    assert start.seconds_to_ready == 20.0
+
+
+def test_the_time_of_ready_ends_with_the_process_not_with_its_memory(start: Start) -> None:
+    start.spawned_at, start.exited_at = 10.0, 30.0
+    assert start.seconds_of_ready is None
+    start.ready_at, start.exited_at = 30.0, 90.0
+    assert start.seconds_of_ready == 60.0
+
+
+def test_only_a_start_that_was_never_ready_can_be_spoiled(start: Start) -> None:
+    start.ticket = start.host.ticket()
+    start.ticket.spoiled = True
+    found = Diagnosis("exited 1", "", "no")
+    assert (start.crash(found).spoiled, start.crash(found).retryable) == (True, "no")
+    start.ready_at, start.exited_at = 10.0, 11.0
+    assert not start.crash(found).spoiled
