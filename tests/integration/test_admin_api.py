@@ -86,7 +86,7 @@ def test_events_begin_with_what_has_happened(daemon: RunningDaemon) -> None:
     assert [entry["number"] for _, entry in first] == [1, 2, 3]
     assert {kind for kind, _ in first} == {"journal"}
     for _, entry in first:
-        conforms(entry, "Entry")
+        conforms(entry, "JournalEvent")
     assert first[0][1]["kind"] == "listening"
 
 

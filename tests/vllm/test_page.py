@@ -64,7 +64,7 @@ async def test_a_killed_engine_is_seen_to_fall_within_a_second_and_to_come_back(
     figure(1, "leader killed to seen on the page, vLLM", min(took), "s")
     assert min(took) < AT_MOST
     await page.until(f"{CARD}.includes('last exit: ')")
-    await page.until(f"{text_of('events')}.includes('generation failed and will be tried again')")
+    await page.until(f"{text_of('events')}.includes('generation has ended and will be started again')")
     await page.until(READY)
     assert page.complaints == []
 
@@ -83,7 +83,7 @@ async def test_an_engine_is_restarted_with_an_admins_key_and_the_keyboard_alone(
     await page.press("Enter")
     assert await page.value(FOCUSED) == "confirm: restart generation"
     await page.press("Enter")
-    await page.until(f'{text_of("events")}.includes("generation is asked to restart with ana\'s key")')
+    await page.until(f'{text_of("events")}.includes("generation restart requested: with ana\'s key")')
     await page.until(f"{text_of('health')} === 'degraded: 1 of 2 engines ready'")
     await page.until(READY, PATIENCE)
     after = await asyncio.to_thread(daemon.status)

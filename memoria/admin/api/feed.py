@@ -16,7 +16,8 @@ from typing_extensions import TypedDict
 from memoria.admin.api.responses import MAX_NUMBER, Streams, bad_parameter, flag, number
 from memoria.admin.status.history import History, Sample
 from memoria.admin.status.status import Status
-from memoria.engine.events import Entry, Journal
+from memoria.engine.events import Data, Entry, EventKind, Journal
+from memoria.engine.lifecycle import Tone
 
 STATUS_INTERVAL = 2.0  # seconds between two statuses while nothing changes
 MIN_INTERVAL = 0.2  # seconds between two statuses
@@ -45,6 +46,27 @@ class ChangeSignal:
         except TimeoutError:
             return False
         return True
+
+
+class JournalEvent(TypedDict):
+    """One entry of the journal, as `Entry.to_json` (memoria/engine/events.py)."""
+
+    number: int
+    """Counts from 1, without gaps; also the event's id."""
+    at: float
+    """Unix time."""
+    subject: str
+    """An engine's name, or `memoria`."""
+    kind: EventKind
+    """For programs to match on. `transition`: `data` has the engine's new `state` and its `cause`."""
+    data: Data
+    """The facts of this kind."""
+    what: str
+    """In words: the state for a transition, else the kind."""
+    detail: str
+    text: str
+    """`what` and `detail` as a sentence that follows the subject."""
+    tone: Tone
 
 
 class HistoryEvent(TypedDict):

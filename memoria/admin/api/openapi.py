@@ -19,14 +19,13 @@ from typing_extensions import TypedDict
 from memoria.admin.api import engines
 from memoria.admin.api.authorizer import ACCESS, Rights
 from memoria.admin.api.engines import Accepted, LogFiles
-from memoria.admin.api.feed import HistoryEvent
+from memoria.admin.api.feed import HistoryEvent, JournalEvent
 from memoria.admin.api.responses import MAX_NUMBER
 from memoria.admin.status.status import Status
 from memoria.admin.telemetry import requests
 from memoria.admin.telemetry.requests import RequestList
 from memoria.config.diff import Restarts
-from memoria.engine.events import Entry
-from memoria.engine.lifecycle import State, Tone
+from memoria.engine.lifecycle import State
 from memoria.errors import Problem
 
 Json = dict[str, Any]
@@ -175,7 +174,7 @@ OPERATIONS: Mapping[str, Operation] = {
         "Follow what happens, as server-sent events: history first, then live",
         "text/event-stream",
         "An endless stream.",
-        "`journal`: one entry of the journal, an `Entry`, with its number as the event's id. `status`: a "
+        "`journal`: a `JournalEvent`, with its number as the id of the event. `status`: a "
         "`Status`, after every change and every two seconds. `history`, if requested: a `HistoryEvent`, "
         "first with the samples of the last five minutes, then one more every five seconds. The stream ends "
         "when memoria does.",
@@ -288,22 +287,17 @@ def _schemas() -> Json:
     config = ConfigDict(
         extra="forbid", use_attribute_docstrings=True, json_schema_serialization_defaults_required=True
     )
-    types = sorted({*answers, Entry, HistoryEvent, Error, Refused}, key=lambda one: one.__name__)
+    types = sorted({*answers, JournalEvent, HistoryEvent, Error, Refused}, key=lambda one: one.__name__)
     everything: Any = GenericAlias(tuple, tuple(types))
     schema = TypeAdapter(everything, config=config).json_schema(
         mode="serialization", ref_template="#/components/schemas/{model}", schema_generator=_Schemas
     )
     found: Json = schema["$defs"]
-    # What the JSON adds to the types, or leaves out.
-    status, engine, entry = found["Status"], found["EngineStatus"], found["Entry"]
+    # What the JSON adds to the types.
+    status, engine = found["Status"], found["EngineStatus"]
     status["properties"] = {"status": {"enum": ["healthy", "degraded"]}, **status["properties"]}
     status["required"] = ["status", *status["required"]]
     engine["properties"]["state"] = {"enum": [state.value for state in State]}
-    del entry["properties"]["monotonic"]
-    entry["required"].remove("monotonic")
-    words = {"what": {"type": "string"}, "text": {"type": "string"}, "tone": {"enum": [*Tone]}}
-    entry["properties"] |= words
-    entry["required"] += words
     for one in found.values():
         one.pop("title", None)
     return found

@@ -64,7 +64,7 @@ def test_every_kind_but_a_transition_has_words() -> None:
 def test_the_description_of_the_api_lists_every_kind_and_tone() -> None:
     schemas = json.loads(openapi.document())["components"]["schemas"]
     assert schemas["EventKind"]["enum"] == list(EventKind)
-    assert schemas["Entry"]["properties"]["tone"]["enum"] == list(Tone)
+    assert schemas["Tone"]["enum"] == list(Tone)
 
 
 def test_a_kind_fills_its_template(caplog: pytest.LogCaptureFixture) -> None:
