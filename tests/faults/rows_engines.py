@@ -214,7 +214,7 @@ ROWS = (
         (
             f"{FAULTS}daemon.py::test_a_driver_that_hangs_or_fails_does_not_touch_the_proxy",
             f"{FAULTS}daemon.py::test_an_engine_that_dies_while_the_driver_hangs_waits_for_it",
-            f"{UNIT}supervisor/test_device_memory.py::test_a_driver_that_hangs_is_told_and_not_asked_a_second_time",
+            f"{UNIT}supervisor/test_device_memory.py::test_a_driver_that_hangs_is_reported_and_not_read_a_second_time",
         ),
         none="failures",
     ),
