@@ -117,7 +117,7 @@ class FakeHost:
     alone: asyncio.Event = field(default_factory=asyncio.Event)  # no neighbour is behind the gate
     held_problems: list[Problem] = field(default_factory=list)
     taken: Problem | None = None  # why it has no place to listen
-    census: ProcessTable = field(default_factory=ProcessTable)
+    process_table: ProcessTable = field(default_factory=ProcessTable)
     tickets: list[FakeTicket] = field(default_factory=list)
     starts: list[str] = field(default_factory=list)
     pids: list[int] = field(default_factory=list)

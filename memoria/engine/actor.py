@@ -187,7 +187,9 @@ class EngineActor:
     def pids(self) -> set[int]:
         """The processes of its tree and of its standby's, by the latest look at /proc."""
         starts = (self._start.id, self._standby.start_id)
-        return {pid for start in starts if start for pid in self._next_host.census.latest.get(start, ())}
+        return {
+            pid for start in starts if start for pid in self._next_host.process_table.latest.get(start, ())
+        }
 
     def last_log(self) -> list[str]:
         """The end of what the latest start wrote."""

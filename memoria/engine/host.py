@@ -40,7 +40,7 @@ class CoreConnections(Protocol):
 
 class EngineHost(Protocol):
     @property
-    def census(self) -> ProcessTable: ...
+    def process_table(self) -> ProcessTable: ...
 
     @property
     def standby(self) -> bool:

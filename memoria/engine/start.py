@@ -98,7 +98,7 @@ class Start:
             self.follower = self.log.follow()
             self.address = spec.address
             self.process = EngineProcess.spawn(
-                spec.argv, spec.env, start_id=self.id, log=descriptor, census=self.host.census
+                spec.argv, spec.env, start_id=self.id, log=descriptor, process_table=self.host.process_table
             )
         finally:
             os.close(descriptor)

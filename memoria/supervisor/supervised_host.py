@@ -50,7 +50,7 @@ class SupervisedHost:
     environ: Mapping[str, str]
     plugin_dir: Path
     own_pids: Callable[[], Awaitable[Collection[int]]]
-    census: ProcessTable
+    process_table: ProcessTable
     verifier: Verifier
 
     @property
@@ -140,7 +140,7 @@ class SupervisedHost:
     def holders(self, known: Collection[int]) -> list[str]:
         device = self.memory.latest
         holding = [p for p in (device.processes if device is not None else ()) if p.pid in known]
-        living = {pid for pids in self.census.latest.values() for pid in pids} & set(known)
+        living = {pid for pids in self.process_table.latest.values() for pid in pids} & set(known)
         named = [
             f"pid {p.pid} holds {'memory' if p.used_bytes is None else f'{gib(p.used_bytes)} GiB'}"
             for p in holding
@@ -166,7 +166,7 @@ class SupervisedHost:
     async def _listens(self, start_id: str, port: int) -> bool:
         """Whether it is this start that listens: another process on that port would get the requests."""
         try:
-            pids = (await self.census.look()).get(start_id, frozenset())
+            pids = (await self.process_table.look()).get(start_id, frozenset())
             return await in_daemon_thread(lambda: listens(pids, port))
         except OSError as error:
             logger.warning("%s: cannot tell whether it listens: %s", self.engine.name, error)

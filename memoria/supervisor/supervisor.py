@@ -52,7 +52,7 @@ class Supervisor:
         self._deployment, self.journal = deployment, journal
         self._reader, self._runtime = reader, runtime
         self._environ, self._plugin_dir = environ, plugin_dir
-        self.census = ProcessTable()
+        self.process_table = ProcessTable()
         self._passengers = Passengers(runtime.gate_socket)
         self.verifier = Verifier(Records(records_dir(deployment.config, environ)), environ, journal)
         self.memories: dict[str, DeviceMemory] = {}
@@ -96,7 +96,7 @@ class Supervisor:
             environ=self._environ,
             plugin_dir=self._plugin_dir,
             own_pids=self.own_pids,
-            census=self.census,
+            process_table=self.process_table,
             verifier=self.verifier,
         )
 
@@ -216,7 +216,7 @@ class Supervisor:
     async def own_pids(self) -> set[int]:
         """The processes of all engines, read now: what they hold on the device is memoria's own."""
         try:
-            await self.census.look()
+            await self.process_table.look()
         except OSError as error:
             logger.warning("the engines' processes are not all known: %s", error)
         return self.pids()

@@ -81,7 +81,7 @@ class MemorySampler:
             return None
 
     async def _read_processes(self) -> Processes:
-        starts = await self._supervisor.census.look()
+        starts = await self._supervisor.process_table.look()
         return await in_daemon_thread(
             lambda: {start: {pid: _resident(pid) for pid in pids} for start, pids in starts.items()}
         )

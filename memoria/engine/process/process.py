@@ -58,9 +58,9 @@ class EngineProcess:
     """A running engine. `start_id` marks every process of its tree (environment variable MEMORIA_START)."""
 
     def __init__(
-        self, popen: subprocess.Popen[bytes], pidfd: int, start_id: str, census: ProcessTable
+        self, popen: subprocess.Popen[bytes], pidfd: int, start_id: str, process_table: ProcessTable
     ) -> None:
-        self._popen, self._pidfd, self._start_id, self._census = popen, pidfd, start_id, census
+        self._popen, self._pidfd, self._start_id, self._process_table = popen, pidfd, start_id, process_table
         self._outlived: set[int] = set()
         self.known = {popen.pid}  # every process of the tree ever seen; the driver may name dead ones
         self._exited: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
@@ -72,7 +72,13 @@ class EngineProcess:
 
     @classmethod
     def spawn(
-        cls, argv: Sequence[str], env: Mapping[str, str], *, start_id: str, log: int, census: ProcessTable
+        cls,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        start_id: str,
+        log: int,
+        process_table: ProcessTable,
     ) -> EngineProcess:
         """`log` is a file descriptor that the child writes to directly: no pipe could stall it.
         Raises `OSError` when the executable cannot be started. Call it from the main thread."""
@@ -91,7 +97,7 @@ class EngineProcess:
             popen.kill()
             popen.wait()
             raise
-        return cls(popen, pidfd, start_id, census)
+        return cls(popen, pidfd, start_id, process_table)
 
     @property
     def pid(self) -> int:
@@ -135,7 +141,7 @@ class EngineProcess:
     async def tree(self) -> set[int]:
         """Ids of all living processes of this start, in any session. Raises `OSError` when they cannot be
         found."""
-        living = set((await self._census.look()).get(self._start_id, ()))
+        living = set((await self._process_table.look()).get(self._start_id, ()))
         if self.is_running:
             living.add(self.pid)
         self.known |= living

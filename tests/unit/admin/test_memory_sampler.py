@@ -75,7 +75,7 @@ def supervisor(reader: FakeReader, *starts: str) -> Supervisor:
         memories={"GPU-0": DeviceMemory(reader, 0)},
         plan=SimpleNamespace(device=lambda _: device()),
         start_ids=lambda: set(starts),
-        census=ProcessTable(),
+        process_table=ProcessTable(),
     )
     return cast("Supervisor", made)
 

@@ -61,7 +61,7 @@ def spawn(log: Path, start_id: str) -> Iterator[Spawn]:
                 {"MEMORIA_START": start_id, "MARK": "a"},
                 start_id=start_id,
                 log=descriptor,
-                census=ProcessTable(),
+                process_table=ProcessTable(),
             )
         finally:
             os.close(descriptor)
@@ -170,7 +170,7 @@ async def test_a_leader_that_ends_while_it_is_looked_for_is_reaped_by_the_next_c
         await process.exited()
         return {}
 
-    monkeypatch.setattr(process._census, "look", look)
+    monkeypatch.setattr(process._process_table, "look", look)
     assert (await process.clear()).left == {process.pid}
     assert is_zombie(process.pid)
     assert await process.clear() == NOTHING_LEFT
@@ -284,7 +284,7 @@ from memoria.engine.process.process import EngineProcess
 async def main():
     log = os.open({str(tmp_path / "log")!r}, os.O_WRONLY | os.O_CREAT)
     engine = EngineProcess.spawn(
-        ["/bin/sleep", "600"], {{}}, start_id={start_id!r}, log=log, census=ProcessTable()
+        ["/bin/sleep", "600"], {{}}, start_id={start_id!r}, log=log, process_table=ProcessTable()
     )
     print(engine.pid, flush=True)
     await engine.exited()

@@ -20,7 +20,7 @@ class Box:
         self.stuck: int | None = None
         self.let_go = threading.Event()
         self.reads = 0
-        self.census = ProcessTable(timeout=0.05, processes=lambda: list(self.environs), read=self.read)
+        self.process_table = ProcessTable(timeout=0.05, processes=lambda: list(self.environs), read=self.read)
 
     def runs(self, pid: int, start: str) -> None:
         self.environs[pid] = b"A=1\0MEMORIA_START=" + start.encode() + b"\0B=2\0"
@@ -44,21 +44,21 @@ def box() -> Iterator[Box]:
 
 
 async def test_processes_are_told_by_their_start(box: Box) -> None:
-    assert await box.census.look() == {"a": {1, 3}, "b": {2}} == box.census.latest
+    assert await box.process_table.look() == {"a": {1, 3}, "b": {2}} == box.process_table.latest
 
 
 async def test_whoever_asks_while_one_looks_shares_the_next_look(box: Box) -> None:
-    await asyncio.gather(*(box.census.look() for _ in range(5)))
+    await asyncio.gather(*(box.process_table.look() for _ in range(5)))
     assert box.reads == 2 * 4
 
 
 async def test_a_look_that_was_begun_before_is_not_taken_for_what_is(box: Box) -> None:
-    box.census = ProcessTable(processes=lambda: list(box.environs), read=box.read)
+    box.process_table = ProcessTable(processes=lambda: list(box.environs), read=box.read)
     box.stuck = 3
-    earlier = asyncio.ensure_future(box.census.look())
+    earlier = asyncio.ensure_future(box.process_table.look())
     await until(lambda: box.reads == 3)
     box.environs[5] = box.environs[1]
-    later = [asyncio.ensure_future(box.census.look()) for _ in range(2)]
+    later = [asyncio.ensure_future(box.process_table.look()) for _ in range(2)]
     await asyncio.sleep(0)
     box.let_go.set()
     assert (await earlier)["a"] == {1, 3}
@@ -67,23 +67,23 @@ async def test_a_look_that_was_begun_before_is_not_taken_for_what_is(box: Box) -
 
 
 async def test_one_that_is_stuck_stops_one_look_and_is_then_what_it_was(box: Box) -> None:
-    await box.census.look()
+    await box.process_table.look()
     box.stuck = 3
     with pytest.raises(TimeoutError, match="process 3 cannot be looked at"):
-        await box.census.look()
-    assert await box.census.look() == {"a": {1, 3}, "b": {2}}
+        await box.process_table.look()
+    assert await box.process_table.look() == {"a": {1, 3}, "b": {2}}
     del box.environs[3]  # it has ended
-    assert await box.census.look() == {"a": {1}, "b": {2}}
+    assert await box.process_table.look() == {"a": {1}, "b": {2}}
 
 
 async def test_one_that_was_stuck_is_looked_at_again(box: Box) -> None:
     box.stuck = 3
     with pytest.raises(TimeoutError):
-        await box.census.look()
-    assert await box.census.look() == {"a": {1}, "b": {2}}
+        await box.process_table.look()
+    assert await box.process_table.look() == {"a": {1}, "b": {2}}
     box.let_go.set()
     async with asyncio.timeout(10):
-        while len((await box.census.look())["a"]) < 2:  # noqa: ASYNC110
+        while len((await box.process_table.look())["a"]) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
 
@@ -91,7 +91,7 @@ async def test_for_want_of_descriptors_nobody_is_taken_for_gone(box: Box) -> Non
     def read(pid: int) -> bytes | None:
         raise OSError(24, "Too many open files")
 
-    census = ProcessTable(processes=lambda: [1], read=read)
+    process_table = ProcessTable(processes=lambda: [1], read=read)
     with pytest.raises(OSError, match="Too many open files"):
-        await census.look()
-    assert census.latest == {}
+        await process_table.look()
+    assert process_table.latest == {}

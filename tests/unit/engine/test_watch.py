@@ -29,7 +29,7 @@ class Watched:
         self.lines: list[str] = []
         descriptor = self.log.open()
         self.process = EngineProcess.spawn(
-            ["/bin/sleep", "600"], {}, start_id=uuid.uuid4().hex, log=descriptor, census=ProcessTable()
+            ["/bin/sleep", "600"], {}, start_id=uuid.uuid4().hex, log=descriptor, process_table=ProcessTable()
         )
         os.close(descriptor)
 
