@@ -11,8 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
-from memoria.engine.address import EngineAddress, UnixAddress
-from memoria.engine.launch_settings import LaunchSettings
+from memoria.engine.facts import EngineAddress, LaunchSettings, UnixAddress
 from memoria.engine.process.table import ProcessTable
 from memoria.errors import Problem, UnavailableError
 from memoria.gpu.device import Device

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from memoria.config.model import Runner
 from memoria.engine.actor import EngineActor
-from memoria.engine.address import EngineAddress
+from memoria.engine.facts import EngineAddress
 from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.proxy.router import Candidate, Refusal

@@ -34,7 +34,7 @@ from memoria.proxy.downstream.connection import protocol_for
 from memoria.proxy.exchange.context import Progress, ProxyContext
 from memoria.proxy.exchange.record import RequestRecord
 from memoria.proxy.routing.unknown import unknown_route
-from memoria.proxy.upstream.connection import Pool
+from memoria.proxy.upstream import Pool
 from memoria.supervisor.supervisor import Supervisor
 
 

@@ -11,7 +11,7 @@ from memoria.config.model import Config, Runner
 from memoria.preflight.preflight import Deployment
 from memoria.proxy.access.keys import Keys
 from memoria.proxy.access.rules import access_rules
-from memoria.proxy.admission.guarding import Guarding
+from memoria.proxy.admission.guard import Guarding
 from memoria.proxy.exchange.context import Policy, Protected
 from memoria.proxy.router import Candidate
 

@@ -19,7 +19,7 @@ from memoria.engine.events import EventKind, Journal
 from memoria.engine.hang import CORE_GONE, HangWatch
 from memoria.engine.host import EngineHost
 from memoria.engine.lifecycle import FACTS, Event, RestartPolicy, State, accepts, next_state, resolve_request
-from memoria.engine.log.file import LogFile
+from memoria.engine.log import LogFile
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.engine.standby import Standby
 from memoria.engine.start import Start

@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from memoria.engine.address import EngineAddress
+from memoria.engine.facts import EngineAddress
 from memoria.engine.host import EngineHost
 from memoria.engine.traffic import Traffic
 from memoria.vllm.metrics import Progress

@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
-from memoria.engine.address import EngineAddress
-from memoria.engine.launch_settings import LaunchSettings
+from memoria.engine.facts import EngineAddress, LaunchSettings
 from memoria.engine.process.table import ProcessTable
 from memoria.errors import Problem
 from memoria.vllm.command import EngineSpec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from memoria.engine.address import EngineAddress
+from memoria.engine.facts import EngineAddress
 from memoria.engine.lifecycle import State
 from memoria.vllm.diagnosis import Diagnosis
 from memoria.vllm.log_lines import Phase, StartFigures

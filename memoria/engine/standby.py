@@ -17,8 +17,7 @@ from memoria.config.model import Restart
 from memoria.engine.events import EventKind, Journal
 from memoria.engine.host import EngineHost
 from memoria.engine.lifecycle import backoff
-from memoria.engine.log.file import LogFile
-from memoria.engine.log.reader import Follower
+from memoria.engine.log import Follower, LogFile
 from memoria.engine.start import ENDING, Start
 from memoria.errors import MemoriaError
 

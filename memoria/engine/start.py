@@ -19,16 +19,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from memoria.aio import in_daemon_thread
-from memoria.engine.address import EngineAddress
+from memoria.engine.facts import EngineAddress
 from memoria.engine.hang import HangWatch
 from memoria.engine.host import CoreConnections, EngineHost, Ticket
 from memoria.engine.lifecycle import Exit
-from memoria.engine.log.file import LogFile
-from memoria.engine.log.reader import Follower
+from memoria.engine.log import Follower, LogFile
 from memoria.engine.process.exit_status import ExitStatus
-from memoria.engine.process.oom_kills import oom_kills
 from memoria.engine.process.process import EngineProcess
-from memoria.engine.process.watch import watch
+from memoria.engine.process.watch import oom_kills, watch
 from memoria.engine.traffic import Traffic
 from memoria.errors import Problem, UnavailableError
 from memoria.vllm.diagnosis import Diagnosis, diagnose

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from memoria.config.model import Runner
-from memoria.engine.address import EngineAddress
+from memoria.engine.facts import EngineAddress
 from memoria.proxy.errors import Answer, Rejection
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from memoria.aio import in_daemon_thread
 from memoria.config.model import EngineConfig, Timeouts
-from memoria.engine.address import EngineAddress, TcpAddress
-from memoria.engine.launch_settings import LaunchSettings
+from memoria.engine.facts import EngineAddress, LaunchSettings, TcpAddress
 from memoria.engine.process.port import listens, problem_of
 from memoria.engine.process.table import ProcessTable
 from memoria.errors import MemoriaError, Problem, UnavailableError

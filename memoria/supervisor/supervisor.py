@@ -13,7 +13,7 @@ from memoria.config.model import Config, EngineConfig
 from memoria.engine.actor import EngineActor
 from memoria.engine.events import EventKind, Journal
 from memoria.engine.lifecycle import State
-from memoria.engine.log.file import LogFile
+from memoria.engine.log import LogFile
 from memoria.engine.process.table import ProcessTable
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.engine.traffic import Flow

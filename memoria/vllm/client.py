@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 
 from memoria.config.model import Runner
-from memoria.engine.address import EngineAddress, UnixAddress
+from memoria.engine.facts import EngineAddress, UnixAddress
 from memoria.vllm.metrics import Progress, progress_of
 
 logger = logging.getLogger(__name__)

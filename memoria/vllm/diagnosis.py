@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from memoria.engine.launch_settings import LaunchSettings
+from memoria.engine.facts import LaunchSettings
 from memoria.engine.process.exit_status import ExitStatus, signal_name
 from memoria.vllm.failures import FAILURES, Kind, Retry
 from memoria.vllm.log_lines import text_of

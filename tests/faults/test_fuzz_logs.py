@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memoria.engine.log.reader import LONGEST_LINE, Follower
+from memoria.engine.log import LONGEST_LINE, Follower
 from memoria.engine.process.exit_status import ExitStatus
 from memoria.logs import printable
 from memoria.vllm.diagnosis import diagnose, excerpt

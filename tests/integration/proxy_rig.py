@@ -20,7 +20,7 @@ import uvloop
 from starlette.types import ASGIApp
 
 from memoria.config.model import Filters, Hold, Limits, Runner, Timeouts
-from memoria.engine.address import EngineAddress, TcpAddress, UnixAddress
+from memoria.engine.facts import EngineAddress, TcpAddress, UnixAddress
 from memoria.proxy.access.rules import AccessRules
 from memoria.proxy.admission.admission import Admission
 from memoria.proxy.downstream.connection import protocol_for
@@ -28,7 +28,7 @@ from memoria.proxy.exchange.context import Policy, Protected, ProxyContext
 from memoria.proxy.exchange.record import RequestRecord
 from memoria.proxy.router import Candidate, Entrance, Refusal
 from memoria.proxy.routing.unknown import unknown_route
-from memoria.proxy.upstream.connection import Pool
+from memoria.proxy.upstream import Pool
 
 P = ParamSpec("P")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from memoria.config.model import Timeouts
-from memoria.engine.address import UnixAddress
+from memoria.engine.facts import UnixAddress
 from memoria.proxy.router import Refusal
 from tests.integration.proxy_rig import Asked, Rig, ScriptedEngine, answer_ok, on_uvloop
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from memoria.config.model import Filters, Hold
-from memoria.engine.address import UnixAddress
+from memoria.engine.facts import UnixAddress
 from memoria.proxy.access.keys import KeyRing
 from memoria.proxy.access.rules import AccessRules
 from memoria.proxy.downstream import connection

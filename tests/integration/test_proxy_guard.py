@@ -11,7 +11,7 @@ from pathlib import Path
 
 from memoria.config.load import load
 from memoria.config.model import Config, Hold
-from memoria.proxy.admission.guarding import Guarding
+from memoria.proxy.admission.guard import Guarding
 from memoria.proxy.exchange.context import Protected
 from tests.integration.proxy_rig import Asked, Rig, ScriptedEngine, on_uvloop, request
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from memoria.admin.telemetry.requests import tokens
-from memoria.engine.address import EngineAddress, TcpAddress
+from memoria.engine.facts import EngineAddress, TcpAddress
 from memoria.proxy.http.messages import END_BYTES
 from tests.integration.proxy_rig import Asked, EngineProtocol, Rig, ScriptedEngine, on_uvloop, request
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from memoria.config.model import Runner
-from memoria.engine.address import EngineAddress, TcpAddress, UnixAddress
+from memoria.engine.facts import EngineAddress, TcpAddress, UnixAddress
 from memoria.proxy.router import Candidate
 from tests.integration.proxy_rig import JSON_OK, Client, FakeRouter, Rig, ScriptedEngine, on_uvloop, request
 

@@ -15,8 +15,7 @@ import pytest
 
 from memoria.errors import UnavailableError
 from memoria.vllm.install.find import find
-from memoria.vllm.install.pip import PipStep
-from memoria.vllm.install.setup import PINNED, setup
+from memoria.vllm.install.setup import PINNED, PipStep, setup
 from tests.integration.daemon import Box, until
 from tests.stub_nvml import StubError, StubGpu
 
@@ -173,7 +172,7 @@ def test_a_home_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
 LEFT_ALONE = """
 import sys
 from pathlib import Path
-from memoria.vllm.install.pip import run_pip
+from memoria.vllm.install.setup import run_pip
 from memoria.vllm.install.setup import _only_one
 with _only_one(Path(sys.argv[1])):
     run_pip(Path(sys.argv[2]), ["install"], lambda _: None)

@@ -12,7 +12,7 @@ from memoria.config.model import Restart, Timeouts
 from memoria.engine.actor import EngineActor, Pauses
 from memoria.engine.events import Entry, Journal
 from memoria.engine.lifecycle import State
-from memoria.engine.log.file import LogFile
+from memoria.engine.log import LogFile
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.vllm.log_lines import Phase
 from tests.fakes import FakeHost, until

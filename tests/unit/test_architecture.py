@@ -29,8 +29,7 @@ LAYERS = {
     # decisions, no I/O
     "memoria.plan": 1,
     "memoria.vllm": 1,
-    "memoria.engine.address": 1,
-    "memoria.engine.launch_settings": 1,
+    "memoria.engine.facts": 1,
     "memoria.engine.lifecycle": 1,
     "memoria.engine.process.exit_status": 1,
     "memoria.engine.snapshot": 1,
@@ -152,7 +151,7 @@ def test_a_decision_does_no_input_or_output() -> None:
 
 
 def test_the_proxy_knows_engines_by_its_router_alone() -> None:
-    allowed = ("memoria.proxy", "memoria.config.model", "memoria.engine.address", "memoria.errors")
+    allowed = ("memoria.proxy", "memoria.config.model", "memoria.engine.facts", "memoria.errors")
     known = [
         f"{module}:{line} {name}"
         for module in MODULES

@@ -16,7 +16,7 @@ from memoria.admin.api.feed import Feed
 from memoria.admin.api.responses import Streams, flag, number
 from memoria.aio import in_daemon_thread
 from memoria.engine.actor import EngineActor
-from memoria.engine.log.reader import LogReader
+from memoria.engine.log import LogReader
 from memoria.errors import UnavailableError
 from memoria.logs import printable
 from memoria.proxy.errors import Answer, Rejection

@@ -17,9 +17,9 @@ import aiohttp
 
 from memoria import __version__
 from memoria.admin.status.memory_sampler import MemorySample, MemorySampler
-from memoria.admin.status.single_flight import SingleFlight
 from memoria.admin.status.status import DeviceStatus, EngineStatus, GuardStatus, PlannedTerm, Status, Term
 from memoria.admin.telemetry.rates import Rates, Speed
+from memoria.aio import SingleFlight
 from memoria.config.model import Runner
 from memoria.engine.actor import EngineActor
 from memoria.engine.lifecycle import FACTS, State
@@ -27,7 +27,7 @@ from memoria.engine.snapshot import EngineSnapshot
 from memoria.gpu.device import Device
 from memoria.plan.records import Comparison
 from memoria.proxy.admission.admission import Admission
-from memoria.proxy.admission.guarding import Guarding
+from memoria.proxy.admission.guard import Guarding
 from memoria.supervisor.supervisor import Supervisor
 from memoria.vllm import client as vllm_client
 

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from memoria.admin.status.single_flight import SingleFlight
 from memoria.admin.status.status import OtherProcess
-from memoria.aio import in_daemon_thread
+from memoria.aio import SingleFlight, in_daemon_thread
 from memoria.errors import MemoriaError
 from memoria.gpu.device import Device
 from memoria.supervisor.supervisor import Supervisor

@@ -30,7 +30,7 @@ from typing_extensions import TypedDict
 
 from memoria.admin.api.responses import MAX_NUMBER, number
 from memoria.config.model import Logging
-from memoria.engine.log.file import LogFile
+from memoria.engine.log import LogFile
 from memoria.logs import printable
 from memoria.proxy.exchange.record import RequestRecord
 

@@ -23,8 +23,7 @@ from memoria.text import suggestion
 
 if TYPE_CHECKING:
     from memoria.admin.status.status import EngineStatus, Status
-    from memoria.bench.figures import Phase
-    from memoria.bench.load import Endpoint, Engine, Load
+    from memoria.bench.load import Endpoint, Engine, Load, Phase
 
 BAR = 40  # columns
 COUNT = click.IntRange(1)

@@ -14,7 +14,7 @@ from memoria.cli.options import Options, command
 from memoria.cli.screens.check import render_plan, shown
 from memoria.cli.screens.layout import render_problems
 from memoria.config.model import Config
-from memoria.engine.log.file import LogFile
+from memoria.engine.log import LogFile
 from memoria.errors import ConfigError, ExitCode, UnavailableError
 from memoria.gpu import open_reader
 from memoria.gpu.device import DeviceReader

@@ -17,7 +17,7 @@ import click
 from memoria.cli.client import find_daemon, request
 from memoria.cli.options import Options, command, complete_engine
 from memoria.cli.screens.logs import Line, dated, render
-from memoria.engine.log.reader import LogReader
+from memoria.engine.log import LogReader
 from memoria.errors import ExitCode, MemoriaError, Problem, UnavailableError, UsageError
 from memoria.text import suggestion
 

@@ -18,7 +18,7 @@ from memoria.errors import ExitCode, NoGpuError, UnavailableError, UsageError
 from memoria.gpu import open_reader
 from memoria.vllm.install.facts import Variant
 from memoria.vllm.install.find import data_home
-from memoria.vllm.install.pip import PipStep
+from memoria.vllm.install.setup import PipStep
 from memoria.vllm.install.setup import setup as install_vllm
 
 _VERSION = re.compile(r"\d+(\.\w+)*([+-][\w.]+)?", re.ASCII)

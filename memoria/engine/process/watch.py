@@ -1,4 +1,5 @@
-"""Watching one engine's process from outside: its log while it lives, then how it ended."""
+"""Watching one engine's process from outside: its log while it lives, then how it ended, and whether the
+kernel killed for memory meanwhile."""
 
 from __future__ import annotations
 
@@ -7,14 +8,16 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from memoria.engine.log.file import LogFile
-from memoria.engine.log.reader import Follower
+from memoria.engine.log import Follower, LogFile
 from memoria.engine.process.exit_status import ExitStatus
 from memoria.engine.process.process import EngineProcess
 
 logger = logging.getLogger(__name__)
 
+CGROUP = Path("/proc/self/cgroup")
+MOUNT = Path("/sys/fs/cgroup")
 TURN = 0.002  # seconds of reading before the loop's other tasks run
 
 
@@ -56,3 +59,33 @@ async def _read(follower: Follower, on_line: Callable[[str], None]) -> None:
         if time.perf_counter() >= turn_ends:
             await asyncio.sleep(0)
             turn_ends = time.perf_counter() + TURN
+
+
+def oom_kills(cgroup: Path = CGROUP, mount: Path = MOUNT) -> int | None:
+    """How many processes of memoria's cgroup, engines among them, the kernel has killed to free memory; None
+    where it does not say. cgroup v2: `oom_kill` in memory.events; v1: in memory.oom_control
+    (Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst)."""
+    try:
+        places = [line.split(":", 2) for line in cgroup.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError):
+        return None
+    for _, controllers, path in (place for place in places if len(place) == 3):
+        inside = path.lstrip("/")
+        if controllers == "" and (found := _count(mount / inside / "memory.events")) is not None:
+            return found
+        if "memory" in controllers.split(","):
+            for folder in (mount / "memory" / inside, mount / "memory"):
+                if (found := _count(folder / "memory.oom_control")) is not None:
+                    return found
+    return None
+
+
+def _count(file: Path) -> int | None:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    for name, _, value in (line.partition(" ") for line in lines):
+        if name == "oom_kill" and value.strip().isdecimal():
+            return int(value)
+    return None

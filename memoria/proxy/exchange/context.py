@@ -19,9 +19,9 @@ from memoria.proxy.errors import Answer, Rejection
 from memoria.proxy.exchange.record import RequestRecord
 from memoria.proxy.http.request import RequestHead, Upload
 from memoria.proxy.router import Candidate, Router
-from memoria.proxy.routing import filters, model_field
+from memoria.proxy.routing.bodies import apply_filters, model_in_form, model_in_json
 from memoria.proxy.routing.routes import Route
-from memoria.proxy.upstream.connection import Pool, Sink, Upstream
+from memoria.proxy.upstream import Pool, Sink, Upstream
 
 logger = logging.getLogger(__name__)
 
@@ -278,8 +278,8 @@ def _model_in_body(head: RequestHead, route: Route, upload: Upload) -> str | Non
     body = b"".join(upload.pieces or ())
     try:
         if route.model_in == "json":
-            return model_field.from_json(body)
-        return model_field.from_form(body, head.content_type)
+            return model_in_json(body)
+        return model_in_form(body, head.content_type)
     except ValueError as error:
         raise Rejection(errors.bad_request(f"The body cannot be read: {error}")) from None
 
@@ -318,7 +318,7 @@ class InterTokenTimer:
 def filter_body(upload: Upload, wanted: Filters) -> None:
     """Applies an engine's filters to a complete body. Raises `Rejection` (400)."""
     try:
-        upload.replace(filters.apply(b"".join(upload.pieces or ()), wanted))
+        upload.replace(apply_filters(b"".join(upload.pieces or ()), wanted))
     except ValueError as error:
         raise Rejection(errors.bad_request(f"The body cannot be read: {error}")) from None
 

@@ -37,7 +37,7 @@ from memoria.proxy.exchange.context import (
 from memoria.proxy.exchange.record import CLIENT_GONE, RequestRecord
 from memoria.proxy.http.messages import LAST, Reply, chunk, new_request_id
 from memoria.proxy.http.request import REPLAYABLE_BYTES, RequestHead, Upload
-from memoria.proxy.upstream.connection import Sink, Upstream, connect
+from memoria.proxy.upstream import Sink, Upstream, connect
 
 logger = logging.getLogger(__name__)
 
@@ -333,7 +333,7 @@ class Exchange(ABC):
 
 
 class PlainExchange(Exchange):
-    """A request and its response. Implements `memoria.proxy.upstream.connection.Listener`."""
+    """A request and its response. Implements `memoria.proxy.upstream.Listener`."""
 
     _upstream: Upstream | None = None
     _moved = True  # since the last tick

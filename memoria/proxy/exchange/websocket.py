@@ -16,7 +16,7 @@ from memoria.proxy.admission.admission import Lease
 from memoria.proxy.exchange.context import Failure, Standstill
 from memoria.proxy.exchange.exchange import CONNECTING, OPEN, OVER, Exchange
 from memoria.proxy.http.messages import Header, ResponseHead, read_response
-from memoria.proxy.upstream.connection import connect
+from memoria.proxy.upstream import connect
 
 _SWITCH = b"connection: Upgrade\r\nupgrade: websocket\r\n"
 _HEAD_BYTES = 64 * 1024  # of the engine's answer

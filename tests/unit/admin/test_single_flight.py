@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from memoria.admin.status.single_flight import SingleFlight
+from memoria.aio import SingleFlight
 
 
 class Engine:

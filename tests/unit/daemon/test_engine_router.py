@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from memoria.daemon.engine_router import EngineRouter
-from memoria.engine.address import UnixAddress
+from memoria.engine.facts import UnixAddress
 from memoria.engine.lifecycle import State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.engine.traffic import Traffic

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from memoria.engine.log.file import LogFile
-from memoria.engine.log.reader import LONGEST_LINE, READ_AT_ONCE
+from memoria.engine.log import LONGEST_LINE, READ_AT_ONCE, LogFile
 from memoria.errors import UnavailableError
 
 

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memoria.engine.log.file import LogFile
-from memoria.engine.log.reader import LogReader
+from memoria.engine.log import LogFile, LogReader
 
 START = datetime.now().replace(microsecond=0) - timedelta(hours=10)
 

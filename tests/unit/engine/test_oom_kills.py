@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from memoria.engine.process.oom_kills import oom_kills
+from memoria.engine.process.watch import oom_kills
 
 EVENTS = "low 0\nhigh 3\nmax 7\noom 2\noom_kill 2\noom_group_kill 0\n"
 CONTROL = "oom_kill_disable 0\nunder_oom 0\noom_kill 5\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from memoria.engine.log.file import LogFile
+from memoria.engine.log import LogFile
 from memoria.engine.start import Start
 from memoria.vllm.diagnosis import Diagnosis
 from tests.fakes import FakeHost

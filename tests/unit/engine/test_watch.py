@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from memoria.engine.log.file import LogFile
-from memoria.engine.log.reader import Follower
+from memoria.engine.log import Follower, LogFile
 from memoria.engine.process import watch as watching
 from memoria.engine.process.exit_status import ExitStatus
 from memoria.engine.process.process import EngineProcess

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from memoria.config.model import Hold, Runner
-from memoria.engine.address import UnixAddress
+from memoria.engine.facts import UnixAddress
 from memoria.proxy.admission.admission import Admission, Lease, Load, Waiting
 from memoria.proxy.router import Candidate, Refusal
 

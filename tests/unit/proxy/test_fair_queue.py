@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memoria.proxy.admission.fair_queue import FairQueue
+from memoria.proxy.admission.admission import FairQueue
 
 
 def drained(turns: FairQueue[str]) -> list[str]:

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memoria.config.model import Filters
-from memoria.proxy.routing.filters import MOST_VALUES, apply
+from memoria.proxy.routing.bodies import MOST_LENIENT_VALUES, apply_filters
 
 NOTHING = Filters()
 
 
 def changed(body: str | bytes, filters: Filters) -> Any:
-    return json.loads(apply(body.encode() if isinstance(body, str) else body, filters))
+    return json.loads(apply_filters(body.encode() if isinstance(body, str) else body, filters))
 
 
 def test_fields_are_stripped_then_set() -> None:
@@ -33,7 +33,7 @@ def test_a_field_may_be_stripped_and_set() -> None:
 
 
 def test_a_field_that_stands_there_twice_cannot_slip_through() -> None:
-    body = apply(b'{"temperature": 1, "x": 0, "\\u0074emperature": 2}', Filters(("temperature",)))
+    body = apply_filters(b'{"temperature": 1, "x": 0, "\\u0074emperature": 2}', Filters(("temperature",)))
     assert body == b'{"x":0}'
 
 
@@ -52,25 +52,25 @@ def test_a_field_that_stands_there_twice_cannot_slip_through() -> None:
 )
 def test_what_is_no_json_object_does_not_go_on(body: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
-        apply(body, NOTHING)
+        apply_filters(body, NOTHING)
 
 
 def test_what_would_hold_up_the_others_does_not_go_on() -> None:
     with pytest.raises(ValueError, match="too many values"):
-        apply(b'{"b":NaN,"a":[' + b"{}," * MOST_VALUES + b"0]}", NOTHING)
+        apply_filters(b'{"b":NaN,"a":[' + b"{}," * MOST_LENIENT_VALUES + b"0]}", NOTHING)
     with pytest.raises(ValueError, match="more than 4000000 values"):
-        apply(b'{"a":[' + b"0.0," * 4_000_001 + b"0]}", NOTHING)
+        apply_filters(b'{"a":[' + b"0.0," * 4_000_001 + b"0]}", NOTHING)
 
 
 @pytest.mark.parametrize("size", [10, 100_000], ids=["small", "large"])
 def test_many_values_are_no_reason_to_refuse(size: int) -> None:
     body = b'{"input":[' + b"[1,2]," * size + b'0],"temperature":1}'
-    assert apply(body, Filters(("temperature",))) == b'{"input":[' + b"[1,2]," * size + b"0]}"
+    assert apply_filters(body, Filters(("temperature",))) == b'{"input":[' + b"[1,2]," * size + b"0]}"
 
 
 @pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", "0.10", "123456789012345678901234567890"])
 def test_numbers_that_vllm_takes_go_on_as_they_came(value: str) -> None:
-    assert apply(f'{{"a":{value},"b":0}}'.encode(), Filters(("b",))) == f'{{"a":{value}}}'.encode()
+    assert apply_filters(f'{{"a":{value},"b":0}}'.encode(), Filters(("b",))) == f'{{"a":{value}}}'.encode()
 
 
 @pytest.mark.parametrize("text", ["ä 漢 😀", "\ud800", "\x00\x1f", "</script>"])
@@ -79,7 +79,7 @@ def test_text_stays_what_it_was(text: str) -> None:
 
 
 def test_other_encodings_of_json_become_utf_8() -> None:
-    assert json.loads(apply('{"a":"ä"}'.encode("utf-16"), NOTHING).decode("utf-8")) == {"a": "ä"}
+    assert json.loads(apply_filters('{"a":"ä"}'.encode("utf-16"), NOTHING).decode("utf-8")) == {"a": "ä"}
 
 
 VALUES = st.recursive(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memoria.proxy.routing.model_field import MOST_VALUES, from_form, from_json
+from memoria.proxy.routing.bodies import MOST_VALUES, model_in_form, model_in_json
 
 LARGE = "x" * 100_000
 
@@ -34,7 +34,7 @@ def test_reading_one_field_finds_what_parsing_finds(
     if model is not None:
         document["model"] = model
     body = json.dumps(document, indent=indent, ensure_ascii=ascii_only).encode(errors="surrogatepass")
-    assert from_json(body) == model
+    assert model_in_json(body) == model
 
 
 @given(st.binary(max_size=200) | st.text('{}[]",:\\ model01eu', max_size=60).map(str.encode))
@@ -44,10 +44,10 @@ def test_rubbish_is_refused(body: bytes) -> None:
     except ValueError:
         document = None
     if isinstance(document, dict) and isinstance(document.get("model"), str | None):
-        assert from_json(body) == document.get("model")
+        assert model_in_json(body) == document.get("model")
     elif document is not None:
         with pytest.raises(ValueError, match=r"."):
-            from_json(body)
+            model_in_json(body)
 
 
 @pytest.mark.parametrize("filler", ["", LARGE], ids=["small", "large"])
@@ -68,7 +68,7 @@ def test_rubbish_is_refused(body: bytes) -> None:
     ],
 )
 def test_the_top_level_model_is_found(fields: str, model: str | None, filler: str) -> None:
-    assert from_json(f' {{{fields},"filler":"{filler}"}}\n'.encode()) == model
+    assert model_in_json(f' {{{fields},"filler":"{filler}"}}\n'.encode()) == model
 
 
 @pytest.mark.parametrize("filler", ["", LARGE], ids=["small", "large"])
@@ -86,25 +86,25 @@ def test_the_top_level_model_is_found(fields: str, model: str | None, filler: st
 )
 def test_what_is_no_object_with_a_model_is_refused(body: str, filler: str) -> None:
     with pytest.raises(ValueError, match=r"."):
-        from_json(body.format(filler).encode())
+        model_in_json(body.format(filler).encode())
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
 def test_a_body_in_another_encoding_is_read(encoding: str) -> None:
-    assert from_json(('{"x":"' + LARGE + '","model":"ä"}').encode(encoding)) == "ä"
+    assert model_in_json(('{"x":"' + LARGE + '","model":"ä"}').encode(encoding)) == "ä"
 
 
 @pytest.mark.parametrize("value", ["NaN", "-Infinity", '"\\ud83d"', '"\\\\ud83d"', "[Infinity]"])
 @pytest.mark.parametrize("filler", ["", LARGE], ids=["small", "large"])
 def test_what_pythons_parser_reads_is_read(value: str, filler: str) -> None:
     """vLLM reads with it: JavaScript writes lone surrogates where it cuts an emoji in two."""
-    assert from_json(f'{{"a":{value},"filler":"{filler}","model":"m-NaN"}}'.encode()) == "m-NaN"
+    assert model_in_json(f'{{"a":{value},"filler":"{filler}","model":"m-NaN"}}'.encode()) == "m-NaN"
 
 
 @pytest.mark.parametrize("body", [b"[" * 60_000, b'{"a":' * 10_000, b'{"a":' + b"[" * 90_000])
 def test_deep_nesting_is_refused(body: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
-        from_json(body)
+        model_in_json(body)
 
 
 @pytest.mark.parametrize(
@@ -120,18 +120,18 @@ def test_deep_nesting_is_refused(body: bytes) -> None:
     ids=["objects", "texts", "quotes", "commas", "keys", "blanks"],
 )
 def test_the_model_may_come_last(filler: bytes) -> None:
-    assert from_json(b'{"model":"first",' + filler + b"}") == "first"
-    assert from_json(b"{" + filler + b',"model":"last"}') == "last"
+    assert model_in_json(b'{"model":"first",' + filler + b"}") == "first"
+    assert model_in_json(b"{" + filler + b',"model":"last"}') == "last"
 
 
 def test_what_would_hold_up_the_others_is_refused() -> None:
     with pytest.raises(ValueError, match=f"more than {MOST_VALUES} values"):
-        from_json(b'{"model":"m","a":[' + b"0.0," * (MOST_VALUES + 1) + b"0]}")
+        model_in_json(b'{"model":"m","a":[' + b"0.0," * (MOST_VALUES + 1) + b"0]}")
 
 
 def test_a_form_has_two_thousand_parts_at_most() -> None:
     with pytest.raises(ValueError, match="more than 2000 parts"):
-        from_form(b"--b" + b"\r\n--b" * 2001, FORM)
+        model_in_form(b"--b" + b"\r\n--b" * 2001, FORM)
 
 
 def part(name: str, value: bytes, more: str = "") -> bytes:
@@ -153,7 +153,7 @@ FORM = b'multipart/form-data; charset=utf-8; boundary="b"'
     ],
 )
 def test_the_model_field_of_a_form_is_found(parts: list[bytes], model: str | None) -> None:
-    assert from_form(b"".join(parts) + b"--b--\r\n", FORM) == model
+    assert model_in_form(b"".join(parts) + b"--b--\r\n", FORM) == model
 
 
 @pytest.mark.parametrize(
@@ -161,4 +161,4 @@ def test_the_model_field_of_a_form_is_found(parts: list[bytes], model: str | Non
 )
 def test_what_is_no_form_is_refused(content_type: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
-        from_form(part("model", b"m") + b"--b--\r\n", content_type)
+        model_in_form(part("model", b"m") + b"--b--\r\n", content_type)

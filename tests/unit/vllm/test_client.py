@@ -13,7 +13,7 @@ from aiohttp import web
 from aioresponses import aioresponses
 
 from memoria.config.model import Runner
-from memoria.engine.address import TcpAddress, UnixAddress
+from memoria.engine.facts import TcpAddress, UnixAddress
 from memoria.vllm import client as vllm_client
 
 Answer = Callable[[str], int]

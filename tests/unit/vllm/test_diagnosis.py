@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from memoria.engine.launch_settings import LaunchSettings
+from memoria.engine.facts import LaunchSettings
 from memoria.engine.process.exit_status import ExitStatus
 from memoria.vllm.diagnosis import Diagnosis, diagnose
 

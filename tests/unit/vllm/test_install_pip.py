@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from memoria.vllm.install.pip import PipError, PipProgress, PipStep, run_pip
-from memoria.vllm.install.setup import PINNED, requirements
+from memoria.vllm.install.setup import PINNED, PipError, PipProgress, PipStep, requirements, run_pip
 
 LINES = """\
 Looking in links: /wheels

@@ -19,7 +19,7 @@ from typing import Protocol, TypeVar
 
 import httptools
 
-from memoria.engine.address import EngineAddress, UnixAddress
+from memoria.engine.facts import EngineAddress, UnixAddress
 from memoria.proxy.http.messages import (
     BY_LENGTH,
     END,

@@ -1,4 +1,4 @@
-"""What an engine was started with, as far as a diagnosis needs it to name the value to try next."""
+"""Where an engine listens, and what it was started with, as far as others need to know."""
 
 from __future__ import annotations
 
@@ -9,6 +9,26 @@ _HUNDREDTH = Decimal("0.01")
 _GIB = 2**30
 # Where it is unknown how much is missing: a step that is worth a start.
 _A_STEP = Decimal("0.05")
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+
+EngineAddress = UnixAddress | TcpAddress
 
 
 @dataclass(frozen=True, slots=True)
