@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from xml.sax.saxutils import escape
 
-from memoria.bench.load import Generation, Phase, Times
+from memoria.bench.figures import Generation, Phase, Times
 from memoria.text import short_time
 
 PANEL_WIDTH, PANEL_HEIGHT = 380, 190  # pixels, of one drawing

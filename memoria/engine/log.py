@@ -4,8 +4,8 @@ No pipe stands between them, so neither a slow nor a dead memoria can stall an e
 appending, so it can be rotated while it is written: its content is copied away, then it is truncated
 (logrotate's `copytruncate`; lines written between the two are lost).
 
-The files of one log are `engine.log` and, older, `engine.log.1`, `.2`, ... Where a reader was when the file was
-rotated is found again by the bytes before its place. Memory stays small whatever the files hold.
+The files of one log are `engine.log` and, older, `engine.log.1`, `.2`, ... Where a reader was when the file
+was rotated is found again by the bytes before its place. Memory stays small whatever the files hold.
 """
 
 from __future__ import annotations

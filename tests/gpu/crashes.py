@@ -10,7 +10,8 @@ import time
 from typing import Any
 
 from memoria.admin.status.status import EngineStatus
-from memoria.bench.load import Endpoint, Engine, Load, Phase, run_phase
+from memoria.bench.figures import Phase
+from memoria.bench.load import Endpoint, Engine, Load, run_phase
 from memoria.cli.commands.bench import target
 from tests.gpu.box import GpuBox, core_of, wait
 from tests.integration.daemon import RunningDaemon

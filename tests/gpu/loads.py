@@ -15,7 +15,8 @@ from typing import Any
 
 import psutil
 
-from memoria.bench.load import Endpoint, Phase, run_phase, run_phases
+from memoria.bench.figures import Phase
+from memoria.bench.load import Endpoint, run_phase, run_phases
 from memoria.cli.commands.bench import to_load
 from tests.gpu.box import FRACTIONS, GpuBox, Wish, wait
 from tests.integration.daemon import RunningDaemon

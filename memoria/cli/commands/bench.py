@@ -23,7 +23,8 @@ from memoria.text import suggestion
 
 if TYPE_CHECKING:
     from memoria.admin.status.status import EngineStatus, Status
-    from memoria.bench.load import Endpoint, Engine, Load, Phase
+    from memoria.bench.figures import Phase
+    from memoria.bench.load import Endpoint, Engine, Load
 
 BAR = 40  # columns
 COUNT = click.IntRange(1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from memoria.bench.load import Embedding, Generation, Load, Phase, Times
+from memoria.bench.figures import Embedding, Generation, Phase, Times
+from memoria.bench.load import Load
 from memoria.logs import printable
 from memoria.text import aligned, short_time
 

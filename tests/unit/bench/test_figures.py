@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from xml.etree import ElementTree
 
-from memoria.bench.load import Embedding, Failures, Generation, Load, Phase, Times, percentiles, times
+from memoria.bench.figures import Embedding, Failures, Generation, Phase, Times, percentiles, times
+from memoria.bench.load import Load
 from memoria.bench.plot import as_svg
 from memoria.cli.screens.bench import render_phases
 

@@ -10,13 +10,12 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
+from memoria.bench.figures import Phase, Times
 from memoria.bench.load import (
     Endpoint,
     Engine,
     Load,
-    Phase,
     Seen,
-    Times,
     TokenCount,
     embedding,
     generation,
