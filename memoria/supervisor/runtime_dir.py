@@ -19,7 +19,7 @@ from stat import S_ISDIR, S_ISVTX, S_IWOTH
 from types import TracebackType
 from typing import Self
 
-from memoria.engine.process.table import kill_marked, marked
+from memoria.engine.process.marker import kill_marked, marked
 from memoria.errors import Problem, UnavailableError
 
 logger = logging.getLogger(__name__)

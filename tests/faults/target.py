@@ -20,7 +20,7 @@ import yaml
 
 from memoria.admin.status.status import EngineStatus, Status
 from memoria.cli.client import request
-from memoria.engine.process.table import marked
+from memoria.engine.process.marker import marked
 from tests.faults.inside import observed
 from tests.faults.traffic import Expected, OfStub, OfVllm
 from tests.integration.daemon import Box

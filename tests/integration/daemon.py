@@ -31,7 +31,7 @@ from typing import IO, Any
 
 from memoria.admin.status.status import EngineStatus, Status
 from memoria.cli.client import request as ask_admin
-from memoria.engine.process.table import marked
+from memoria.engine.process.marker import marked
 from memoria.text import GIB
 from tests.integration.http_client import Answer, ask
 from tests.stub_engine import StubVllm

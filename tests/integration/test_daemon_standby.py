@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from memoria.engine.process.table import marked
+from memoria.engine.process.marker import marked
 from memoria.errors import ExitCode
 from tests.integration.daemon import Box, RunningDaemon, until
 

@@ -15,7 +15,7 @@ import openai
 import psutil
 import pytest
 
-from memoria.engine.process.table import marked
+from memoria.engine.process.marker import marked
 from tests.faults.report import Figure
 from tests.faults.traffic import OfVllm, Traffic
 from tests.faults.verdict import Verdict, judge_stream, read_stream

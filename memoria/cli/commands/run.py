@@ -17,7 +17,7 @@ from memoria.cli.commands.check import run_preflight
 from memoria.cli.options import Options, command
 from memoria.cli.screens.layout import render_problems
 from memoria.config.model import Config
-from memoria.engine.process.process import raise_limit
+from memoria.engine.process.descriptors import raise_limit
 from memoria.errors import ExitCode, Problem
 from memoria.gpu import open_reader
 from memoria.gpu.device import DeviceReader

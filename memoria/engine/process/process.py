@@ -13,15 +13,16 @@ import asyncio
 import ctypes
 import logging
 import os
-import resource
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from memoria.aio import in_daemon_thread
+from memoria.engine.process.descriptors import restore_limit
 from memoria.engine.process.exit_status import ExitStatus
-from memoria.engine.process.table import START, ProcessTable, kill_one
+from memoria.engine.process.marker import START, kill_one
+from memoria.engine.process.table import ProcessTable
 
 logger = logging.getLogger(__name__)
 
@@ -172,21 +173,3 @@ def _kill_group(pgid: int) -> None:
         pass
     except PermissionError:
         logger.warning("process group %d holds a process of another user", pgid)
-
-
-_LIMIT = resource.RLIMIT_NOFILE
-_given = resource.getrlimit(_LIMIT)
-
-
-def raise_limit() -> None:
-    """Raise the soft limit to the hard one (getrlimit(2)), for this process."""
-    _, hard = resource.getrlimit(_LIMIT)
-    try:
-        resource.setrlimit(_LIMIT, (hard, hard))
-    except (OSError, ValueError) as error:
-        logger.warning("the limit of open files stays as it is: %s", error)
-
-
-def restore_limit() -> None:
-    """For a child, between fork and exec: only a system call."""
-    resource.setrlimit(_LIMIT, _given)

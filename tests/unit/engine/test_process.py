@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from memoria.engine.process.exit_status import ExitStatus
+from memoria.engine.process.marker import kill_marked, marked
 from memoria.engine.process.process import Cleared, EngineProcess
-from memoria.engine.process.table import ProcessTable, kill_marked, marked
+from memoria.engine.process.table import ProcessTable
 from tests.fakes import until
 
 Spawn = Callable[..., EngineProcess]

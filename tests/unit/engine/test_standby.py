@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from memoria.engine.lifecycle import State
-from memoria.engine.process.table import marked
+from memoria.engine.process.marker import marked
 from tests.fakes import until
 from tests.unit.actor_bench import Bench, kill
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from memoria.engine.process.table import marked
+from memoria.engine.process.marker import marked
 from memoria.errors import UnavailableError
 from memoria.supervisor.runtime_dir import RuntimeDir, replaceable
 
