@@ -10,7 +10,8 @@ from memoria.engine.actor import EngineActor
 from memoria.engine.facts import EngineAddress
 from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
-from memoria.proxy.router import Candidate, Refusal
+from memoria.proxy.errors import Refusal
+from memoria.proxy.router import Candidate
 from memoria.supervisor.supervisor import Supervisor
 
 RETRY_STARTING = 10  # seconds; a start takes at least that long

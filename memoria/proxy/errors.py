@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from memoria.proxy.http.messages import Header
 
 RETRY_CUT = 10  # seconds; a start takes at least that long
+RETRY_BUSY = 1  # seconds; places are freed all the time
 _SHOWN = 200  # characters of a client's own text that an answer repeats
 
 
@@ -48,6 +49,26 @@ class Rejection(Exception):
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.message)
         self.answer = answer
+
+
+class Refusal(Rejection):
+    """The request cannot go to its engine now. `retry_after` (seconds) becomes the Retry-After header.
+    `ready_in`: the least number of seconds until it can, without intervention, so that it may wait that long;
+    None: unknown."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str,
+        *,
+        retry_after: int | None = None,
+        ready_in: float | None = None,
+    ) -> None:
+        headers = () if retry_after is None else ((b"retry-after", b"%d" % retry_after),)
+        super().__init__(Answer(status, message, code, headers=headers))
+        self.status, self.message, self.code = status, message, code
+        self.retry_after, self.ready_in = retry_after, ready_in
 
 
 def cors_preflight(headers: tuple[Header, ...]) -> Answer:
@@ -148,6 +169,30 @@ def engine_silent(engine: str, seconds: float) -> Answer:
     return Answer(
         504, f"Engine `{engine}` sent nothing for {seconds:g} s (`timeouts.idle`)", "engine_timeout"
     )
+
+
+def engine_busy(engine: str, in_flight: int, queued: int) -> Refusal:
+    message = f"Engine `{engine}` is busy: {in_flight} requests in flight, {queued} queued"
+    return Refusal(429, message, "engine_busy", retry_after=RETRY_BUSY, ready_in=0.0)
+
+
+def hold_full(limit: int) -> Refusal:
+    message = f"The queued request bodies have reached {limit} bytes (`hold.bytes`)"
+    return Refusal(429, message, "hold_full", retry_after=RETRY_BUSY, ready_in=0.0)
+
+
+def engine_doubted(engine: str) -> Refusal:
+    message = f"Engine `{engine}` does not accept connections"
+    return Refusal(503, message, "engine_not_ready", retry_after=RETRY_BUSY, ready_in=0.0)
+
+
+def engine_gone(engine: str) -> Refusal:
+    message = f"Engine `{engine}` is no longer in the configuration"
+    return Refusal(503, message, "engine_gone", retry_after=RETRY_BUSY)
+
+
+def stopping() -> Refusal:
+    return Refusal(503, "memoria is stopping", "stopping", retry_after=RETRY_CUT)
 
 
 def _short(text: str) -> str:

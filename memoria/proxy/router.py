@@ -8,27 +8,6 @@ from typing import Protocol
 
 from memoria.config.model import Runner
 from memoria.engine.facts import EngineAddress
-from memoria.proxy.errors import Answer, Rejection
-
-
-class Refusal(Rejection):
-    """The request cannot go to its engine now. `retry_after` (seconds) becomes the Retry-After header.
-    `ready_in`: the least number of seconds until it can, without intervention, so that it may wait that long;
-    None: unknown."""
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        code: str,
-        *,
-        retry_after: int | None = None,
-        ready_in: float | None = None,
-    ) -> None:
-        headers = () if retry_after is None else ((b"retry-after", b"%d" % retry_after),)
-        super().__init__(Answer(status, message, code, headers=headers))
-        self.status, self.message, self.code = status, message, code
-        self.retry_after, self.ready_in = retry_after, ready_in
 
 
 @dataclass(frozen=True, slots=True)

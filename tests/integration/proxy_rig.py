@@ -24,9 +24,10 @@ from memoria.engine.facts import EngineAddress, TcpAddress, UnixAddress
 from memoria.proxy.access.rules import AccessRules
 from memoria.proxy.admission.admission import Admission
 from memoria.proxy.downstream.connection import protocol_for
+from memoria.proxy.errors import Refusal
 from memoria.proxy.exchange.context import Policy, Protected, ProxyContext
 from memoria.proxy.exchange.record import RequestRecord
-from memoria.proxy.router import Candidate, Entrance, Refusal
+from memoria.proxy.router import Candidate, Entrance
 from memoria.proxy.routing.unknown import unknown_route
 from memoria.proxy.upstream import Pool
 

@@ -12,7 +12,7 @@ import pytest
 
 from memoria.config.model import Timeouts
 from memoria.engine.facts import UnixAddress
-from memoria.proxy.router import Refusal
+from memoria.proxy.errors import Refusal
 from tests.integration.proxy_rig import Asked, Rig, ScriptedEngine, answer_ok, on_uvloop
 
 CHAT = b"/v1/chat/completions"

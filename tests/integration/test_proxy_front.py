@@ -13,7 +13,7 @@ from memoria.engine.facts import UnixAddress
 from memoria.proxy.access.keys import KeyRing
 from memoria.proxy.access.rules import AccessRules
 from memoria.proxy.downstream import connection
-from memoria.proxy.router import Refusal
+from memoria.proxy.errors import Refusal
 from tests.integration.proxy_rig import Asked, Rig, ScriptedEngine, answer_ok, on_uvloop, until
 
 EMBEDDINGS = b"/v1/embeddings"

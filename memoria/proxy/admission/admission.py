@@ -18,10 +18,10 @@ from typing import Generic, TypeVar
 
 from memoria.config.model import Hold
 from memoria.engine.facts import EngineAddress
-from memoria.proxy.router import Entrance, Refusal, Router
+from memoria.proxy import errors
+from memoria.proxy.errors import Refusal
+from memoria.proxy.router import Entrance, Router
 
-RETRY_BUSY = 1  # seconds; places are freed all the time
-RETRY_STOPPING = 10
 DOUBT_S = 0.25  # longer than the supervisor needs to see an engine end
 
 
@@ -182,7 +182,7 @@ class Admission:
         """Counts `more` bytes, besides `before`, of a body that must be whole before its request is admitted.
         Raises `Refusal` when too much is queued already; a single body may be as large as bodies may be."""
         if self._kept_bytes > before and self._kept_bytes + more > self._hold.bytes:
-            raise _full(self._hold.bytes)
+            raise errors.hold_full(self._hold.bytes)
         self._kept_bytes += more
 
     def scatter(self, gathered: int) -> None:
@@ -224,12 +224,12 @@ class Admission:
         try:
             return self._engines[engine]
         except KeyError:  # resolved before a reload removed it
-            raise _gone(engine) from None
+            raise errors.engine_gone(engine) from None
 
     def _admit(self, about: _Engine) -> Lease:
         entrance = self._router.entrance(about.name)
         if about.doubted is not None and entrance.address == about.doubted:
-            raise _silent(about)
+            raise errors.engine_doubted(about.name)
         lease = Lease(self, about, entrance)
         about.in_flight += 1
         if about.in_flight > about.peak:  # noqa: PLR1730 - max() would be a call more for every request
@@ -244,7 +244,7 @@ class Admission:
         try:
             while about.queue:
                 if self._closed:
-                    self._next(about).refused(_stopping())
+                    self._next(about).refused(errors.stopping())
                     continue
                 if about.in_flight >= about.limit:
                     return
@@ -283,40 +283,17 @@ class Admission:
     def _refusal(self, about: _Engine) -> Refusal:
         """Why a request cannot have this engine now."""
         if self._closed:
-            return _stopping()
+            return errors.stopping()
         try:
             entrance = self._router.entrance(about.name)
         except Refusal as refusal:
             return refusal
-        return _silent(about) if entrance.address == about.doubted else _busy(about)
+        if entrance.address == about.doubted:
+            return errors.engine_doubted(about.name)
+        return errors.engine_busy(about.name, about.in_flight, len(about.queue))
 
     def _helps_to_wait(self, refusal: Refusal) -> bool:
         return refusal.ready_in is not None and refusal.ready_in < self._hold.seconds
-
-
-def _busy(about: _Engine) -> Refusal:
-    message = (
-        f"Engine `{about.name}` is busy: {about.in_flight} requests in flight, {len(about.queue)} queued"
-    )
-    return Refusal(429, message, "engine_busy", retry_after=RETRY_BUSY, ready_in=0.0)
-
-
-def _full(most: int) -> Refusal:
-    message = f"The queued request bodies have reached {most} bytes (`hold.bytes`)"
-    return Refusal(429, message, "hold_full", retry_after=RETRY_BUSY, ready_in=0.0)
-
-
-def _silent(about: _Engine) -> Refusal:
-    message = f"Engine `{about.name}` does not accept connections"
-    return Refusal(503, message, "engine_not_ready", retry_after=RETRY_BUSY, ready_in=0.0)
-
-
-def _gone(engine: str) -> Refusal:
-    return Refusal(503, f"Engine `{engine}` is no longer in the configuration", "engine_gone", retry_after=1)
-
-
-def _stopping() -> Refusal:
-    return Refusal(503, "memoria is stopping", "stopping", retry_after=RETRY_STOPPING)
 
 
 Item = TypeVar("Item")

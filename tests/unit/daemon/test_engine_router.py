@@ -11,7 +11,7 @@ from memoria.engine.facts import UnixAddress
 from memoria.engine.lifecycle import State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.engine.traffic import Traffic
-from memoria.proxy.router import Refusal
+from memoria.proxy.errors import Refusal
 from tests.unit.commands import CONFIG
 
 NAME = CONFIG.engines[0].name

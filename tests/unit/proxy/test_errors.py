@@ -5,8 +5,7 @@ import json
 import pytest
 
 from memoria.proxy import errors
-from memoria.proxy.errors import Answer
-from memoria.proxy.router import Refusal
+from memoria.proxy.errors import Answer, Refusal
 
 
 @pytest.mark.parametrize(
