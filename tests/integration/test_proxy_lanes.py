@@ -16,7 +16,16 @@ from starlette.types import Receive, Scope, Send
 
 from memoria.proxy.access.rules import AccessRules
 from tests.faults import corpus
-from tests.integration.proxy_rig import Asked, Client, Response, Rig, ScriptedEngine, on_uvloop, request
+from tests.integration.proxy_rig import (
+    Asked,
+    Client,
+    Response,
+    Rig,
+    ScriptedEngine,
+    on_uvloop,
+    request,
+    until,
+)
 
 REFUSED, SERVED = corpus.requests("refused"), corpus.requests("served")
 PATH, OWN = b"/v1/embeddings", b"/nowhere"
@@ -184,6 +193,23 @@ async def test_a_head_within_its_limits_may_come_with_much_behind_it(
     fields = [b"x-%d: %b" % (n, b"a" * 200) for n in range(250)]
     async with Rig(tmp_path, embedding=ScriptedEngine()) as rig:
         assert (await rig.post(path, b"x" * 300_000, *fields)).status == fine
+
+
+@pytest.mark.parametrize("cut", [10, 100, 50_000])
+@ways
+@on_uvloop
+async def test_a_read_that_ends_a_head_may_bring_much_of_the_body(
+    tmp_path: Path, path: bytes, fine: int, cut: int
+) -> None:
+    fields = [b"x-%d: %b" % (n, b"a" * 200) for n in range(250)]
+    wire = request(path, b"x" * 300_000, *fields)
+    async with Rig(tmp_path, embedding=ScriptedEngine()) as rig:
+        client = await rig.client()
+        await until(lambda: len(rig.connections) == 1)
+        (connection,) = rig.connections
+        for piece in (wire[:cut], wire[cut:]):  # whatever the kernel makes of them: two reads
+            connection.data_received(piece)
+        assert (await client.response()).status == fine
 
 
 @on_uvloop

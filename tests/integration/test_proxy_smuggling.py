@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -161,13 +163,59 @@ async def test_the_largest_body_allowed_passes(tmp_path: Path) -> None:
         assert (await rig.post(b"/v1/embeddings", b"x" * 1000)).status == 200
 
 
+H2C = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEA\r\n"
+
+
+@pytest.mark.parametrize("size", [2, 200_000], ids=["small", "large"])
+@pytest.mark.parametrize("cuts", [(), (60,), (60, 190, 250)], ids=["whole", "cut", "in pieces"])
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 @on_uvloop
-async def test_an_upgrade_with_a_body_is_a_400_at_once(tmp_path: Path) -> None:
+async def test_an_offer_of_http_2_is_ignored(
+    tmp_path: Path, size: int, cuts: tuple[int, ...], chunked: bool
+) -> None:
+    """Java's own client makes it with every request (RFC 9110 7.8: an offer may be ignored)."""
+    body = b"x" * size
+    framed = b"%x\r\n%b\r\n0\r\n\r\n" % (size, body) if chunked else body
+    framing = b"transfer-encoding: chunked" if chunked else b"content-length: %d" % size
+    wire = b"POST /v1/embeddings HTTP/1.1\r\nhost: t\r\n%b%b\r\n\r\n%b" % (H2C, framing, framed)
     engine = ScriptedEngine()
     async with Rig(tmp_path, embedding=engine) as rig:
-        response = await rig.post(
-            b"/v1/embeddings", b"{}", b"connection: Upgrade, HTTP2-Settings", b"upgrade: h2c"
+        client = await rig.client()
+        for begin, end in pairwise((0, *cuts, len(wire))):
+            await client.send(wire[begin:end])
+            await asyncio.sleep(0)
+        assert (await client.response()).status == 200
+        assert await client.closed() == b""
+    (asked,) = engine.asked
+    assert asked.body == body
+    assert not asked.header(b"upgrade")
+    assert not asked.header(b"http2-settings")
+
+
+@on_uvloop
+async def test_what_comes_after_the_body_of_a_declined_upgrade_is_no_second_request(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    second = b"POST /v1/embeddings HTTP/1.1\r\nhost: t\r\ncontent-length: 2\r\n\r\n{}"
+    async with Rig(tmp_path, embedding=engine) as rig:
+        client = await rig.client()
+        await client.send(
+            b"POST /v1/embeddings HTTP/1.1\r\nhost: t\r\n%bcontent-length: 2\r\n\r\n{}%b" % (H2C, second)
         )
-    assert response.status == 400
-    assert "without asking for an upgrade" in response.error["message"]
+        assert (await client.response()).status == 200
+        assert await client.closed() == b""
+    assert len(engine.asked) == 1
+
+
+@pytest.mark.parametrize("framing", [b"content-length: 2", b"transfer-encoding: chunked"])
+@on_uvloop
+async def test_a_handshake_has_no_body(tmp_path: Path, framing: bytes) -> None:
+    engine = ScriptedEngine()
+    async with Rig(tmp_path, generation=engine) as rig:
+        client = await rig.client()
+        await client.send(
+            b"GET /v1/realtime HTTP/1.1\r\nhost: t\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+            + framing
+            + b"\r\n\r\n{}"
+        )
+        assert (await client.response()).status == 400
     assert engine.asked == []

@@ -114,6 +114,8 @@ class Downstream(AsgiLane):
     _head_begun = 0  # bytes of the read that began the head
     _head_size = 0  # bytes of the reads after that one
     _left = 0  # bytes of a body that is counted, not parsed
+    _has_body_behind = False  # an upgrade is declined, and the body comes behind what the parser reads
+    _begins_again = False  # the parser reads a head of memoria's own
     _ignores_input = False  # what still comes is not read as HTTP
     _answered = 0
     _still: Standstill | None = None
@@ -165,11 +167,11 @@ class Downstream(AsgiLane):
         if self._switched is not None:
             self._switched.receive(data)
             return
+        behind = b""  # what may already be the body, of a read that ends a head
         if self._in_head:
+            room = HEAD_BYTES - self._head_size
+            data, behind = data[:room], data[room:]
             self._head_size += len(data)
-            if self._head_size > HEAD_BYTES:
-                self._turn_away(errors.head_too_large(HEAD_BYTES, HEAD_FIELDS))
-                return
         self._read = len(data)
         try:
             self.parser.feed_data(data)
@@ -178,6 +180,9 @@ class Downstream(AsgiLane):
                 self._switched = self._parsed
                 if rest := data[upgrade.args[0] :]:
                     self._switched.receive(rest)
+            elif self._has_body_behind:
+                behind = data[upgrade.args[0] :] + behind
+                self._read_body_behind()
             else:
                 self._ignores_input = True  # the upgrade is declined, and what follows may not be HTTP
         except httptools.HttpParserError as error:
@@ -185,6 +190,20 @@ class Downstream(AsgiLane):
         parsed = self._parsed
         if parsed is not None and not (self._in_head or parsed.upload.complete or parsed.response_complete):
             self._left = parsed.upload.missing
+        if behind and self._in_head:
+            self._turn_away(errors.head_too_large(HEAD_BYTES, HEAD_FIELDS))
+        elif behind:
+            self.data_received(behind)
+
+    def _read_body_behind(self) -> None:
+        """An offer to upgrade is ignored (RFC 9110 7.8), but the parser stops behind the head that made it: a
+        new one reads on, from a head with the same framing."""
+        self.parser = httptools.HttpRequestParser(self)
+        if not self._lengths:
+            self._begins_again = True
+            self.parser.feed_data(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
+            self._begins_again = False
+        self._has_body_behind = False
 
     def _receive_counted(self, data: bytes) -> None:
         """A piece of a body of known length: nothing in it needs the parser."""
@@ -228,6 +247,8 @@ class Downstream(AsgiLane):
     # httptools
 
     def on_message_begin(self) -> None:
+        if self._begins_again:
+            return
         self.url = b""
         self.headers = []
         self._lengths: list[bytes] = []
@@ -245,6 +266,8 @@ class Downstream(AsgiLane):
             self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
+        if self._begins_again:
+            return
         self._in_head = False
         # taken whatever becomes of this head: cached for the next one, its bytes would get that one's grant
         opening, self._opening = self._opening, b""
@@ -266,7 +289,7 @@ class Downstream(AsgiLane):
         if (
             head.route is not None
             and head.route.websocket
-            and not head.refused
+            and not (head.refused or lengths)
             and isinstance(verdict, Grant)
         ):
             if is_busy:
@@ -285,6 +308,8 @@ class Downstream(AsgiLane):
                     self._known_head = HeadCache.of(opening, _Known(head, verdict, context.rules_token))
                     if self._known_head is not None and verdict.key is None:
                         self.known_heads[self.port] = self._known_head
+        has_body = head.chunked or lengths not in ([], [b"0"])
+        self._has_body_behind = head.upgrade and has_body and exchange.refusal is None
         self.cycle = self._parsed = exchange
         if is_busy:
             self.pause_reading()
@@ -316,6 +341,8 @@ class Downstream(AsgiLane):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._has_body_behind:
+            return
         if self._parsed is None:
             super().on_message_complete()
         elif not self._parsed.upload.complete:

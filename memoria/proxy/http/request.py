@@ -77,8 +77,8 @@ class RequestHead:
         (400, or 413 above `limit` bytes)."""
         if self.chunked:
             raise Rejection(bad_framing("The request has both Content-Length and Transfer-Encoding"))
-        if self.upgrade:
-            raise _body_and_upgrade()
+        if self.route is not None and self.route.websocket:
+            raise _handshake_with_body()
         length = declared[0]
         if len(declared) > 1 or not length.isdigit() or len(length) > 18:
             raise Rejection(bad_framing("The Content-Length is not one number"))
@@ -116,7 +116,7 @@ def read_head(
     route: Route | None = None
     refused: Answer | None = None
     try:
-        _check(target, http_version, fields, upgrade=upgrade)
+        _check(target, http_version, fields)
         if methods is not None:
             route = methods.get(method) or choose(methods, method)
             if route.websocket:
@@ -146,7 +146,7 @@ def read_head(
     )
 
 
-def _check(target: bytes, http_version: str, fields: Fields, *, upgrade: bool) -> None:
+def _check(target: bytes, http_version: str, fields: Fields) -> None:
     if http_version not in {"1.0", "1.1"}:  # the parser takes a request line without a version for HTTP/0.9
         raise Rejection(bad_framing("HTTP/1.1 and HTTP/1.0 are understood"))
     if not _VISIBLE.fullmatch(target):
@@ -159,22 +159,21 @@ def _check(target: bytes, http_version: str, fields: Fields, *, upgrade: bool) -
         raise Rejection(bad_framing("The request has several Host headers"))
     elif not _HOST.fullmatch(hosts[0]):
         raise Rejection(bad_framing("The Host header is not a host"))
-    if codings := fields.get(b"transfer-encoding"):
-        if http_version == "1.0" or len(codings) > 1 or codings[0].lower() != b"chunked":
-            raise Rejection(bad_framing("The only Transfer-Encoding understood is `chunked`, in HTTP/1.1"))
-        if upgrade:
-            raise _body_and_upgrade()
-
-
-def _body_and_upgrade() -> Rejection:
-    # the parser stops reading HTTP after such a head, so the body would never arrive
-    return Rejection(bad_framing("Send a body in HTTP/1.1, without asking for an upgrade"))
+    codings = fields.get(b"transfer-encoding", ())
+    if codings and (http_version == "1.0" or len(codings) > 1 or codings[0].lower() != b"chunked"):
+        raise Rejection(bad_framing("The only Transfer-Encoding understood is `chunked`, in HTTP/1.1"))
 
 
 def _check_handshake(route: Route, fields: Fields, *, upgrade: bool) -> None:
     wanted = [value.lower() for value in fields.get(b"upgrade", ())]
     if not upgrade or wanted != [b"websocket"]:
         raise Rejection(websocket_only(route.path))
+    if b"transfer-encoding" in fields:
+        raise _handshake_with_body()
+
+
+def _handshake_with_body() -> Rejection:
+    return Rejection(bad_framing("A WebSocket handshake has no body"))
 
 
 def _expects_continue(fields: Fields) -> bool:
