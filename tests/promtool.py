@@ -46,6 +46,11 @@ def promtool_complaints(exposition: str) -> list[str]:
 def _as_openmetrics(exposition: str) -> str:
     """The same series. A counter's family has no `_total` there, and a `_created` gauge, with which the text
     format says when a counter began, belongs to the counter."""
-    text = re.sub(r"^# (HELP|TYPE) (\S+)_total ", r"# \1 \2 ", exposition, flags=re.MULTILINE)
+    text = exposition
+    # not of every name: vLLM has a histogram `iteration_tokens_total`
+    for counter in re.findall(r"^# TYPE (\S+)_total counter$", exposition, flags=re.MULTILINE):
+        text = re.sub(
+            rf"^# (HELP|TYPE) {re.escape(counter)}_total ", rf"# \1 {counter} ", text, flags=re.MULTILINE
+        )
     text = re.sub(r"^(# (HELP|TYPE) )?[\w:]+_created[ {].*\n", "", text, flags=re.MULTILINE)
     return f"{text}# EOF\n"
