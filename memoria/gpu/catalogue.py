@@ -1,9 +1,7 @@
 """GPUs by name, to plan for another machine.
 
 Sizes are CUDA's totals (PyTorch's "total capacity of ... GiB"), of which vLLM takes its fraction; NVML's
-total and the size in a card's name are larger. Drivers differ by some hundredths. `_DERIVED` sizes were not
-observed: they are NVML's total, as `nvidia-smi` shows it, less what CUDA leaves out on a card of the same
-generation.
+total and the size in a card's name are larger. Drivers differ by some hundredths.
 """
 
 from __future__ import annotations
@@ -58,55 +56,31 @@ _OBSERVED = {
     "Tesla V100 16GB": "15.77",
     "Tesla V100 32GB": "31.73",
 }
-# NVML's total in MiB, and the observed card whose CUDA total shows what is left out.
+# Not observed: NVML's total less what CUDA leaves out on an observed card of the same generation.
 _DERIVED = {
-    "NVIDIA A800 40GB": (40960, "NVIDIA A100 40GB"),
-    "NVIDIA A800 80GB": (81920, "NVIDIA A100 80GB"),
-    "NVIDIA H20": (97871, "NVIDIA H200"),
-    "NVIDIA L20": (46068, "NVIDIA L40"),
-    "NVIDIA RTX 4500 Ada": (24570, "NVIDIA RTX 4000 Ada"),
-    "NVIDIA RTX A4500": (20470, "NVIDIA RTX A4000"),
-    "GeForce RTX 2080": (8192, "GeForce RTX 2080 Ti"),
-    "GeForce RTX 2080 Super": (8192, "GeForce RTX 2080 Ti"),
-    "GeForce RTX 3060 Ti": (8192, "GeForce RTX 3070"),
-    "GeForce RTX 3070 Ti": (8192, "GeForce RTX 3070"),
-    "GeForce RTX 3080 12GB": (12288, "GeForce RTX 3080"),
-    "GeForce RTX 3080 Ti": (12288, "GeForce RTX 3080"),
-    "GeForce RTX 3090 Ti": (24564, "GeForce RTX 3090"),
-    "GeForce RTX 4070 Super": (12282, "GeForce RTX 4070"),
-    "GeForce RTX 4070 Ti": (12282, "GeForce RTX 4070"),
-    "GeForce RTX 4080 Super": (16376, "GeForce RTX 4080"),
-    "GeForce RTX 4090 D": (24564, "GeForce RTX 4090"),
-    "GeForce RTX 5060": (8151, "GeForce RTX 5070 Ti"),
-    "GeForce RTX 5060 Ti 8GB": (8151, "GeForce RTX 5070 Ti"),
-    "GeForce RTX 5060 Ti 16GB": (16311, "GeForce RTX 5070 Ti"),
-    "GeForce RTX 5070": (12227, "GeForce RTX 5070 Ti"),
+    "NVIDIA A800 40GB": "39.39",
+    "NVIDIA A800 80GB": "79.15",
+    "NVIDIA H20": "94.99",
+    "NVIDIA L20": "44.39",
+    "NVIDIA RTX 4500 Ada": "23.55",
+    "NVIDIA RTX A4500": "19.72",
+    "GeForce RTX 2080": "7.75",
+    "GeForce RTX 2080 Super": "7.75",
+    "GeForce RTX 3060 Ti": "7.67",
+    "GeForce RTX 3070 Ti": "7.67",
+    "GeForce RTX 3080 12GB": "11.63",
+    "GeForce RTX 3080 Ti": "11.63",
+    "GeForce RTX 3090 Ti": "23.56",
+    "GeForce RTX 4070 Super": "11.60",
+    "GeForce RTX 4070 Ti": "11.60",
+    "GeForce RTX 4080 Super": "15.57",
+    "GeForce RTX 4090 D": "23.53",
+    "GeForce RTX 5060": "7.51",
+    "GeForce RTX 5060 Ti 8GB": "7.51",
+    "GeForce RTX 5060 Ti 16GB": "15.48",
+    "GeForce RTX 5070": "11.49",
 }
-# NVML's totals in MiB of the cards from which others are derived.
-_NVML_TOTALS = {
-    "NVIDIA A100 40GB": 40960,
-    "NVIDIA A100 80GB": 81920,
-    "NVIDIA H200": 143771,
-    "NVIDIA L40": 46068,
-    "NVIDIA RTX 4000 Ada": 20475,
-    "NVIDIA RTX A4000": 16376,
-    "GeForce RTX 2080 Ti": 11264,
-    "GeForce RTX 3070": 8192,
-    "GeForce RTX 3080": 10240,
-    "GeForce RTX 3090": 24576,
-    "GeForce RTX 4070": 12282,
-    "GeForce RTX 4080": 16376,
-    "GeForce RTX 4090": 24564,
-    "GeForce RTX 5070 Ti": 16303,
-}
-# GiB.
-CATALOGUE: dict[str, Decimal] = {
-    **{name: Decimal(size) for name, size in _OBSERVED.items()},
-    **{
-        name: Decimal(_OBSERVED[like]) + (Decimal(total) - _NVML_TOTALS[like]) / 1024
-        for name, (total, like) in _DERIVED.items()
-    },
-}
+CATALOGUE = {name: Decimal(size) for name, size in (_OBSERVED | _DERIVED).items()}  # GiB
 # Less than this does not hold a CUDA context.
 LEAST_BYTES = 2**28
 _SIZE = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)\s*(GiB|GB|MiB)", re.IGNORECASE)

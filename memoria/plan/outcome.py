@@ -18,7 +18,7 @@ from memoria.config.model import EngineConfig
 from memoria.errors import Problem
 from memoria.gpu.device import Device
 from memoria.plan.budgets import Budget
-from memoria.plan.checkpoint.model_files import ModelFiles
+from memoria.plan.checkpoint import ModelFiles
 from memoria.plan.footprint.footprint import Footprint, measure
 from memoria.plan.footprint.kv_cache import Capacity, KvCache
 from memoria.plan.footprint.settings import Machine

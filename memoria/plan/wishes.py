@@ -23,7 +23,7 @@ from memoria.plan.budgets import (
     kv_cache_bytes,
     smallest_fraction,
 )
-from memoria.plan.checkpoint.model_files import ModelFiles
+from memoria.plan.checkpoint import ModelFiles
 from memoria.plan.footprint.kv_cache import Demand, KvCache
 from memoria.plan.outcome import Outcome, footprint_of, make_terms
 from memoria.text import aligned, fraction_text, gib, grouped
@@ -67,9 +67,9 @@ def settle(
     for engine in config.engines:
         on.setdefault(devices[engine.gpu].uuid, []).append(engine)
     for engines in on.values():
-        found = _choose(config, devices[engines[0].gpu], engines, files, unknown or {})
-        choices += found.choices
-        problems += found.problems
+        chosen, wrong = _choose(config, devices[engines[0].gpu], engines, files, unknown or {})
+        choices += chosen
+        problems += wrong
     by_name = {choice.engine: choice.fraction for choice in choices}
     settled = tuple(
         replace(engine, gpu_memory_utilization=by_name.get(engine.name, engine.gpu_memory_utilization))
@@ -117,7 +117,7 @@ def wish_problem(config: Config, outcome: Outcome) -> Problem | None:
     return Problem(
         f"{name} wants {describe(want)}, its fraction grants {got.concurrency:.1f} requests "
         f"({grouped(got.tokens)} tokens)",
-        _where(config, [name], "want"),
+        _where(config, name, "want"),
         f"it takes {gib(needed - outcome.kv_bytes)} GiB more: "
         "set gpu_memory_utilization to auto, or wish for less",
     )
@@ -141,60 +141,52 @@ def _at(cache: KvCache, context: int | None) -> KvCache:
     return replace(cache, demand=Demand(length, cache.demand.in_flight))
 
 
-@dataclass(frozen=True, slots=True)
-class _Chosen:
-    """Of one device. With problems there are no choices."""
-
-    choices: tuple[Choice, ...] = ()
-    problems: tuple[Problem, ...] = ()
-
-
 def _choose(
     config: Config,
     device: Device,
     engines: Sequence[EngineConfig],
     files: Mapping[str, ModelFiles],
     unknown: Mapping[str, Problem],
-) -> _Chosen:
+) -> tuple[tuple[Choice, ...], tuple[Problem, ...]]:
+    """Of one device. With problems there are no choices."""
     choices: dict[str, Choice] = {}
     problems: list[Problem] = []
     for engine in engines:
-        if engine.gpu_memory is None and not engine.is_auto:
+        if engine.gpu_memory is not None:
+            found = _sized(config, engine, engine.gpu_memory, device)
+        elif engine.is_auto:
+            found = _wished(config, engine, files, unknown, device)
+        else:
             continue
-        found = (
-            _sized(config, engine, device)
-            if engine.gpu_memory
-            else _wished(config, engine, files, unknown, device)
-        )
         if isinstance(found, Problem):
             problems.append(found)
         else:
             choices[engine.name] = found
-    if problems:
-        return _Chosen(problems=tuple(problems))
-    if not any(engine.is_auto for engine in engines):
-        return _Chosen(tuple(choices.values()))
+    if problems or not any(engine.is_auto for engine in engines):
+        return (() if problems else tuple(choices.values())), tuple(problems)
     fixed = sum((engine.gpu_memory_utilization for engine in engines), Decimal(0))
     taken = fixed + sum((choice.fraction for choice in choices.values()), Decimal(0))
     room = room_for(config, device, len(engines))
     if taken > room:
-        return _Chosen(problems=(_too_much(device, list(choices.values()), taken, room),))
-    weights = {engine.name: _want_of(engine).weight or Decimal(0) for engine in engines if engine.is_auto}
-    for name, more in _shares(
-        room - taken, {name: weight for name, weight in weights.items() if weight}
-    ).items():
-        choices[name] = replace(choices[name], fraction=choices[name].fraction + more)
-    return _Chosen(tuple(choices[engine.name] for engine in engines if engine.name in choices))
+        return (), (_too_much(device, list(choices.values()), taken, room),)
+    wants = {engine.name: engine.want or Want(weight=Decimal(1)) for engine in engines if engine.is_auto}
+    weights = {name: want.weight for name, want in wants.items() if want.weight}
+    total = sum(weights.values(), Decimal(0))
+    for name, weight in weights.items():
+        # Rounded down: the rest stays unplanned.
+        share = ((room - taken) * weight / total).quantize(HUNDREDTH, rounding=ROUND_FLOOR)
+        choices[name] = replace(choices[name], fraction=choices[name].fraction + share)
+    return tuple(choices[engine.name] for engine in engines if engine.name in choices), ()
 
 
-def _want_of(engine: EngineConfig) -> Want:
-    return engine.want or Want(weight=Decimal(1))
-
-
-def _sized(config: Config, engine: EngineConfig, device: Device) -> Choice | Problem:
-    size = engine.gpu_memory or 0
+def _sized(config: Config, engine: EngineConfig, size: int, device: Device) -> Choice | Problem:
     if size > device.usable_bytes:
-        return _too_large(config, engine, device)
+        return Problem(
+            f"{engine.name} asks for {gib(size)} GiB, "
+            f"{device.label} has {gib(device.usable_bytes)} GiB in all",
+            _where(config, engine.name, "gpu_memory"),
+            "lower gpu_memory",
+        )
     return Choice(engine.name, exact_fraction(device.usable_bytes, size), f"{gib(size)} GiB as written")
 
 
@@ -208,7 +200,7 @@ def _wished(
     found = _needed(engine, files, unknown, device)
     if isinstance(found, Problem):
         key = "want" if engine.want else "gpu_memory_utilization"
-        return replace(found, where=found.where or _where(config, [engine.name], key))
+        return replace(found, where=found.where or _where(config, engine.name, key))
     return Choice(engine.name, found, f"for {describe(engine.want)}" if engine.want else "a share")
 
 
@@ -217,15 +209,6 @@ def room_for(config: Config, device: Device, engines: int) -> Decimal:
     around = ROUNDING_BYTES * engines + (0 if device.is_host else CONTEXT_BYTES * engines + MARGIN_BYTES)
     left = Decimal(device.usable_bytes - around) / device.usable_bytes
     return min(config.gpu_limit, left.quantize(HUNDREDTH, rounding=ROUND_FLOOR))
-
-
-def _shares(left: Decimal, weights: Mapping[str, Decimal]) -> dict[str, Decimal]:
-    """Whole hundredths by weight, rounded down: the rest stays unplanned."""
-    total = sum(weights.values(), Decimal(0))
-    return {
-        name: (left * weight / total).quantize(HUNDREDTH, rounding=ROUND_FLOOR)
-        for name, weight in weights.items()
-    }
 
 
 def _needed(
@@ -253,15 +236,6 @@ def _needed(
     return max(LEAST, fraction)
 
 
-def _too_large(config: Config, engine: EngineConfig, device: Device) -> Problem:
-    return Problem(
-        f"{engine.name} asks for {gib(engine.gpu_memory or 0)} GiB, "
-        f"{device.label} has {gib(device.usable_bytes)} GiB in all",
-        _where(config, [engine.name], "gpu_memory"),
-        "lower gpu_memory",
-    )
-
-
 def _too_much(device: Device, choices: Sequence[Choice], taken: Decimal, room: Decimal) -> Problem:
     rows = [(choice.engine, fraction_text(choice.fraction), choice.reason) for choice in choices]
     short = int((taken - room) * device.usable_bytes)
@@ -272,6 +246,6 @@ def _too_much(device: Device, choices: Sequence[Choice], taken: Decimal, room: D
     )
 
 
-def _where(config: Config, names: Sequence[str], key: str) -> tuple[str, ...]:
-    marks = ((name, config.where("engines", name, key)) for name in names)
-    return tuple(f"{mark}  {name}.{key}" if mark else f"{name}.{key}" for name, mark in marks)
+def _where(config: Config, name: str, key: str) -> tuple[str, ...]:
+    mark = config.where("engines", name, key)
+    return (f"{mark}  {name}.{key}" if mark else f"{name}.{key}",)

@@ -8,8 +8,7 @@ from typing import Any
 
 from memoria.config.model import Config, EngineConfig
 from memoria.errors import Problem, UnavailableError
-from memoria.plan.checkpoint.model_files import Choice, ModelFiles
-from memoria.plan.checkpoint.read import read_model
+from memoria.plan.checkpoint import Choice, ModelFiles, read_model
 from memoria.plan.outcome import Learned, Outcome, Outcomes, make_outcome
 from memoria.plan.plan import Plan
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from memoria.config.model import Config, EngineConfig
 from memoria.config.paths import state_dir
 from memoria.gpu.device import Device
-from memoria.plan.checkpoint.read import identity
+from memoria.plan.checkpoint import identity
 from memoria.plan.outcome import Learned
 from memoria.plan.plan import Plan
 from memoria.plan.records import Record, fingerprint

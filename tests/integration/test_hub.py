@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from memoria.errors import UnavailableError
-from memoria.plan.checkpoint.model_files import Choice
-from memoria.plan.checkpoint.read import INDEX, read_model
+from memoria.plan.checkpoint import INDEX, Choice, read_model
 from tests.unit.checkpoints import LLAMA_8B
 from tests.unit.plan.test_checkpoint import write_weights
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from memoria.plan.checkpoint.model_files import ModelFiles, Tensor
+from memoria.plan.checkpoint import ModelFiles, Tensor
 from memoria.plan.footprint.shape import read_shape
 from memoria.plan.footprint.weights import tensors_from_shape
 

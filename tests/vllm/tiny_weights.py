@@ -18,7 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from memoria.plan.checkpoint.read import read_header
+from memoria.plan.checkpoint import read_header
 from tests.vllm.tiny_configs import MODELS
 from tests.vllm.tiny_models import write_model
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from memoria.plan.checkpoint.model_files import ModelFiles
+from memoria.plan.checkpoint import ModelFiles
 from memoria.plan.footprint.kv_cache import Attention, Demand, KvCache, ceil_div, is_full, lay_out
 from memoria.plan.footprint.layers import kv_layers
 from memoria.plan.footprint.model_types import UnknownModelError, is_verified

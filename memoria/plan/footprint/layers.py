@@ -8,7 +8,7 @@ Shapes of the states (Mamba, linear attention, short convolutions): `MambaStateS
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from memoria.plan.footprint.kv_cache import Attention, Layer, State, ceil_div
@@ -124,8 +124,8 @@ def state_bytes(shape: Shape, settings: Settings) -> int:
     """One layer's state for one request. Raises `UnknownModelError` for a state of an unsupported kind."""
     config, ranks = shape.config, settings.tensor_parallel
     convolution, temporal = _element_bytes(shape, settings)
-    if (mamba2 := _mamba2(shape)) is not None:
-        return mamba2.convolution(ranks) * convolution + mamba2.temporal(ranks) * temporal
+    if shape.model_type in MAMBA2:
+        return _mamba2(shape, ranks, convolution, temporal)
     if shape.model_type == "jamba":
         inner = config["mamba_expand"] * shape.hidden // ranks
         return int(inner * ((config["mamba_d_conv"] - 1) * convolution + config["mamba_d_state"] * temporal))
@@ -159,45 +159,24 @@ def _element_bytes(shape: Shape, settings: Settings) -> tuple[int, int]:
     return convolution, _BYTES.get(chosen, convolution)
 
 
-@dataclass(frozen=True, slots=True)
-class _Mamba2:
-    """Elements of the two states of a Mamba 2 layer (`mamba2_state_shape`)."""
-
-    inner: int
-    groups: int
-    heads: int
-    head_size: int
-    state_size: int
-    kernel: int
-
-    def convolution(self, ranks: int) -> int:
-        """Groups that cannot be divided among the GPUs are repeated."""
-        groups = self.groups if self.groups % ranks == 0 else ranks
-        return (self.inner + 2 * groups * self.state_size) // ranks * (self.kernel - 1)
-
-    def temporal(self, ranks: int) -> int:
-        return self.heads // ranks * self.head_size * self.state_size
-
-
-def _mamba2(shape: Shape) -> _Mamba2 | None:
+def _mamba2(shape: Shape, ranks: int, convolution_bytes: int, temporal_bytes: int) -> int:
+    """Both states of a Mamba 2 layer (`mamba2_state_shape`), in bytes."""
     config = shape.config
-    if shape.model_type == "nemotron_h":
-        heads, size = config["mamba_num_heads"], config["mamba_head_dim"]
-        return _Mamba2(
-            heads * size, config["n_groups"], heads, size, config["ssm_state_size"], config["conv_kernel"]
-        )
-    if shape.model_type == "mamba2":
-        inner, heads = config["expand"] * shape.hidden, config["num_heads"]
-        return _Mamba2(
-            inner, config["n_groups"], heads, config["head_dim"], config["state_size"], config["conv_kernel"]
-        )
-    if shape.model_type in ("granitemoehybrid", "falcon_h1"):
-        inner = config.get("mamba_d_ssm") or config["mamba_expand"] * shape.hidden
+    if shape.model_type in ("nemotron_h", "mamba2"):
+        heads = config.get("mamba_num_heads") or config["num_heads"]
+        size = config.get("mamba_head_dim") or config["head_dim"]
+        inner = heads * size if shape.model_type == "nemotron_h" else config["expand"] * shape.hidden
+        groups, kernel = config["n_groups"], config["conv_kernel"]
+        state = config.get("ssm_state_size") or config["state_size"]
+    else:
         heads, size = config["mamba_n_heads"], config["mamba_d_head"]
-        return _Mamba2(
-            inner, config["mamba_n_groups"], heads, size, config["mamba_d_state"], config["mamba_d_conv"]
-        )
-    return None
+        inner = config.get("mamba_d_ssm") or config["mamba_expand"] * shape.hidden
+        groups, kernel, state = config["mamba_n_groups"], config["mamba_d_conv"], config["mamba_d_state"]
+    if groups % ranks:
+        groups = ranks  # what cannot be divided among the GPUs is repeated
+    convolution = (inner + 2 * groups * state) // ranks * (kernel - 1)
+    temporal = heads // ranks * size * state
+    return int(convolution * convolution_bytes + temporal * temporal_bytes)
 
 
 def _gated_delta_net(config: Mapping[str, Any], ranks: int, convolution_bytes: int, state_size: int) -> int:

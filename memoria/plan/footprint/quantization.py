@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any, Literal
 
-from memoria.plan.checkpoint.model_files import Tensor
+from memoria.plan.checkpoint import Tensor
 from memoria.plan.footprint.kv_cache import ceil_div
 
 # `packed`: whole int32 words of weights; `bytes`: one weight, or two halves, to a byte.

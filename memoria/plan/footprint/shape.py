@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from memoria.plan.checkpoint.model_files import ModelFiles
+from memoria.plan.checkpoint import ModelFiles, mapping
 from memoria.plan.footprint import model_types
 from memoria.plan.footprint.model_types import (
     DEFAULTS,
@@ -98,8 +98,8 @@ def read_shape(files: ModelFiles) -> Shape:
         )
     full_heads = int(config.get("num_global_key_value_heads") or 0) if config.get("attention_k_eq_v") else 0
     is_gemma4 = model_type == "gemma4_text"
-    rope = _mapping(config.get("rope_parameters") or config.get("rope_scaling"))
-    quantization = _mapping(
+    rope = mapping(config.get("rope_parameters") or config.get("rope_scaling"))
+    quantization = mapping(
         files.config.get("quantization_config")
         or inner.get("quantization_config")
         or files.config.get("compression_config")
@@ -196,7 +196,3 @@ def _optional(value: Any) -> int | None:
 
 def _optional_text(value: Any) -> str | None:
     return str(value).removeprefix("torch.") if value else None
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}

@@ -15,7 +15,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from memoria.plan.checkpoint.model_files import FLOATS, Tensor
+from memoria.plan.checkpoint import FLOATS, Tensor
 from memoria.plan.footprint.kv_cache import ceil_div
 from memoria.plan.footprint.model_types import ENCODERS, LayerKind
 from memoria.plan.footprint.quantization import ONLINE

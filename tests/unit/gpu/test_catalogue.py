@@ -38,7 +38,7 @@ from memoria.text import GIB
         ("RTX 3080", int(9.63 * GIB)),
         ("RTX 3080 12GB", int(11.63 * GIB)),
         ("RTX 2080", int(7.75 * GIB)),
-        ("NVIDIA H20", int((139.81 - (143771 - 97871) / 1024) * GIB)),
+        ("NVIDIA H20", int(94.99 * GIB)),
     ],
 )
 def test_a_gpu_is_known_by_size_or_by_name(text: str, total: int) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from memoria.errors import UnavailableError
-from memoria.plan.checkpoint.model_files import Choice, Tensor
-from memoria.plan.checkpoint.read import (
+from memoria.plan.checkpoint import (
     INDEX,
+    Choice,
     HeaderError,
+    Tensor,
     cached_snapshot,
     identity,
     read_header,

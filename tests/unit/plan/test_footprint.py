@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from memoria.plan.checkpoint.model_files import ModelFiles, Tensor
+from memoria.plan.checkpoint import ModelFiles, Tensor
 from memoria.plan.footprint.footprint import Footprint, measure
 from memoria.plan.footprint.settings import Machine
 from memoria.plan.footprint.shape import read_shape

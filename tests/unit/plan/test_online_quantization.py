@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memoria.plan.checkpoint.model_files import Tensor
+from memoria.plan.checkpoint import Tensor
 from tests.unit import checkpoints as models
 from tests.unit.plan.test_footprint import of
 

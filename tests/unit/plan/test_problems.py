@@ -12,7 +12,7 @@ import pytest
 
 from memoria.config.model import Config, Want
 from memoria.gpu.device import Device
-from memoria.plan.checkpoint.model_files import ModelFiles
+from memoria.plan.checkpoint import ModelFiles
 from memoria.plan.outcome import Learned
 from memoria.plan.plan import make_plan
 from memoria.plan.problems import Misfits, find_misfits, plan_problems

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from memoria.plan.checkpoint.model_files import ModelFiles, Tensor
+from memoria.plan.checkpoint import ModelFiles, Tensor
 from memoria.plan.footprint.footprint import measure
 from memoria.plan.footprint.settings import Machine
 from memoria.text import GIB

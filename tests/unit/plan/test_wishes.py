@@ -17,7 +17,7 @@ from memoria.config.model import Config, Want
 from memoria.errors import ConfigError, Problem
 from memoria.gpu.device import Device
 from memoria.plan.budgets import exact_fraction
-from memoria.plan.checkpoint.model_files import ModelFiles
+from memoria.plan.checkpoint import ModelFiles
 from memoria.plan.outcome import make_outcome
 from memoria.plan.plan import make_plan
 from memoria.plan.wishes import Settled, room_for, settle, wanted_cache_bytes, wish_problem

@@ -1,7 +1,8 @@
-"""Finds a model's files (a folder, the hub's local cache, or the hub itself) and reads their facts.
+"""A model's files: their facts, and where they are found (a folder, the hub's local cache, the hub itself).
 
-Only configuration and headers are ever downloaded, and only if the caller allows it. A safetensors file
-begins with eight bytes of length, then JSON (https://github.com/huggingface/safetensors#format).
+Facts are the configuration, tensor headers and length limits; no weight is ever read, and the hub is asked
+only if the caller allows it. A safetensors file begins with eight bytes of length, then JSON
+(https://github.com/huggingface/safetensors#format).
 """
 
 from __future__ import annotations
@@ -10,26 +11,81 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from memoria.config.paths import hub_cache
 from memoria.errors import Problem, UnavailableError
-from memoria.plan.checkpoint.model_files import (
-    BITS,
-    SENTENCE,
-    TOKENIZER,
-    Choice,
-    ModelFiles,
-    Tensor,
-    encoder_length,
-    tokenizer_length,
-    whole,
-)
 
+# Bits of an element, by the names in a safetensors header (https://github.com/huggingface/safetensors).
+BITS = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "I8", "U8", "BOOL"), 8),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    "F4": 4,
+}
+TOKENIZER = "tokenizer_config.json"
+SENTENCE = "sentence_bert_config.json"
 INDEX = "model.safetensors.index.json"
 LONGEST_HEADER = 100_000_000  # the format's own limit; a file that claims more is damaged
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One stored tensor; `dtype` is safetensors' name."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def parameters(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def stored_bytes(self) -> int:
+        return (self.parameters * BITS[self.dtype] + 7) // 8
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The files of a model that an engine's flags choose (vllm/config/model.py, vllm/config/load.py).
+
+    `revision` is a branch, a tag or a commit of a hub model; `download_dir` is a hub cache for its weights;
+    `overrides` (`hf_overrides`) replace parts of config.json.
+    """
+
+    revision: str | None = None
+    download_dir: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """`tensors` is empty if no header could be read; `index_bytes` is then the index's size of all weights
+    (`metadata.total_size`), or None, and `missing` are weights files absent from a set that is partly there.
+    The lengths, in tokens, are limits of the context from files beside config.json: the tokenizer's
+    `model_max_length`, and sentence-transformers' `max_seq_length`."""
+
+    name: str
+    source: str  # where they were found, for messages
+    config: Mapping[str, Any]
+    tensors: tuple[Tensor, ...] = ()
+    index_bytes: int | None = None
+    tokenizer_length: int | None = None
+    encoder_length: int | None = None
+    missing: tuple[str, ...] = ()
+
+    @property
+    def stored_bytes(self) -> int:
+        return sum(tensor.stored_bytes for tensor in self.tensors)
+
+
 _ANY = Choice()
 
 
@@ -52,9 +108,7 @@ def read_model(
             Problem(f"no model in {model}: it has no config.json", (), "name the folder that holds it")
         )
     if may_ask_hub:
-        from memoria.plan.checkpoint.hub import fetch_from_hub  # noqa: PLC0415 (imports HTTP and TLS: 0.4 s)
-
-        return _overridden(fetch_from_hub(model, environ, choice), choice)
+        return _overridden(_from_hub(model, environ, choice), choice)
     of_revision = f" --revision {choice.revision}" if choice.revision else ""
     raise UnavailableError(
         Problem(
@@ -117,9 +171,9 @@ def read_folder(model: str, folder: Path, weights: Path | None = None) -> ModelF
         config=config,
         tensors=() if missing else _tensors(kept, named),
         missing=tuple(missing) if len(missing) < len(named) else (),
-        index_bytes=whole(mapping(index.get("metadata")).get("total_size")),
-        tokenizer_length=tokenizer_length(_json(folder / TOKENIZER)),
-        encoder_length=encoder_length(_json(folder / SENTENCE)),
+        index_bytes=_limit(mapping(index.get("metadata")), "total_size"),
+        tokenizer_length=_limit(_json(folder / TOKENIZER) or {}, "model_max_length"),
+        encoder_length=_limit(_json(folder / SENTENCE) or {}, "max_seq_length"),
     )
 
 
@@ -166,6 +220,12 @@ def _json(path: Path) -> Mapping[str, Any] | None:
     return read if isinstance(read, dict) else None
 
 
+def _limit(facts: Mapping[str, Any], key: str) -> int | None:
+    value = facts.get(key)
+    # A tokenizer without a limit says 1e30.
+    return int(value) if isinstance(value, int | float) and 0 < value < 10**15 else None
+
+
 def mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
@@ -210,3 +270,61 @@ def identity(model: str, environ: Mapping[str, str], choice: Choice) -> str | No
         stat = path.stat()
         digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------- the hub
+
+
+def _from_hub(model: str, environ: Mapping[str, str], choice: Choice) -> ModelFiles:
+    """By metadata calls. Raises `UnavailableError` if the hub does not answer, or HF_HUB_OFFLINE is set.
+
+    `huggingface_hub` reads the daemon's environment when it is imported, so the engine's own settings are
+    passed with every call.
+    """
+    if (environ.get("HF_HUB_OFFLINE") or "").upper() in ("1", "ON", "YES", "TRUE"):
+        what = f"model `{model}` is not in the local cache, and HF_HUB_OFFLINE is set"
+        raise UnavailableError(Problem(what, (), "unset HF_HUB_OFFLINE"))
+    # HTTP and TLS take 0.4 s to import
+    from huggingface_hub import HfApi, errors  # noqa: PLC0415
+    from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: PLC0415
+
+    api = HfApi(endpoint=environ.get("HF_ENDPOINT") or None, token=environ.get("HF_TOKEN") or None)
+
+    def fetch(name: str) -> Mapping[str, Any] | None:
+        path = api.hf_hub_download(model, name, revision=choice.revision, cache_dir=hub_cache(environ))
+        return _json(Path(path))
+
+    def fetch_optional(name: str) -> Mapping[str, Any]:
+        try:
+            return fetch(name) or {}
+        except errors.EntryNotFoundError:
+            return {}
+
+    disable_progress_bars()
+    try:
+        config = fetch("config.json")
+        tokenizer, sentence = fetch_optional(TOKENIZER), fetch_optional(SENTENCE)
+        try:
+            headers = api.get_safetensors_metadata(model, revision=choice.revision).files_metadata
+        except errors.NotASafetensorsRepoError:
+            headers = {}  # weights in another format: the configuration must be enough
+    except Exception as error:
+        # The package's errors have no common base: HTTP, offline, gated and not found are all here.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        what = f"the hub has no metadata of `{model}`: {reason}"
+        raise UnavailableError(Problem(what, (), "check the name and HF_TOKEN")) from error
+    if config is None:
+        raise UnavailableError(Problem(f"config.json of `{model}` is not a JSON object"))
+    return ModelFiles(
+        name=model,
+        source="the hub",
+        config=config,
+        tensors=tuple(
+            Tensor(name, info.dtype, tuple(info.shape))
+            for file in headers.values()
+            for name, info in file.tensors.items()
+            if info.dtype in BITS
+        ),
+        tokenizer_length=_limit(tokenizer, "model_max_length"),
+        encoder_length=_limit(sentence, "max_seq_length"),
+    )
