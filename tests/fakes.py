@@ -11,13 +11,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
-from memoria.engine.facts import EngineAddress, LaunchSettings, UnixAddress
 from memoria.engine.process.table import ProcessTable
 from memoria.errors import Problem, UnavailableError
 from memoria.gpu.device import Device
 from memoria.supervisor.passengers import CoreConnections
 from memoria.vllm.command import EngineSpec
-from memoria.vllm.metrics import Progress
+from memoria.vllm.facts import EngineAddress, LaunchSettings, Progress, UnixAddress
 
 GIB = 2**30
 PRELUDE = """

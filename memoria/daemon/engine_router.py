@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 
 from memoria.config.model import Runner
 from memoria.engine.actor import EngineActor
-from memoria.engine.facts import EngineAddress
 from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.proxy.errors import Refusal
 from memoria.proxy.router import Candidate
 from memoria.supervisor.supervisor import Supervisor
+from memoria.vllm.facts import EngineAddress
 
 RETRY_STARTING = 10  # seconds; a start takes at least that long
 RETRY_OTHERWISE = 30

@@ -16,10 +16,9 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from memoria.engine.facts import EngineAddress
 from memoria.engine.host import EngineHost
 from memoria.engine.traffic import Traffic
-from memoria.vllm.metrics import Progress
+from memoria.vllm.facts import EngineAddress, Progress
 
 IDLE_PATIENCES = 5  # after so many `patience` without a request memoria sends one
 CORE_GONE = "its engine core is gone"  # an alert

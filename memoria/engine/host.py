@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
-from memoria.engine.facts import EngineAddress, LaunchSettings
 from memoria.engine.process.table import ProcessTable
 from memoria.errors import Problem
 from memoria.vllm.command import EngineSpec
-from memoria.vllm.metrics import Progress
+from memoria.vllm.facts import EngineAddress, LaunchSettings, Progress
 
 
 class Ticket(Protocol):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from memoria.engine.facts import EngineAddress
 from memoria.engine.lifecycle import State
 from memoria.vllm.diagnosis import Diagnosis
+from memoria.vllm.facts import EngineAddress
 from memoria.vllm.log_lines import Phase, StartFigures
 
 

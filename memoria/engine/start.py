@@ -19,17 +19,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from memoria.aio import in_daemon_thread
-from memoria.engine.facts import EngineAddress
 from memoria.engine.hang import HangWatch
 from memoria.engine.host import CoreConnections, EngineHost, Ticket
 from memoria.engine.lifecycle import Exit
 from memoria.engine.log import Follower, LogFile
-from memoria.engine.process.exit_status import ExitStatus
 from memoria.engine.process.process import EngineProcess
 from memoria.engine.process.watch import oom_kills, watch
 from memoria.engine.traffic import Traffic
 from memoria.errors import Problem, UnavailableError
 from memoria.vllm.diagnosis import Diagnosis, diagnose
+from memoria.vllm.facts import EngineAddress, ExitStatus
 from memoria.vllm.log_lines import Observation, Phase, read_line
 
 logger = logging.getLogger(__name__)
@@ -68,7 +67,7 @@ class Start:
         self.end_requested = self.let_through = self.behind_gate = self.core_lost = False
         self._slipped_through = asyncio.Event()  # its core went on by itself: no passenger holds it
         self._segments: frozenset[str] = frozenset()  # of shared memory, that it had when it was ready
-        self._oom_kills = oom_kills()  # how many there had been before
+        self._oom_kills = oom_kills()  # that there had been before
 
     def __repr__(self) -> str:
         return f"<Start {self.id} {self.process}>"
@@ -228,17 +227,13 @@ class Start:
         """Why it crashed. `kv_gib`: what vLLM said was left for the KV cache."""
         if self.trouble is not None:
             return Diagnosis(self.trouble, f"memoria logs {engine}", "yes", "memoria")
-        settings = replace(self.host.launch_settings, kv_gib=kv_gib, oom_kill=self.saw_oom_kill())
+        oom_kill = oom_kills().hit_since(self._oom_kills)
+        settings = replace(self.host.launch_settings, kv_gib=kv_gib, oom_kill=oom_kill)
         return diagnose(self.last_log(), self.exit or ExitStatus(code=None), settings)
 
     def crash(self, diagnosis: Diagnosis) -> Exit:
         ready_for = self.seconds_of_ready
         return Exit(ready_for, diagnosis.cause, diagnosis.retry, ready_for is None and self.spoiled)
-
-    def saw_oom_kill(self) -> bool:
-        """Whether the kernel has killed a process of this cgroup since."""
-        now = oom_kills()
-        return self._oom_kills is not None and now is not None and now > self._oom_kills
 
     async def until_released(self, on_orphans: Callable[[Collection[int]], None]) -> None:
         """Kill and reap what is left, until it is gone and its memory is back. `on_orphans`: called with the

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from memoria.config.model import Runner
-from memoria.engine.facts import EngineAddress
+from memoria.vllm.facts import EngineAddress
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,6 @@ from typing import Protocol, TypeVar
 
 import httptools
 
-from memoria.engine.facts import EngineAddress, UnixAddress
 from memoria.proxy.http.messages import (
     BY_LENGTH,
     END,
@@ -30,6 +29,7 @@ from memoria.proxy.http.messages import (
     ResponseHead,
     read_response,
 )
+from memoria.vllm.facts import EngineAddress, UnixAddress
 
 SWEEPS = 4  # in the time that a connection may be idle
 Connection = TypeVar("Connection", bound=asyncio.Protocol)

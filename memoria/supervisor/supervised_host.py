@@ -12,7 +12,6 @@ from pathlib import Path
 
 from memoria.aio import in_daemon_thread
 from memoria.config.model import EngineConfig, Timeouts
-from memoria.engine.facts import EngineAddress, LaunchSettings, TcpAddress
 from memoria.engine.process.port import listens, problem_of
 from memoria.engine.process.table import ProcessTable
 from memoria.errors import MemoriaError, Problem, UnavailableError
@@ -30,7 +29,7 @@ from memoria.supervisor.verifier import Verifier
 from memoria.text import gib
 from memoria.vllm import client as vllm_client
 from memoria.vllm.command import EngineSpec, StartFacts, build_spec
-from memoria.vllm.metrics import Progress
+from memoria.vllm.facts import EngineAddress, LaunchSettings, Progress, TcpAddress
 
 logger = logging.getLogger(__name__)
 

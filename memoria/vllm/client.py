@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from typing import Any
 
 import aiohttp
 
 from memoria.config.model import Runner
-from memoria.engine.facts import EngineAddress, UnixAddress
-from memoria.vllm.metrics import Progress, progress_of
+from memoria.vllm.facts import EngineAddress, Progress, UnixAddress
 
 logger = logging.getLogger(__name__)
 
 BETWEEN_TRIES = 0.25  # seconds
+
+# Series that only the engine core moves (vllm/v1/metrics/loggers.py). What the API server counts by itself,
+# such as requests, would go on while the core hangs.
+_CORE_SERIES = re.compile(
+    r"^vllm:((?:prompt|generation)_tokens_total|kv_cache_usage_perc)\{[^}]*\} ([-+\w.]+)", re.M
+)
 
 # Requests that a runner may serve, cheapest first. A model serves only some of them: 404 and 400 mean "try
 # the next one". If none is served, a healthy engine counts as ready.
@@ -71,6 +77,11 @@ async def progress(address: EngineAddress, *, timeout: float) -> Progress | None
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
         logger.debug("%s: no metrics: %r", address, error)
         return None
+
+
+def progress_of(exposition: str) -> Progress:
+    """The core's figures in Prometheus text; empty where vLLM's statistics are switched off."""
+    return tuple(_CORE_SERIES.findall(exposition))
 
 
 async def _is_healthy(client: aiohttp.ClientSession, url: str) -> bool:

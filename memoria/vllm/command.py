@@ -14,7 +14,7 @@ from pathlib import PurePath
 from typing import Any
 
 from memoria.config.model import Config, DeviceKind, EngineConfig
-from memoria.engine.facts import EngineAddress, TcpAddress, UnixAddress
+from memoria.vllm.facts import EngineAddress, TcpAddress, UnixAddress
 from memoria.vllm.install.facts import VllmInstall
 
 # The passenger's entry point in the group `vllm.general_plugins`.

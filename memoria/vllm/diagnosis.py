@@ -7,8 +7,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from memoria.engine.facts import LaunchSettings
-from memoria.engine.process.exit_status import ExitStatus, signal_name
+from memoria.vllm.facts import ExitStatus, LaunchSettings, signal_name
 from memoria.vllm.failures import FAILURES, Kind, Retry
 from memoria.vllm.log_lines import text_of
 
@@ -38,14 +37,16 @@ def diagnose(tail: Sequence[str], exit: ExitStatus, settings: LaunchSettings | N
         for error in errors:
             if explained := _explain(error, settings):
                 return explained
-    if settings is not None and settings.oom_kill and _was_killed(texts, errors, exit):
+    oom_kill = None if settings is None else settings.oom_kill
+    if oom_kill and _was_killed(texts, errors, exit):
         return _HOST_OUT_OF_MEMORY
-    return (
+    found = (
         _by_signal(exit.signal)
         or _by_signal(_signal_of_a_child(texts))
         or _by_error(errors)
         or _by_silence(texts, exit)
     )
+    return _KILLED_BY_HAND.get(found, found) if oom_kill is False else found
 
 
 def excerpt(tail: Sequence[str], lines: int) -> Sequence[str]:
@@ -128,6 +129,28 @@ _SIGNALS: dict[int, Diagnosis] = {
 }
 
 
+_CORE_VANISHED = Diagnosis(
+    "its engine core died without an error: killed, or the host ran out of memory",
+    "look for `oom` in the kernel's log (`journalctl -k`)",
+    "yes",
+    "silence",
+)
+
+# Where the kernel's counters have not moved, it killed nothing for memory.
+_WHO = "find the sender: a person, a script, or a daemon such as earlyoom or systemd-oomd"
+_KILLED_BY_HAND = {
+    _SIGNALS[signal.SIGKILL]: Diagnosis(
+        "killed by SIGKILL from outside; the kernel has killed nothing for memory", _WHO, "yes", "signal"
+    ),
+    _CORE_VANISHED: Diagnosis(
+        "its engine core died without an error, as a process does that is killed; the kernel has killed "
+        "nothing for memory",
+        _WHO,
+        "yes",
+        "silence",
+    ),
+}
+
 _HOST_OUT_OF_MEMORY = Diagnosis(
     "the host's memory ran out, and the kernel killed one of its processes (oom_kill)",
     "give the host or memoria's cgroup more memory (`MemoryMax=` of its unit, a container's limit), "
@@ -166,12 +189,7 @@ def _by_signal(number: int | None) -> Diagnosis | None:
 
 def _by_silence(texts: Sequence[str], exit: ExitStatus) -> Diagnosis:  # noqa: A002
     if any(echo in text for text in texts for echo in _ECHOES):
-        return Diagnosis(
-            "its engine core died without an error: killed, or the host ran out of memory",
-            "look for `oom` in the kernel's log (`journalctl -k`)",
-            "yes",
-            "silence",
-        )
+        return _CORE_VANISHED
     return Diagnosis(
         f"{exit} without an error in its log",
         "its last lines may say more (`memoria logs`)",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from decimal import ROUND_FLOOR, Decimal
 from typing import Literal
 
-from memoria.engine.facts import LaunchSettings
+from memoria.vllm.facts import LaunchSettings
 
 # "no": only a change of the configuration or the machine helps; "limited": may help a few times.
 Retry = Literal["yes", "no", "limited"]

@@ -20,9 +20,9 @@ import atheris
 
 with atheris.instrument_imports(include=["memoria"]):
     from memoria.config.load import load
-    from memoria.engine.process.exit_status import ExitStatus
     from memoria.errors import MemoriaError
     from memoria.proxy.downstream import connection
+    from memoria.vllm.facts import ExitStatus
     from tests.faults import corpus, test_fuzz_logs, test_fuzz_requests
 
 SHORT_S = 0.05

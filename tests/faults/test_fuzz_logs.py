@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from memoria.engine.log import LONGEST_LINE, Follower
-from memoria.engine.process.exit_status import ExitStatus
 from memoria.logs import printable
 from memoria.vllm.diagnosis import diagnose, excerpt
+from memoria.vllm.facts import ExitStatus
 from memoria.vllm.log_lines import StartFigures, read_line, text_of
 
 REAL = [

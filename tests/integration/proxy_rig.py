@@ -20,7 +20,6 @@ import uvloop
 from starlette.types import ASGIApp
 
 from memoria.config.model import Filters, Hold, Limits, Runner, Timeouts
-from memoria.engine.facts import EngineAddress, TcpAddress, UnixAddress
 from memoria.proxy.access.rules import AccessRules
 from memoria.proxy.admission.admission import Admission
 from memoria.proxy.downstream.connection import protocol_for
@@ -30,6 +29,7 @@ from memoria.proxy.exchange.record import RequestRecord
 from memoria.proxy.router import Candidate, Entrance
 from memoria.proxy.routing.unknown import unknown_route
 from memoria.proxy.upstream import Pool
+from memoria.vllm.facts import EngineAddress, TcpAddress, UnixAddress
 
 P = ParamSpec("P")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from memoria.config.model import Timeouts
-from memoria.engine.facts import UnixAddress
 from memoria.proxy.errors import Refusal
+from memoria.vllm.facts import UnixAddress
 from tests.integration.proxy_rig import Asked, Rig, ScriptedEngine, answer_ok, on_uvloop
 
 CHAT = b"/v1/chat/completions"

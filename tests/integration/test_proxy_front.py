@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from memoria.config.model import Filters, Hold
-from memoria.engine.facts import UnixAddress
 from memoria.proxy.access.keys import KeyRing
 from memoria.proxy.access.rules import AccessRules
 from memoria.proxy.downstream import connection
 from memoria.proxy.errors import Refusal
+from memoria.vllm.facts import UnixAddress
 from tests.integration.proxy_rig import Asked, Rig, ScriptedEngine, answer_ok, on_uvloop, until
 
 EMBEDDINGS = b"/v1/embeddings"

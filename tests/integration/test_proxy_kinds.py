@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from memoria.admin.telemetry.requests import tokens
-from memoria.engine.facts import EngineAddress, TcpAddress
 from memoria.proxy.http.messages import END_BYTES
+from memoria.vllm.facts import EngineAddress, TcpAddress
 from tests.integration.proxy_rig import Asked, EngineProtocol, Rig, ScriptedEngine, on_uvloop, request
 
 CHAT = b"/v1/chat/completions"

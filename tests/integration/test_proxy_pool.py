@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from memoria.engine.facts import UnixAddress
 from memoria.proxy.upstream import Pool, Sink, Upstream
+from memoria.vllm.facts import UnixAddress
 from tests.integration.proxy_rig import JSON_OK, ScriptedEngine, on_uvloop
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from memoria.config.model import Runner
-from memoria.engine.facts import EngineAddress, TcpAddress, UnixAddress
 from memoria.proxy.router import Candidate
+from memoria.vllm.facts import EngineAddress, TcpAddress, UnixAddress
 from tests.integration.proxy_rig import JSON_OK, Client, FakeRouter, Rig, ScriptedEngine, on_uvloop, request
 
 CHAT = b"/v1/chat/completions"

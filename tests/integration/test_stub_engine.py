@@ -12,8 +12,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from memoria.engine.process.exit_status import ExitStatus
 from memoria.vllm.diagnosis import diagnose
+from memoria.vllm.facts import ExitStatus
 from memoria.vllm.log_lines import Phase, StartFigures, read_line
 from memoria.vllm.passenger import PLUGIN_DIR
 from tests.stub_engine import StubVllm

@@ -29,9 +29,7 @@ LAYERS = {
     # decisions, no I/O
     "memoria.plan": 1,
     "memoria.vllm": 1,
-    "memoria.engine.facts": 1,
     "memoria.engine.lifecycle": 1,
-    "memoria.engine.process.exit_status": 1,
     "memoria.engine.snapshot": 1,
     "memoria.vllm.install.facts": 1,
     # one engine, and its vLLM
@@ -151,7 +149,7 @@ def test_a_decision_does_no_input_or_output() -> None:
 
 
 def test_the_proxy_knows_engines_by_its_router_alone() -> None:
-    allowed = ("memoria.proxy", "memoria.config.model", "memoria.engine.facts", "memoria.errors")
+    allowed = ("memoria.proxy", "memoria.config.model", "memoria.vllm.facts", "memoria.errors")
     known = [
         f"{module}:{line} {name}"
         for module in MODULES
@@ -160,6 +158,18 @@ def test_the_proxy_knows_engines_by_its_router_alone() -> None:
         if name.startswith("memoria.") and not name.startswith(allowed)
     ]
     assert known == []
+
+
+def test_what_knows_vllm_knows_no_engine_of_memorias() -> None:
+    """Supervision is built on it, so that a new version of vLLM opens one folder."""
+    upward = [
+        f"{module}:{line} {name}"
+        for module in MODULES
+        if module.startswith("memoria.vllm.")
+        for line, name in _imports(module)
+        if name.startswith("memoria.engine")
+    ]
+    assert upward == []
 
 
 def test_a_running_daemon_keeps_no_configuration_beside_its_generation() -> None:

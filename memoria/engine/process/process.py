@@ -20,9 +20,9 @@ from dataclasses import dataclass
 
 from memoria.aio import in_daemon_thread
 from memoria.engine.process.descriptors import restore_limit
-from memoria.engine.process.exit_status import ExitStatus
 from memoria.engine.process.marker import START, kill_one
 from memoria.engine.process.table import ProcessTable
+from memoria.vllm.facts import ExitStatus
 
 logger = logging.getLogger(__name__)
 

@@ -1,5 +1,5 @@
-"""Watching one engine's process from outside: its log while it lives, then how it ended, and whether the
-kernel killed for memory meanwhile."""
+"""One engine's process seen from outside: its log while it lives, its exit, and what the kernel killed for
+memory meanwhile."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from memoria.engine.log import Follower, LogFile
-from memoria.engine.process.exit_status import ExitStatus
 from memoria.engine.process.process import EngineProcess
+from memoria.vllm.facts import ExitStatus
 
 logger = logging.getLogger(__name__)
 
 CGROUP = Path("/proc/self/cgroup")
 MOUNT = Path("/sys/fs/cgroup")
+VMSTAT = Path("/proc/vmstat")
 TURN = 0.002  # seconds of reading before the loop's other tasks run
 
 
@@ -61,9 +63,34 @@ async def _read(follower: Follower, on_line: Callable[[str], None]) -> None:
             turn_ends = time.perf_counter() + TURN
 
 
-def oom_kills(cgroup: Path = CGROUP, mount: Path = MOUNT) -> int | None:
-    """How many processes of memoria's cgroup, engines among them, the kernel has killed to free memory; None
-    where it does not say. cgroup v2: `oom_kill` in memory.events; v1: in memory.oom_control
+@dataclass(frozen=True, slots=True)
+class OomKills:
+    """How many processes the kernel has killed to free memory: in memoria's cgroup, engines among them, and
+    on the whole machine. None where it does not say."""
+
+    cgroup: int | None
+    machine: int | None
+
+    def hit_since(self, before: OomKills) -> bool | None:
+        """Whether one of memoria's processes was killed since; None where that cannot be known: the machine's
+        counter also counts other cgroups' processes."""
+        risen = [
+            now > then
+            for now, then in ((self.cgroup, before.cgroup), (self.machine, before.machine))
+            if now is not None and then is not None
+        ]
+        if self.cgroup is not None and before.cgroup is not None and self.cgroup > before.cgroup:
+            return True
+        return None if not risen or any(risen) else False
+
+
+def oom_kills(cgroup: Path = CGROUP, mount: Path = MOUNT, vmstat: Path = VMSTAT) -> OomKills:
+    """As the kernel's files have it now."""
+    return OomKills(_of_cgroup(cgroup, mount), _count(vmstat))
+
+
+def _of_cgroup(cgroup: Path, mount: Path) -> int | None:
+    """cgroup v2: `oom_kill` in memory.events; v1: in memory.oom_control
     (Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst)."""
     try:
         places = [line.split(":", 2) for line in cgroup.read_text(encoding="utf-8").splitlines()]

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from memoria.config.model import Hold
-from memoria.engine.facts import EngineAddress
 from memoria.proxy import errors
 from memoria.proxy.errors import Refusal
 from memoria.proxy.router import Entrance, Router
+from memoria.vllm.facts import EngineAddress
 
 DOUBT_S = 0.25  # longer than the supervisor needs to see an engine end
 

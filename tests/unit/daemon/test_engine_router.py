@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from memoria.daemon.engine_router import EngineRouter
-from memoria.engine.facts import UnixAddress
 from memoria.engine.lifecycle import State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.engine.traffic import Traffic
 from memoria.proxy.errors import Refusal
+from memoria.vllm.facts import UnixAddress
 from tests.unit.commands import CONFIG
 
 NAME = CONFIG.engines[0].name

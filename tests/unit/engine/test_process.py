@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from memoria.engine.process.exit_status import ExitStatus
 from memoria.engine.process.marker import kill_marked, marked
 from memoria.engine.process.process import Cleared, EngineProcess
 from memoria.engine.process.table import ProcessTable
+from memoria.vllm.facts import ExitStatus
 from tests.fakes import until
 
 Spawn = Callable[..., EngineProcess]

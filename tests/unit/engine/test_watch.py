@@ -13,10 +13,10 @@ import pytest
 
 from memoria.engine.log import Follower, LogFile
 from memoria.engine.process import watch as watching
-from memoria.engine.process.exit_status import ExitStatus
 from memoria.engine.process.process import EngineProcess
 from memoria.engine.process.table import ProcessTable
 from memoria.engine.process.watch import watch
+from memoria.vllm.facts import ExitStatus
 from tests.fakes import until
 
 

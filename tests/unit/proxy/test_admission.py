@@ -5,10 +5,10 @@ import asyncio
 import pytest
 
 from memoria.config.model import Hold, Runner
-from memoria.engine.facts import UnixAddress
 from memoria.proxy.admission.admission import Admission, Lease, Load, Waiting
 from memoria.proxy.errors import Refusal
 from memoria.proxy.router import Candidate
+from memoria.vllm.facts import UnixAddress
 
 ADDRESS = UnixAddress("/run/a.sock")
 STARTING = Refusal(503, "engine `a` is starting", "engine_not_ready", retry_after=10, ready_in=0.0)

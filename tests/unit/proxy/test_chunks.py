@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memoria.engine.facts import UnixAddress
 from memoria.proxy.http.messages import BY_LENGTH, LONGEST, Reply, chunk
 from memoria.proxy.upstream import Pool, Sink, Upstream
+from memoria.vllm.facts import UnixAddress
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":3,"total_tokens":10,"completion_tokens":7}}\n\n'

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from memoria.engine.facts import UnixAddress
 from memoria.proxy.exchange.context import Progress
 from memoria.proxy.upstream import Pool, Upstream
+from memoria.vllm.facts import UnixAddress
 
 
 class Client:

@@ -13,8 +13,8 @@ from aiohttp import web
 from aioresponses import aioresponses
 
 from memoria.config.model import Runner
-from memoria.engine.facts import TcpAddress, UnixAddress
 from memoria.vllm import client as vllm_client
+from memoria.vllm.facts import TcpAddress, UnixAddress
 
 Answer = Callable[[str], int]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from memoria.engine.facts import TcpAddress, UnixAddress
+from memoria.vllm.facts import TcpAddress, UnixAddress
 from tests.unit.commands import CONFIG, ENGINE, MODULE, START, spec
 
 

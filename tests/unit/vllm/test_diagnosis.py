@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from memoria.engine.facts import LaunchSettings
-from memoria.engine.process.exit_status import ExitStatus
 from memoria.vllm.diagnosis import Diagnosis, diagnose
+from memoria.vllm.facts import ExitStatus, LaunchSettings
 
 OOM_VALUES = "set max_num_batched_tokens to 4096 or set max_num_seqs to 128, or use a quantised model"
 LOGS = Path(__file__).parents[2] / "data" / "logs"
@@ -320,8 +319,8 @@ def test_a_hostile_log_does_not_hold_up_the_reader(line: str) -> None:
         (ExitStatus(code=1), "exited 1"),
         (ExitStatus(signal=signal.SIGKILL), "killed by SIGKILL"),
         (ExitStatus(signal=99), "killed by signal 99"),
-        (ExitStatus.from_returncode(-11), "killed by SIGSEGV"),
-        (ExitStatus.from_returncode(0), "exited 0"),
+        (ExitStatus(signal=11), "killed by SIGSEGV"),
+        (ExitStatus(code=0), "exited 0"),
         (ExitStatus(), "ended"),
     ],
     ids=str,
@@ -390,6 +389,21 @@ def test_an_out_of_memory_kill_is_the_cause_where_the_cgroup_counted_one(
     assert killed.cause.startswith("the host's memory ran out")
     assert killed.retry == "yes"
     assert "oom_kill" not in diagnose(tail, ending, SETTINGS).cause
+
+
+@pytest.mark.parametrize(
+    ("tail", "ending"),
+    [([], ExitStatus(signal=signal.SIGKILL)), (log("core_killed_while_busy"), ExitStatus(code=0))],
+    ids=["leader", "core"],
+)
+def test_a_kill_by_hand_is_not_blamed_on_memory(tail: Sequence[str], ending: ExitStatus) -> None:
+    """Nor is memory excluded where the kernel does not say."""
+    killed = diagnose(tail, ending, replace(SETTINGS, oom_kill=False))
+    assert "the kernel has killed nothing for memory" in killed.cause
+    assert "ran out" not in killed.cause
+    assert "journalctl" not in killed.hint
+    assert killed.retry == "yes"
+    assert "ran out of memory" in diagnose(tail, ending, SETTINGS).cause
 
 
 def test_an_error_in_the_log_counts_before_a_kill_in_the_cgroup() -> None:

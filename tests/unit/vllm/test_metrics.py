@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memoria.vllm.metrics import progress_of
+from memoria.vllm.client import progress_of
 
 METRICS = """\
 # HELP vllm:prompt_tokens_total Number of prefill tokens processed.

@@ -1,7 +1,9 @@
-"""Where an engine listens, and what it was started with, as far as others need to know."""
+"""Facts that are passed around: where an engine listens, what it was started with, how far it is, how it
+ended."""
 
 from __future__ import annotations
 
+import signal as signals
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 
@@ -29,19 +31,43 @@ class TcpAddress:
 
 
 EngineAddress = UnixAddress | TcpAddress
+# The engine core's own figures: name and value of each, in the order of vLLM's /metrics.
+Progress = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStatus:
+    """The code that a process exited with, or the number of the signal that ended it; neither if that is
+    unknown."""
+
+    code: int | None = None
+    signal: int | None = None
+
+    def __str__(self) -> str:
+        if self.signal is not None:
+            return f"killed by {signal_name(self.signal)}"
+        return "ended" if self.code is None else f"exited {self.code}"
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signals.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchSettings:
     """`total_bytes`: what the fraction is of. `kv_gib`: what vLLM said was left for the KV cache, below 0
-    where nothing was. `oom_kill`: the kernel killed a process of this cgroup meanwhile, to free memory."""
+    where nothing was. `oom_kill`: whether the kernel killed one of memoria's processes meanwhile, to free
+    memory; None where it does not say."""
 
     fraction: Decimal
     total_bytes: int
     max_num_seqs: int
     max_num_batched_tokens: int
     kv_gib: float | None = None
-    oom_kill: bool = False
+    oom_kill: bool | None = None
 
     def raised(self, missing_gib: float | None) -> Decimal | None:
         """The fraction, in whole hundredths, with `missing_gib` more, or a step more where that is unknown;
