@@ -55,11 +55,11 @@ class Problem:
         """On one line and without the hint, for a log."""
         return "; ".join((self.what, *self.where))
 
-    def __str__(self) -> str:
-        lines = [f"error: {self.what}", *(f"  {line}" for line in self.where)]
-        if self.hint:
-            lines.append(f"hint: {self.hint}")
-        return "\n".join(lines)
+    def text(self, label: str = "error:", hint_label: str = "hint:") -> str:
+        hint = (f"{hint_label} {self.hint}",) if self.hint else ()
+        return "\n".join((f"{label} {self.what}", *(f"  {line}" for line in self.where), *hint))
+
+    __str__ = text
 
 
 class MemoriaError(Exception):

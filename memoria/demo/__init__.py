@@ -18,10 +18,11 @@ def config_path() -> Path:
     return Path(__file__).parent / "memoria.yaml"
 
 
-def parse_names(text: str) -> dict[str, str]:
-    """Parses `embedding=MODEL,generation=MODEL`, or one of the two, into served names by engine. Raises
-    `ConfigError` with every problem of the list."""
-    names: dict[str, str] = {}
+def names_to_environ(text: str) -> dict[str, str]:
+    """The variables with which the demo's memoria.yaml serves its models under the names in `text`:
+    `embedding=MODEL,generation=MODEL`, or one of the two. Raises `ConfigError` with every
+    problem of the list."""
+    environ: dict[str, str] = {}
     problems: list[Problem] = []
     engines = " and ".join(NAME_VARIABLES)
     for part in text.split(","):
@@ -31,16 +32,10 @@ def parse_names(text: str) -> dict[str, str]:
             problems.append(Problem(f"`{part.strip()}` is not ENGINE=MODEL", hint=hint))
         elif engine not in NAME_VARIABLES:
             problems.append(Problem(f"the demo has no engine `{engine}`", hint=f"it has {engines}"))
-        elif engine in names:
+        elif NAME_VARIABLES[engine] in environ:
             problems.append(Problem(f"`{engine}` is named twice", hint="it serves under one name"))
         else:
-            names[engine] = model
+            environ[NAME_VARIABLES[engine]] = model
     if problems:
         raise ConfigError(problems)
-    return names
-
-
-def names_to_environ(text: str | None) -> dict[str, str]:
-    """The variables with which the demo's memoria.yaml serves its models under the names in `text`."""
-    names = parse_names(text) if text is not None else {}
-    return {NAME_VARIABLES[engine]: model for engine, model in names.items()}
+    return environ

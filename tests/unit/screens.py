@@ -21,12 +21,11 @@ from click import Context
 
 from memoria import cli as command_line
 from memoria.cli.commands import cli
+from memoria.cli.commands.logs import Line, render
+from memoria.cli.commands.requests import header, render_requests
 from memoria.cli.commands.service import unit_text
 from memoria.cli.screens.layout import render_problems
-from memoria.cli.screens.logs import Line, render
-from memoria.cli.screens.requests import header, render_requests
-from memoria.cli.screens.status import render_status
-from memoria.cli.screens.top import render_top
+from memoria.cli.screens.status import render_status, render_top
 from memoria.engine.events import Entry, EventKind
 from memoria.errors import MemoriaError, Problem
 from tests.unit import plan_examples

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from memoria.config.load import load
-from memoria.demo import config_path, names_to_environ, parse_names
+from memoria.demo import NAME_VARIABLES, config_path, names_to_environ
 from memoria.errors import ConfigError
 from tests.demo_models import files
 
@@ -36,20 +36,19 @@ def test_its_models_are_served_under_any_name() -> None:
     assert served == [("BAAI/bge-m3",), ("writer",)]
 
 
-def test_one_name_or_none_may_be_given() -> None:
-    assert parse_names("generation=writer") == {"generation": "writer"}
-    assert names_to_environ(None) == {}
+def test_one_name_may_be_given() -> None:
+    assert names_to_environ("generation=writer") == {NAME_VARIABLES["generation"]: "writer"}
 
 
 @pytest.mark.parametrize("text", ["", "embedding", "embedding=", "=writer", "generation=my writer", "a=b,"])
 def test_names_that_are_no_pairs_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="is not ENGINE=MODEL"):
-        parse_names(text)
+        names_to_environ(text)
 
 
 def test_every_wrong_name_is_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_names("writer=x,embedding=a,embedding=b")
+        names_to_environ("writer=x,embedding=a,embedding=b")
     assert [problem.what for problem in caught.value.problems] == [
         "the demo has no engine `writer`",
         "`embedding` is named twice",

@@ -29,7 +29,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "start": ("control", "Start an engine and wait until it is ready."),
     "status": ("status", "Show engine status."),
     "stop": ("control", "Stop an engine."),
-    "top": ("top", "Watch memory, rates, latency and events."),
+    "top": ("status", "Watch memory, rates, latency and events."),
 }
 
 

@@ -24,7 +24,7 @@ from memoria.text import suggestion
 if TYPE_CHECKING:
     from memoria.admin.status.status import EngineStatus, Status
     from memoria.bench.figures import Phase
-    from memoria.bench.load import Endpoint, Engine, Load
+    from memoria.bench.load import Engine, Load
 
 BAR = 40  # columns
 COUNT = click.IntRange(1)
@@ -34,13 +34,21 @@ COUNT = click.IntRange(1)
 @click.argument("engines", nargs=-1, metavar="[ENGINE]...", shell_complete=complete_engine)
 @click.option("--seconds", default=20.0, show_default=True, type=click.FloatRange(1), help="Of each phase.")
 @click.option("--streams", default=16, show_default=True, type=COUNT, help="Concurrent completions.")
-@click.option("--prompt", default=128, show_default=True, type=COUNT, help="Words per prompt.")
-@click.option("--tokens", default=128, show_default=True, type=COUNT, help="Tokens per completion.")
-@click.option("--clients", default=16, show_default=True, type=COUNT, help="Concurrent embedding requests.")
+@click.option(
+    "--prompt", "prompt_words", default=128, show_default=True, type=COUNT, help="Words per prompt."
+)
+@click.option(
+    "--tokens", "max_tokens", default=128, show_default=True, type=COUNT, help="Tokens per completion."
+)
+@click.option(
+    "--clients", "embedders", default=16, show_default=True, type=COUNT, help="Concurrent embedding requests."
+)
 @click.option("--texts", default=8, show_default=True, type=COUNT, help="Texts per embedding request.")
-@click.option("--words", default=64, show_default=True, type=COUNT, help="Words per text.")
+@click.option("--words", "text_words", default=64, show_default=True, type=COUNT, help="Words per text.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write a chart (SVG).")
-def bench(options: Options, /, engines: tuple[str, ...], plot: Path | None, **load: Any) -> int:
+def bench(
+    options: Options, /, engines: tuple[str, ...], plot: Path | None, seconds: float, **sizes: int
+) -> int:
     """Put a load on the running daemon: each ready engine alone, then all together.
 
     Shows texts or tokens per second and the share of them KEPT beside the other engines, the time to an
@@ -50,49 +58,34 @@ def bench(options: Options, /, engines: tuple[str, ...], plot: Path | None, **lo
     \b
     Example:  memoria bench --seconds 60 --plot bench.svg
     """
-    from memoria.bench.load import Load
-
-    return run_bench(
-        options,
-        engines,
-        Load(
-            seconds=load["seconds"],
-            warm_up=min(3.0, load["seconds"] / 4),
-            streams=load["streams"],
-            prompt_words=load["prompt"],
-            max_tokens=load["tokens"],
-            embedders=load["clients"],
-            texts=load["texts"],
-            text_words=load["words"],
-        ),
-        plot,
-    )
-
-
-def run_bench(options: Options, names: Sequence[str], load: Load, plot: Path | None) -> int:
-    """Prints also what was measured until Ctrl-C. Raises `UnavailableError` if no engine can be loaded."""
     import asyncio
 
     from memoria.admin.status.status import Status
-    from memoria.bench.load import Endpoint
+    from memoria.bench.load import Endpoint, Load, run_phases
     from memoria.bench.plot import as_svg
     from memoria.cli.screens.bench import render_phases
 
     if plot is not None:
         _check_plot(plot)
+    load = Load(seconds, warm_up=min(3.0, seconds / 4), **sizes)
     socket = find_daemon(options.config).admin_socket
     data = request(socket, "/status")
     with parsing(socket):
         status = Status.from_json(data)
-    engines = to_load(status, names)
+    targets = to_load(status, engines)
     key = os.environ.get("MEMORIA_KEY")
     endpoint = Endpoint(status.url, {"authorization": f"Bearer {key}"} if key else {})
     phases: list[Phase] = []
     interrupted = False
+
+    async def measure(tick: Callable[[str, float], None]) -> None:
+        async for phase in run_phases(endpoint, load, targets, tick):
+            phases.append(phase)
+
     with _progress() as tick:
         try:
-            asyncio.run(_measure(endpoint, load, engines, tick, phases))
-        except KeyboardInterrupt:
+            asyncio.run(measure(tick))
+        except KeyboardInterrupt:  # shown is what was measured until then
             interrupted = True
     if options.json:
         sys.stdout.write(json.dumps(_as_json(status, load, phases), indent=2) + "\n")
@@ -129,19 +122,6 @@ def target(engine: EngineStatus) -> Engine:
     from memoria.bench.load import Engine
 
     return Engine(engine.name, engine.models[0], "embedding" if engine.runner == "pooling" else "generation")
-
-
-async def _measure(
-    endpoint: Endpoint,
-    load: Load,
-    engines: Sequence[Engine],
-    tick: Callable[[str, float], None],
-    phases: list[Phase],
-) -> None:
-    from memoria.bench.load import run_phases
-
-    async for phase in run_phases(endpoint, load, engines, tick):
-        phases.append(phase)
 
 
 def _title(status: Status) -> str:

@@ -25,7 +25,8 @@ def demo(options: Options, names: str | None) -> int:
     from memoria.errors import UnavailableError
     from memoria.vllm.install.find import data_home, find
 
-    os.environ.update(names_to_environ(names))  # a reload reads them again
+    if names is not None:
+        os.environ.update(names_to_environ(names))  # a reload reads them again
     config = load(config_path(), os.environ)
     try:
         find(config.vllm, data_home(os.environ), config.device)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +53,9 @@ def plan(options: Options, gpu: str | None, hub: bool, html: Path | None, write:
         if html is not None:
             _write_page(html, render_html(config, None, Outcomes({}, {}), chosen.problems))
         if options.json:
-            _print_json({"ok": False, "devices": [], "problems": _problem_data(chosen.problems)})
+            _print_json(
+                {"ok": False, "devices": [], "problems": [asdict(problem) for problem in chosen.problems]}
+            )
             return ExitCode.CONFIG
         raise ConfigError(chosen.problems)
     config = chosen.config
@@ -127,14 +128,8 @@ def as_data(plan: Plan, outcomes: Outcomes, problems: tuple[Problem, ...]) -> di
             }
             for device in plan.devices
         ],
-        "problems": _problem_data(problems),
+        "problems": [asdict(problem) for problem in problems],
     }
-
-
-def _problem_data(problems: Iterable[Problem]) -> list[dict[str, Any]]:
-    return [
-        {"what": problem.what, "where": list(problem.where), "hint": problem.hint} for problem in problems
-    ]
 
 
 def _print_json(data: dict[str, Any]) -> None:
@@ -174,11 +169,10 @@ def _engine_data(name: str, plan: Plan, outcomes: Outcomes) -> dict[str, Any]:
 def _devices(config: Config, gpu: str | None) -> dict[int | str, Device]:
     if gpu is not None:
         planned = named_device(gpu)
-        indices = {engine.gpu: number for number, engine in enumerate(config.engines)}
-        numbered = {which: position for position, which in enumerate(indices)}
+        wanted = dict.fromkeys(engine.gpu for engine in config.engines)
         return {
             which: replace(planned, index=number, uuid=f"planned-{number}")
-            for which, number in numbered.items()
+            for number, which in enumerate(wanted)
         }
     reader = open_reader(config.device)
     try:

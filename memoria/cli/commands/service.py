@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -105,9 +104,8 @@ def install_unit(flag: Path | None, account: str, *, only_print: bool) -> int:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UnavailableError(f"cannot write {path}: {error.strerror}") from None
-    systemctl = "systemctl" if as_root else "systemctl --user"
     sys.stdout.write(f"wrote {path}\n")
-    sys.stdout.write(f"next: {systemctl} daemon-reload && {systemctl} enable --now memoria\n")
+    sys.stdout.write(f"next: {_systemctl()} daemon-reload && {_systemctl()} enable --now memoria\n")
     return ExitCode.OK
 
 
@@ -121,10 +119,13 @@ def uninstall_unit() -> int:
     if not written.startswith(MARK):
         raise MemoriaError(Problem(f"{path} was not written by memoria", hint="remove it by hand"))
     path.unlink()
-    systemctl = "systemctl" if os.geteuid() == 0 else "systemctl --user"
     sys.stdout.write(f"removed {path}\n")
-    sys.stdout.write(f"next: {systemctl} disable --now memoria; {systemctl} daemon-reload\n")
+    sys.stdout.write(f"next: {_systemctl()} disable --now memoria; {_systemctl()} daemon-reload\n")
     return ExitCode.OK
+
+
+def _systemctl() -> str:
+    return "systemctl" if os.geteuid() == 0 else "systemctl --user"
 
 
 def unit_path() -> Path:
@@ -154,14 +155,9 @@ def unit_text(executable: Path, config: Path, account: str | None) -> str:
             continue  # units of the system's systemd
         elif account is not None or key in KEPT or not (equals and key.startswith(FOR_ROOT)):
             lines.append(line)
-    if account is None:
-        lines = list(_without_comments(lines))
+    if account is None:  # many comments explain lines that were removed
+        lines = [line for line in lines if not line.startswith("#")]
     return MARK + "\n".join(lines[1:] if lines[0].startswith("# Change it") else lines) + "\n"
-
-
-def _without_comments(lines: list[str]) -> Iterator[str]:
-    """Many of them explain lines that were removed."""
-    yield from (line for line in lines if not line.startswith("#"))
 
 
 def _quoted(path: Path) -> str:

@@ -1,10 +1,12 @@
-"""`memoria status`."""
+"""`memoria status` and `memoria top`."""
 
 from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
+from collections import deque
+from collections.abc import Callable
+from typing import Any
 
 import click
 
@@ -12,8 +14,10 @@ from memoria.admin.status.status import Status
 from memoria.cli.client import events, find_daemon, parsing, request
 from memoria.cli.options import Options, command
 from memoria.cli.screens.live import Draw, Live
-from memoria.cli.screens.status import render_status
+from memoria.cli.screens.status import render_status, render_top
 from memoria.errors import ExitCode, NotRunningError
+
+EVENTS_SHOWN = 8  # by `top`
 
 
 @command()
@@ -24,36 +28,59 @@ def status(options: Options, watch: bool) -> int:
     \b
     Example:  memoria status --watch
     """
-    socket = find_daemon(options.config).admin_socket
+
+    def draw(now: Status, width: int | None) -> str:
+        if options.json:
+            return json.dumps(now.to_json(), indent=None if watch else 2)
+        return render_status(now, width=width, color=options.colored)
+
     if watch:
-        return _watch(socket, options)
+        return _watch(options, lambda now, _: lambda width: draw(now, width), lines=options.json)
+    socket = find_daemon(options.config).admin_socket
     data = request(socket, "/status")
     with parsing(socket):
         now = Status.from_json(data)
-        text = (
-            json.dumps(now.to_json(), indent=2)
-            if options.json
-            else render_status(now, width=options.line_width, color=options.colored)
-        )
+        text = draw(now, options.line_width)
     sys.stdout.write(text + "\n")
     return ExitCode.OK if now.healthy else ExitCode.FAILURE
 
 
-def _watch(socket: Path, options: Options) -> int:
-    """Redraws one table on a terminal; elsewhere prints a table, or with --json a line, per change. Raises
-    `NotRunningError` when the daemon ends."""
+@command()
+def top(options: Options) -> int:
+    """Watch the engines: memory, rates, latency and events, until Ctrl-C. In a pipe, prints them once.
+
+    \b
+    Example:  memoria top
+    """
+
+    def picture(now: Status, latest: list[dict[str, Any]]) -> Draw:
+        return lambda width: render_top(now, latest, width=width or options.width, color=options.colored)
+
+    return _watch(options, picture, once=True)
+
+
+def _watch(
+    options: Options,
+    picture: Callable[[Status, list[dict[str, Any]]], Draw],
+    *,
+    lines: bool = False,
+    once: bool = False,
+) -> int:
+    """Shows what `picture` makes of each status and the latest events: redrawn on a terminal; elsewhere one
+    below the other, or the first one only (`once`). Raises `NotRunningError` when the daemon ends."""
+    socket = find_daemon(options.config).admin_socket
+    latest: deque[dict[str, Any]] = deque(maxlen=EVENTS_SHOWN)
     try:
-        with Live(lines=options.json) as live:
+        with Live(lines=lines) as live:
             for kind, data in events(socket, "/events"):
-                if kind == "status":
-                    with parsing(socket):
-                        live.show(_picture(Status.from_json(data), options))
+                if kind == "journal":
+                    latest.append(data)
+                if kind != "status":
+                    continue
+                with parsing(socket):
+                    live.show(picture(Status.from_json(data), list(latest)))
+                if once and not live.is_terminal:
+                    return ExitCode.OK
     except KeyboardInterrupt:
         return ExitCode.OK
     raise NotRunningError("memoria has ended")
-
-
-def _picture(status: Status, options: Options) -> Draw:
-    if options.json:
-        return lambda _: json.dumps(status.to_json())
-    return lambda width: render_status(status, width=width, color=options.colored)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from memoria.engine.lifecycle import FACTS, State, StateFacts, Tone
@@ -38,15 +38,8 @@ def paint_state(line: str, state: str, color: bool) -> str:
 def render_problems(
     problems: Iterable[Problem], color: bool, kind: Literal["error", "warning"] = "error"
 ) -> str:
-    return "\n\n".join(_problem(problem, color, kind) for problem in problems)
-
-
-def _problem(problem: Problem, color: bool, kind: str) -> str:
     label = paint(f"{kind}:", RED if kind == "error" else YELLOW, color)
-    lines = [f"{label} {problem.what}", *(f"  {line}" for line in problem.where)]
-    if problem.hint:
-        lines.append(f"{paint('hint:', CYAN, color)} {problem.hint}")
-    return "\n".join(lines)
+    return "\n\n".join(problem.text(label, paint("hint:", CYAN, color)) for problem in problems)
 
 
 def cut(line: str, width: int) -> str:
@@ -98,46 +91,31 @@ class Column:
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> tuple[str, ...]:
     """The titles, then a line per row. Drops columns and shortens titles and first-column names until it fits
     into `width`."""
-    made = _Table(list(columns), [list(row) for row in rows])
-    if width is None or made.over(width) <= 0:
-        return made.lines()
-    for _ in range(sum(column.extra for column in columns)):
-        made.drop()
-        if made.over(width) <= 0:
-            return made.lines()
-    made.shorten_titles()
-    made.shorten_names(width, LONG_NAME)
-    while made.over(width) > 0 and made.drop():
-        pass
-    made.shorten_names(width, SHORT_NAME)
-    return made.lines()
+    titles, cells = [column.title for column in columns], [list(row) for row in rows]
+    kept = list(range(len(columns)))
+    droppable = sorted((at for at in kept if columns[at].rank), key=lambda at: -columns[at].rank)
 
+    def lines() -> tuple[str, ...]:
+        return aligned([[row[at] for at in kept] for row in (titles, *cells)])
 
-@dataclass(slots=True)
-class _Table:
-    columns: list[Column]
-    rows: list[list[str]]
+    def over() -> int:
+        return 0 if width is None else max(map(len, lines())) - width
 
-    def lines(self) -> tuple[str, ...]:
-        return aligned([[column.title for column in self.columns], *self.rows])
+    def drop(candidates: Iterable[int]) -> None:
+        for at in candidates:
+            if over() > 0:
+                kept.remove(at)
 
-    def over(self, width: int) -> int:
-        return max(map(len, self.lines())) - width
+    def shorten_names(least: int) -> None:
+        longest = max((len(row[0]) for row in cells), default=0)
+        room = max(least, longest - max(0, over()))
+        for row in cells:
+            row[0] = shortened(row[0], room)
 
-    def drop(self) -> bool:
-        """Drops the least important column; False if none can go."""
-        at = max(range(len(self.columns)), key=lambda number: self.columns[number].rank)
-        if not self.columns[at].rank:
-            return False
-        del self.columns[at]
-        for row in self.rows:
-            del row[at]
-        return True
-
-    def shorten_titles(self) -> None:
-        self.columns = [replace(column, title=column.short) for column in self.columns]
-
-    def shorten_names(self, width: int, least: int) -> None:
-        longest = max((len(row[0]) for row in self.rows), default=0)
-        room = max(least, longest - max(0, self.over(width)))
-        self.rows = [[shortened(row[0], room), *row[1:]] for row in self.rows]
+    drop(at for at in droppable if columns[at].extra)
+    if over() > 0:
+        titles = [column.short for column in columns]
+        shorten_names(LONG_NAME)
+        drop(at for at in droppable if not columns[at].extra)
+        shorten_names(SHORT_NAME)
+    return lines()

@@ -1,12 +1,26 @@
-"""The screen of `memoria status`: `Status` -> text. Pure."""
+"""The screens of `memoria status` and `memoria top`: `Status` -> text. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
-from memoria.admin.status.status import EngineStatus, GuardStatus, PlannedTerm, Status
-from memoria.cli.screens.layout import UNKNOWN, Column, facts, milliseconds, paint_state, table, wrapped
+from memoria.admin.status.status import DeviceStatus, EngineStatus, GuardStatus, PlannedTerm, Status
+from memoria.cli.screens.layout import (
+    BOLD,
+    UNKNOWN,
+    Column,
+    facts,
+    milliseconds,
+    paint,
+    paint_state,
+    shortened,
+    table,
+    wrapped,
+)
+from memoria.logs import printable
 from memoria.text import duration, gib, grouped
 
 COLUMNS = (
@@ -23,6 +37,8 @@ COLUMNS = (
     Column("TOKENS/S", "TOK/S", 9, extra=True),
 )
 LONGEST = 600  # characters of a sentence
+BESIDE_BAR = 34  # columns of figures, in `top`
+SHORTEST_BAR, LONGEST_NAME = 8, 24  # columns
 
 
 def render_status(status: Status, *, width: int | None, color: bool) -> str:
@@ -111,3 +127,52 @@ def _guard(guard: GuardStatus) -> str:
         times = "once" if guard.lowered == 1 else f"{guard.lowered} times"
         doing = f"{others} limited to {guard.limit} at once, lowered {times}"
     return f"guard: {guard.engine} keeps to {guard.target * 1000:g} ms between tokens{gap}; {doing}"
+
+
+def render_top(status: Status, events: Sequence[dict[str, Any]], *, width: int, color: bool) -> str:
+    """`events` as the API gives them, oldest first."""
+    healthy = "healthy" if status.healthy else "degraded"
+    left = f"memoria {status.version}  {status.url}  up {duration(status.uptime)}"
+    left = shortened(left, width - len(healthy) - 2)
+    title = f"{left}{healthy:>{max(len(healthy) + 2, width - len(left))}}"
+    lines = [paint(title, BOLD, color), ""]
+    for device in status.devices:
+        lines += [*_device_bars(device, status.engines, width, color=color), ""]
+    lines += render_status(status, width=width, color=color).splitlines()
+    if events:
+        lines.append("")
+    for event in events:
+        at = time.strftime("%H:%M:%S", time.localtime(event["at"]))
+        detail = f": {event['detail']}" if event["detail"] else ""
+        lines.append(shortened(printable(f"{at}  {event['subject']}  {event['what']}{detail}"), width))
+    return "\n".join(lines)
+
+
+def _device_bars(
+    device: DeviceStatus, engines: Sequence[EngineStatus], width: int, *, color: bool
+) -> list[str]:
+    """The device as a whole, then the share of each engine, to the same scale."""
+    here = [engine for engine in engines if engine.device == device.label]
+    longest = max(map(len, ("others", *(engine.name for engine in here))))
+    names = min(longest, LONGEST_NAME, max(SHORTEST_BAR, width - SHORTEST_BAR - BESIDE_BAR))
+    cells = max(SHORTEST_BAR, width - names - BESIDE_BAR)
+    known = [engine.used_bytes for engine in here if engine.used_bytes is not None]
+    used = "-" if device.used_bytes is None else gib(device.used_bytes)
+    in_use = f"{used} of {gib(device.total_bytes)} GiB in use"
+    name = shortened(device.name, width - len(device.label) - len(in_use) - 4)
+    lines = [f"{device.label}  {name}  {in_use}"]
+    for engine in here:
+        taken = engine.used_bytes or 0
+        full = round(cells * taken / device.total_bytes)
+        budget = max(full, round(cells * engine.budget_bytes / device.total_bytes))
+        bar = "█" * full + "░" * (budget - full) + "·" * (cells - budget)
+        figures = "-" if engine.used_bytes is None else gib(engine.used_bytes)
+        kv = "  -" if engine.kv_usage is None else f"{engine.kv_usage * 100:3.0f} %"
+        name = shortened(engine.name, names)
+        line = f"  {name:{names}}  {bar}  {figures:>5} of {gib(engine.budget_bytes):>5} GiB  KV {kv}"
+        lines.append(paint_state(line, engine.state, color))
+    if device.used_bytes is not None and len(known) == sum(engine.pid is not None for engine in here):
+        others = max(0, device.used_bytes - sum(known))
+        full = round(cells * others / device.total_bytes)
+        lines.append(f"  {'others':{names}}  {'▒' * full}{'·' * (cells - full)}  {gib(others):>5} GiB")
+    return lines

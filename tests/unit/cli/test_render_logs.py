@@ -6,7 +6,7 @@ from datetime import datetime
 from heapq import merge
 from itertools import repeat
 
-from memoria.cli.screens.logs import LOOK_AHEAD, UNKNOWN, dated
+from memoria.cli.commands.logs import LOOK_AHEAD, UNKNOWN, dated
 
 NOW = datetime(2026, 1, 2, 12)
 
