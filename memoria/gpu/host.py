@@ -109,25 +109,10 @@ def _large_processes() -> tuple[DeviceProcess, ...]:
 def describe(pid: int) -> tuple[str | None, str | None]:
     """User and command of a process; None for what cannot be read, as of a vanished or foreign process."""
     try:
-        process = psutil.Process(pid)
-        with process.oneshot():
-            return _user(process), _command(process)
+        found = psutil.Process(pid).as_dict(["username", "cmdline", "name"])
     except psutil.Error:
         return None, None
-
-
-def _user(process: psutil.Process) -> str | None:
-    try:
-        return process.username()
-    except psutil.Error:
-        return None
-
-
-def _command(process: psutil.Process) -> str | None:
-    try:
-        return short_command(process.cmdline()) or process.name()
-    except psutil.Error:
-        return None
+    return found["username"], short_command(found["cmdline"] or []) or found["name"]
 
 
 def short_command(argv: list[str]) -> str:
