@@ -9,7 +9,7 @@ from memoria.config.model import Runner
 from memoria.engine.actor import EngineActor
 from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
-from memoria.proxy.errors import Refusal
+from memoria.proxy.errors import Refusal, engine_gone
 from memoria.proxy.router import Candidate
 from memoria.supervisor.supervisor import Supervisor
 from memoria.vllm.facts import EngineAddress
@@ -45,9 +45,7 @@ class EngineRouter:
     def entrance(self, engine: str) -> EngineEntrance:
         actor = self._supervisor.actors.get(engine)
         if actor is None:
-            raise Refusal(
-                503, f"engine `{engine}` is no longer in the configuration", "engine_gone", retry_after=1
-            )
+            raise engine_gone(engine)
         snapshot = actor.snapshot
         if snapshot.state is not State.READY or snapshot.address is None:
             raise Refusal(

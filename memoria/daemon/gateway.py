@@ -18,13 +18,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from memoria.admin.api import health, models, page
 from memoria.admin.api.app import PREFIX, Reload, admin_app, behind
 from memoria.admin.api.feed import Feed
+from memoria.admin.api.responses import unknown_route
 from memoria.admin.status.collect import Collector
 from memoria.admin.status.history import History
 from memoria.admin.telemetry.metrics import Metrics
 from memoria.admin.telemetry.rates import Rates
 from memoria.admin.telemetry.requests import RequestLog, Requests
 from memoria.admin.telemetry.tracing import open_tracing
-from memoria.aio import in_daemon_thread
 from memoria.daemon.engine_router import EngineRouter
 from memoria.daemon.generation import Generation
 from memoria.engine.lifecycle import FACTS, State
@@ -33,7 +33,6 @@ from memoria.proxy.admission.admission import Admission
 from memoria.proxy.downstream.connection import protocol_for
 from memoria.proxy.exchange.context import Progress, ProxyContext
 from memoria.proxy.exchange.record import RequestRecord
-from memoria.proxy.routing.unknown import unknown_route
 from memoria.proxy.upstream import Pool
 from memoria.supervisor.supervisor import Supervisor
 
@@ -109,10 +108,7 @@ class Gateway:
             while True:
                 self._switched.clear()
                 generation = self.generation
-                tasks = [
-                    asyncio.create_task(keys.watch(in_daemon_thread), name="keys")
-                    for keys in generation.keys.rings
-                ]
+                tasks = [asyncio.create_task(keys.watch(), name="keys") for keys in generation.keys.rings]
                 if generation.guarding is not None:
                     tasks.append(asyncio.create_task(generation.guarding.run(self._admission), name="guard"))
                 try:
@@ -126,7 +122,7 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         host, port = scope["server"]
         if host == self._admin_socket:
-            await self._admin({**scope, "asked_by": "over the admin socket"}, receive, send)
+            await self._admin({**scope, "sender": "over the admin socket"}, receive, send)
         elif port != self.generation.config.listen.port:
             await self._everywhere(scope, receive, send)
         elif scope["raw_path"].startswith(PREFIX):

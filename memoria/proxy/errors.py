@@ -67,8 +67,7 @@ class Refusal(Rejection):
     ) -> None:
         headers = () if retry_after is None else ((b"retry-after", b"%d" % retry_after),)
         super().__init__(Answer(status, message, code, headers=headers))
-        self.status, self.message, self.code = status, message, code
-        self.retry_after, self.ready_in = retry_after, ready_in
+        self.ready_in = ready_in
 
 
 def cors_preflight(headers: tuple[Header, ...]) -> Answer:
@@ -83,6 +82,41 @@ def bad_request(message: str, *, code: str = "bad_request", param: str | None = 
 def bad_framing(message: str) -> Answer:
     """To a request whose end or target is ambiguous (request smuggling)."""
     return Answer(400, message, "bad_request", close=True)
+
+
+def host_not_allowed(host: bytes) -> Answer:
+    message = f"Host `{_ascii(host)}` is not allowed (add it to `allowed_hosts`, without the port)"
+    return Answer(421, message, "host_not_allowed")
+
+
+def origin_not_allowed(origin: bytes) -> Answer:
+    message = f"Origin `{_ascii(origin)}` is not allowed (add it to `cors.origins`)"
+    return Answer(403, message, "origin_not_allowed")
+
+
+def foreign_origin(origin: bytes) -> Answer:
+    message = f"Origin `{_ascii(origin)}` is not allowed here, only memoria's own page is"
+    return Answer(403, message, "origin_not_allowed")
+
+
+def site_not_allowed() -> Answer:
+    message = (
+        "Requests from other sites' pages are not allowed (open the address directly, or add the site to "
+        "`cors.origins`)"
+    )
+    return Answer(403, message, "origin_not_allowed")
+
+
+def page_must_send_json(cors: tuple[Header, ...], *, form: bool) -> Answer:
+    message = f"Web pages must send application/json{' or multipart/form-data' if form else ''} here"
+    return Answer(415, message, "unsupported_media_type", headers=cors)
+
+
+def invalid_api_key(*, given: bool, cors: tuple[Header, ...] = ()) -> Answer:
+    what = "The API key is not valid" if given else "An API key is required"
+    message = f"{what} (send it as `Authorization: Bearer KEY` or `x-api-key: KEY`)"
+    challenge = (b"www-authenticate", b'Bearer realm="memoria"')
+    return Answer(401, message, "invalid_api_key", headers=(challenge, *cors))
 
 
 def model_required(models: Iterable[str]) -> Answer:
@@ -197,6 +231,10 @@ def stopping() -> Refusal:
 
 def _short(text: str) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+
+
+def _ascii(text: bytes) -> str:
+    return _short(text.decode("ascii", "backslashreplace"))
 
 
 def _names(models: Iterable[str]) -> str:

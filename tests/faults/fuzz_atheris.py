@@ -49,7 +49,7 @@ def requests(folder: Path) -> Reader:
     """An engine reads what memoria meant. The first byte is where the rest is cut in two."""
     connection.HEAD_S = SHORT_S  # half of a request is as good as all of it, and comes often
     bench, said = test_fuzz_requests.Bench(folder), Said()
-    bench.rig.context.patience, bench.rig.context.connections.interval = SHORT_S, SHORT_S / 4
+    bench.rig.context.client_idle, bench.rig.context.connections.interval = SHORT_S, SHORT_S / 4
     check = test_fuzz_requests.test_whatever_a_client_sends_an_engine_reads_what_memoria_meant
 
     def read(data: bytes) -> None:

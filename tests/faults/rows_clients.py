@@ -155,7 +155,7 @@ ROWS = (
         "denied unless listed",
         (
             f"{REAL}front_door.py::test_every_route_of_vllm_that_is_not_in_the_table_is_denied",
-            f"{DAEMON}serving.py::test_what_steers_an_engine_does_not_exist",
+            f"{DAEMON}serving.py::test_what_controls_an_engine_does_not_exist",
         ),
         none="exposed routes",
     ),

@@ -133,7 +133,7 @@ async def test_many_readers_that_take_nothing_are_all_cut(
 
     before = psutil.Process().memory_info().rss
     engine = ScriptedEngine(script)
-    async with Rig(tmp_path, patience=1.0, embedding=engine) as rig:
+    async with Rig(tmp_path, client_idle=1.0, embedding=engine) as rig:
         began = time.monotonic()
         deaf = [await _deaf_client(rig, request(EMBEDDINGS, b"{}")) for _ in range(READERS)]
         ended = [await rig.ended.get()]

@@ -167,7 +167,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self._loop = uvloop.new_event_loop()
         self.engine = Engine()
-        self.rig = Rig(folder, patience=0.2, limits=Limits(body_bytes=4096), embedding=self.engine)
+        self.rig = Rig(folder, client_idle=0.2, limits=Limits(body_bytes=4096), embedding=self.engine)
         self.run(self.rig.__aenter__())
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:

@@ -19,6 +19,7 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
+from memoria.admin.api.responses import unknown_route
 from memoria.config.model import Filters, Hold, Limits, Runner, Timeouts
 from memoria.proxy.access.rules import AccessRules
 from memoria.proxy.admission.admission import Admission
@@ -27,7 +28,6 @@ from memoria.proxy.errors import Refusal
 from memoria.proxy.exchange.context import Policy, Protected, ProxyContext
 from memoria.proxy.exchange.record import RequestRecord
 from memoria.proxy.router import Candidate, Entrance
-from memoria.proxy.routing.unknown import unknown_route
 from memoria.proxy.upstream import Pool
 from memoria.vllm.facts import EngineAddress, TcpAddress, UnixAddress
 
@@ -281,7 +281,7 @@ class Rig:
         tcp: bool = False,
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
-        patience: float = 60.0,
+        client_idle: float = 60.0,
         idle_s: float = 60.0,
         runners: dict[str, Runner] | None = None,
         max_requests: int = 1000,
@@ -313,7 +313,7 @@ class Rig:
                 protected=Protected(*protect) if protect else None,
             ),
             on_done=self._done,
-            patience=patience,
+            client_idle=client_idle,
         )
         self._clients: list[Client] = []
 

@@ -114,11 +114,11 @@ def test_the_last_minutes_figures_come_with_the_events_where_they_are_wanted(dae
 def test_every_client_can_read_its_own_rights(daemon: RunningDaemon) -> None:
     mine = over_socket(daemon, "/access")
     conforms(mine, "Rights")
-    assert all(mine[right]["allowed"] for right in ("look", "logs", "steer"))
+    assert all(mine[right]["allowed"] for right in ("look", "logs", "control"))
     answer = over_http(daemon, "GET", "/admin/access", x_api_key="wrong" * 4)
     conforms(answer.json, "Rights")
     assert answer.status == 200
-    assert (answer.json["look"]["allowed"], answer.json["steer"]["allowed"]) == (True, False)
+    assert (answer.json["look"]["allowed"], answer.json["control"]["allowed"]) == (True, False)
     assert over_http(daemon, "GET", "/admin/access", x_api_key=ADMIN).json["key"] == "ana"
 
 
@@ -194,8 +194,8 @@ def test_reading_needs_no_key_here_and_acting_does(daemon: RunningDaemon) -> Non
     missing = over_http(daemon, "POST", path)
     wrong = over_http(daemon, "POST", path, authorization=f"Bearer {API}")
     assert (missing.status, wrong.status) == (401, 401)
-    assert missing.error["message"].startswith("A key is required: send it as")
-    assert wrong.error["message"].startswith("The key is not known")
+    assert missing.error["message"].startswith("An API key is required (send it as")
+    assert wrong.error["message"].startswith("The API key is not valid")
     assert missing.headers["www-authenticate"].startswith("Bearer")
     assert daemon.engine("embedding").state == "ready"
 

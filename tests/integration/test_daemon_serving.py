@@ -121,7 +121,7 @@ def test_an_engines_own_port_answers_for_that_engine_alone(running: RunningDaemo
 
 
 @pytest.mark.parametrize(("method", "path"), NOT_FOR_CLIENTS)
-def test_what_steers_an_engine_does_not_exist(running: RunningDaemon, method: str, path: str) -> None:
+def test_what_controls_an_engine_does_not_exist(running: RunningDaemon, method: str, path: str) -> None:
     answer = running.ask(method, path, {} if method == "POST" else None)
     assert answer.status == 404
     assert answer.error["code"] == "route_not_found"

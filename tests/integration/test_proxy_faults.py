@@ -282,7 +282,7 @@ async def test_a_head_whose_body_makes_no_sense_is_a_502_while_nothing_was_sent(
         await asked.send(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\nzz\r\n")
         await asked.gone.wait()
 
-    async with Rig(tmp_path, patience=0.2, generation=ScriptedEngine(script)) as rig:
+    async with Rig(tmp_path, client_idle=0.2, generation=ScriptedEngine(script)) as rig:
         client = await rig.client()
         await client.post(CHAT, b"{}")
         if framing.startswith(b"content"):  # it was sent on

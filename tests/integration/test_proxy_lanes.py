@@ -90,7 +90,7 @@ async def test_a_head_that_is_known_again_means_what_it_meant(tmp_path: Path, wi
 @on_uvloop
 async def test_what_is_refused_is_refused_after_known_heads_too(tmp_path: Path, wire: bytes) -> None:
     engine = ScriptedEngine()
-    async with Rig(tmp_path, patience=0.2, embedding=engine) as rig:
+    async with Rig(tmp_path, client_idle=0.2, embedding=engine) as rig:
         outcomes = []
         for before in (0, 3):
             client = await rig.client()
@@ -108,7 +108,7 @@ async def test_what_is_refused_is_refused_after_known_heads_too(tmp_path: Path, 
 @on_uvloop
 async def test_what_an_engine_is_not_asked_memoria_is_not_asked_either(tmp_path: Path, wire: bytes) -> None:
     engine = ScriptedEngine()
-    async with Rig(tmp_path, patience=0.2, embedding=engine) as rig:
+    async with Rig(tmp_path, client_idle=0.2, embedding=engine) as rig:
         outcomes = []
         for sent in (wire, wire.replace(PATH, OWN, 1)):
             client = await rig.client()
@@ -122,7 +122,7 @@ async def test_what_an_engine_is_not_asked_memoria_is_not_asked_either(tmp_path:
 @served
 @on_uvloop
 async def test_memorias_own_pages_keep_a_connection_as_engines_do(tmp_path: Path, wire: bytes) -> None:
-    async with Rig(tmp_path, patience=0.2, embedding=ScriptedEngine()) as rig:
+    async with Rig(tmp_path, client_idle=0.2, embedding=ScriptedEngine()) as rig:
         outcomes = []
         for sent in (wire, wire.replace(PATH, OWN, 1)):
             client = await rig.client()

@@ -32,7 +32,7 @@ async def hang(asked: Asked) -> None:
 @on_uvloop
 async def test_a_client_that_stops_uploading_is_a_408_and_not_the_engines_fault(tmp_path: Path) -> None:
     engine = ScriptedEngine(hang)
-    async with Rig(tmp_path, timeouts=Timeouts(idle=0.05), patience=0.2, generation=engine) as rig:
+    async with Rig(tmp_path, timeouts=Timeouts(idle=0.05), client_idle=0.2, generation=engine) as rig:
         client = await rig.client()
         await client.send(b"POST /v1/completions HTTP/1.1\r\nhost: t\r\ncontent-length: 100\r\n\r\nsome")
         response = await client.response()
@@ -43,7 +43,7 @@ async def test_a_client_that_stops_uploading_is_a_408_and_not_the_engines_fault(
 @on_uvloop
 async def test_a_client_that_sends_no_body_at_all_is_a_408(tmp_path: Path) -> None:
     engine = ScriptedEngine(hang)
-    async with Rig(tmp_path, patience=0.1, generation=engine) as rig:
+    async with Rig(tmp_path, client_idle=0.1, generation=engine) as rig:
         client = await rig.client()
         await client.send(b"POST /v1/completions HTTP/1.1\r\nhost: t\r\ncontent-length: 100\r\n\r\n")
         assert (await client.response()).status == 408
@@ -65,7 +65,7 @@ async def test_a_reader_that_takes_nothing_stops_its_engine_and_is_cut(tmp_path:
             written += len(piece)
 
     engine = ScriptedEngine(script)
-    async with Rig(tmp_path, patience=0.3, embedding=engine) as rig:
+    async with Rig(tmp_path, client_idle=0.3, embedding=engine) as rig:
         client = await rig.client()
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await client.send(request(b"/v1/embeddings", b"{}"))
@@ -90,7 +90,7 @@ async def test_a_reader_that_takes_nothing_of_what_memoria_itself_answers_is_cut
             await asyncio.sleep(0)
         gone.set()
 
-    async with Rig(tmp_path, patience=0.3, app=endless) as rig:
+    async with Rig(tmp_path, client_idle=0.3, app=endless) as rig:
         client = await rig.client()
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await client.send(request(b"/admin/events", method=b"GET"))
@@ -211,7 +211,7 @@ async def test_who_never_takes_the_end_of_an_answer_is_cut(tmp_path: Path) -> No
         await asked.read_body()
         await asked.send(b"HTTP/1.1 200 OK\r\ncontent-length: 30000\r\n\r\n" + bytes(30_000))
 
-    async with Rig(tmp_path, patience=0.3, embedding=ScriptedEngine(script)) as rig:
+    async with Rig(tmp_path, client_idle=0.3, embedding=ScriptedEngine(script)) as rig:
         client, _ = await narrow_client(rig)
         sending = asyncio.create_task(client.send(request(b"/v1/embeddings", b"{}") * 400))
         await until(lambda: not rig._server.server_state.connections)

@@ -44,7 +44,7 @@ async def test_a_large_upload_that_is_too_slow_gives_its_place_to_those_who_wait
 
     monkeypatch.setattr(exchange, "GRACE_S", 0.1)
     async with Rig(
-        tmp_path, max_requests=1, hold=Hold(), patience=2.0, generation=ScriptedEngine(hang, answer_ok)
+        tmp_path, max_requests=1, hold=Hold(), client_idle=2.0, generation=ScriptedEngine(hang, answer_ok)
     ) as rig:
         slow = await rig.client()
         await slow.send(

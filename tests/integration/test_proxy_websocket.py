@@ -151,7 +151,7 @@ async def test_a_client_that_takes_nothing_is_cut(tmp_path: Path) -> None:
         while True:
             await asked.send(b"x" * 65536)
 
-    async with Rig(tmp_path, patience=0.2, limits=Limits(), generation=ScriptedEngine(flood)) as rig:
+    async with Rig(tmp_path, client_idle=0.2, limits=Limits(), generation=ScriptedEngine(flood)) as rig:
         client = await opened(rig)
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         record = await asyncio.wait_for(rig.ended.get(), 20)
@@ -173,7 +173,7 @@ async def test_an_engine_that_does_not_answer_the_handshake_is_a_504(tmp_path: P
 @on_uvloop
 async def test_a_websocket_may_be_silent_for_long_and_ends_with_its_engine(tmp_path: Path) -> None:
     async with Rig(
-        tmp_path, timeouts=Timeouts(idle=0.1), patience=0.1, generation=ScriptedEngine(echo)
+        tmp_path, timeouts=Timeouts(idle=0.1), client_idle=0.1, generation=ScriptedEngine(echo)
     ) as rig:
         client = await opened(rig)
         assert (await client.head()).status == 101

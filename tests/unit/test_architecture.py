@@ -149,7 +149,7 @@ def test_a_decision_does_no_input_or_output() -> None:
 
 
 def test_the_proxy_knows_engines_by_its_router_alone() -> None:
-    allowed = ("memoria.proxy", "memoria.config.model", "memoria.vllm.facts", "memoria.errors")
+    allowed = ("memoria.proxy", "memoria.aio", "memoria.config.model", "memoria.vllm.facts", "memoria.errors")
     known = [
         f"{module}:{line} {name}"
         for module in MODULES

@@ -18,14 +18,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from memoria.admin.api import engines, feed, openapi
 from memoria.admin.api.authorizer import ACCESS, OWNER, Authorizer, Rights
 from memoria.admin.api.feed import Feed
-from memoria.admin.api.responses import Streams, flag, on_http_error, on_rejection, response
+from memoria.admin.api.responses import Streams, flag, on_http_error, on_rejection, response, unknown_route
 from memoria.admin.status.collect import Collector
 from memoria.admin.telemetry import requests
 from memoria.admin.telemetry.requests import Requests
 from memoria.aio import in_daemon_thread
 from memoria.errors import MemoriaError
 from memoria.proxy.errors import Rejection
-from memoria.proxy.routing.unknown import unknown_route
 from memoria.supervisor.supervisor import Supervisor
 
 PREFIX = b"/admin/"
@@ -46,7 +45,7 @@ class Reload(Protocol):
 def admin_app(
     supervisor: Supervisor, collector: Collector, stream: Feed, done: Requests, reload: Reload
 ) -> Starlette:
-    """Every scope needs `asked_by`, the sender in words; `rights` gives its rights, where not all."""
+    """Every scope needs `sender`, the sender in words; `rights` gives its rights, where not all."""
 
     async def status(_: Request) -> JSONResponse:
         return JSONResponse((await collector.status(hurry=True)).to_json())
@@ -93,7 +92,7 @@ def behind(authorizer: Authorizer, app: ASGIApp) -> ASGIApp:
         except Rejection as rejection:
             await response(rejection.answer)(scope, receive, send)
             return
-        added = {"asked_by": sender, "rights": partial(authorizer.rights, scope)}
+        added = {"sender": sender, "rights": partial(authorizer.rights, scope)}
         await app({**scope, "path": path, "raw_path": path.encode(), **added}, receive, send)
 
     return guarded

@@ -17,8 +17,8 @@ from starlette.types import Scope
 
 from memoria.config.model import Config
 from memoria.proxy.access.keys import KeyRing
-from memoria.proxy.access.rules import find_key
-from memoria.proxy.errors import Answer, Rejection
+from memoria.proxy.access.rules import find_key, sends_key
+from memoria.proxy.errors import Answer, Rejection, invalid_api_key
 
 ACCESS = "/access"
 OPEN = ("/status", "/events", "/openapi.json")
@@ -43,7 +43,7 @@ class Rights:
     """Status and events."""
     logs: Right
     """Logs and recent requests."""
-    steer: Right
+    control: Right
     """Start, stop, restart, reload."""
 
     def to_json(self) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class Authorizer:
             raise Rejection(_no_admin_keys(acts=acts))
         if name is not None:
             raise Rejection(_not_an_admin(name))
-        raise Rejection(_unknown(given=not head.keys().isdisjoint((b"authorization", b"x-api-key"))))
+        raise Rejection(invalid_api_key(given=sends_key(head)))
 
 
 def _no_admin_keys(*, acts: bool) -> Answer:
@@ -106,11 +106,3 @@ def _no_admin_keys(*, acts: bool) -> Answer:
 def _not_an_admin(name: str) -> Answer:
     message = f"The API key `{name}` is not an admin key (this needs one of `admin_keys`)"
     return Answer(403, message, "not_an_admin")
-
-
-def _unknown(*, given: bool) -> Answer:
-    what = "The key is not known" if given else "A key is required"
-    message = f"{what}: send it as `Authorization: Bearer KEY`, or as `x-api-key: KEY`"
-    return Answer(
-        401, message, "invalid_api_key", headers=((b"www-authenticate", b'Bearer realm="memoria"'),)
-    )

@@ -59,7 +59,7 @@ def routes(supervisor: Supervisor, feed: Feed, streams: Streams) -> list[Route]:
 
     async def control(request: Request) -> JSONResponse:
         name, action = actor(request).name, cast(Action, request.url.path.rpartition("/")[2])
-        by, now = request.scope["asked_by"], flag(request, "now")
+        by, now = request.scope["sender"], flag(request, "now")
         state, before = supervisor.actors[name].snapshot.state, supervisor.journal.last
         try:
             if action == "start":

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from memoria.proxy.errors import Answer, Rejection, method_not_allowed
+from memoria.proxy.errors import Answer, Rejection, method_not_allowed, route_not_found
 
 MAX_NUMBER = 2**53 - 1  # the largest integer that every JSON reader holds exactly
 MAX_STREAMS = 64
@@ -19,6 +19,10 @@ STREAM_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no", "x-con
 def response(answer: Answer) -> Response:
     headers = {name.decode(): value.decode() for name, value in answer.headers}
     return Response(answer.body, answer.status, headers, media_type="application/json")
+
+
+async def unknown_route(scope: Scope, receive: Receive, send: Send) -> None:
+    await response(route_not_found(scope["method"], scope["path"]))(scope, receive, send)
 
 
 async def on_rejection(_: Request, error: Exception) -> Response:

@@ -7,8 +7,8 @@ let rights = null;
 
 export const may = (right) => rights?.[right].allowed ?? false;
 
-export function showRights({ steer, ...others }) {
-  rights = { ...others, control: steer };
+export function showRights(granted) {
+  rights = granted;
   const locked = !may("look");
   byId("locked").hidden = !locked;
   document.querySelector("main").hidden = locked;

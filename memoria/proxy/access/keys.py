@@ -16,13 +16,14 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from hmac import compare_digest
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from memoria.aio import in_daemon_thread
 from memoria.config.model import Access
 from memoria.errors import ConfigError, Problem
 
@@ -41,9 +42,7 @@ class _Key(NamedTuple):
 
 
 _Read = tuple[tuple[_Key, ...], _Version | None]
-_Seen = _Read | tuple[ConfigError, _Version | None] | None
-# Runs a function in a thread.
-Aside = Callable[[Callable[[], _Seen]], Awaitable[_Seen]]
+_Seen = _Read | tuple[ConfigError, _Version | None]
 
 
 class KeyRing:
@@ -73,22 +72,28 @@ class KeyRing:
                 found = name
         return found
 
-    def reload(self) -> None:
-        """Reads the file now. Raises as the constructor does, and keeps the previous keys then."""
-        self._replace(_read(self._path))
+    async def watch(self, interval: float = 1.0) -> None:
+        """Rereads a changed file, looking every `interval` seconds until cancelled."""
+        while True:
+            await asyncio.sleep(interval)
+            await self.refresh()
 
-    def _replace(self, read: _Read) -> None:
-        self._keys, self._version = read
+    async def refresh(self) -> None:
+        """Reads the file if it has changed, in a thread: a file system that hangs must not hold up requests.
+        A wrong file is logged once and the keys stay as they are: neither a slip of an editor nor a missing
+        file may lock clients out, or let them in."""
+        if (seen := await in_daemon_thread(self._look)) is None:
+            return
+        found, self._version = seen
+        if isinstance(found, ConfigError):
+            logger.error("keeping the previous API keys: %s", found)
+            return
+        self._keys = found
         logger.info("%d API keys in %s", len(self._keys), self._path)
         if self.on_change is not None:
             self.on_change()
 
-    def refresh(self) -> None:
-        """Reads the file if it has changed. A wrong file is logged once and the keys stay as they are:
-        neither a slip of an editor nor a missing file may lock clients out, or let them in."""
-        self._take(self._look())
-
-    def _look(self) -> _Seen:
+    def _look(self) -> _Seen | None:
         """What the file holds, or what is wrong with it; None if it has not changed. Has no side effects."""
         version = _version(self._path)
         if version == self._version:
@@ -97,23 +102,6 @@ class KeyRing:
             return _read(self._path)
         except ConfigError as error:
             return error, version
-
-    def _take(self, seen: _Seen) -> None:
-        if seen is None:
-            return
-        found, version = seen
-        if isinstance(found, ConfigError):
-            self._version = version
-            logger.error("keeping the previous API keys: %s", found)
-        else:
-            self._replace((found, version))
-
-    async def watch(self, aside: Aside, interval: float = 1.0) -> None:
-        """Rereads a changed file, looking every `interval` seconds until cancelled. `aside` does the reading:
-        a file system that hangs must not hold up requests."""
-        while True:
-            await asyncio.sleep(interval)
-            self._take(await aside(self._look))
 
 
 @dataclass(frozen=True, slots=True)

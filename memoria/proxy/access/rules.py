@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from memoria.config.model import Config
+from memoria.proxy import errors
 from memoria.proxy.access.keys import KeyRing, Keys
-from memoria.proxy.errors import Answer, Rejection, bad_framing
+from memoria.proxy.errors import Answer
 from memoria.proxy.http.messages import Header
 from memoria.proxy.routing.routes import ROUTES
 
@@ -29,7 +30,6 @@ _ADDRESS = re.compile(rb"[0-9]{1,3}(?:\.[0-9]{1,3}){3}|\[[0-9a-f:.]+\]")
 _FIELD_NAMES = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,1000}")
 _CORS_PREFLIGHT_AGE = 600  # seconds for which a browser may keep the answer
 _EXPOSED = (b"access-control-expose-headers", b"x-request-id, retry-after")
-_SHOWN = 100  # bytes of a client's own text that an answer repeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +56,6 @@ class Grant:
     headers: tuple[Header, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class CorsPreflight:
-    """A browser's CORS preflight, answered with 204 and these headers."""
-
-    headers: tuple[Header, ...]
-
-
 ANYBODY = Grant()
 
 
@@ -85,25 +78,23 @@ def access_rules(config: Config, keys: Keys, *, hostname: str) -> AccessRules:
     )
 
 
-def decide(
-    method: str, path: bytes, headers: Sequence[Header], rules: AccessRules
-) -> Grant | CorsPreflight | Rejection:
-    """The decision over a request. `headers` as they came, names in lower case. Never raises: a `Rejection`
-    (400, 401, 403, 415, 421) is returned, for the caller to raise or to answer."""
+def decide(method: str, path: bytes, headers: Sequence[Header], rules: AccessRules) -> Grant | Answer:
+    """The decision over a request: a refusal (400, 401, 403, 415, 421) or the answer to a browser's CORS
+    preflight, where it goes no further. `headers` as they came, names in lower case."""
     head: dict[bytes, bytes] = {}
     for name, value in headers:
         if name in _DECIDING:
             if name in head:
-                return Rejection(bad_framing(f"The request has several {name.decode()} headers"))
+                return errors.bad_framing(f"The request has several {name.decode()} headers")
             head[name] = value
     host = head.get(b"host")
     # HTTP/1.0 may come without one; browsers never do
     if host is not None and not rules.any_host and not _is_ours(host, rules):
-        return Rejection(_misdirected(host))
+        return errors.host_not_allowed(host)
     cors: tuple[Header, ...] = ()
     if b"origin" in head or b"sec-fetch-site" in head:
         page = _decide_page(method, path, dict(headers), rules)
-        if not isinstance(page, tuple):
+        if isinstance(page, Answer):
             return page
         cors = page
     if rules.keys is None or path in KEYLESS_PATHS or path == b"/" or path.startswith(_OWN_PREFIXES):
@@ -111,9 +102,7 @@ def decide(
     key = find_key(head, rules.keys)
     if key is None and rules.admin_keys is not None:
         key = find_key(head, rules.admin_keys)
-    if key is None:
-        return Rejection(_unauthorized(cors, given=len(head.keys() & {b"authorization", b"x-api-key"}) > 0))
-    return Grant(key, cors)
+    return errors.invalid_api_key(given=sends_key(head), cors=cors) if key is None else Grant(key, cors)
 
 
 def _is_ours(host: bytes, rules: AccessRules) -> bool:
@@ -135,27 +124,31 @@ def find_key(head: Mapping[bytes, bytes], keys: KeyRing) -> str | None:
     return None if key is None else keys.find(key)
 
 
+def sends_key(head: Mapping[bytes, bytes]) -> bool:
+    return b"authorization" in head or b"x-api-key" in head
+
+
 def _decide_page(
     method: str, path: bytes, head: dict[bytes, bytes], rules: AccessRules
-) -> tuple[Header, ...] | CorsPreflight | Rejection:
-    """The decision over a browser's request: the CORS headers of its answer, where it is allowed."""
+) -> tuple[Header, ...] | Answer:
+    """The CORS headers for the answer to a browser's request, or an answer where it goes no further."""
     origin = head.get(b"origin")
     cors: tuple[Header, ...] = ()
     if origin is not None and not _is_own_page(origin, head.get(b"host")):
         if path.startswith(_OWN_PREFIXES):
-            return Rejection(_not_its_own(origin))
+            return errors.foreign_origin(origin)
         if rules.any_origin:
             cors = ((b"access-control-allow-origin", b"*"), _EXPOSED)
         elif origin.lower() in rules.origins:
             cors = ((b"access-control-allow-origin", origin), (b"vary", b"origin"), _EXPOSED)
         else:
-            return Rejection(_foreign(origin))
+            return errors.origin_not_allowed(origin)
     elif origin is None and not _comes_from_here(method, path, head, rules):
-        return Rejection(_not_by_another_site())
+        return errors.site_not_allowed()
     if method == "OPTIONS" and cors and b"access-control-request-method" in head:
         return _cors_preflight(cors, head)
     if method == "POST" and not _is_plain(head, path):
-        return Rejection(_unreadable(path, cors))
+        return errors.page_must_send_json(cors, form=path in _FORM_PATHS)
     return cors
 
 
@@ -187,52 +180,10 @@ def _is_plain(head: dict[bytes, bytes], path: bytes) -> bool:
     return kind == b"application/json" or (kind.startswith(b"application/") and kind.endswith(b"+json"))
 
 
-def _cors_preflight(cors: tuple[Header, ...], head: dict[bytes, bytes]) -> CorsPreflight:
+def _cors_preflight(cors: tuple[Header, ...], head: dict[bytes, bytes]) -> Answer:
     allowed = [(b"access-control-allow-methods", b"GET, POST")]
     requested = head.get(b"access-control-request-headers", b"")
     if _FIELD_NAMES.fullmatch(requested):
         allowed.append((b"access-control-allow-headers", requested))
     age = (b"access-control-max-age", b"%d" % _CORS_PREFLIGHT_AGE)
-    return CorsPreflight((*cors, *allowed, age))
-
-
-def _misdirected(host: bytes) -> Answer:
-    message = f"Host `{_shown(host)}` is not allowed (add it to `allowed_hosts`, without the port)"
-    return Answer(421, message, "host_not_allowed")
-
-
-def _foreign(origin: bytes) -> Answer:
-    message = f"Origin `{_shown(origin)}` is not allowed (add it to `cors.origins`)"
-    return Answer(403, message, "origin_not_allowed")
-
-
-def _not_by_another_site() -> Answer:
-    message = (
-        "Requests from other sites' pages are not allowed (open the address directly, or add the site to "
-        "`cors.origins`)"
-    )
-    return Answer(403, message, "origin_not_allowed")
-
-
-def _not_its_own(origin: bytes) -> Answer:
-    message = f"Origin `{_shown(origin)}` is not allowed here, only memoria's own page is"
-    return Answer(403, message, "origin_not_allowed")
-
-
-def _unreadable(path: bytes, cors: tuple[Header, ...]) -> Answer:
-    also = " or multipart/form-data" if path in _FORM_PATHS else ""
-    return Answer(
-        415, f"Web pages must send application/json{also} here", "unsupported_media_type", headers=cors
-    )
-
-
-def _unauthorized(cors: tuple[Header, ...], *, given: bool) -> Answer:
-    what = "The API key is not valid" if given else "An API key is required"
-    message = f"{what} (send it as `Authorization: Bearer KEY` or `x-api-key: KEY`)"
-    return Answer(
-        401, message, "invalid_api_key", headers=((b"www-authenticate", b'Bearer realm="memoria"'), *cors)
-    )
-
-
-def _shown(text: bytes) -> str:
-    return text[:_SHOWN].decode("ascii", "backslashreplace")
+    return errors.cors_preflight((*cors, *allowed, age))

@@ -22,7 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from memoria.proxy import errors
 from memoria.proxy.access.rules import ANYBODY, Grant, decide
 from memoria.proxy.downstream.asgi_lane import AsgiLane
-from memoria.proxy.errors import Answer, Rejection
+from memoria.proxy.errors import Answer
 from memoria.proxy.exchange.context import ProxyContext, Standstill, Watch, Watched
 from memoria.proxy.exchange.exchange import Exchange, PlainExchange
 from memoria.proxy.exchange.websocket import WebSocketExchange
@@ -329,10 +329,7 @@ class Downstream(AsgiLane):
         if rules is None or not self.port:
             return ANYBODY
         every = [*headers, *zip(repeat(b"content-length"), self._lengths)]
-        verdict = decide(method.decode("latin-1"), target.partition(b"?")[0], every, rules)
-        if isinstance(verdict, Grant):
-            return verdict
-        return verdict.answer if isinstance(verdict, Rejection) else errors.cors_preflight(verdict.headers)
+        return decide(method.decode("latin-1"), target.partition(b"?")[0], every, rules)
 
     def on_body(self, body: bytes) -> None:
         if self._parsed is not None:
@@ -396,7 +393,7 @@ class Downstream(AsgiLane):
             unsent = self.transport.get_write_buffer_size()
             lasts = self._still.lasts(now, (self._in_head, self._answered, unsent))
             if unsent:
-                if lasts >= self.context.patience:
+                if lasts >= self.context.client_idle:
                     self._reset()
             elif lasts >= (HEAD_S if self._in_head else self.timeout_keep_alive):
                 self.transport.close()

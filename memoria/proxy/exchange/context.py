@@ -68,7 +68,7 @@ CONSEQUENCES: Mapping[Failure, Consequence] = {
     Failure.SILENT: Consequence(
         lambda engine, context: errors.engine_silent(engine, context.policy.timeouts.idle)
     ),
-    Failure.UPLOAD_STALLED: Consequence(lambda _, context: errors.upload_stalled(context.patience)),
+    Failure.UPLOAD_STALLED: Consequence(lambda _, context: errors.upload_stalled(context.client_idle)),
     Failure.READER_STALLED: Consequence(None),
     Failure.CUT: Consequence(lambda engine, _: errors.engine_stopping(engine), Repeat.IF_PURE),
 }
@@ -204,13 +204,13 @@ class Client(Protocol):
 class ProxyContext:
     """The policy and the means that all requests share.
 
-    `patience`: seconds for which a client may neither send nor take a byte. `on_done` is called once for
+    `client_idle`: seconds for which a client may neither send nor take a byte. `on_done` is called once for
     every request that was begun. `rules_token` is replaced when the access rules or the keys change: a grant
     is good for as long as the token it was given under.
     """
 
     policy: Policy
-    patience: float
+    client_idle: float
 
     def __init__(
         self,
@@ -220,11 +220,11 @@ class ProxyContext:
         admission: Admission,
         policy: Policy,
         on_done: Callable[[RequestRecord], None] | None = None,
-        patience: float = 60.0,
+        client_idle: float = 60.0,
     ) -> None:
         self.router, self.pool, self.admission = router, pool, admission
         self.on_done = on_done
-        self.patience = patience
+        self.client_idle = client_idle
         self.connections: Watch[ClientConnection] = Watch(1.0)
         self.paused_clients: Watch[Watched] = Watch(DISCONNECT_S)
         self.replace_policy(policy)
@@ -236,7 +236,7 @@ class ProxyContext:
             if ring is not None:
                 ring.on_change = self.forget_verdicts
         self.forget_verdicts()
-        self.connections.interval = min(1.0, policy.timeouts.idle / 4, self.patience / 4)
+        self.connections.interval = min(1.0, policy.timeouts.idle / 4, self.client_idle / 4)
 
     def forget_verdicts(self) -> None:
         """The access rules or the keys have changed."""

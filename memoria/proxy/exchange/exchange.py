@@ -396,11 +396,11 @@ class PlainExchange(Exchange):
         unsent = client.transport.get_write_buffer_size() if client.blocked else 0
         lasts = self._still.lasts(now, (upstream.reads if upstream else 0, unsent))
         if unsent:
-            failure, limit = Failure.READER_STALLED, context.patience
+            failure, limit = Failure.READER_STALLED, context.client_idle
         elif self.upload.complete or (upstream is not None and upstream.write_paused):
             failure, limit = Failure.SILENT, context.policy.timeouts.idle
         else:
-            failure, limit = Failure.UPLOAD_STALLED, context.patience
+            failure, limit = Failure.UPLOAD_STALLED, context.client_idle
             if self._blocks_others(now):
                 limit = 0.0
         if lasts >= limit:

@@ -70,7 +70,7 @@ class WebSocketExchange(Exchange):
         lasts = self._still.lasts(now, (opening, unsent))
         if opening and lasts >= self._context.policy.timeouts.idle:
             self._fail(Failure.SILENT)
-        elif unsent and lasts >= self._context.patience:
+        elif unsent and lasts >= self._context.client_idle:
             self._fail(Failure.READER_STALLED)
 
     # To the engine

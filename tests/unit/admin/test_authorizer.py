@@ -82,7 +82,7 @@ def test_rights_are_given_in_the_refusals_own_words(rings: tuple[KeyRing, KeyRin
         assert entry(authorizer, ("GET", ACCESS), key)
         rights = authorizer.rights({"method": "GET", "headers": headers})
         return rights.key, *(
-            right.code or right.allowed for right in (rights.look, rights.logs, rights.steer)
+            right.code or right.allowed for right in (rights.look, rights.logs, rights.control)
         )
 
     authorizer, unknown, no_admins = Authorizer(CONFIG, *rings), "invalid_api_key", "admin_keys_not_set"

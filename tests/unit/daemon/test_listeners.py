@@ -133,11 +133,11 @@ def test_a_port_can_be_bound_again_right_after_a_connection() -> None:
 
 
 def test_who_takes_nothing_is_cut_by_the_relay_before_the_kernel_drops_it() -> None:
-    patience = inspect.signature(ProxyContext).parameters["patience"].default
+    client_idle = inspect.signature(ProxyContext).parameters["client_idle"].default
     with closing(listen.Listeners(listening(free_port()))) as listeners:
         for listener in listeners.sockets:
             timeout = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) / 1000
-            assert timeout >= patience + 5  # the relay's looks are a second apart
+            assert timeout >= client_idle + 5  # the relay's looks are a second apart
 
 
 def test_other_addresses_are_opened_before_the_old_ones_are_closed() -> None:

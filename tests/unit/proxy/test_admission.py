@@ -184,7 +184,8 @@ async def test_a_wait_ends_with_the_hold_as_busy_or_as_not_ready() -> None:
     while "busy" not in bench.refused:
         await turn()
     refusal = bench.refused["busy"]
-    assert (refusal.status, refusal.code, refusal.retry_after) == (429, "engine_busy", 1)
+    assert (refusal.answer.status, refusal.answer.code) == (429, "engine_busy")
+    assert refusal.answer.headers == ((b"retry-after", b"1"),)
     bench.router.refusal = STARTING
     bench.wait("starting")
     while "starting" not in bench.refused:
@@ -210,7 +211,7 @@ async def test_what_waits_is_bounded_in_number_bytes_and_time(hold: Hold, waitin
         bench.wait(f"held {number}", body_bytes=10)
     with pytest.raises(Refusal) as caught:
         bench.wait("one too many", body_bytes=10)
-    assert (caught.value.status, caught.value.code) == (429, "engine_busy")
+    assert (caught.value.answer.status, caught.value.answer.code) == (429, "engine_busy")
 
 
 async def test_the_bounds_are_shared_by_all_engines_and_given_back() -> None:
@@ -295,6 +296,6 @@ async def test_when_memoria_stops_nobody_waits_any_more() -> None:
     bench.take()
     bench.wait("first")
     bench.admission.close()
-    assert bench.refused["first"].code == "stopping"
+    assert bench.refused["first"].answer.code == "stopping"
     with pytest.raises(Refusal, match="memoria is stopping"):
         bench.wait("second")

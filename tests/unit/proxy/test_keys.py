@@ -11,7 +11,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memoria.aio import in_daemon_thread
 from memoria.errors import ConfigError
 from memoria.proxy.access.keys import KeyRing
 from tests.fakes import until
@@ -99,10 +98,14 @@ def test_keys_that_others_may_read_are_warned_of(
     assert ("chmod 600" in caplog.text) is warned
 
 
+def refresh(ring: KeyRing) -> None:
+    asyncio.run(ring.refresh())
+
+
 def test_a_changed_file_is_read_again(file: Path) -> None:
     ring = KeyRing(file)
     write(file, f"new: {'n' * 16}\n")
-    ring.refresh()
+    refresh(ring)
     assert ring.names == {"new"}
     assert ring.find(CHAT.encode()) is None
 
@@ -113,7 +116,7 @@ def test_a_file_that_another_takes_the_place_of_is_read_again(file: Path) -> Non
     replacement = write(file.with_name("other"), file.read_text(encoding="utf-8").replace("chat", "talk"))
     os.utime(replacement, ns=(before.st_atime_ns, before.st_mtime_ns))
     replacement.replace(file)
-    ring.refresh()
+    refresh(ring)
     assert ring.names == {"talk", "batch"}
 
 
@@ -122,30 +125,22 @@ def test_a_wrong_file_leaves_the_keys_as_they_were_and_is_told_once(
 ) -> None:
     ring = KeyRing(file)
     write(file, "")
-    ring.refresh()
-    ring.refresh()
+    refresh(ring)
+    refresh(ring)
     file.unlink()
-    ring.refresh()
-    ring.refresh()
+    refresh(ring)
+    refresh(ring)
     told = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert len(told) == 2
     assert ring.find(CHAT.encode()) == "chat"
     write(file, f"back: {BATCH}\n")
-    ring.refresh()
+    refresh(ring)
     assert ring.names == {"back"}
-
-
-def test_a_reload_that_is_asked_for_says_what_is_wrong(file: Path) -> None:
-    ring = KeyRing(file)
-    write(file, "")
-    with pytest.raises(ConfigError):
-        ring.reload()
-    assert ring.names == {"chat", "batch"}
 
 
 async def test_a_watched_file_needs_no_call(file: Path) -> None:
     ring = KeyRing(file)
-    watching = asyncio.create_task(ring.watch(in_daemon_thread, 0.001))
+    watching = asyncio.create_task(ring.watch(0.001))
     write(file, f"new: {'n' * 16}\n")
     await until(lambda: ring.names == {"new"})
     watching.cancel()
@@ -166,7 +161,7 @@ async def test_a_file_system_that_does_not_answer_holds_up_nobody(
         return stat(path, follow_symlinks=follow_symlinks)
 
     monkeypatch.setattr(Path, "stat", hanging)
-    watching = asyncio.create_task(ring.watch(in_daemon_thread, 0.001))
+    watching = asyncio.create_task(ring.watch(0.001))
     await until(looked.is_set)
     assert ring.names == {"chat", "batch"}
     answers.set()
@@ -181,7 +176,7 @@ async def test_a_file_that_becomes_a_pipe_leaves_the_keys_as_they_were(
     ring = KeyRing(file)
     os.unlink(file)  # noqa: PTH108
     os.mkfifo(file)
-    watching = asyncio.create_task(ring.watch(in_daemon_thread, 0.001))
+    watching = asyncio.create_task(ring.watch(0.001))
     await until(lambda: "keeping the previous API keys" in caplog.text)
     assert ring.names == {"chat", "batch"}
     watching.cancel()

@@ -78,7 +78,7 @@ def status_of(method: str, path: bytes) -> int:
 
 
 @pytest.mark.parametrize("line", DENIED.split("\n")[1:-1])
-def test_a_route_that_steers_or_inspects_an_engine_does_not_exist_here(line: str) -> None:
+def test_a_route_that_controls_or_inspects_an_engine_does_not_exist_here(line: str) -> None:
     method, path = line.split(" ")
     assert status_of(method, path.encode()) in {404, 405}
     assert not [route for route in ROUTES if (route.method, route.path) == (method, path)]
