@@ -25,6 +25,17 @@ for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
 
 
+# Each of these wants the machine's cores for itself: two real engines, a browser, a measurement.
+ONE_AT_A_TIME = ("bench", "browser", "gpu", "vllm")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Groups for `pytest -n 2 --dist loadgroup`: a file's tests share its fixtures, and so one process."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        item.add_marker(pytest.mark.xdist_group("alone" if folder in ONE_AT_A_TIME else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     need_compiler()

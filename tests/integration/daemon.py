@@ -17,13 +17,12 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from memoria.cli.client import request as ask_admin
 from memoria.engine.process.marker import marked
 from memoria.text import GIB
 from tests.integration.http_client import Answer, ask
+from tests.ports import free_ports
 from tests.stub_engine import StubVllm
 from tests.stub_nvml import NvmlStub, StubGpu, StubProcess
 
@@ -300,14 +300,6 @@ def until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline, "it never became true"
         time.sleep(0.02)
-
-
-def free_ports(count: int) -> Iterator[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    for listener in sockets:
-        yield listener.getsockname()[1]
-    for listener in sockets:
-        listener.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from urllib.request import Request, urlopen
 import pytest
 
 from memoria.text import GIB
-from tests.integration.daemon import Box, RunningDaemon, free_ports, until
+from tests.integration.daemon import Box, RunningDaemon, until
+from tests.ports import free_ports
 from tests.promtool import complaints
 
 COMPLETION = {"prompt": "a", "max_tokens": 3}

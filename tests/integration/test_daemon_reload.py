@@ -19,8 +19,9 @@ import pytest
 
 from memoria.errors import ExitCode
 from memoria.text import GIB
-from tests.integration.daemon import PATIENCE, Box, RunningDaemon, free_ports, until
+from tests.integration.daemon import PATIENCE, Box, RunningDaemon, until
 from tests.integration.http_client import Streaming
+from tests.ports import free_ports
 from tests.stub_nvml import StubProcess
 
 PROMPT = {"model": "writer", "prompt": "a", "max_tokens": 2}

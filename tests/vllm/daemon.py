@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 import yaml
 
 from memoria.demo import config_path
+from tests.ports import free_ports
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE = 300.0  # seconds: two cores, four imports of torch
@@ -138,11 +138,3 @@ def _changed(folder: Path, only: str | None, keys: dict[str, Any]) -> Path:
     file = folder / "memoria.yaml"
     file.write_text(yaml.safe_dump({**demo, **keys, "engines": engines}))
     return file
-
-
-def free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listener.getsockname()[1] for listener in held]
-    for listener in held:
-        listener.close()
-    return ports

@@ -18,10 +18,11 @@ import yaml
 
 from memoria.admin.telemetry.exposition import Exposition
 from memoria.admin.telemetry.metrics import status_families
+from tests.ports import free_ports
 from tests.programs import need
 from tests.promtool import complaints, promtool_complaints
 from tests.unit.admin.test_status_metrics import BOTH, GUARD
-from tests.vllm.daemon import REPOSITORY, RealDaemon, free_ports
+from tests.vllm.daemon import REPOSITORY, RealDaemon
 from tests.vllm.engine_socket import ask_engine
 
 CONFIGS = REPOSITORY / "configs"

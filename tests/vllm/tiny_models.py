@@ -12,7 +12,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.demo_models import tokenizer, tokenizer_config
+from tests.ports import free_ports
 from tests.vllm.tiny_configs import MODELS
 
 RECORDS = Path(__file__).parents[1] / "data" / "kv_cache.json"
@@ -48,8 +48,7 @@ def started(python: str, folder: Path, own: Mapping[str, Any]) -> Iterator[subpr
     arguments = []
     for name, value in flags(own).items():
         arguments += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        port = held.getsockname()[1]
+    (port,) = free_ports(1)
     command = [
         python,
         "-m",

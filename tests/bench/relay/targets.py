@@ -15,7 +15,7 @@ from typing import Self
 
 from tests.bench.relay import cost
 from tests.bench.relay.load_program import Load
-from tests.integration.daemon import free_ports
+from tests.ports import free_ports
 from tests.programs import find
 
 ROOT = Path(__file__).parents[3]

@@ -16,6 +16,7 @@ from memoria.config.model import Address, Config
 from memoria.daemon import listeners as listen
 from memoria.errors import Mark, UnavailableError
 from memoria.proxy.exchange.context import ProxyContext
+from tests.ports import free_ports
 from tests.unit.plans import config
 
 
@@ -27,8 +28,8 @@ def taken() -> Iterator[int]:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as once:
-        return int(once.getsockname()[1])
+    (port,) = free_ports(1)
+    return port
 
 
 def listening(main: int, *own: int | None, host: str = "127.0.0.1") -> Config:
