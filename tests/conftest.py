@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from tests.stub_nvml import NvmlStub, build_library
 
 __all__ = ["figure", "pytest_terminal_summary"]  # pytest finds fixtures and hooks here by their names
 
-# How long one example takes says more about the machine's other work than about memoria.
-settings.register_profile("memoria", deadline=None)
-settings.load_profile("memoria")
+# A quarter of the examples will do while one changes something and waits; `.ci/run` tries all. No deadline:
+# how long one example takes says more about the machine's other work than about memoria.
+settings.register_profile("here", deadline=None, max_examples=25)
+settings.register_profile("ci", deadline=None, max_examples=100)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 # A background job may have these ignored (`nohup`, a shell without job control), and hands that on: what the
 # tests start must see them as in a terminal.

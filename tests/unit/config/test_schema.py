@@ -194,7 +194,7 @@ def loads_or_reports(folder: ConfigFolder, text: str) -> None:
     assert all(problem.hint for problem in problems)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text() | st.text(alphabet=" \n\t:-[]{}&*!|>'\"%@`#${}?,a0"))
 @example(text="a: &a [*a]")
 @example(text="[" * 10_000)
@@ -203,7 +203,7 @@ def test_any_text_loads_or_is_reported_wrong(folder: ConfigFolder, text: str) ->
     loads_or_reports(folder, text)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sections=st.dictionaries(KEYS, TREES, max_size=4), engine=st.dictionaries(KEYS, TREES, max_size=6))
 def test_any_tree_loads_or_is_reported_wrong(
     folder: ConfigFolder, sections: dict[str, Any], engine: dict[str, Any]

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from memoria.engine.log import LogFile, LogReader
@@ -165,7 +165,6 @@ def test_a_log_that_may_not_be_read_is_an_error(log: LogFile) -> None:
         LogReader(log.path, lines=10)
 
 
-@settings(max_examples=200)
 @given(
     lengths=st.lists(st.integers(1, 120), min_size=1, max_size=80),
     looks=st.sets(st.integers(0, 79)),

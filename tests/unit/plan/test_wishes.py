@@ -68,7 +68,6 @@ def test_a_size_comes_back_from_vllms_own_rounding_to_the_byte(total: int, share
     assert math.ceil(total * float(format(fraction, "f"))) == size
 
 
-@settings(max_examples=60, deadline=None)
 @given(totals, wishes, wishes, st.sampled_from(["0.5", "0.9", "0.95", "1"]))
 def test_choices_never_exceed_the_limit_or_the_device(
     total: int, first: Want, second: Want, limit: str
@@ -81,7 +80,6 @@ def test_choices_never_exceed_the_limit_or_the_device(
     assert make_plan(settled.config, {0: device(total)}).problems == ()
 
 
-@settings(max_examples=60, deadline=None)
 @given(totals, wishes, wishes)
 def test_a_choice_grants_every_wish(total: int, first: Want, second: Want) -> None:
     settled = settle(wishing({"a": first, "b": second}), {0: device(total)}, FILES)
@@ -95,7 +93,6 @@ def test_a_choice_grants_every_wish(total: int, first: Want, second: Want) -> No
         assert outcome.kv_bytes >= wanted_cache_bytes(outcome.kv_cache, engine.want or Want())
 
 
-@settings(max_examples=60, deadline=None)
 @given(totals, wishes, wishes, st.floats(1, 4), st.integers(0, 100_000))
 def test_a_larger_wish_never_gets_less(total: int, wish: Want, other: Want, times: float, more: int) -> None:
     larger = replace(
@@ -119,7 +116,7 @@ def test_a_larger_wish_never_gets_less(total: int, wish: Want, other: Want, time
     assert chosen(after)["b"] == chosen(before)["b"]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(totals, wishes, wishes)
 def test_the_same_wishes_get_the_same_choice(total: int, first: Want, second: Want) -> None:
     wanted = wishing({"a": first, "b": second})

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from memoria.config.model import Access, Address
@@ -275,7 +275,6 @@ NAMES = st.sampled_from(
 HEADERS = st.lists(st.tuples(NAMES | st.binary(max_size=12), st.binary(max_size=60)), max_size=8)
 
 
-@settings(deadline=None)
 @given(
     method=st.sampled_from(["GET", "POST", "OPTIONS", "HEAD", "\xff"]),
     path=st.binary(max_size=40) | st.sampled_from([b"/v1/audio/transcriptions", b"/health"]),

@@ -188,7 +188,7 @@ def test_nothing_shows_a_key(file: Path) -> None:
     assert CHAT not in repr(ring) + repr(vars(ring))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.binary() | st.text().map(str.encode))
 def test_any_file_is_keys_or_is_told_what_is_wrong(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "any"
