@@ -6,7 +6,7 @@ not open to a network by accident.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -25,47 +25,37 @@ RESERVED = {
 
 
 def check_engines(document: Document, folder: Path, environ: Mapping[str, str], report: Report) -> None:
-    engines = document.data.get("engines")
     ports: dict[int, ConfigPath] = {}
     with suppress(ValueError):  # reported by the schema
         ports[Address.parse(document.data.get("listen", "127.0.0.1:8200")).port] = ("listen",)
     names: dict[tuple[str, str], ConfigPath] = {}
-    for name, engine in engines.items() if isinstance(engines, dict) else ():
-        path = ("engines", name)
-        if name in RESERVED:
-            report.error(
-                f"no engine can be named `{name}`: {RESERVED[name]}", path, hint="give it another name"
-            )
-        if isinstance(engine, dict):
-            _check_port(engine, path, ports, report)
-            _check_model(engine, path, folder, environ, report)
-            _check_names(engine, path, [*_served_names(engine, folder, environ)], names, report)
+    for path, engine in document.engines():
+        if reason := RESERVED.get(path[1]):
+            report.error(f"no engine can be named `{path[1]}`: {reason}", path, hint="give it another name")
+        _check_port(engine, path, ports, report)
+        _check_model(engine, path, folder, environ, report)
+        _check_names(engine, path, _served_names(engine, folder, environ), names, report)
 
 
 def check_memory(document: Document, report: Report) -> None:
     """Every engine has a fraction or a size, not both. Whether a wish can be met is up to the plan."""
-    engines = document.data.get("engines")
-    for name, engine in engines.items() if isinstance(engines, dict) else ():
-        if engine is None or isinstance(engine, dict):
-            _check_engine_memory(engine or {}, ("engines", name), report)
-
-
-def _check_engine_memory(engine: Mapping[str, Node], path: ConfigPath, report: Report) -> None:
-    fraction, size = engine.get("gpu_memory_utilization"), engine.get("gpu_memory")
-    if fraction is not None and size is not None:
-        report.error(
-            "`gpu_memory` and `gpu_memory_utilization` exclude each other",
-            (*path, "gpu_memory"),
-            also=((*path, "gpu_memory_utilization"),),
-            hint="keep one of them",
-        )
-    misspelt = get_close_matches("gpu_memory_utilization", engine.keys() - {"gpu_memory"}, n=1, cutoff=0.75)
-    if fraction is None and size is None and (not misspelt or misspelt == ["gpu_memory_utilization"]):
-        report.error(
-            "`gpu_memory_utilization` is missing",
-            path,
-            hint="write `gpu_memory_utilization: 0.30`, say, or `gpu_memory: 12GiB`, or `auto` with a `want`",
-        )
+    name = "gpu_memory_utilization"
+    for path, engine in document.engines():
+        fraction, size = engine.get(name), engine.get("gpu_memory")
+        if fraction is not None and size is not None:
+            report.error(
+                "`gpu_memory` and `gpu_memory_utilization` exclude each other",
+                (*path, "gpu_memory"),
+                also=((*path, name),),
+                hint="keep one of them",
+            )
+        misspelt = get_close_matches(name, engine.keys() - {"gpu_memory"}, n=1, cutoff=0.75)
+        if fraction is None and size is None and misspelt in ([], [name]):
+            report.error(
+                "`gpu_memory_utilization` is missing",
+                path,
+                hint=f"write `{name}: 0.30`, say, or `gpu_memory: 12GiB`, or `auto` with a `want`",
+            )
 
 
 def check_front(file: File, report: Report, wrong: Collection[str] = ()) -> None:
@@ -156,7 +146,7 @@ def _check_model(
 def _check_names(
     engine: Mapping[str, Node],
     path: ConfigPath,
-    served: list[str],
+    served: Iterable[str],
     names: dict[tuple[str, str], ConfigPath],
     report: Report,
 ) -> None:

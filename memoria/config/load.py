@@ -53,13 +53,11 @@ def read(path: Path, environ: Mapping[str, str]) -> Loaded:
     dotenv = path.with_name(".env")
     variables = read_variables(environ, dotenv, shown(dotenv), report)
     document = parse(text, shown(path), variables, report)
-    engines = document.data.get("engines")
-    for name, engine in engines.items() if isinstance(engines, dict) else ():
-        if isinstance(engine, dict):
-            sort_flags(engine, ("engines", name), report)
-            check_variables(engine, ("engines", name), report)
-            read_pooler(engine, ("engines", name), report)
-            pass_on_hub_variables(engine, ("engines", name), variables, report)
+    for name, engine in document.engines():
+        sort_flags(engine, name, report)
+        check_variables(engine, name, report)
+        read_pooler(engine, name, report)
+        pass_on_hub_variables(engine, name, variables, report)
     fill_in_log(document.data, variables, report)
     check_engines(document, path.absolute().parent, environ, report)
     runtime_dir, _ = paths.runtime_dir(document.text("runtime_dir"), path, environ)

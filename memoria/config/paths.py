@@ -73,17 +73,17 @@ def log_dir(written: str | None, config: Path, environ: Mapping[str, str]) -> Lo
         return expand(written, config.absolute().parent, environ), "file"
     if given := _systemd_folder("LOGS_DIRECTORY", environ):
         return given, "environment LOGS_DIRECTORY"
-    base = environ.get("XDG_STATE_HOME", "")
-    if base.startswith("/"):
-        return Path(base, "memoria", instance_id(config), "logs"), "environment XDG_STATE_HOME"
-    return home(environ) / ".local/state/memoria" / instance_id(config) / "logs", "default"
+    in_xdg = environ.get("XDG_STATE_HOME", "").startswith("/")
+    return _state_home(config, environ) / "logs", "environment XDG_STATE_HOME" if in_xdg else "default"
 
 
 def state_dir(config: Path, environ: Mapping[str, str]) -> Path:
     """For files that outlive the daemon and can be lost without harm: systemd's STATE_DIRECTORY, or else
     memoria's folder of the user's state."""
-    if given := _systemd_folder("STATE_DIRECTORY", environ):
-        return given
+    return _systemd_folder("STATE_DIRECTORY", environ) or _state_home(config, environ)
+
+
+def _state_home(config: Path, environ: Mapping[str, str]) -> Path:
     base = environ.get("XDG_STATE_HOME", "")
     state = Path(base) if base.startswith("/") else home(environ) / ".local/state"
     return state / "memoria" / instance_id(config)

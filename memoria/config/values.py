@@ -218,14 +218,6 @@ def _without_blanks(node: Any) -> Any:
     return {key: text for key, text in node.items() if text is not None} if isinstance(node, dict) else node
 
 
-def _upper(node: Any) -> Any:
-    return node.upper() if isinstance(node, str) else node
-
-
-def _lower(node: Any) -> Any:
-    return node.lower() if isinstance(node, str) else node
-
-
 def _printable(text: str) -> str:
     if not text.isprintable():
         raise ValueError("must not hold control characters")
@@ -319,8 +311,13 @@ Flags = Annotated[dict[str, Any], Reader(before=plain)]
 PoolerConfig = Annotated[
     dict[str, Any], Reader(before=plain, schema={"anyOf": [{"type": "object"}, {"type": "string"}]})
 ]
-LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], Reader(before=_upper)]
-LogFormat = Annotated[Literal["text", "json"], Reader(before=_lower)]
+LogLevel = Annotated[
+    Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"],
+    Reader(before=lambda level: level.upper() if isinstance(level, str) else level),
+]
+LogFormat = Annotated[
+    Literal["text", "json"], Reader(before=lambda name: name.lower() if isinstance(name, str) else name)
+]
 Variables = Annotated[
     Mapping[str, str],
     Reader(

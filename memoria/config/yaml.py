@@ -64,6 +64,13 @@ class Document:
                 return None
         return node
 
+    def engines(self) -> Iterator[tuple[ConfigPath, dict[str, Node]]]:
+        """The engines that are mappings, or blank, each with its path."""
+        engines = self.data.get("engines")
+        for name, engine in engines.items() if isinstance(engines, dict) else ():
+            if engine is None or isinstance(engine, dict):
+                yield ("engines", name), {} if engine is None else engine
+
     def text(self, *path: str) -> str | None:
         """The text of a value; None where there is none, or it is a mapping or a list."""
         node = self.get(*path)
