@@ -31,6 +31,7 @@ from memoria.config.values import (
     Names,
     Port,
     Reader,
+    ScaledCount,
     Seconds,
     SecondsOrZero,
     Section,
@@ -177,9 +178,9 @@ class Logging(Section):
 class Want(Section):
     """Wishes of one engine."""
 
-    context: Count | None = key("Tokens of a request, its answer included.", None)
+    context: ScaledCount | None = key("Tokens of a request, its answer included.", None)
     concurrency: Concurrency | None = key("Such requests at once.", None)
-    tokens: Count | None = key("Tokens in the KV cache, all requests together.", None)
+    tokens: ScaledCount | None = key("Tokens in the KV cache, all requests together.", None)
     weight: Weight | None = key("Share of what the wishes of all engines leave; unset: none.", None)
 
 

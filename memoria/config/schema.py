@@ -25,11 +25,13 @@ from memoria.config.values import (
     ModelLen,
     Origins,
     PoolerConfig,
+    ScaledCount,
     Section,
     Word,
     key,
     keys,
 )
+from memoria.config.yaml import EXTENSION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,16 +39,16 @@ class Engine(model.EngineKeys):
     """One vLLM server."""
 
     max_num_seqs: Count | None = key("Most sequences in one step.", None)
-    max_num_batched_tokens: Count | None = key("Most tokens in one step.", None)
+    max_num_batched_tokens: ScaledCount | None = key("Most tokens in one step, as in `8192` or `8k`.", None)
     max_model_len: ModelLen | None = key(
-        "Context length in tokens; `auto` fits it to the memory that is left.", None
+        "Context length in tokens, as in `8192` or `32k`; `auto` fits it to the memory that is left.", None
     )
     dtype: Argument | None = key("Type of the weights: `auto`, `bfloat16`, `half`, `float32`.", None)
     quantization: Argument | None = key(
         "Method of quantization, where the model's files do not name it.", None
     )
     kv_cache_dtype: Argument | None = key("Type of the KV cache: `auto`, `fp8`.", None)
-    kv_cache_memory_bytes: Count | None = key(
+    kv_cache_memory_bytes: ScaledCount | None = key(
         "Size of the KV cache in bytes, instead of what the fraction leaves.", None
     )
     enforce_eager: bool | None = key("No CUDA graphs: less memory, slower decoding.", None)
@@ -122,6 +124,7 @@ def json_schema() -> dict[str, Any]:
     schema = FILE.json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "memoria.yaml"
+    schema["patternProperties"] = {f"^{EXTENSION}": {}}
     schema["$defs"]["Engine"]["anyOf"] = [
         {"required": ["gpu_memory_utilization"]},
         {"required": ["gpu_memory"]},

@@ -26,6 +26,9 @@ _UNITS = {
 LEAST_FRACTION = Decimal("0.001")  # 24 MiB of 24 GiB: no engine starts with less
 LEAST_WEIGHT = Decimal("0.001")
 _PLAIN_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
+_SCALED = re.compile(
+    r"(?P<number>\d{1,9}(\.\d{1,9})?)(?P<decimal>[kmgt])|(?P<whole>\d{1,9})(?P<binary>[KMGT])"
+)
 _GPU_UUID = re.compile(r"(GPU|MIG)-[0-9A-Za-z/-]+")
 _ENGINE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,30}")
 
@@ -156,12 +159,26 @@ def _changes(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+def _scaled(text: Any) -> Any:
+    """`32k` as 32 000 and `32K` as 32 768, anything else as it is (`human_readable_int` of
+    vllm/utils/argparse_utils.py, with its way of rounding)."""
+    match = _SCALED.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        return text
+    if match["binary"]:
+        return int(match["whole"]) << 10 * (1 + "KMGT".index(match["binary"]))
+    return int(float(match["number"]) * 1000 ** (1 + "kmgt".index(match["decimal"])))
+
+
 def _parse_model_len(text: Any) -> int | str:
-    if text == "auto":
+    if text in ("auto", "-1"):
         return "auto"
-    if isinstance(text, str) and text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text) > 0:
-        return int(text)
-    raise ValueError("must be a number of tokens, or `auto`")
+    tokens = _scaled(text)
+    if isinstance(tokens, str) and tokens.isascii() and tokens.isdigit() and len(tokens) < 10:
+        tokens = int(tokens)
+    if isinstance(tokens, int) and 0 < tokens < 10**9:
+        return tokens
+    raise ValueError("must be a number of tokens, as in 8192 or 32k, or `auto`")
 
 
 def _parse_fraction(text: Any) -> Decimal:
@@ -205,17 +222,20 @@ def _digits(text: Any) -> Any:
 
 
 def plain(node: Any) -> Any:
-    """A node of `memoria.config.yaml` as plain Python values by YAML's types, without the keys that have no
-    value."""
+    """A node of `memoria.config.yaml` as plain Python values by YAML's types."""
     if isinstance(node, dict):
-        return {key: plain(value) for key, value in node.items() if value is not None}
+        return {key: plain(value) for key, value in node.items()}
     if isinstance(node, list):
         return [plain(item) for item in node]
     return getattr(node, "value", node)
 
 
 def _without_blanks(node: Any) -> Any:
-    return {key: text for key, text in node.items() if text is not None} if isinstance(node, dict) else node
+    if isinstance(node, list):
+        return [item for item in node if item is not None]
+    return (
+        {key: value for key, value in node.items() if value is not None} if isinstance(node, dict) else node
+    )
 
 
 def _printable(text: str) -> str:
@@ -243,6 +263,13 @@ Argument = Annotated[Word, Reader(after=_no_flag, schema={"type": "string", **_N
 Folder = Annotated[Path, Reader(like=Word, after=Path)]
 Whole = Annotated[int, Reader(_GE_0)]
 Count = Annotated[int, Reader(_GT_0)]
+_TOKENS = {
+    "anyOf": [
+        {"type": "integer", "exclusiveMinimum": 0},
+        {"type": "string", "pattern": r"^(\d+(\.\d+)?[kmgt]|\d+[KMGT])$"},
+    ]
+}
+ScaledCount = Annotated[int, Reader(_GT_0, before=_scaled, schema=_TOKENS)]  # may be written as `32k`
 Seconds = Annotated[float, Reader(_GT_0)]
 SecondsOrZero = Annotated[float, Reader(_GE_0)]
 Concurrency = Annotated[float, Reader({"gt": 0, "le": 1e6})]
@@ -277,7 +304,7 @@ def _one_or_more(item: Any, item_schema: Mapping[str, Any], after: Callable[[Any
     return Reader(
         _NOT_EMPTY,
         like=list[item],
-        before=lambda node: [node] if isinstance(node, str) else node,
+        before=lambda node: [node] if isinstance(node, str) else _without_blanks(node),
         after=after,
         schema={"anyOf": [text, {"type": "array", "items": text, "minItems": 1}]},
     )
@@ -304,10 +331,11 @@ ModelLen = Annotated[
     int | str,
     Reader(
         instead=_parse_model_len,
-        schema={"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"const": "auto"}]},
+        schema={"anyOf": [*_TOKENS["anyOf"], {"enum": ["auto", -1]}]},
     ),
 ]
-Flags = Annotated[dict[str, Any], Reader(before=plain)]
+# A flag without a value is unset; within its JSON, null is a value.
+Flags = Annotated[dict[str, Any], Reader(before=lambda node: plain(_without_blanks(node)))]
 PoolerConfig = Annotated[
     dict[str, Any], Reader(before=plain, schema={"anyOf": [{"type": "object"}, {"type": "string"}]})
 ]

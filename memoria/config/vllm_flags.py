@@ -16,6 +16,7 @@ from memoria.config.schema import VLLM_KEYS
 from memoria.config.yaml import Node, Scalar
 
 _FLAG = re.compile(r"[a-z][a-z0-9_.]*", re.IGNORECASE)
+_INTEGER = re.compile(r"-\d+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 _OWN_KEY = "it has a key of its own: write `{key}` beside `args`"
@@ -50,6 +51,12 @@ REFUSED_FLAGS = {
     **dict.fromkeys(("nnodes", "node_rank", "master_addr", "master_port"), _ONE_GPU),
     **dict.fromkeys(("uvicorn_log_level", "log_level", "log_config_file", "logging_config"), _LOG),
 }
+# Values of refused flags that change nothing.
+_HARMLESS = {
+    **dict.fromkeys(("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "nnodes"), 1),
+    "node_rank": 0,
+    "headless": False,
+}
 _REMOVED_FLAGS = {
     "task": "write `runner: pooling` (and `convert: embed` for a model made to generate), or leave it out",
     "disable_log_requests": "leave it out: vLLM logs no requests by default",
@@ -80,7 +87,8 @@ def sort_flags(engine: dict[str, Node], path: ConfigPath, report: Report) -> Non
         here = (*path, "args", written)
         flag = written.removeprefix("--").replace("-", "_")
         target, home = (engine, (*path, flag)) if flag in VLLM_KEYS else (sorted_args, (*path, "args", flag))
-        if _refuse(written, flag, here, report) or _refuse_value(value, here, report):
+        harmless = isinstance(value, Scalar) and flag in _HARMLESS and value.value == _HARMLESS[flag]
+        if (not harmless and _refuse(written, flag, here, report)) or _refuse_value(value, here, report):
             continue
         if target.get(flag) is not None:
             report.error(f"`{flag}` is given twice", here, also=(home,), hint="keep one of them")
@@ -116,11 +124,14 @@ def _refuse(written: str, flag: str, here: ConfigPath, report: Report) -> bool:
 
 
 def _refuse_value(value: Node, here: ConfigPath, report: Report) -> bool:
-    items = value if isinstance(value, list) else [value]
+    """Only items of a list stand alone on the command line; another value is written as `--flag=value`."""
+    items = value if isinstance(value, list) else ()
     if any(
-        isinstance(item, Scalar) and isinstance(item.value, str) and item.startswith("-") for item in items
+        isinstance(item, Scalar) and item.startswith("-") and not _INTEGER.fullmatch(item) for item in items
     ):
-        report.error("vLLM would take this value for a flag", here, hint="values do not begin with `-`")
+        report.error(
+            "vLLM would take an item of this list for a flag", here, hint="items do not begin with `-`"
+        )
         return True
     return False
 

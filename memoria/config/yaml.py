@@ -29,6 +29,7 @@ _TYPED = {_TAG + name for name in ("int", "float", "bool", "null")}
 _KNOWN = _TYPED | {_TAG + name for name in ("str", "map", "seq", "timestamp", "value", "merge")}
 _UNUSABLE = re.compile(r"[\x00\ud800-\udfff]")  # no path, argument or variable may hold them
 _LOOK_AROUND = "look at the lines before it, too: indentation, colons, brackets, quotes"
+EXTENSION = "x-"  # at the top, as in Compose: parts that are only there to be merged into others
 _MAX_DEPTH = 50  # libyaml's composer recurses on the C stack, and ends the process when that is full
 _MAX_NODES = 20_000  # aliases of aliases can grow a small file without end
 
@@ -131,6 +132,8 @@ class _Reader:
                         hint="configs/README.md explains every key",
                     )
                     continue
+                if not path and key.value.startswith(EXTENSION):
+                    continue
                 here = (*path, str(key.value))
                 if key.value in data:
                     if not merged:
@@ -172,9 +175,7 @@ class _Reader:
             for child in node.value:
                 here = (*path, str(len(items)))
                 self._report.marks[here] = self._mark(child)
-                item = self.node(child, here)
-                if item is not None:
-                    items.append(item)
+                items.append(self.node(child, here))
             return items
 
     def _scalar(self, node: yaml.ScalarNode, path: ConfigPath) -> Scalar | None:

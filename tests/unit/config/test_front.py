@@ -129,10 +129,10 @@ def test_the_guard_protects_no_engine_that_has_no_tokens(folder: ConfigFolder, n
 
 def test_filters_strip_and_set_fields_of_any_json_type(folder: ConfigFolder) -> None:
     config = folder.engine(
-        "filters: {strip: temperature, set: {top_p: 0.9, n: 1, stop: [a, b], kwargs: {deep: true}, off: }}"
+        "filters: {strip: temperature, set: {top_p: 0.9, n: 1, stop: [a, b], kwargs: {deep: 1}, off: null}}"
     )
     assert config.engines[0].filters == Filters(
-        ("temperature",), {"top_p": 0.9, "n": 1, "stop": ["a", "b"], "kwargs": {"deep": True}}
+        ("temperature",), {"top_p": 0.9, "n": 1, "stop": ["a", "b"], "kwargs": {"deep": 1}, "off": None}
     )
     assert folder.engine("filters: {strip: [a, b]}").engines[0].filters == Filters(("a", "b"))
 

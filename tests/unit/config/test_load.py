@@ -153,7 +153,10 @@ def test_an_unknown_flag_of_vllm_is_sent_to_args(folder: ConfigFolder) -> None:
         ("runner: embed", "`runner` must be `generate` or `pooling`, not `embed`"),
         ("enforce_eager: perhaps", "`enforce_eager` must be true or false, not `perhaps`"),
         ("max_num_seqs: {a: 1}", "`max_num_seqs` must be a whole number, not a mapping"),
-        ("max_model_len: 8k", "`max_model_len` must be a number of tokens, or `auto`, not `8k`"),
+        (
+            "max_model_len: 8kb",
+            "`max_model_len` must be a number of tokens, as in 8192 or 32k, or `auto`, not `8kb`",
+        ),
         (
             "gpu: first",
             "`gpu` must be the index of a GPU, or its UUID as `nvidia-smi -L` prints it, not `first`",

@@ -162,7 +162,7 @@ def test_the_reference_has_every_key_with_its_meaning() -> None:
     by_key = {doc.key: doc for doc in docs}
     assert by_key["gpu_limit"].default == "0.95"
     assert by_key["engines.NAME.model"].default == "required"
-    assert by_key["engines.NAME.max_model_len"].type == "whole number or `auto`"
+    assert by_key["engines.NAME.max_model_len"].type == "whole number or text or `auto` or `-1`"
     assert by_key["timeouts.stop"] == KeyDoc("timeouts.stop", "number", "15", "From SIGTERM to SIGKILL.")
 
 

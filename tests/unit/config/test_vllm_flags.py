@@ -45,6 +45,28 @@ def test_other_flags_keep_the_types_that_yaml_gives_them(folder: ConfigFolder) -
     }
 
 
+def test_a_null_within_a_flag_or_a_filter_is_a_value_and_a_flag_without_one_is_unset(
+    folder: ConfigFolder,
+) -> None:
+    (engine,) = folder.engine(
+        "args: {override_generation_config: {max_new_tokens: null}, hf-overrides: {layers: [1, null, ~]}, "
+        "deep: {a: [{b: }]}, seed: , size: null}, filters: {set: {stop: null, kwargs: {n: }}}, "
+        "pooler_config: {dimensions: null}"
+    ).engines
+    assert engine.vllm_args == {
+        "override_generation_config": {"max_new_tokens": None},
+        "hf_overrides": {"layers": [1, None, None]},
+        "deep": {"a": [{"b": None}]},
+        "pooler_config": {"dimensions": None},
+    }
+    assert engine.filters.set == {"stop": None, "kwargs": {"n": None}}
+
+
+def test_a_blank_item_of_a_list_of_memorias_own_is_unset(folder: ConfigFolder) -> None:
+    config = folder.engine('served_model_name: [x, "${OTHER:-}"]')
+    assert config.engines[0].served_model_name == ("x",)
+
+
 @pytest.mark.parametrize(
     ("flag", "hint"),
     [
@@ -144,16 +166,56 @@ def test_neither_a_model_nor_its_folders_name_is_taken_for_a_flag(folder: Config
     )
 
 
-@pytest.mark.parametrize("value", ["--host=0.0.0.0", "[a, --host]"])
-def test_a_value_that_looks_like_a_flag_is_refused(folder: ConfigFolder, value: str) -> None:
-    assert (
-        folder.engine_problem(f"args: {{chat-template: {value}}}").what
-        == "vLLM would take this value for a flag"
-    )
+@pytest.mark.parametrize("value", ["[a, --host]", "[-0.5]", "[-tp]"])
+def test_an_item_that_looks_like_a_flag_is_refused(folder: ConfigFolder, value: str) -> None:
+    problem = folder.engine_problem(f"args: {{middleware: {value}}}")
+    assert problem.what == "vLLM would take an item of this list for a flag"
 
 
-def test_a_negative_number_is_no_flag(folder: ConfigFolder) -> None:
-    assert folder.engine("args: {max-logprobs: -1}").engines[0].vllm_args == {"max_logprobs": -1}
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [("-1", -1), ("-0.5", -0.5), ('"-1"', "-1"), ("[-1, 5]", [-1, 5]), ("--host=0.0.0.0", "--host=0.0.0.0")],
+)
+def test_a_value_may_begin_with_a_minus(folder: ConfigFolder, written: str, value: object) -> None:
+    assert folder.engine(f"args: {{flag: {written}}}").engines[0].vllm_args == {"flag": value}
+
+
+@pytest.mark.parametrize(
+    ("written", "tokens"),
+    [
+        ("32k", 32_000),
+        ("32K", 32_768),
+        ("25.6k", 25_600),
+        ("1m", 1_000_000),
+        ("8192", 8192),
+        ('"2M"', 2 << 20),
+    ],
+)
+@pytest.mark.parametrize("key", ["max_model_len", "max_num_batched_tokens", "kv_cache_memory_bytes"])
+def test_a_number_may_have_vllms_suffix(folder: ConfigFolder, key: str, written: str, tokens: int) -> None:
+    assert folder.engine(f"{key}: {written}").engines[0].vllm_args == {key: tokens}
+    assert folder.engine(f"args: {{{key}: {written}}}").engines[0].vllm_args == {key: tokens}
+
+
+@pytest.mark.parametrize("written", ["-1", "auto", '"-1"'])
+def test_the_context_length_may_be_left_to_vllm(folder: ConfigFolder, written: str) -> None:
+    assert folder.engine(f"max_model_len: {written}").engines[0].vllm_args == {"max_model_len": "auto"}
+
+
+@pytest.mark.parametrize("written", ["1.5K", "32kb", "k", "0k", "-1k", "1e3", "9999999T"])
+def test_a_number_with_another_suffix_is_refused(folder: ConfigFolder, written: str) -> None:
+    assert "must be" in folder.engine_problem(f"max_model_len: {written}").what
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("tensor-parallel-size", 1), ("data-parallel-size", 1), ("node-rank", 0), ("headless", False)],
+)
+def test_a_refused_flag_may_say_what_is_so_anyway(folder: ConfigFolder, flag: str, value: object) -> None:
+    written = str(value).lower()
+    (engine,) = folder.engine(f"args: {{{flag}: {written}}}").engines
+    assert engine.vllm_args == {flag.replace("-", "_"): value}
+    assert "one GPU" in (folder.engine_problem(f"args: {{{flag}: 2}}").hint or "")
 
 
 def test_variables_are_text(folder: ConfigFolder) -> None:

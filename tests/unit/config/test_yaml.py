@@ -81,6 +81,11 @@ def test_merge_keys_fill_in_what_the_mapping_does_not_say() -> None:
     assert plain(data["y"]) == {"a": 5, "b": 2}
 
 
+def test_parts_to_merge_from_may_stand_at_the_top_as_in_compose() -> None:
+    text = "x-common: &common {a: 1, b: '${X}'}\nx-: 5\ny: {<<: *common, x-own: 2}\n"
+    assert plain(read(text, X="v").data) == {"y": {"x-own": 2, "a": 1, "b": "v"}}
+
+
 def test_a_duplicate_key_is_a_problem_that_shows_both_places() -> None:
     text = refusal("a:\n  b: 1\n  b: 2\n")
     assert "memoria.yaml:3:3  a.b" in text
