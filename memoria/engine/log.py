@@ -4,8 +4,8 @@ No pipe stands between them, so neither a slow nor a dead memoria can stall an e
 appending, so it can be rotated while it is written: its content is copied away, then it is truncated
 (logrotate's `copytruncate`; lines written between the two are lost).
 
-The files of one log are `engine.log` and, older, `engine.log.1`, `.2`, ... Where a reader was when the file
-was rotated is found again by the bytes before its place. Memory stays small whatever the files hold.
+The files of one log are `engine.log` and, older, `engine.log.1`, `.2`, ... After a rotation a reader finds
+its place by the bytes before it. No file is ever held in memory as a whole.
 """
 
 from __future__ import annotations
@@ -24,23 +24,27 @@ from memoria.config.model import Logging
 from memoria.errors import Problem, UnavailableError
 from memoria.vllm.log_lines import time_of
 
+logger = logging.getLogger(__name__)
+
 LONGEST_LINE = 4096  # bytes; the rest of a longer line is dropped
 READ_AT_ONCE = 1 << 20  # bytes
+TAIL_BYTES = 256 << 10
 _BLOCK = 1 << 16  # bytes
-_MARK = 256  # bytes by which a place is found again
+_MARK = 256  # bytes that identify a place in a file
+_ELSEWHERE = "choose another directory with `log: {dir: ...}`, or fix its permissions"
 _BEGIN = re.compile(rb"[\r\n](?=[^\r\n])")
 
 
 class Follower:
-    """Reads the complete lines that were appended since the last call. `skips_floods`: of more than
-    `READ_AT_ONCE` bytes in one call only the end is read."""
+    """Reads complete lines as they are appended. `skips_floods`: where more than `READ_AT_ONCE` bytes were
+    appended between two calls, only the end is read."""
 
     def __init__(self, path: Path, position: int = 0, *, skips_floods: bool = False) -> None:
         self._path, self._position, self._skips_floods = path, position, skips_floods
         self._rest = b""  # of a line whose end is not written yet
-        self._mark = b""  # what stands before the position
-        self._seen = _State(0, position, 0)  # of the file, at the last look
-        self._newest = _state(numbered(path, 1))  # of what was rotated last then
+        self._mark = b""  # the bytes before the position
+        self._seen = _State(0, position, 0)  # of the file at the last look
+        self._newest = _state(numbered(path, 1))  # of the newest rotated file at the last look
         if position:
             try:
                 with path.open("rb") as file:
@@ -53,7 +57,7 @@ class Follower:
         return _state(self._path) not in {self._seen, None}
 
     def new_lines(self) -> Iterator[str]:
-        """Must be read to its end. Raises `OSError`, but not where there is no file (yet)."""
+        """Must be exhausted. Raises `OSError`, except for a missing file."""
         if not self.has_more:
             return
         try:
@@ -65,19 +69,18 @@ class Follower:
                 yield from self.lines_of(data)
 
     def lines_of(self, data: bytes) -> Iterator[str]:
-        """The complete lines, the first with what was left before. tqdm redraws its bar with carriage
-        returns: each redrawing counts as a line."""
-        *complete, rest = (self._rest + data).replace(b"\r", b"\n").split(b"\n")
+        """The complete lines; the first one begins with what was left over."""
+        *complete, rest = _split(self._rest + data)
         self._rest = rest[:LONGEST_LINE]
         yield from _texts(complete)
 
     def rest(self) -> Iterator[str]:
-        """The last line, if its end is not written yet. It comes only once."""
+        """The last line, if it is not complete yet; it is given only once."""
         rest, self._rest = self._rest, b""
         yield from _texts([rest])
 
     def _appended(self, file: BinaryIO) -> Iterator[bytes]:
-        self._seen = _state_of(file)
+        self._seen = _state_of(os.fstat(file.fileno()))
         newest, size = _state(numbered(self._path, 1)), self._seen.size
         if not self._is_at(file) or not self._mark:
             yield from self._rotated_meanwhile(file)
@@ -88,7 +91,7 @@ class Follower:
         file.seek(self._position)
         while self._position < size:
             data = file.read(min(READ_AT_ONCE, size - self._position))
-            if not data:  # cut just now: the next call finds the rest
+            if not data:  # truncated just now: the next call finds the rest
                 return
             self._position += len(data)
             self._mark = (self._mark + data)[-_MARK:]
@@ -98,7 +101,7 @@ class Follower:
         return _read(file, self._position - len(self._mark), self._position) == self._mark
 
     def _rotated_meanwhile(self, current: BinaryIO) -> Iterator[bytes]:
-        """What was appended before the file was cut, as far as it was kept."""
+        """What was appended before the file was truncated, as far as it was kept."""
         with ExitStack() as stack:
             missed: list[BinaryIO] = []
             for file in _open_older(self._path, stack):
@@ -106,13 +109,13 @@ class Follower:
                     file.seek(self._position)
                     missed.append(file)
                     break
-                if not self._mark and _state_of(file) == self._newest:
+                if not self._mark and _state_of(os.fstat(file.fileno())) == self._newest:
                     break
                 if not _is_copy(file, current):
                     file.seek(0)
                     missed.append(file)
             else:
-                if self._mark:  # not kept: what is there may begin anywhere
+                if self._mark:  # its place was not kept: what remains may begin within a line
                     missed, self._rest = [], b""
             for file in reversed(missed):
                 while data := file.read(READ_AT_ONCE):
@@ -122,7 +125,7 @@ class Follower:
 
 
 class _State(NamedTuple):
-    """Whether a file is the same and unchanged, whatever its name."""
+    """Equal for the same, unchanged file, whatever its name."""
 
     inode: int
     size: int
@@ -137,10 +140,10 @@ class _Piece(NamedTuple):
 
 
 class LogReader:
-    """`history`, then `new_lines` again and again: nothing comes twice, nothing that was kept is left out.
+    """`history` once, then `new_lines` repeatedly: no line twice, none that was kept is missing.
 
-    History are the last `lines` (None: all), of those from `begin` on (local time) where that is given.
-    Raises `OSError` where a file may not be read."""
+    History is the last `lines` (None: all), from `begin` on (local time) if that is given. Raises `OSError`
+    for a file that may not be read."""
 
     def __init__(self, path: Path, *, lines: int | None, begin: datetime | None = None) -> None:
         self._path = path
@@ -163,7 +166,7 @@ class LogReader:
             self._follower = Follower(path, offset if first == len(files) - 1 else 0)
 
     def history(self, *, whole: bool) -> Iterator[str]:
-        """Must be read once, and to its end. `whole`: also a last line that is not complete yet."""
+        """Must be exhausted, once. `whole`: with a last line that is not complete yet."""
         for piece in self._older:
             with ExitStack() as stack:
                 for file in _open_older(self._path, stack):
@@ -188,7 +191,7 @@ def numbered(path: Path, number: int) -> Path:
 
 
 def _open_older(path: Path, stack: ExitStack) -> Iterator[BinaryIO]:
-    """The newest first; each once, also when a rotation comes between."""
+    """The newest first, and each only once even if a rotation renames them meanwhile."""
     seen: set[int] = set()
     number = 1
     while True:
@@ -204,13 +207,13 @@ def _open_older(path: Path, stack: ExitStack) -> Iterator[BinaryIO]:
 
 
 def _is_copy(file: BinaryIO, current: BinaryIO) -> bool:
-    """Whether it is what a rotation makes of `current` right now, which is not cut yet."""
+    """Whether a rotation has just copied `current` to it, and not truncated `current` yet."""
     size = os.fstat(file.fileno()).st_size
     return _read(file, size - _MARK, size) == _read(current, size - _MARK, size)
 
 
 def _begin_of_last(files: Sequence[BinaryIO], sizes: Sequence[int], lines: int | None) -> tuple[int, int]:
-    """The file and the place in it where the last `lines` begin."""
+    """Where the last `lines` begin: the file's index and the byte in it."""
     if lines is None:
         return 0, 0
     if lines == 0:
@@ -227,7 +230,7 @@ def _begin_of_last(files: Sequence[BinaryIO], sizes: Sequence[int], lines: int |
 
 
 def _begin_since(files: Sequence[BinaryIO], sizes: Sequence[int], begin: datetime | None) -> tuple[int, int]:
-    """The file and the place in it of the first line that was written at `begin` or later."""
+    """Where the first line of `begin` or later stands: the file's index and the byte in it."""
     if begin is None:
         return 0, 0
     now = datetime.now()
@@ -253,17 +256,20 @@ def _read(file: BinaryIO, begin: int, end: int) -> bytes:
     return file.read(end - begin)
 
 
-def _state_of(file: BinaryIO) -> _State:
-    facts = os.fstat(file.fileno())
+def _state_of(facts: os.stat_result) -> _State:
     return _State(facts.st_ino, facts.st_size, facts.st_mtime_ns)
 
 
 def _state(path: Path) -> _State | None:
     try:
-        facts = path.stat()
+        return _state_of(path.stat())
     except FileNotFoundError:
         return None
-    return _State(facts.st_ino, facts.st_size, facts.st_mtime_ns)
+
+
+def _split(data: bytes) -> list[bytes]:
+    """tqdm redraws its bar with carriage returns: each redraw counts as a line."""
+    return data.replace(b"\r", b"\n").split(b"\n")
 
 
 def _texts(lines: Sequence[bytes]) -> Iterator[str]:
@@ -272,14 +278,8 @@ def _texts(lines: Sequence[bytes]) -> Iterator[str]:
             yield line[:LONGEST_LINE].decode(errors="replace")
 
 
-logger = logging.getLogger(__name__)
-
-TAIL_BYTES = 256 << 10
-_ELSEWHERE = "choose another directory with `log: {dir: ...}`, or fix its permissions"
-
-
 class LogFile:
-    """`<dir>/<engine>.log`, with `keep` older ones as `.1`, `.2`, ... of at most about `max_bytes` each."""
+    """`<dir>/<engine>.log`, and up to `keep` rotated files `.1`, `.2`, ... of about `max_bytes` each."""
 
     def __init__(self, path: Path, *, max_bytes: int, keep: int) -> None:
         self.path, self._max_bytes, self._keep = path, max_bytes, keep
@@ -289,7 +289,7 @@ class LogFile:
         return cls(logging_.dir / f"{engine}.log", max_bytes=logging_.max_bytes, keep=logging_.keep)
 
     def limit(self, *, max_bytes: int, keep: int) -> None:
-        """Set other bounds, from the next rotation on."""
+        """Change the bounds, from the next rotation on."""
         self._max_bytes, self._keep = max_bytes, keep
 
     def open(self) -> int:
@@ -298,21 +298,17 @@ class LogFile:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
             return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except OSError as error:
-            raise UnavailableError(
-                Problem(
-                    f"cannot write the log file {self.path}: {error.strerror}",
-                    hint=_ELSEWHERE,
-                )
-            ) from None
+            what = f"cannot write the log file {self.path}: {error.strerror}"
+            raise UnavailableError(what, hint=_ELSEWHERE) from None
 
     def try_out(self) -> None:
-        """Raises `UnavailableError` where `open` would, and where what was written cannot be read."""
+        """Raises `UnavailableError` if it cannot be written or read."""
         os.close(self.open())
         if problem := self.problem():
             raise UnavailableError(problem)
 
     def problem(self) -> Problem | None:
-        """What would keep an engine from writing it, or memoria from reading it; creates nothing."""
+        """Why an engine could not write it, or memoria not read it. Creates nothing."""
         folder = next(place for place in self.path.parents if os.access(place, os.F_OK))
         if os.path.lexists(self.path):
             verb = "write" if not os.access(self.path, os.W_OK) else "read"
@@ -333,8 +329,8 @@ class LogFile:
         return self.size() > self._max_bytes
 
     def rotate_if_large(self) -> bool:
-        """Raises nothing: a full disk must not harm a running engine, so then the log is only truncated.
-        Old logs keep the mode of the first."""
+        """Raises nothing: on a full disk, which must not harm a running engine, the log is only truncated.
+        Rotated files keep the log's mode."""
         if not self.is_large:
             return False
         try:
@@ -356,8 +352,7 @@ class LogFile:
         return LogFile(path, max_bytes=self._max_bytes, keep=self._keep)
 
     def replace_with(self, other: LogFile) -> None:
-        """Put the other file in this one's place, with its writer; this one is kept as if it were too large.
-        Raises nothing."""
+        """Move another log here, with its writer, and rotate this one away. Raises nothing."""
         try:
             self._make_room()
             if self._keep and self.path.exists():
@@ -367,27 +362,22 @@ class LogFile:
             logger.warning("%s: could not be replaced: %s", self.path, error)
 
     def tail(self, lines: int, since: int = 0) -> list[str]:
-        """The last lines from byte `since` on, of the current file; at most 256 KiB of them."""
+        """The last lines of the current file, from byte `since` on; at most 256 KiB."""
         try:
             with self.path.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(since if since <= size else 0, size - TAIL_BYTES))
-                return _split_lines(file.read())[-lines:] if lines else []
+                return list(_texts(_split(file.read())))[-lines:] if lines else []
         except OSError:
             return []
 
     def follow(self) -> Follower:
-        """A reader from now on; of a flood it reads only the end."""
+        """A reader of what is appended from now on; of a flood it reads only the end."""
         return Follower(self.path, self.size(), skips_floods=True)
 
     def _make_room(self) -> None:
-        """For a new `.1`. Raises `OSError`."""
+        """Renumber the rotated files for a new `.1`. Raises `OSError`."""
         for number in range(self._keep - 1, 0, -1):
             older = numbered(self.path, number)
             if older.exists():
                 older.replace(numbered(self.path, number + 1))
-
-
-def _split_lines(data: bytes) -> list[str]:
-    lines = data.replace(b"\r", b"\n").split(b"\n")
-    return [line[:LONGEST_LINE].decode(errors="replace") for line in lines if line]

@@ -6,20 +6,21 @@ names every process that was spawned; the environment of each carries a marker.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import logging
 import os
-import signal
 import time
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from stat import S_ISDIR, S_ISVTX, S_IWOTH
 from types import TracebackType
 from typing import Self
 
-from memoria.engine.process.marker import kill_marked, marked
+from memoria.engine.process.marker import kill_if, kill_marked, marked
 from memoria.errors import Problem, UnavailableError
 
 logger = logging.getLogger(__name__)
@@ -243,13 +244,12 @@ class StateFile:
         except (OSError, ValueError, KeyError, TypeError) as error:
             logger.warning("%s is ignored: %r", self.path, error)
             return []
-        return [
-            entry
-            for entry in known
-            if entry.pid is not None
-            and entry.started is not None
-            and started(entry.pid, self._proc) == entry.started
-        ]
+        return [entry for entry in known if self._is_alive(entry)]
+
+    def _is_alive(self, entry: SpawnRecord) -> bool:
+        if entry.pid is None or entry.started is None:
+            return False
+        return started(entry.pid, self._proc) == entry.started
 
     def kill_leftovers(self) -> list[int]:
         """SIGKILLs each leftover with its process group (an engine leads a session of its own); returns the
@@ -257,8 +257,9 @@ class StateFile:
         killed = []
         for entry in self.leftovers():
             assert entry.pid is not None
-            if _kill(entry.pid, entry.started, self._proc):
-                killed.append(entry.pid)
+            with contextlib.suppress(OSError):  # no descriptor is left: the marker may still find it
+                if kill_if(entry.pid, partial(self._is_alive, entry), group=True):
+                    killed.append(entry.pid)
         self._known.clear()
         self._write()
         return killed
@@ -282,24 +283,3 @@ def started(pid: int, proc: Path = PROC) -> int | None:
     # the command's name, in parentheses, may contain anything; the 22nd field is the 20th after it
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] == "Z" else int(fields[19])
-
-
-def _kill(pid: int, since: int | None, proc: Path) -> bool:
-    """A descriptor refers to one process for ever: if the id is reused, before or after the check, no other
-    process gets the signal. (A group has only a number; it is signalled right after the check.)"""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except OSError:
-        return False
-    try:
-        if started(pid, proc) != since:
-            return False
-        if os.getpgid(pid) == pid:
-            os.killpg(pid, signal.SIGKILL)
-        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-    except OSError as error:
-        logger.debug("pid %d: %s", pid, error)
-        return False
-    finally:
-        os.close(descriptor)
-    return True

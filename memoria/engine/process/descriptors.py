@@ -1,7 +1,7 @@
-"""The limit of open descriptors: as many as the system allows.
+"""The limit of open descriptors, raised to what the system allows.
 
-Every request is two connections, and a crowd reaches the soft limit that a shell gives (1024, for programs
-that use select(2)). An engine gets the limit that memoria was given; vLLM raises its own.
+A request takes two connections, and many clients exhaust the usual soft limit (1024, for the sake of
+select(2)). An engine gets the limit that memoria was given; vLLM raises its own.
 """
 
 from __future__ import annotations
@@ -25,5 +25,5 @@ def raise_limit() -> None:
 
 
 def restore_limit() -> None:
-    """For a child, between fork and exec: only a system call."""
+    """Only a system call: runs in a child, between fork and exec."""
     resource.setrlimit(_LIMIT, _given)

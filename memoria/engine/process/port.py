@@ -1,5 +1,5 @@
-"""A TCP port that an engine is to listen on itself (`transport: tcp`): whether it is free, and whether it is
-the engine that listens there: another process would get its requests. All of this blocks."""
+"""The TCP port of an engine (`transport: tcp`): whether it is free, and whether the engine itself listens
+there. Another process would get its requests. Every call blocks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HOST = "127.0.0.1"
 
 
 def problem_of(port: int) -> Problem | None:
-    """Why listening there would fail now."""
+    """Why an engine could not listen there now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tried:
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -31,7 +31,7 @@ def taken(port: int, where: Collection[str]) -> Problem:
 
 
 def holders(port: int) -> list[str]:
-    """The processes that listen on a port, as far as this user may see."""
+    """The processes that listen on a port, as far as this user may see them."""
     import psutil  # noqa: PLC0415 - only needed to explain a failure
 
     found = []

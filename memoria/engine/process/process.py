@@ -1,10 +1,10 @@
 """One engine's process tree: spawned into a session of its own, watched without being reaped, killed whole.
 
-The order of a death matters. A leader that has exited but is not reaped yet still pins its process-group id,
-so the group can be killed without ever hitting a stranger; only then is the leader reaped. What left the
-group (a second fork with its own setsid) is found by the MEMORIA_START marker in its environment, which takes
-a descriptor and may fail; so the group, which takes none, is killed first.
-vLLM names its processes with setproctitle, which writes over that environment unless SPT_NOENV is set.
+The order at its end matters. A leader that has exited but is not reaped still owns its process-group id, so
+the group can be killed without hitting an unrelated process; only then is the leader reaped. Processes that
+left the group (a second fork with its own setsid) are found by the MEMORIA_START marker in their environment.
+That takes a descriptor and may fail, so the group, which needs none, is killed first.
+vLLM renames its processes with setproctitle, which overwrites the environment unless SPT_NOENV is set.
 """
 
 from __future__ import annotations
@@ -30,15 +30,14 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def _prepare_child() -> Callable[[], None]:
-    """A hook for the child, between fork and exec: SIGKILL when the forking *thread* ends (prctl(2)), which
-    must therefore be the main one. libc is loaded before the fork, so that the child only makes system
-    calls."""
+    """A hook between fork and exec: the child gets SIGKILL when the forking *thread* ends (prctl(2)), so that
+    must be the main one. libc is loaded before the fork: the child may only make system calls."""
     libc = ctypes.CDLL(None, use_errno=True)
     parent = os.getpid()
 
     def prepare() -> None:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it died before the call above
+        if os.getppid() != parent:  # the parent ended before the call above
             os._exit(1)
         restore_limit()
 
@@ -47,8 +46,8 @@ def _prepare_child() -> Callable[[], None]:
 
 @dataclass(frozen=True, slots=True)
 class Cleared:
-    """Process ids: `left` were still there, and were killed; `outlived` are those of them that outlived their
-    leader and were not reported before."""
+    """Process ids. `left`: still alive, and killed now; `outlived`: those of them that outlived their leader
+    and are reported for the first time."""
 
     left: set[int]
     outlived: set[int]
@@ -80,8 +79,8 @@ class EngineProcess:
         log: int,
         process_table: ProcessTable,
     ) -> EngineProcess:
-        """`log` is a file descriptor that the child writes to directly: no pipe could stall it.
-        Raises `OSError` when the executable cannot be started. Call it from the main thread."""
+        """`log`: the file descriptor that the child writes to; a pipe could stall it. Must be called from the
+        main thread. Raises `OSError` if the program cannot be started."""
         popen = subprocess.Popen(
             list(argv),
             env={**env, "SPT_NOENV": "1"},
@@ -108,11 +107,11 @@ class EngineProcess:
         return not self._exited.done()
 
     async def exited(self) -> ExitStatus:
-        """Wait for the leader's end; it stays unreaped until `clear`."""
+        """Wait for the leader to end; `clear` reaps it."""
         return await asyncio.shield(self._exited)
 
     def terminate(self) -> None:
-        """SIGTERM to the leader alone, which is how vLLM stops: it ends its own children."""
+        """SIGTERM to the leader alone: vLLM then ends its own children."""
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
@@ -121,15 +120,15 @@ class EngineProcess:
             _kill_group(self.pid)
 
     async def clear(self) -> Cleared:
-        """Kill what is left of the tree and, when the leader has ended, reap it. Call it until nothing is
-        left: a process may fork between being found and being killed. Raises `OSError` when those that left
+        """Kill what is left of the tree, and reap the leader if it has ended. Repeat until nothing is left: a
+        process may fork after it was found and before it is killed. Raises `OSError` if the processes outside
         the group cannot be found; the group is killed all the same."""
         self.kill()
         if self._popen.returncode is None and not self.is_running:
             self._popen.wait()
             os.close(self._pidfd)
         left = await self.tree()
-        if self._popen.returncode is None:  # its leader may have ended meanwhile, and is to be reaped
+        if self._popen.returncode is None:  # the leader may have ended meanwhile, and must be reaped
             left.add(self.pid)
         strays = left - {self.pid}
         if strays:
@@ -139,7 +138,7 @@ class EngineProcess:
         return Cleared(left, new)
 
     async def tree(self) -> set[int]:
-        """Ids of all living processes of this start, in any session. Raises `OSError` when they cannot be
+        """Ids of all living processes of this start, in any session. Raises `OSError` if they cannot be
         found."""
         living = set((await self._process_table.look()).get(self._start_id, ()))
         if self.is_running:

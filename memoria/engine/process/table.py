@@ -1,8 +1,8 @@
 """Which processes belong to which start of an engine, by the MEMORIA_START in their environments.
 
-An environment is read from the process's own memory (proc_pid_environ(5)): for one that is stuck in a driver
-that read may never return. So /proc is read in a thread, once for all callers, and a stuck process is skipped
-the next time and keeps its start.
+An environment is read from the process's own memory (proc_pid_environ(5)); if the process is stuck in a
+driver, the read may never return. So /proc is read in a thread, once for all callers, and the next look skips
+a stuck process, which keeps its start.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Starts = Mapping[str, frozenset[int]]
 
 
 class ProcessTable:
-    """`timeout` in seconds for one look. `latest` is what the last look saw: process ids by start."""
+    """`timeout`: seconds for one look. `latest`: process ids by start, at the last look."""
 
     def __init__(
         self,
@@ -36,8 +36,8 @@ class ProcessTable:
         return f"<ProcessTable of {len(self.latest)} starts, stuck {sorted(self._stuck)}>"
 
     async def look(self) -> Starts:
-        """As it is now: never the result of a look that began before the call. Raises `OSError`
-        (`TimeoutError` is one) when /proc cannot be read: then no tree may be taken for empty."""
+        """The processes now: never the result of a look that began before the call. Raises `OSError`
+        (`TimeoutError` is one) if /proc cannot be read: then no tree may be taken for empty."""
         before = self._running
         if before is not None and not before.done():
             await asyncio.wait({before}, timeout=self._timeout)
@@ -71,5 +71,5 @@ class ProcessTable:
                     starts.setdefault(start, set()).add(pid)
             return {start: frozenset(pids) for start, pids in starts.items()}
 
-        at = self._reading = [0]  # its own: a hung look may come back while another is under way
+        at = self._reading = [0]  # one for each look: a hung one may return during the next
         return in_daemon_thread(look)

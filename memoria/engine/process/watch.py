@@ -30,8 +30,8 @@ async def watch(
     on_line: Callable[[str], None],
     pause: Callable[[], float],
 ) -> ExitStatus:
-    """Pass each new line to `on_line`, looking every `pause()` seconds, and keep the log small. Returns the
-    process's exit, whatever becomes of the log."""
+    """Pass each new line to `on_line`, reading every `pause()` seconds, and rotate the log. Returns how the
+    process ended, whatever happens to the log."""
     exited = asyncio.ensure_future(process.exited())
     trouble = ""
     try:
@@ -54,7 +54,7 @@ async def watch(
 
 
 async def _read(follower: Follower, on_line: Callable[[str], None]) -> None:
-    """Yields to the loop in between: a flood of lines takes tens of milliseconds."""
+    """Yields to the loop now and then: a flood of lines takes tens of milliseconds."""
     turn_ends = time.perf_counter() + TURN
     for line in follower.new_lines():
         on_line(line)
