@@ -134,6 +134,15 @@ class Hold(Section):
 
 
 @dataclass(frozen=True, slots=True)
+class Swap(Section):
+    """Seconds. Turns of the engines on demand that do not fit beside each other."""
+
+    turn: Seconds = key("How long a busy engine keeps its memory while another waits for it.", 30.0)
+    patience: Seconds = key("A request that waits for so long ends the turn of another engine.", 60.0)
+    min_awake: SecondsOrZero = key("After a wake an engine keeps its memory for so long at least.", 10.0)
+
+
+@dataclass(frozen=True, slots=True)
 class Guard(Section):
     """Off unless both keys are there."""
 

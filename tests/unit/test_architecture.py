@@ -31,6 +31,7 @@ LAYERS = {
     "memoria.vllm": 1,
     "memoria.engine.lifecycle": 1,
     "memoria.engine.snapshot": 1,
+    "memoria.supervisor.scheduler": 1,
     "memoria.vllm.install.facts": 1,
     # one engine, and its vLLM
     "memoria.engine": 2,
