@@ -92,7 +92,10 @@ class File(model.CommonKeys):
         False,
     )
     allowed_hosts: Hosts = key(
-        "Names that memoria is reached by, besides its own addresses; `*` is any.", (), shown=None
+        "Names that memoria is reached by, besides its own addresses; `*` is any. A program that sends a key "
+        "needs none.",
+        (),
+        shown=None,
     )
     cors: Cors = key("Web pages of other origins.", Cors)
     gpu: Gpu = key("Index or UUID of the GPU.", 0)

@@ -72,6 +72,15 @@ def test_models_of_all_engines_are_listed_in_the_files_order(running: RunningDae
     assert running.ask("GET", "/v1/models/second").json["id"] == "second"
 
 
+@pytest.mark.parametrize("path", ["/v1//models", "/v1/models/", "/v1//models/"])
+def test_a_base_url_that_ends_in_a_slash_lists_the_models_too(running: RunningDaemon, path: str) -> None:
+    assert [model["id"] for model in running.ask("GET", path).json["data"]] == [
+        "embedder",
+        "writer",
+        "second",
+    ]
+
+
 def test_an_unknown_model_in_the_path_is_a_404_that_lists_the_others(running: RunningDaemon) -> None:
     answer = running.ask("GET", "/v1/models/other")
     assert answer.status == 404
@@ -82,6 +91,11 @@ def test_a_request_goes_to_the_engine_whose_runner_serves_its_path(running: Runn
     answer = running.ask("POST", "/v1/embeddings", {"input": "a"})
     assert answer.status == 200
     assert answer.json["model"] == "embedder"
+
+
+def test_an_engine_gets_the_path_that_was_meant(running: RunningDaemon) -> None:
+    answer = running.ask("POST", "/v1//embeddings/", {"input": "a"})
+    assert (answer.status, answer.json["model"]) == (200, "embedder")
 
 
 @pytest.mark.parametrize("model", ["writer", "second"])

@@ -105,6 +105,17 @@ async def test_a_name_that_is_not_ours_is_misdirected(tmp_path: Path) -> None:
 
 
 @on_uvloop
+async def test_a_program_with_its_key_may_use_any_name(tmp_path: Path) -> None:
+    async with Rig(tmp_path, rules=rules(tmp_path, keys=True), embedding=ScriptedEngine()) as rig:
+        client = await rig.client()
+        start = b"POST /v1/embeddings HTTP/1.1\r\nHost: host.docker.internal\r\nContent-Length: 2\r\n"
+        await client.send(start + b"X-Api-Key: " + KEY + b"\r\n\r\n{}")
+        assert (await client.response()).status == 200
+        await client.send(start + b"X-Api-Key: wrong\r\n\r\n{}")
+        assert (await client.response()).status == 421
+
+
+@on_uvloop
 async def test_past_the_limit_a_request_waits_for_a_place(tmp_path: Path) -> None:
     door = Doorkeeper()
     engine = ScriptedEngine(door)

@@ -57,18 +57,26 @@ async def test_an_absolute_target_is_forwarded_as_a_path_with_our_host(tmp_path:
         assert engine.asked[0].header(b"host") == [b"localhost"]
 
 
+@pytest.mark.parametrize("path", [b"/v1//embeddings", b"//v1/embeddings", b"/v1/embeddings/"])
+@on_uvloop
+async def test_a_slash_too_many_does_not_reach_an_engine(tmp_path: Path, path: bytes) -> None:
+    engine = ScriptedEngine()
+    async with Rig(tmp_path, embedding=engine) as rig:
+        assert (await rig.post(path + b"?a=//b/")).status == 200
+        assert engine.asked[0].line == b"POST /v1/embeddings?a=//b/ HTTP/1.1"
+
+
 @pytest.mark.parametrize(
     "path",
     [
-        b"/v1//embeddings",
-        b"//v1/embeddings",
         b"/v1/%65mbeddings",
         b"/v1%2fembeddings",
         b"/v1/./embeddings",
         b"/v1/x/../embeddings",
         b"/v1/x/%2e%2e/embeddings",
         b"/v1\\embeddings",
-        b"/v1/embeddings/",
+        b"//v1//./embeddings/",
+        b"//sleep/",
         b"/v1/embeddings;x",
         b"/V1/embeddings",
         b"/v1/embeddings%00",

@@ -88,20 +88,21 @@ def decide(method: str, path: bytes, headers: Sequence[Header], rules: AccessRul
                 return errors.bad_framing(f"The request has several {name.decode()} headers")
             head[name] = value
     host = head.get(b"host")
-    # HTTP/1.0 may come without one; browsers never do
-    if host is not None and not rules.any_host and not _is_ours(host, rules):
-        return errors.host_not_allowed(host)
+    is_page = b"origin" in head or b"sec-fetch-site" in head
+    # HTTP/1.0 may come without one; browsers never do. A page that has rebound its name (DNS rebinding) has
+    # no key, and a program that has one may use any name.
+    is_ours = host is None or rules.any_host or _is_ours(host, rules)
+    if not is_ours and (is_page or _find_any_key(head, rules) is None):
+        return errors.host_not_allowed(host or b"")
     cors: tuple[Header, ...] = ()
-    if b"origin" in head or b"sec-fetch-site" in head:
+    if is_page:
         page = _decide_page(method, path, dict(headers), rules)
         if isinstance(page, Answer):
             return page
         cors = page
     if rules.keys is None or path in KEYLESS_PATHS or path == b"/" or path.startswith(_OWN_PREFIXES):
         return Grant(None, cors) if cors else ANYBODY
-    key = find_key(head, rules.keys)
-    if key is None and rules.admin_keys is not None:
-        key = find_key(head, rules.admin_keys)
+    key = _find_any_key(head, rules)
     return errors.invalid_api_key(given=sends_key(head), cors=cors) if key is None else Grant(key, cors)
 
 
@@ -111,6 +112,11 @@ def _is_ours(host: bytes, rules: AccessRules) -> bool:
     if colon and port.isdigit():
         name = bare
     return name in rules.hosts or (rules.addresses and _ADDRESS.fullmatch(name) is not None)
+
+
+def _find_any_key(head: Mapping[bytes, bytes], rules: AccessRules) -> str | None:
+    rings = (rules.keys, rules.admin_keys)
+    return next((name for ring in rings if ring is not None and (name := find_key(head, ring))), None)
 
 
 def find_key(head: Mapping[bytes, bytes], keys: KeyRing) -> str | None:

@@ -275,12 +275,13 @@ class Downstream(AsgiLane):
             return  # it came together with what ended the conversation
         context, parser, headers, lengths = self.context, self.parser, self.headers, self._lengths
         method, target = parser.get_method(), self.url
-        verdict = self._decide(method, target)
         url = httptools.parse_url(target)
-        path = url.path or b""
+        came = url.path or b""
+        path = routes.canonical(came)
         methods = routes.EXACT.get(path) or routes.methods_of(path)
-        if methods is not None:
-            target = path if url.query is None else path + b"?" + url.query
+        if methods is not None or path != came:
+            self.url = target = path if url.query is None else path + b"?" + url.query
+        verdict = self._decide(method, target)
         version, keep_alive = parser.get_http_version(), parser.should_keep_alive()
         head = read_head(methods, method, target, version, headers, keep_alive=keep_alive)
         before = self.cycle

@@ -61,9 +61,11 @@ ROUTES: tuple[Route, ...] = (
 
 Methods = dict[bytes, Route]
 
-# Paths are compared byte by byte, as they came: an escape, a doubled slash, a dot segment or a backslash
-# makes another path, which has no route.
+# Paths are compared byte by byte: an escape, a dot segment or a backslash makes another path, which has no
+# route.
 EXACT: dict[bytes, Methods] = {}
+_SLASHES = re.compile(rb"//+")
+_MODELS = re.compile(rb"/v1/models(?:/.+)?")  # memoria/admin/api/models.py
 _PATTERNS: list[tuple[re.Pattern[bytes], Methods]] = []
 
 for _route in ROUTES:
@@ -72,6 +74,17 @@ for _route in ROUTES:
         _PATTERNS.append((re.compile(_pattern.encode()), {_route.method.encode(): _route}))
     else:
         EXACT.setdefault(_route.path.encode(), {})[_route.method.encode()] = _route
+
+
+def canonical(path: bytes) -> bytes:
+    """The path that was meant. Clients join a base URL that ends in a slash with a path that begins with one
+    (`/v1//models`), and some end a path with one. Only paths for everyone with a key are understood so: what
+    looks like another part of memoria stays another path."""
+    if path in EXACT or not (b"//" in path or path.endswith(b"/")):
+        return path
+    plain = _SLASHES.sub(b"/", path).removesuffix(b"/")
+    is_meant = _MODELS.fullmatch(plain) is not None or methods_of(plain) is not None
+    return plain if is_meant else path
 
 
 def methods_of(path: bytes) -> Methods | None:

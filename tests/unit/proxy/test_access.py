@@ -93,6 +93,37 @@ def test_the_bound_name_counts() -> None:
     assert status((b"host", b"[fd00::1]:8200"), by=rules("fd00::1")) == 200
 
 
+CONTAINER = (b"host", b"host.docker.internal:8200")
+BEARER = (b"authorization", b"Bearer " + KEY.encode())
+
+
+@pytest.mark.parametrize("host", [b"host.docker.internal", b"box.local:8200", b"gpu.tail1234.ts.net", b"box"])
+def test_a_program_with_a_key_may_use_any_name(keys: KeyRing, host: bytes) -> None:
+    by = replace(rules(), keys=keys)
+    assert status((b"host", host), BEARER, by=by) == 200
+    assert status((b"host", host), BEARER, by=replace(rules(), admin_keys=keys), path=b"/admin/reload") == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param((CONTAINER,), id="no key"),
+        pytest.param((CONTAINER, (b"x-api-key", b"k" * 31)), id="a wrong key"),
+        pytest.param(
+            (CONTAINER, BEARER, JSON, (b"origin", b"http://host.docker.internal:8200")), id="a page"
+        ),
+        pytest.param((CONTAINER, BEARER, JSON, (b"sec-fetch-site", b"same-origin")), id="a page's image"),
+    ],
+)
+def test_no_one_else_may_and_no_page_even_with_a_key(keys: KeyRing, headers: tuple[Header, ...]) -> None:
+    """A page whose name was rebound to this machine (DNS rebinding) has its own name as Host and Origin."""
+    assert status(*headers, by=replace(rules(), keys=keys)) == 421
+
+
+def test_without_keys_none_is_valid() -> None:
+    assert status(CONTAINER, BEARER, by=rules()) == 421
+
+
 def test_a_request_without_a_host_is_no_browsers() -> None:
     assert ask(by=rules()) == Grant()
 

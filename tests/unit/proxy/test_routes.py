@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from memoria.proxy.errors import Rejection, route_not_found
-from memoria.proxy.routing.routes import ROUTES, Route, choose, methods_of
+from memoria.proxy.routing.routes import ROUTES, Route, canonical, choose, methods_of
 
 # Everything else that vLLM 0.32 can register (vllm/entrypoints, development mode and scale-out included)
 DENIED = """
@@ -118,6 +118,46 @@ def test_only_requests_without_effect_are_pure() -> None:
 )
 def test_a_path_that_only_resembles_a_route_is_not_found(path: bytes) -> None:
     assert status_of("GET", path) == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        (b"/v1//models", b"/v1/models"),
+        (b"/v1/models/", b"/v1/models"),
+        (b"//v1/models", b"/v1/models"),
+        (b"/v1//models/org/name", b"/v1/models/org/name"),
+        (b"/v1//chat/completions", b"/v1/chat/completions"),
+        (b"/v1/embeddings/", b"/v1/embeddings"),
+        (b"//rerank", b"/rerank"),
+        (b"/v1//responses/resp_1", b"/v1/responses/resp_1"),
+    ],
+)
+def test_a_slash_too_many_is_left_out_of_a_path_for_clients(path: bytes, meant: bytes) -> None:
+    assert canonical(path) == meant
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"/",
+        b"//",
+        b"//health",
+        b"/health/",
+        b"//admin/status",
+        b"/v1//../admin/status",
+        b"/v1//%6dodels",
+        b"/v1/models/../../admin/status/",
+        b"/v1//sleep",
+        b"//v1/load_lora_adapter",
+        b"/page//main.js",
+        b"//metrics",
+        b"/v1\\models/",
+    ],
+)
+def test_a_slash_too_many_opens_nothing(path: bytes) -> None:
+    assert canonical(path) in {path, b"/v1/models/../../admin/status"}
+    assert methods_of(canonical(path)) is None
 
 
 def test_a_known_path_under_another_method_says_which_to_use() -> None:
