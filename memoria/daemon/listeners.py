@@ -23,9 +23,6 @@ BACKLOG = 4096
 # as bytes are waiting to be sent. Accepted connections inherit it. Longer than the relay's own limit: the
 # relay logs the disconnect and resets the connection; the kernel reports no reason, and nothing to the peer.
 READER_TIMEOUT = 70
-# libuv accepts one connection per descriptor in every round of its loop: of 256 that arrive at once the last
-# would wait 256 rounds, or 16 with as many descriptors.
-ACCEPTS = 16
 
 
 class Listeners:
@@ -227,11 +224,6 @@ def bind_admin(path: Path) -> socket.socket:
         os.umask(before)
     listener.listen(BACKLOG)
     return listener
-
-
-def spread(listener: socket.socket) -> Iterator[socket.socket]:
-    """`ACCEPTS` descriptors of the same socket, for the caller to close. Raises `OSError`."""
-    return (listener.dup() for _ in range(ACCEPTS))
 
 
 def close(sockets: Iterable[socket.socket]) -> None:

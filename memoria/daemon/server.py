@@ -11,8 +11,6 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from memoria.daemon.listeners import spread
-
 KEEP_ALIVE = 75  # seconds an idle client connection stays open, nginx's default
 
 
@@ -36,7 +34,7 @@ class Server(uvicorn.Server):
             )
         )
         self._listeners = listeners
-        self._accepting: dict[socket.socket, list[asyncio.Server]] = {}
+        self._accepting: dict[socket.socket, asyncio.Server] = {}
         self._ended = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -46,29 +44,26 @@ class Server(uvicorn.Server):
             await self.accept(listener)
 
     async def open(self, listener: socket.socket) -> None:
-        """Prepares to serve another listening socket. Raises `OSError`; `ignore` then releases what was
-        opened."""
-        accepting = self._accepting[listener] = []
-        for descriptor in spread(listener):
-            server = await asyncio.get_running_loop().create_server(
-                lambda: self.config.http_protocol_class(  # type: ignore[call-arg]
-                    config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-                ),
-                sock=descriptor,
-                backlog=self.config.backlog,
-                start_serving=False,
-            )
-            accepting.append(server)
-            self.servers.append(server)
+        """Prepares to serve another listening socket. Raises `OSError`."""
+        server = await asyncio.get_running_loop().create_server(
+            lambda: self.config.http_protocol_class(  # type: ignore[call-arg]
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            ),
+            sock=listener.dup(),  # the server closes its own; the caller's stays to be handed over
+            backlog=self.config.backlog,
+            start_serving=False,
+        )
+        self._accepting[listener] = server
+        self.servers.append(server)
 
     async def accept(self, listener: socket.socket) -> None:
         """Accepts connections there from now on."""
-        for server in self._accepting[listener]:
-            await server.start_serving()
+        await self._accepting[listener].start_serving()
 
     def ignore(self, listener: socket.socket) -> None:
         """Accepts no more connections there; open ones stay."""
-        for server in self._accepting.pop(listener, ()):
+        server = self._accepting.pop(listener, None)
+        if server is not None:
             self.servers.remove(server)
             server.close()
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -278,8 +279,10 @@ def test_a_reload_that_gets_no_descriptors_for_its_new_address_changes_nothing(
     change(box, f"listen: 127.0.0.1:{box.ports.main}", f"listen: 127.0.0.1:{port}")
     change(box, "timeouts: {", "timeouts: {idle: 7, ")
     limit = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
-    used = max(int(entry.name) for entry in Path(f"/proc/{daemon.pid}/fd").iterdir())
-    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (used + 8, limit[1]))  # for the file, not for all
+    used = {int(entry.name) for entry in Path(f"/proc/{daemon.pid}/fd").iterdir()}
+    free = next(number for number in count() if number not in used)
+    # one descriptor: for the file, and then for the new address, but not to accept there
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (free + 1, limit[1]))
     daemon.signal(signal.SIGHUP)
     told = daemon.told("memoria", "reload_refused")
     resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, limit)
