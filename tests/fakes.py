@@ -209,7 +209,7 @@ class FakeHost:
     async def progress(self, address: EngineAddress) -> Progress | None:
         if self.moves:
             self.tokens += 1
-        return self.figures if self.figures != "tokens" else (("tokens", str(self.tokens)),)
+        return self.figures if self.figures != "tokens" else ((b"tokens", b"%d" % self.tokens),)
 
     async def answers(self, address: EngineAddress) -> bool:
         await self.answering.wait()

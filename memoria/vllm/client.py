@@ -8,23 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from typing import Any
 
 import aiohttp
 
 from memoria.config.model import Runner
 from memoria.vllm.facts import EngineAddress, Progress, UnixAddress
+from memoria.vllm.metrics import progress_of
 
 logger = logging.getLogger(__name__)
 
 BETWEEN_TRIES = 0.25  # seconds
-
-# Series that only the engine core moves (vllm/v1/metrics/loggers.py). What the API server counts by itself,
-# such as requests, would go on while the core hangs.
-_CORE_SERIES = re.compile(
-    r"^vllm:((?:prompt|generation)_tokens_total|kv_cache_usage_perc)\{[^}]*\} ([-+\w.]+)", re.M
-)
 
 # Requests that a runner may serve, cheapest first. A model serves only some of them: 404 and 400 mean "try
 # the next one". If none is served, a healthy engine counts as ready.
@@ -69,19 +63,20 @@ async def answers(address: EngineAddress, runner: Runner, model: str) -> bool:
         return await _answers(client, base_url(address), runner, model)
 
 
+async def exposition(address: EngineAddress, *, timeout: float) -> bytes:
+    """The engine's `/metrics`, in Prometheus's text format. Raises what aiohttp raises."""
+    async with session(address, timeout) as client, client.get(base_url(address) + "/metrics") as answer:
+        answer.raise_for_status()
+        return await answer.read()
+
+
 async def progress(address: EngineAddress, *, timeout: float) -> Progress | None:
     """The engine core's figures; None when `/metrics` fails or takes longer than `timeout` seconds."""
     try:
-        async with session(address, timeout) as client, client.get(base_url(address) + "/metrics") as answer:
-            return progress_of(await answer.text())
-    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+        return progress_of(await exposition(address, timeout=timeout))
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
         logger.debug("%s: no metrics: %r", address, error)
         return None
-
-
-def progress_of(exposition: str) -> Progress:
-    """The core's figures in Prometheus text; empty where vLLM's statistics are switched off."""
-    return tuple(_CORE_SERIES.findall(exposition))
 
 
 async def _is_healthy(client: aiohttp.ClientSession, url: str) -> bool:

@@ -32,7 +32,7 @@ class TcpAddress:
 
 EngineAddress = UnixAddress | TcpAddress
 # The engine core's own figures: name and value of each, in the order of vLLM's /metrics.
-Progress = tuple[tuple[str, str], ...]
+Progress = tuple[tuple[bytes, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from memoria.admin.status.memory_sampler import MemorySample, MemorySampler
 from memoria.admin.status.status import DeviceStatus, EngineStatus, GuardStatus, PlannedTerm, Status, Term
 from memoria.admin.telemetry.rates import Rates, Speed
 from memoria.aio import SingleFlight
-from memoria.config.model import Runner
 from memoria.engine.actor import EngineActor
 from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
@@ -30,20 +28,11 @@ from memoria.proxy.admission.admission import Admission
 from memoria.proxy.admission.guard import Guarding
 from memoria.supervisor.supervisor import Supervisor
 from memoria.vllm import client as vllm_client
+from memoria.vllm.metrics import EngineLoad, load_of
 
 logger = logging.getLogger(__name__)
 
 ANSWER_TIMEOUT = 30.0  # seconds; then an engine that hangs is queried again
-
-# vllm/v1/metrics/loggers.py; one line per engine core, summed (usage: the highest)
-SERIES = re.compile(
-    rb"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc|(?:prompt|generation)_tokens_total)"
-    rb"\{[^}]*\} ([-+\w.]+)",
-    re.M,
-)
-
-# The tokens that an engine's speed is measured in: written or read.
-TOKENS: Mapping[Runner, str] = {"generate": "generation_tokens_total", "pooling": "prompt_tokens_total"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +106,7 @@ class Collector:
         address = self._supervisor.actors[name].snapshot.address
         if address is None:
             raise ConnectionError("it has ended")
-        async with (
-            vllm_client.session(address, ANSWER_TIMEOUT) as client,
-            client.get(vllm_client.base_url(address) + "/metrics") as answer,
-        ):
-            answer.raise_for_status()
-            return await answer.read()
+        return await vllm_client.exposition(address, timeout=ANSWER_TIMEOUT)
 
     def _status(self, memory: MemorySample, expositions: Mapping[str, bytes]) -> Status:
         return Status(
@@ -135,7 +119,7 @@ class Collector:
                 self._device_status(planned.device, memory) for planned in self._supervisor.plan.devices
             ),
             engines=tuple(
-                self._engine(name, memory, _gauges(expositions.get(name, b"")))
+                self._engine(name, memory, load_of(expositions.get(name, b"")))
                 for name in self._supervisor.actors
             ),
             guard=None if (guarding := self._guarding()) is None else _guard(guarding),
@@ -162,11 +146,10 @@ class Collector:
             if not scrape.has_answered:
                 scrape.begin()  # so that its usual duration is known before it may hang
 
-    def _engine(self, name: str, memory: MemorySample, gauges: dict[str, float]) -> EngineStatus:
+    def _engine(self, name: str, memory: MemorySample, reported: EngineLoad) -> EngineStatus:
         supervisor = self._supervisor
         actor, config = supervisor.actors[name], supervisor.config.engine(name)
         snapshot, device, rate = actor.snapshot, supervisor.plan.device(name), self._rates.rate(name)
-        running, waiting = gauges.get("num_requests_running"), gauges.get("num_requests_waiting")
         diagnosis, load = snapshot.diagnosis, self._admission.load(name)
         record, serves = supervisor.verifier.latest(name), FACTS[snapshot.state].serves
         return EngineStatus(
@@ -193,16 +176,16 @@ class Collector:
             plan=() if record is None else tuple(map(_planned_term, record.comparisons)),
             concurrency=snapshot.figures.concurrency,
             max_model_len=snapshot.figures.max_model_len,
-            kv_usage=gauges.get("kv_cache_usage_perc"),
-            running=None if running is None else int(running),
-            waiting=None if waiting is None else int(waiting),
+            kv_usage=reported.kv_usage,
+            running=reported.running,
+            waiting=reported.waiting,
             in_flight=actor.traffic.in_flight,
             held=load.waiting,
             limit=load.limit,
             requests=actor.traffic.total,
             requests_per_second=rate.requests_per_second if serves else rate.requests_per_second or None,
             tokens_per_second=self._tokens.setdefault(actor, Speed()).per_second(
-                gauges.get(TOKENS[config.runner])
+                reported.tokens(config.runner)
             ),
             ttft_p50=rate.ttft_p50,
             ttft_p95=rate.ttft_p95,
@@ -212,15 +195,6 @@ class Collector:
             standby=snapshot.standby,
             standby_bytes=None if snapshot.standby is None else memory.standbys.get(name),
         )
-
-
-def _gauges(exposition: bytes) -> dict[str, float]:
-    gauges: dict[str, float] = {}
-    for series, text in SERIES.findall(exposition):
-        name, value = series.decode(), float(text)
-        before = gauges.get(name, 0.0)
-        gauges[name] = max(before, value) if name == "kv_cache_usage_perc" else before + value
-    return gauges
 
 
 def _planned_term(found: Comparison) -> PlannedTerm:

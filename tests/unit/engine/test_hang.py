@@ -20,7 +20,7 @@ class Watched:
         self, *, in_flight: int, progress: object = 0, times: int = 1, answers: bool = True, heard: int = 0
     ) -> Watched:
         for _ in range(times):
-            figures = (("tokens", str(progress)),) if answers else None
+            figures = ((b"tokens", str(progress).encode()),) if answers else None
             self.detector.see(Sample(self.at, in_flight, figures, heard))
             self.at += 10
         return self
@@ -87,7 +87,7 @@ def test_only_seconds_with_requests_and_without_movement_add_up(
     for seconds, in_flight, moves in steps:
         at += seconds
         tokens += moves
-        moved = detector.see(Sample(at, in_flight, (("tokens", str(tokens)),)))
+        moved = detector.see(Sample(at, in_flight, ((b"tokens", b"%d" % tokens),)))
         stood = 0.0 if moved else stood + (seconds if before else 0)
         before = in_flight
         assert detector.silent_for == pytest.approx(stood)
