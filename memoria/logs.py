@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+from functools import lru_cache
 from typing import Literal, TextIO
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -19,7 +20,7 @@ QUIET = ("uvicorn", "uvicorn.error", "asyncio", "aiohttp")
 class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = {
-            "time": _timestamp(record.created),
+            "time": timestamp(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -34,7 +35,7 @@ class JsonFormatter(logging.Formatter):
 
 class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        text = f"{_timestamp(record.created)} {record.levelname.lower():8} {printable(record.getMessage())}"
+        text = f"{timestamp(record.created)} {record.levelname.lower():8} {printable(record.getMessage())}"
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
@@ -65,5 +66,11 @@ def configure(level: str, form: Literal["text", "json"], stream: TextIO | None =
     logging.getLogger(SHOWN_BY_SCREEN).setLevel(logging.WARNING if shown_twice else logging.NOTSET)
 
 
-def _timestamp(at: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(at)) + f".{int(at % 1 * 1000):03d}"
+def timestamp(at: float) -> str:
+    """Local time with milliseconds."""
+    return f"{_second(int(at))}.{int(at % 1 * 1000):03d}"
+
+
+@lru_cache(maxsize=8)
+def _second(at: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(at))

@@ -9,13 +9,14 @@ import asyncio
 import socket
 from collections.abc import Mapping, Sequence
 
+from memoria.admin.api.openapi import Reloaded
 from memoria.admin.status.collect import Collector
 from memoria.config.model import Config
 from memoria.daemon import listeners as listen
 from memoria.daemon.gateway import Gateway
 from memoria.daemon.generation import build_generation
 from memoria.daemon.handover import Handover
-from memoria.daemon.reload import Reloader, ReloadResult
+from memoria.daemon.reload import Reloader
 from memoria.daemon.server import Server
 from memoria.daemon.signals import handle_signals
 from memoria.daemon.systemd import Notifier
@@ -137,7 +138,7 @@ class Daemon:
             self.journal.add_event(EventKind.STOPPING_NOW, "memoria")
             self.supervisor.hurry()
 
-    async def _reload(self, *, dry_run: bool) -> ReloadResult:
+    async def _reload(self, *, dry_run: bool) -> Reloaded:
         return await self._reloader.reload(dry_run=dry_run)
 
     def _give_way(self) -> None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from memoria.admin.api.openapi import Reloaded
 from memoria.aio import in_daemon_thread
 from memoria.config.diff import Changes, compare
 from memoria.config.load import load
@@ -39,21 +39,6 @@ T = TypeVar("T")
 READ_TIMEOUT = 60.0  # seconds for the files, and again for the GPU and the models
 
 
-@dataclass(frozen=True, slots=True)
-class ReloadResult:
-    """What a reload did, or would do. `failed`: engines that had given up and get another try."""
-
-    changes: Changes
-    failed: tuple[str, ...]
-    warnings: tuple[Problem, ...]
-    applied: bool
-
-    def to_json(self) -> dict[str, Any]:
-        return {"applied": self.applied, "failed": self.failed, **asdict(self.changes)} | {
-            "warnings": [asdict(warning) for warning in self.warnings]
-        }
-
-
 class Reloader:
     """Makes one reload at a time."""
 
@@ -78,7 +63,7 @@ class Reloader:
         self._closing = False
         self._one_at_a_time = asyncio.Lock()
 
-    async def reload(self, *, dry_run: bool = False) -> ReloadResult:
+    async def reload(self, *, dry_run: bool = False) -> Reloaded:
         """Raises `MemoriaError` with every problem; then nothing has changed."""
         async with self._one_at_a_time:
             try:
@@ -94,7 +79,16 @@ class Reloader:
             except Exception as error:
                 self._journal.add_event(EventKind.RELOAD_FAILED, "memoria", repr(error))
                 raise
-        return ReloadResult(changes, self._given_up(), generation.config.warnings, applied=not dry_run)
+        return Reloaded(
+            applied=not dry_run,
+            live=changes.live,
+            fixed=changes.fixed,
+            restarts=changes.restarts,
+            added=changes.added,
+            removed=changes.removed,
+            failed=self._given_up(),
+            warnings=generation.config.warnings,
+        )
 
     def on_signal(self) -> None:
         """SIGHUP: reloads in a task. Refusals are in the journal already."""

@@ -4,21 +4,29 @@ address."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from memoria.admin.api import engines, feed, openapi
 from memoria.admin.api.authorizer import ACCESS, OWNER, Authorizer, Rights
 from memoria.admin.api.feed import Feed
-from memoria.admin.api.responses import Streams, flag, on_http_error, on_rejection, response, unknown_route
+from memoria.admin.api.openapi import Reloaded
+from memoria.admin.api.responses import (
+    Json,
+    Streams,
+    flag,
+    on_http_error,
+    on_rejection,
+    response,
+    unknown_route,
+)
 from memoria.admin.status.collect import Collector
 from memoria.admin.telemetry import requests
 from memoria.admin.telemetry.requests import Requests
@@ -30,14 +38,8 @@ from memoria.supervisor.supervisor import Supervisor
 PREFIX = b"/admin/"
 
 
-class Outcome(Protocol):
-    def to_json(self) -> dict[str, Any]:
-        """A `Reloaded` (memoria/admin/api/openapi.py)."""
-        ...
-
-
 class Reload(Protocol):
-    def __call__(self, *, dry_run: bool) -> Awaitable[Outcome]:
+    def __call__(self, *, dry_run: bool) -> Awaitable[Reloaded]:
         """Raises `MemoriaError` where nothing has changed."""
         ...
 
@@ -47,23 +49,23 @@ def admin_app(
 ) -> Starlette:
     """Every scope needs `sender`, the sender in words; `rights` gives its rights, where not all."""
 
-    async def status(_: Request) -> JSONResponse:
-        return JSONResponse((await collector.status(hurry=True)).to_json())
+    async def status(_: Request) -> Json:
+        return Json((await collector.status(hurry=True)).to_json())
 
-    async def access(request: Request) -> JSONResponse:
+    async def access(request: Request) -> Json:
         rights: Callable[[], Rights] = request.scope.get("rights", lambda: OWNER)
-        return JSONResponse(rights().to_json())
+        return Json(rights())
 
     async def description(_: Request) -> Response:
         return Response(await in_daemon_thread(openapi.document), media_type="application/json")
 
-    async def reload_configuration(request: Request) -> JSONResponse:
+    async def reload_configuration(request: Request) -> Json:
         try:
             outcome = await reload(dry_run=flag(request, "dry_run"))
         except MemoriaError as error:
             refused = openapi.Refused(exit_code=int(error.exit_code), problems=list(error.problems))
-            return JSONResponse(asdict(refused), 422)
-        return JSONResponse(outcome.to_json())
+            return Json(refused, 422)
+        return Json(outcome)
 
     streams = Streams()
     routes: list[BaseRoute] = [

@@ -10,8 +10,7 @@ Host and Origin are checked before, as for every request (memoria/proxy/access/r
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from starlette.types import Scope
 
@@ -45,9 +44,6 @@ class Rights:
     """Logs and recent requests."""
     control: Right
     """Start, stop, restart, reload."""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 OWNER = Rights(None, Right(allowed=True), Right(allowed=True), Right(allowed=True))

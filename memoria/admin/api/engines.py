@@ -8,12 +8,12 @@ from itertools import islice
 from typing import Literal, cast, get_args
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from typing_extensions import TypedDict
 
 from memoria.admin.api.feed import Feed
-from memoria.admin.api.responses import Streams, flag, number
+from memoria.admin.api.responses import Json, Streams, flag, number
 from memoria.aio import in_daemon_thread
 from memoria.engine.actor import EngineActor
 from memoria.engine.log import LogReader
@@ -57,7 +57,7 @@ def routes(supervisor: Supervisor, feed: Feed, streams: Streams) -> list[Route]:
             problem = error.problems[0]
             raise Rejection(Answer(404, f"{problem.what}; {problem.hint}", "engine_not_found")) from None
 
-    async def control(request: Request) -> JSONResponse:
+    async def control(request: Request) -> Json:
         name, action = actor(request).name, cast(Action, request.url.path.rpartition("/")[2])
         by, now = request.scope["sender"], flag(request, "now")
         state, before = supervisor.actors[name].snapshot.state, supervisor.journal.last
@@ -71,11 +71,11 @@ def routes(supervisor: Supervisor, feed: Feed, streams: Streams) -> list[Route]:
         except UnavailableError as error:
             raise Rejection(Answer(503, error.problems[0].what, "stopping")) from None
         accepted: Accepted = {"engine": name, "asked": action, "state": state.value, "event": before}
-        return JSONResponse(accepted, 202)
+        return Json(accepted, 202)
 
-    async def files(_: Request) -> JSONResponse:
+    async def files(_: Request) -> Json:
         files = [LogFile(engine=name, file=str(actor.log.path)) for name, actor in supervisor.actors.items()]
-        return JSONResponse(LogFiles(logs=files))
+        return Json(LogFiles(logs=files))
 
     async def logs(request: Request) -> Response:
         path, lines = actor(request).log.path, number(request, "lines", 100, most=MAX_LINES)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from typing_extensions import TypedDict
 
-from memoria.admin.api.responses import MAX_NUMBER, Streams, bad_parameter, flag, number
+from memoria.admin.api.responses import MAX_NUMBER, Streams, bad_parameter, flag, number, to_json
 from memoria.admin.status.history import History, Sample
 from memoria.admin.status.status import Status
 from memoria.engine.events import Data, Entry, EventKind, Journal
@@ -123,7 +122,7 @@ class Feed:
             latest = await self._status(seen)
             if history and (samples := self._history.samples_after(sampled)):
                 sampled = samples[-1].number
-                yield _event("history", {"samples": [sample.to_json() for sample in samples]})
+                yield _event("history", {"samples": samples})
             if latest is not sent:
                 sent = latest
                 yield _event("status", latest.status.to_json())
@@ -176,5 +175,5 @@ def _journal_event(entry: Entry) -> str:
     return f"id: {entry.number}\n{_event('journal', entry.to_json())}"
 
 
-def _event(kind: str, data: dict[str, Any]) -> str:
-    return f"event: {kind}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n"
+def _event(kind: str, data: object) -> str:
+    return f"event: {kind}\ndata: {to_json(data).decode()}\n\n"

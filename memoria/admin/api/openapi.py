@@ -52,21 +52,22 @@ class Error(TypedDict):
     error: ErrorDetail
 
 
-class Reloaded(TypedDict):
+@dataclass(frozen=True, slots=True)
+class Reloaded:
     """What a reload changed, or would change; keys as in the configuration file."""
 
     applied: bool
     """False: a dry run."""
-    live: list[str]
+    live: tuple[str, ...]
     """Keys that change without a restart."""
-    fixed: list[str]
+    fixed: tuple[str, ...]
     """Always empty: a change that cannot be reloaded is refused."""
-    restarts: list[Restarts]
-    added: list[str]
-    removed: list[str]
-    failed: list[str]
+    restarts: tuple[Restarts, ...]
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    failed: tuple[str, ...]
     """Failed engines that get another try."""
-    warnings: list[Problem]
+    warnings: tuple[Problem, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,28 +125,27 @@ class Operation:
         return {self.method: made | {"responses": responses}}
 
 
-def _query(name: str, description: str, *, default: bool) -> Json:
-    return {
-        "name": name,
-        "in": "query",
-        "description": description,
-        "schema": {"type": "boolean", "default": default},
-    }
+def _parameter(name: str, description: str, schema: Json, place: str = "query") -> Json:
+    return {"name": name, "in": place, "description": description, "schema": schema}
+
+
+def _flag(name: str, description: str, *, default: bool) -> Json:
+    return _parameter(name, description, {"type": "boolean", "default": default})
 
 
 def _number(name: str, description: str, *, default: int, most: int) -> Json:
     schema = {"type": "integer", "minimum": 0, "maximum": most, "default": default}
-    return {"name": name, "in": "query", "description": description, "schema": schema}
+    return _parameter(name, description, schema)
 
 
 _ENGINE: Json = {"$ref": "#/components/parameters/engine"}
-_NOW = _query("now", "Without waiting for requests in flight.", default=False)
-_LAST_EVENT: Json = {
-    "name": "Last-Event-ID",
-    "in": "header",
-    "description": "As `after`; browsers send it when they reconnect.",
-    "schema": {"type": "string", "pattern": "^[0-9]{1,15}$"},
-}
+_NOW = _flag("now", "Without waiting for requests in flight.", default=False)
+_LAST_EVENT = _parameter(
+    "Last-Event-ID",
+    "As `after`; browsers send it when they reconnect.",
+    {"type": "string", "pattern": "^[0-9]{1,15}$"},
+    "header",
+)
 _EARLIER = "A number that this daemon has not reached is from an earlier one and counts as 0."
 
 
@@ -180,8 +180,8 @@ OPERATIONS: Mapping[str, Operation] = {
         "when memoria does.",
         parameters=(
             _number("after", f"Number of the last known entry. {_EARLIER}", default=0, most=MAX_NUMBER),
-            _query("status", "Whether to include statuses.", default=True),
-            _query("history", "Whether to include the figures of the last minutes.", default=False),
+            _flag("status", "Whether to include statuses.", default=True),
+            _flag("history", "Whether to include the figures of the last minutes.", default=False),
             _LAST_EVENT,
         ),
         errors=(400, 503),
@@ -207,7 +207,7 @@ OPERATIONS: Mapping[str, Operation] = {
         parameters=(
             _ENGINE,
             _number("lines", "Lines of history.", default=100, most=engines.MAX_LINES),
-            _query("follow", "Whether to continue with new lines as they are written.", default=False),
+            _flag("follow", "Whether to continue with new lines as they are written.", default=False),
         ),
         errors=(400, 404, 503),
     ),
@@ -234,7 +234,7 @@ OPERATIONS: Mapping[str, Operation] = {
         "What changed, or would change.",
         "Everything is checked first. Then engines whose own settings changed restart, one after another.",
         method="post",
-        parameters=(_query("dry_run", "Only report what would change.", default=False),),
+        parameters=(_flag("dry_run", "Only report what would change.", default=False),),
         errors=(400, 422),
     ),
 }

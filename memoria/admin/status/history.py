@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from memoria.admin.status.collect import Collector
 from memoria.admin.status.status import EngineStatus, Status
@@ -41,9 +40,6 @@ class Sample:
     """Unix time."""
     engines: Mapping[str, Figures]
     """By name."""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class History:

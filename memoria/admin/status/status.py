@@ -6,10 +6,10 @@ here are the descriptions of the API (`/openapi.json`).
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import msgspec
 
 from memoria.config.model import Runner
 
@@ -151,32 +151,9 @@ class Status:
         return all(engine.state == "ready" for engine in self.engines)
 
     def to_json(self) -> dict[str, Any]:
-        return {"status": "healthy" if self.healthy else "degraded", **dataclasses.asdict(self)}
+        return {"status": "healthy" if self.healthy else "degraded", **msgspec.to_builtins(self)}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Status:
-        """The inverse of `to_json`. Raises `KeyError` or `TypeError` on the output of another version."""
-        plain = {key: value for key, value in data.items() if key != "status"}
-        guard = data.get("guard")
-        return cls(
-            **plain
-            | {
-                "devices": tuple(
-                    DeviceStatus(
-                        **{**device, "others": tuple(OtherProcess(**other) for other in device["others"])}
-                    )
-                    for device in data["devices"]
-                ),
-                "engines": tuple(
-                    EngineStatus(
-                        **{
-                            **engine,
-                            "models": tuple(engine["models"]),
-                            "plan": tuple(PlannedTerm(**term) for term in engine["plan"]),
-                        }
-                    )
-                    for engine in data["engines"]
-                ),
-                "guard": guard and GuardStatus(**{**guard, "neighbours": tuple(guard["neighbours"])}),
-            }
-        )
+    def from_json(cls, data: object) -> Status:
+        """The inverse of `to_json`. Raises `ValueError` on the output of another version."""
+        return msgspec.convert(data, cls)

@@ -19,19 +19,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Collection
-from functools import lru_cache
 from itertools import islice
 from typing import Literal
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse
 from starlette.routing import Route
 from typing_extensions import TypedDict
 
-from memoria.admin.api.responses import MAX_NUMBER, number
+from memoria.admin.api.responses import MAX_NUMBER, Json, number
 from memoria.config.model import Logging
 from memoria.engine.log import LogFile
-from memoria.logs import printable
+from memoria.logs import printable, timestamp
 from memoria.proxy.exchange.record import RequestRecord
 
 logger = logging.getLogger(__name__)
@@ -230,12 +228,11 @@ class RequestLog:
 
 
 def line(at: float, record: RequestRecord, form: Form) -> str:
-    time_ = f"{_second(int(at))}.{int(at % 1 * 1000):03d}"
     if form == "text":
-        return f"{time_} {text(record)}\n"
+        return f"{timestamp(at)} {text(record)}\n"
     facts = request_facts(0, at, record)
     known = {key: value for key, value in facts.items() if value is not None and key not in ("at", "number")}
-    return json.dumps({"time": time_, **known}, separators=(",", ":")) + "\n"
+    return json.dumps({"time": timestamp(at), **known}, separators=(",", ":")) + "\n"
 
 
 def text(record: RequestRecord) -> str:
@@ -260,18 +257,13 @@ def text(record: RequestRecord) -> str:
     return made if made.isprintable() else printable(made)
 
 
-@lru_cache(maxsize=8)
-def _second(at: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(at))
-
-
 def routes(requests: Requests) -> list[Route]:
-    async def recent(request: Request) -> JSONResponse:
+    async def recent(request: Request) -> Json:
         after, limit = number(request, "after", 0, most=MAX_NUMBER), number(request, "limit", 100, most=KEPT)
         found: RequestList = {
             "requests": requests.requests_after(after, limit),
             "not_logged": requests.not_logged,
         }
-        return JSONResponse(found)
+        return Json(found)
 
     return [Route("/requests", recent, methods=["GET"])]

@@ -45,4 +45,4 @@ def test_only_what_came_after_a_sample_is_told() -> None:
     for number in range(4):
         history.add_sample(status(number * EVERY, number))
     assert [sample.number for sample in history.samples_after(2)] == [3, 4]
-    assert history.samples_after(2)[0].to_json()["engines"]["embedding"]["requests_per_second"] == 0.2
+    assert history.samples_after(2)[0].engines["embedding"].requests_per_second == 0.2

@@ -1,15 +1,17 @@
-"""Endless responses: a limited number at once."""
+"""Responses: endless ones, a limited number at once, and JSON."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 from collections.abc import AsyncIterator
 
 import pytest
 from starlette.types import Message, Scope
 
 from memoria.admin.api import responses
-from memoria.admin.api.responses import Streams
+from memoria.admin.api.responses import Json, Streams
 from memoria.proxy.errors import Rejection
 
 SCOPE: Scope = {"type": "http", "method": "GET", "headers": [], "server": ("127.0.0.1", 8200)}
@@ -46,3 +48,8 @@ async def test_only_so_many_streams_are_open_at_once(monkeypatch: pytest.MonkeyP
     await asyncio.gather(*opened)
     assert streams.open == {"http": 0, "socket": 0}
     await open_one()
+
+
+def test_a_path_that_is_not_utf_8_can_be_sent() -> None:
+    name = os.fsdecode(b"logs-\xff")
+    assert json.loads(bytes(Json({"file": name}).body)) == {"file": name}
