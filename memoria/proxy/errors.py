@@ -156,8 +156,10 @@ def too_many_connections() -> Answer:
     return Answer(503, "Too many connections are open", "too_many_connections", headers=headers, close=True)
 
 
-def route_not_found(method: str, path: str) -> Answer:
-    return Answer(404, f"No route {method} {_short(path)}", "route_not_found")
+def route_not_found(method: str, path: str, nearest: str | None = None) -> Answer:
+    """`nearest`: the path that is served in its stead."""
+    hint = f" (did you mean `{nearest}`? A client's base URL ends in `/v1`, once)" if nearest else ""
+    return Answer(404, f"No route {method} {_short(path)}{hint}", "route_not_found")
 
 
 def not_served(path: str) -> Answer:

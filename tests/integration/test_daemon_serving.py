@@ -141,6 +141,14 @@ def test_what_controls_an_engine_does_not_exist(running: RunningDaemon, method: 
     assert answer.error["code"] == "route_not_found"
 
 
+def test_a_base_url_without_v1_is_told_the_path(running: RunningDaemon) -> None:
+    answer = running.ask("POST", "/chat/completions", ASK)
+    assert answer.status == 404
+    assert "did you mean `/v1/chat/completions`?" in answer.error["message"]
+    escaped = running.ask("POST", "/v1%2Fembeddings", ASK)
+    assert escaped.error["message"] == "No route POST /v1%2Fembeddings"  # as it came
+
+
 def test_only_its_own_user_may_open_the_admin_socket(running: RunningDaemon, machine: Box) -> None:
     assert stat.S_IMODE((machine.runtime / "admin.sock").stat().st_mode) == 0o600
     assert stat.S_IMODE(machine.runtime.stat().st_mode) == 0o700

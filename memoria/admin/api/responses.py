@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from memoria.proxy.errors import Answer, Rejection, method_not_allowed, route_not_found
+from memoria.proxy.routing.routes import nearest
 
 MAX_NUMBER = 2**53 - 1  # the largest integer that every JSON reader holds exactly
 MAX_STREAMS = 64
@@ -37,7 +38,9 @@ def response(answer: Answer) -> Response:
 
 
 async def unknown_route(scope: Scope, receive: Receive, send: Send) -> None:
-    await response(route_not_found(scope["method"], scope["path"]))(scope, receive, send)
+    path = scope["raw_path"]  # as it came: what an escape stands for may well be a route
+    answer = route_not_found(scope["method"], path.decode("latin-1"), nearest(path))
+    await response(answer)(scope, receive, send)
 
 
 async def on_rejection(_: Request, error: Exception) -> Response:

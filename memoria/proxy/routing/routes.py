@@ -97,6 +97,13 @@ def methods_of(path: bytes) -> Methods | None:
     return exact
 
 
+def nearest(path: bytes) -> str | None:
+    """The served path that an unknown one ends with, but for its `/v1`: clients whose base URL has none
+    (`/chat/completions`), two of them, or a deployment's name before it."""
+    found = [known for known in (*EXACT, b"/v1/models") if path.endswith(known.removeprefix(b"/v1"))]
+    return max(found, key=len).decode() if found else None
+
+
 def choose(methods: Methods, method: bytes) -> Route:
     """The route of a method. Raises `Rejection`: 405 with Allow."""
     route = methods.get(method)

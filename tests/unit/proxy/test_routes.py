@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from memoria.proxy.errors import Rejection, route_not_found
-from memoria.proxy.routing.routes import ROUTES, Route, canonical, choose, methods_of
+from memoria.proxy.routing.routes import ROUTES, Route, canonical, choose, methods_of, nearest
 
 # Everything else that vLLM 0.32 can register (vllm/entrypoints, development mode and scale-out included)
 DENIED = """
@@ -165,3 +165,22 @@ def test_a_known_path_under_another_method_says_which_to_use() -> None:
         find("DELETE", b"/v1/responses/resp_1")
     assert caught.value.answer.status == 405
     assert caught.value.answer.headers == ((b"allow", b"GET"),)
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        (b"/chat/completions", "/v1/chat/completions"),  # a base URL without /v1
+        (b"/models", "/v1/models"),
+        (b"/v1/v1/embeddings", "/v1/embeddings"),  # with two of them
+        (b"/openai/deployments/writer/chat/completions", "/v1/chat/completions"),
+        (b"/api/tags", None),
+        (b"/sleep", None),
+        (b"/", None),
+    ],
+)
+def test_a_path_that_ends_like_a_route_names_it(path: bytes, meant: str | None) -> None:
+    assert nearest(path) == meant
+    assert (
+        f"did you mean `{meant}`" in route_not_found("POST", path.decode(), nearest(path)).message
+    ) is bool(meant)
