@@ -11,11 +11,13 @@ import asyncio
 import fcntl
 import socket
 import struct
+import sys
 import termios
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import Protocol
 
 import httptools
 
@@ -32,8 +34,6 @@ from memoria.proxy.http.messages import (
 from memoria.vllm.facts import EngineAddress, UnixAddress
 
 SWEEPS = 4  # in the time that a connection may be idle
-Connection = TypeVar("Connection", bound=asyncio.Protocol)
-Connected_contra = TypeVar("Connected_contra", bound=asyncio.Protocol, contravariant=True)
 _CACHED = b"HTTP/1.1 200 "  # start of the heads worth caching
 
 
@@ -51,7 +51,12 @@ class Sink(Protocol):
 
 
 class Listener(Protocol):
-    """The exchange that a response belongs to. Called from the event loop's callbacks; must not block."""
+    """The exchange that a response belongs to. Called from the event loop's callbacks; must not block.
+
+    `switches`: it takes a 101, after which everything that comes is the body."""
+
+    @property
+    def switches(self) -> bool: ...
 
     def on_response_head(self, upstream: Upstream) -> Sink:
         """The head is here (1xx heads are skipped). Returns the body's sink."""
@@ -92,6 +97,7 @@ class Upstream(asyncio.Protocol):
     _between_chunks = False  # where the parser is
     _send_chunk: Callable[[bytes], None] | None = None  # takes the next read, if it is one chunk
     _headers: list[Header]
+    _switched = False  # it is no longer HTTP
     _notable = False  # the read brought more than a piece of the body
 
     def __init__(self, address: EngineAddress, pool: Pool) -> None:
@@ -272,7 +278,13 @@ class Upstream(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError:
             raise  # an error of memoria's own
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._switched:
+                self._parser, self._left = None, sys.maxsize
+                self._receive_counted(data[upgrade.args[0] :], listener)
+                return
+            self.garbled = self._notable = True
+        except httptools.HttpParserError:
             self.garbled = self._notable = True
         sink, head = self._sink, self.head
         # the parser does not report a size line that is not here as a whole
@@ -307,12 +319,13 @@ class Upstream(asyncio.Protocol):
         if self.complete or self._parser is None or self.listener is None:
             return
         status = self._parser.get_status_code()
-        if status < 200:
+        self._switched = status == 101 and self.listener.switches and self._parser.should_upgrade()
+        if status < 200 and not self._switched:
             self._headers.clear()
             return
         self._notable = True
         # after the message's end, the parser always answers no
-        keep_alive = self._parser.should_keep_alive()
+        keep_alive = not self._switched and self._parser.should_keep_alive()
         try:
             head, self.length = read_response(status, self._headers, keep_alive=keep_alive)
         except ValueError:
@@ -335,7 +348,7 @@ class Upstream(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._between_chunks = False
-        if self.head is not None:
+        if self.head is not None and not self._switched:
             self.complete = self._notable = True
 
 
@@ -345,27 +358,26 @@ def _unacknowledged(connection: socket.socket) -> int:
     return int(queued)
 
 
-class Connecting(Protocol[Connected_contra]):
-    def on_connected(self, connection: Connected_contra, /) -> None: ...
+class Connecting(Protocol):
+    def on_connected(self, upstream: Upstream) -> None: ...
 
     def on_unreachable(self) -> None: ...
 
 
-async def connect(
-    make: Callable[[], Connection], address: EngineAddress, timeout: float, listener: Connecting[Connection]
-) -> None:
-    """Opens a connection made by `make`, within `timeout` seconds, and calls back."""
+async def connect(address: EngineAddress, pool: Pool, timeout: float, listener: Connecting) -> None:
+    """Opens a connection within `timeout` seconds, and calls back."""
     loop = asyncio.get_running_loop()
+    make = partial(Upstream, address, pool)
     try:
         if isinstance(address, UnixAddress):  # done or refused at once (connect(2), EAGAIN): nothing to time
-            _, connection = await loop.create_unix_connection(make, address.path)
+            _, upstream = await loop.create_unix_connection(make, address.path)
         else:
             async with asyncio.timeout(timeout):
-                _, connection = await loop.create_connection(make, address.host, address.port)
+                _, upstream = await loop.create_connection(make, address.host, address.port)
     except OSError:
         listener.on_unreachable()
     else:
-        listener.on_connected(connection)
+        listener.on_connected(upstream)
 
 
 class Pool:

@@ -13,6 +13,8 @@ from tests.integration.proxy_rig import JSON_OK, ScriptedEngine, on_uvloop
 class _Pausing:
     """A client that takes no more with the last piece of a response."""
 
+    switches = False
+
     def __init__(self) -> None:
         self.ended = asyncio.Event()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from memoria.config.model import Limits, Timeouts
-from tests.integration.proxy_rig import Asked, Client, Rig, ScriptedEngine, on_uvloop
+from tests.integration.proxy_rig import Asked, Client, Rig, ScriptedEngine, answer_ok, on_uvloop
 
 HANDSHAKE = (
     b"GET /v1/realtime%b HTTP/1.1\r\nhost: test\r\nconnection: keep-alive, Upgrade\r\nupgrade: websocket\r\n"
@@ -101,6 +101,69 @@ async def test_the_engine_declines(tmp_path: Path) -> None:
         response = await client.response()
         assert (response.status, response.body) == (403, b"no!\n")
         assert await client.closed() == b""
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        b"HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno",
+        b"HTTP/1.1 426 Upgrade Required\r\ntransfer-encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nupgrade: websocket\r\nconnection: upgrade\r\ncontent-length: 2\r\n\r\nno",
+    ],
+    ids=["403", "in chunks", "200 with Upgrade"],
+)
+@on_uvloop
+async def test_after_a_refused_handshake_the_engine_gets_no_bytes(tmp_path: Path, refusal: bytes) -> None:
+    """They would be requests, of routes that memoria does not have."""
+    smuggled = b"POST /sleep HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n"
+    refused = asyncio.Event()
+
+    async def no(asked: Asked) -> None:
+        await asked.send(refusal)
+        await refused.wait()
+
+    engine = ScriptedEngine(no, answer_ok)
+    async with Rig(tmp_path, generation=engine) as rig:
+        client = await rig.client()
+        await client.send(HANDSHAKE % b"" + smuggled)
+        await engine.arrivals.get()
+        response = await client.response()
+        assert response.body == b"no"
+        assert response.header(b"connection") == [b"close"]
+        client.writer.write(smuggled)
+        refused.set()
+        assert await client.closed() == b""
+        assert (await rig.post(b"/v1/completions")).status == 200  # on the same connection of the engine's
+    assert [asked.line.split()[1] for asked in engine.asked] == [b"/v1/realtime", b"/v1/completions"]
+
+
+@on_uvloop
+async def test_hints_may_come_before_the_agreement(tmp_path: Path) -> None:
+    async def hinting(asked: Asked) -> None:
+        await asked.send(b"HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\n")
+        await echo(asked)
+
+    async with Rig(tmp_path, generation=ScriptedEngine(hinting)) as rig:
+        client = await opened(rig)
+        head = await client.head()
+        assert head.status == 101
+        assert not head.header(b"link")
+        await client.send(b" world")
+        assert await client.reader.readexactly(11) == b"hello world"
+
+
+@pytest.mark.parametrize(
+    "framing", [b"content-length: 5", b"content-length: 0", b"transfer-encoding: chunked"]
+)
+@on_uvloop
+async def test_a_handshake_with_a_length_or_a_body_is_refused(tmp_path: Path, framing: bytes) -> None:
+    engine = ScriptedEngine(echo)
+    async with Rig(tmp_path, generation=engine) as rig:
+        client = await rig.client()
+        await client.send((HANDSHAKE % b"").replace(b"\r\n\r\n", b"\r\n" + framing + b"\r\n\r\n"))
+        response = await client.response()
+        assert (response.status, response.header(b"connection")) == (400, [b"close"])
+    assert not engine.asked
 
 
 @pytest.mark.parametrize(

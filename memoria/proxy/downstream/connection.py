@@ -24,7 +24,7 @@ from memoria.proxy.access.rules import ANYBODY, Grant, decide
 from memoria.proxy.downstream.asgi_lane import AsgiLane
 from memoria.proxy.errors import Answer
 from memoria.proxy.exchange.context import ProxyContext, Standstill, Watch, Watched
-from memoria.proxy.exchange.exchange import Exchange, PlainExchange
+from memoria.proxy.exchange.exchange import Exchange
 from memoria.proxy.exchange.websocket import WebSocketExchange
 from memoria.proxy.http.messages import HeadCache, Reply, new_request_id
 from memoria.proxy.http.request import RequestHead, head_size, read_head
@@ -158,7 +158,7 @@ class Downstream(AsgiLane):
         length, start = found
         if rules is not self.context.rules_token or start + length != len(data):
             return False
-        exchange = PlainExchange(self.context, self, head, grant)
+        exchange = Exchange(self.context, self, head, grant)
         self.cycle = self._parsed = self.exchange = exchange
         exchange.start_whole(data[start:])
         return True
@@ -298,7 +298,7 @@ class Downstream(AsgiLane):
                 return
             exchange = WebSocketExchange(context, self, head, verdict)
         else:
-            exchange = PlainExchange(context, self, head, verdict, lengths)
+            exchange = Exchange(context, self, head, verdict, lengths)
             if exchange.refusal is None and isinstance(verdict, Grant):
                 if head.route is None:
                     self._parsed = None

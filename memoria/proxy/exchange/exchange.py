@@ -12,10 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from enum import StrEnum
-from functools import partial
 from typing import ClassVar
 
 from memoria.config.model import Filters
@@ -57,8 +55,8 @@ class State(StrEnum):
 PIPELINED, READING, QUEUED, CONNECTING, OPEN, OVER = State
 
 
-class Exchange(ABC):
-    """What a plain exchange and a WebSocket share: the head, the way to a lease, failures and the record.
+class Exchange:
+    """A request and its response. Implements `memoria.proxy.upstream.Listener`.
 
     uvicorn, too, reads `response_complete` and `keep_alive`, as of its own requests. `refusal`: the answer to
     a request that its head alone forbids."""
@@ -77,7 +75,10 @@ class Exchange(ABC):
     _tries = 0
     _head_at: float | None = None
     _response_bytes = 0
+    _upstream: Upstream | None = None
+    _moved = True  # since the last tick
     _still: Standstill | None = None  # most are over before the first tick
+    _slow: Standstill | None = None  # the upload, while others wait for its lease
 
     def __init__(
         self,
@@ -116,24 +117,80 @@ class Exchange(ABC):
         if self._head.expects_continue:
             self._send_continue()
 
-    @abstractmethod
+    def start_whole(self, body: bytes) -> None:
+        """It is this request's turn, and all of it is here."""
+        self.state = READING
+        self.upload.declared = len(body)
+        self.receive(body)
+
     def receive(self, piece: bytes) -> None:
-        """Takes what follows the head, as far as it is here."""
+        state, upload = self.state, self.upload
+        if state is OVER or self.refusal is not None:
+            return
+        self._moved = True
+        upload.size += len(piece)
+        if upload.size > upload.limit:
+            self.refuse(errors.body_too_large(upload.limit))
+            return
+        if upload.pieces is not None:
+            upload.pieces.append(piece)
+        upstream = self._upstream
+        if upstream is not None:
+            upstream.write(chunk(piece) if upload.chunked else piece)
+            upload.release_written()
+            if upstream.write_paused:
+                self._client.pause_reading()
+        elif state is READING:
+            upload.complete = upload.size == upload.declared
+            self._advance()
+        elif state is not PIPELINED and upload.size > upload.LARGE:
+            self._client.pause_reading()
 
-    @abstractmethod
     def receive_end(self) -> None:
-        """The body is complete."""
+        self._moved = True
+        upload = self.upload
+        if upload.complete:
+            return
+        upload.complete = True
+        if self.state is READING:
+            self._advance()
+        elif upload.chunked and self._upstream is not None:
+            self._upstream.write(LAST)
 
-    @abstractmethod
     def pause_response(self) -> None:
-        """The client takes no more for now."""
+        if self._upstream is not None:
+            self._upstream.pause_reading()
 
-    @abstractmethod
-    def resume_response(self) -> None: ...
+    def resume_response(self) -> None:
+        self._moved = True
+        if self._upstream is not None:
+            self._upstream.resume_reading()
 
-    @abstractmethod
     def on_tick(self, now: float) -> None:
-        """Ends the exchange if it has stood still for too long."""
+        self.reply.flush()  # a head whose body is late after all
+        if self._moved or self._still is None or self.state is QUEUED:  # the queue has a clock of its own
+            self._moved, self._still = False, Standstill()
+        upstream, context, client = self._upstream, self._context, self._client
+        unsent = client.transport.get_write_buffer_size() if client.blocked else 0
+        lasts = self._still.lasts(now, (upstream.reads if upstream else 0, unsent))
+        if unsent:
+            failure, limit = Failure.READER_STALLED, context.client_idle
+        elif self.upload.complete or (upstream is not None and upstream.write_paused):
+            failure, limit = Failure.SILENT, context.policy.timeouts.idle
+        else:
+            failure, limit = Failure.UPLOAD_STALLED, context.client_idle
+            if self._blocks_others(now):
+                limit = 0.0
+        if lasts >= limit:
+            self._fail(failure)
+
+    def _blocks_others(self, now: float) -> bool:
+        """By an upload that is too slow, with a lease that others wait for."""
+        if self._lease is None or not self._lease.is_wanted:
+            self._slow = None
+            return False
+        self._slow = self._slow or Standstill()
+        return self._slow.lasts(now, self.upload.size // Upload.LARGE) >= GRACE_S
 
     def on_client_gone(self) -> None:
         if self.state is PIPELINED:
@@ -148,8 +205,8 @@ class Exchange(ABC):
             self._fail(Failure.CUT)
 
     def awaited_from(self, engine: str) -> Upstream | None:
-        """The connection on which this engine's next byte is due, for a client that would take it."""
-        return None
+        awaited = self.engine == engine and self.upload.complete and not self._client.blocked
+        return self._upstream if awaited else None
 
     # To an engine
 
@@ -212,19 +269,56 @@ class Exchange(ABC):
         self._waiting = None
         self.refuse(refusal.answer)
 
-    @abstractmethod
     def _relay(self, lease: Lease) -> None:
-        """Sends the request to the engine, on a connection to `lease.address`."""
+        upload, pool = self.upload, self._context.pool
+        if self._filters is not None and not self._tries:
+            filter_body(upload, self._filters)
+        upstream = None
+        # the engine may be closing a pooled connection: no risk for a request that cannot be sent again
+        if not self._failed and (upload.declared or upload.size) <= REPLAYABLE_BYTES:
+            upstream = pool.take(lease.address)
+        self._tries += 1
+        if upstream is not None:
+            self.on_connected(upstream)
+        else:
+            self.state = CONNECTING
+            timeout = self._context.policy.timeouts.connect
+            connecting = connect(lease.address, pool, timeout, self)
+            self._connector = asyncio.get_running_loop().create_task(connecting)
+
+    def on_connected(self, upstream: Upstream) -> None:
+        """Writes the head and all of the body that is here."""
+        upload = self.upload
+        self._connector = None
+        self.state, self._upstream = OPEN, upstream
+        self._moved = True
+        framing, body = upload.begin()
+        before, after = self._head.to_engine
+        if upload.size > upload.LARGE:
+            upstream.begin(self, before + self._id + after + framing)
+            upstream.write(body)
+            upload.release_written()
+        else:
+            upstream.begin(self, b"".join((before, self._id, after, framing, body)))
+        if not upload.complete and not upstream.write_paused:
+            self._client.resume_reading()
 
     def on_unreachable(self) -> None:
         self._fail(Failure.UNREACHABLE)
 
-    @abstractmethod
     def _drop_upstream(self) -> None:
         """Gives up the connection to the engine, also one that is being made."""
         if self._connector is not None:
             self._connector.cancel()
             self._connector = None
+        if self._upstream is not None:
+            self._response_bytes = self._upstream.received
+            self._upstream.abort()
+            self._upstream = None
+
+    def on_upstream_writable(self) -> None:
+        self._moved = True
+        self._client.resume_reading()
 
     def _send_continue(self) -> None:
         if self.state is READING and not self.upload.size:
@@ -237,6 +331,40 @@ class Exchange(ABC):
     def _forget_gathered(self) -> None:
         self._context.admission.scatter(self._gathered)
         self._gathered = 0
+
+    # From the engine
+
+    def on_response_head(self, upstream: Upstream) -> Sink:
+        self._head_at = time.monotonic()
+        self.upload.pieces = None
+        head, reply = upstream.head, self.reply
+        assert head is not None
+        reply.begin(head, upstream.length, keep_alive=self.keep_alive)
+        protected = self._context.policy.protected
+        if protected is not None and protected.engine == self.engine and head.is_events:
+            return InterTokenTimer(upstream, reply, protected.observe)
+        return reply
+
+    def on_response_end(self, upstream: Upstream) -> None:
+        self._upstream = None
+        self._response_bytes = upstream.received
+        self.reply.end()
+        if self.upload.complete:
+            self._context.pool.give_back(upstream)
+        else:
+            upstream.abort()
+        self._finish()
+        self._client.on_answered()
+
+    def on_upstream_lost(self, upstream: Upstream) -> None:
+        self._upstream = None
+        self._response_bytes = upstream.received
+        if upstream.garbled:
+            self._fail(Failure.GARBLED)
+        elif upstream.unread and not upstream.reads:
+            self._fail(Failure.UNREAD)
+        else:
+            self._fail(Failure.LOST)
 
     # The end
 
@@ -330,171 +458,3 @@ class Exchange(ABC):
                 reply.is_events,
             )
         )
-
-
-class PlainExchange(Exchange):
-    """A request and its response. Implements `memoria.proxy.upstream.Listener`."""
-
-    _upstream: Upstream | None = None
-    _moved = True  # since the last tick
-    _slow: Standstill | None = None  # the upload, while others wait for its lease
-
-    def start_whole(self, body: bytes) -> None:
-        """It is this request's turn, and all of it is here."""
-        self.state = READING
-        self.upload.declared = len(body)
-        self.receive(body)
-
-    def receive(self, piece: bytes) -> None:
-        state, upload = self.state, self.upload
-        if state is OVER or self.refusal is not None:
-            return
-        self._moved = True
-        upload.size += len(piece)
-        if upload.size > upload.limit:
-            self.refuse(errors.body_too_large(upload.limit))
-            return
-        if upload.pieces is not None:
-            upload.pieces.append(piece)
-        upstream = self._upstream
-        if upstream is not None:
-            upstream.write(chunk(piece) if upload.chunked else piece)
-            upload.release_written()
-            if upstream.write_paused:
-                self._client.pause_reading()
-        elif state is READING:
-            upload.complete = upload.size == upload.declared
-            self._advance()
-        elif state is not PIPELINED and upload.size > upload.LARGE:
-            self._client.pause_reading()
-
-    def receive_end(self) -> None:
-        self._moved = True
-        upload = self.upload
-        if upload.complete:
-            return
-        upload.complete = True
-        if self.state is READING:
-            self._advance()
-        elif upload.chunked and self._upstream is not None:
-            self._upstream.write(LAST)
-
-    def pause_response(self) -> None:
-        if self._upstream is not None:
-            self._upstream.pause_reading()
-
-    def resume_response(self) -> None:
-        self._moved = True
-        if self._upstream is not None:
-            self._upstream.resume_reading()
-
-    def on_tick(self, now: float) -> None:
-        self.reply.flush()  # a head whose body is late after all
-        if self._moved or self._still is None or self.state is QUEUED:  # the queue has a clock of its own
-            self._moved, self._still = False, Standstill()
-        upstream, context, client = self._upstream, self._context, self._client
-        unsent = client.transport.get_write_buffer_size() if client.blocked else 0
-        lasts = self._still.lasts(now, (upstream.reads if upstream else 0, unsent))
-        if unsent:
-            failure, limit = Failure.READER_STALLED, context.client_idle
-        elif self.upload.complete or (upstream is not None and upstream.write_paused):
-            failure, limit = Failure.SILENT, context.policy.timeouts.idle
-        else:
-            failure, limit = Failure.UPLOAD_STALLED, context.client_idle
-            if self._blocks_others(now):
-                limit = 0.0
-        if lasts >= limit:
-            self._fail(failure)
-
-    def _blocks_others(self, now: float) -> bool:
-        """By an upload that is too slow, with a lease that others wait for."""
-        if self._lease is None or not self._lease.is_wanted:
-            self._slow = None
-            return False
-        self._slow = self._slow or Standstill()
-        return self._slow.lasts(now, self.upload.size // Upload.LARGE) >= GRACE_S
-
-    def awaited_from(self, engine: str) -> Upstream | None:
-        awaited = self.engine == engine and self.upload.complete and not self._client.blocked
-        return self._upstream if awaited else None
-
-    # To the engine
-
-    def _relay(self, lease: Lease) -> None:
-        upload, pool = self.upload, self._context.pool
-        if self._filters is not None and not self._tries:
-            filter_body(upload, self._filters)
-        upstream = None
-        # the engine may be closing a pooled connection: no risk for a request that cannot be sent again
-        if not self._failed and (upload.declared or upload.size) <= REPLAYABLE_BYTES:
-            upstream = pool.take(lease.address)
-        self._tries += 1
-        if upstream is not None:
-            self.on_connected(upstream)
-        else:
-            self.state = CONNECTING
-            timeout = self._context.policy.timeouts.connect
-            connecting = connect(partial(Upstream, lease.address, pool), lease.address, timeout, self)
-            self._connector = asyncio.get_running_loop().create_task(connecting)
-
-    def on_connected(self, upstream: Upstream) -> None:
-        """Writes the head and all of the body that is here."""
-        upload = self.upload
-        self._connector = None
-        self.state, self._upstream = OPEN, upstream
-        self._moved = True
-        framing, body = upload.begin()
-        before, after = self._head.to_engine
-        if upload.size > upload.LARGE:
-            upstream.begin(self, before + self._id + after + framing)
-            upstream.write(body)
-            upload.release_written()
-        else:
-            upstream.begin(self, b"".join((before, self._id, after, framing, body)))
-        if not upload.complete and not upstream.write_paused:
-            self._client.resume_reading()
-
-    def _drop_upstream(self) -> None:
-        super()._drop_upstream()
-        if self._upstream is not None:
-            self._response_bytes = self._upstream.received
-            self._upstream.abort()
-            self._upstream = None
-
-    def on_upstream_writable(self) -> None:
-        self._moved = True
-        self._client.resume_reading()
-
-    # From the engine
-
-    def on_response_head(self, upstream: Upstream) -> Sink:
-        self._head_at = time.monotonic()
-        self.upload.pieces = None
-        head, reply = upstream.head, self.reply
-        assert head is not None
-        reply.begin(head, upstream.length, keep_alive=self.keep_alive)
-        protected = self._context.policy.protected
-        if protected is not None and protected.engine == self.engine and head.is_events:
-            return InterTokenTimer(upstream, reply, protected.observe)
-        return reply
-
-    def on_response_end(self, upstream: Upstream) -> None:
-        self._upstream = None
-        self._response_bytes = upstream.received
-        self.reply.end()
-        if self.upload.complete:
-            self._context.pool.give_back(upstream)
-        else:
-            upstream.abort()
-        self._finish()
-        self._client.on_answered()
-
-    def on_upstream_lost(self, upstream: Upstream) -> None:
-        self._upstream = None
-        self._response_bytes = upstream.received
-        if upstream.garbled:
-            self._fail(Failure.GARBLED)
-        elif upstream.unread and not upstream.reads:
-            self._fail(Failure.UNREAD)
-        else:
-            self._fail(Failure.LOST)

@@ -45,6 +45,8 @@ NOT_FOR_CLIENTS = HOP_BY_HOP | {
     b"access-control-max-age",
 }
 
+# in the form that `without` takes
+SWITCH = (b"connection", b": ", b"Upgrade", b"\r\n", b"upgrade", b": ", b"websocket", b"\r\n")
 END = b"\r\n"
 LAST = b"0\r\n\r\n"
 LONGEST = 2048  # bytes of a chunk that is recognised by its length
@@ -251,11 +253,10 @@ class Reply:
             end,
         )
 
-    def switch(self, head: ResponseHead, framing: bytes) -> None:
-        """Sends an engine's answer to an upgrade at once; `framing` is its Connection, Upgrade and body
-        length."""
+    def switch(self, head: ResponseHead) -> None:
+        """Sends an engine's 101 at once."""
         self.status = head.status
-        self._write(b"".join((head.fields, framing, b"x-request-id: ", self._request_id, _HEAD_END)))
+        self._write(b"".join((head.fields, *SWITCH, b"x-request-id: ", self._request_id, _HEAD_END)))
 
     def send(self, piece: bytes) -> None:
         """A piece of the body, not empty."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qs
 
 from memoria.proxy.errors import Answer, Rejection, bad_framing, body_too_large, websocket_only
-from memoria.proxy.http.messages import HOP_BY_HOP, Header, chunk, nominated, without
+from memoria.proxy.http.messages import HOP_BY_HOP, SWITCH, Header, chunk, nominated, without
 from memoria.proxy.routing.routes import Methods, Route, choose
 
 REPLAYABLE_BYTES = 2**20  # a larger body is not kept once it has been written
@@ -121,12 +121,13 @@ def read_head(
             route = methods.get(method) or choose(methods, method)
             if route.websocket:
                 _check_handshake(route, fields, upgrade=upgrade)
+                lines += SWITCH
     except Rejection as rejection:
         refused = rejection.answer
     traces, kinds = fields.get(b"traceparent", ()), fields.get(b"content-type")
     chunked = b"transfer-encoding" in fields
     keeps = keep_alive and not upgrade and http_version != "1.0" and method != b"CONNECT"
-    continues = b"expect" in fields and http_version != "1.0" and _expects_continue(fields)
+    continues = http_version != "1.0" and b"100-continue" in map(bytes.lower, fields.get(b"expect", ()))
     start = b"%b %b HTTP/1.1\r\nhost: localhost\r\nx-request-id: " % (method, target)
     return RequestHead(
         method=method,
@@ -174,10 +175,6 @@ def _check_handshake(route: Route, fields: Fields, *, upgrade: bool) -> None:
 
 def _handshake_with_body() -> Rejection:
     return Rejection(bad_framing("A WebSocket handshake has no body"))
-
-
-def _expects_continue(fields: Fields) -> bool:
-    return b"100-continue" in [value.lower() for value in fields[b"expect"]]
 
 
 def _request_id(fields: Fields) -> bytes | None:

@@ -43,6 +43,8 @@ class _Client:
 class _Request:
     """What an exchange does about a response."""
 
+    switches = False
+
     def __init__(self, *, http_1_0: bool = False) -> None:
         self.client = _Client()
         self.reply = Reply(cast(Transport, self.client), b"id", http_1_0=http_1_0)
