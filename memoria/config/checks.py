@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from memoria.config.model import Address, ConfigPath
-from memoria.config.paths import expand, is_local_model
+from memoria.config.paths import exists, expand, is_local_model
 from memoria.config.report import Report, key_name
 from memoria.config.schema import File
 from memoria.config.yaml import Document, Node
@@ -131,11 +131,7 @@ def _check_model(
     if not isinstance(model, str) or not is_local_model(model):
         return
     place = expand(model, folder, environ)
-    try:
-        found = place.exists()
-    except OSError:
-        found = True  # perhaps; the preflight reports why it cannot be read
-    if not found:
+    if not exists(place):
         report.error(
             f"no model at `{model}`",
             (*path, "model"),

@@ -14,6 +14,7 @@ from memoria.config import paths
 from memoria.config.checks import check_engines, check_front, check_memory
 from memoria.config.environment import fill_in_log, pass_on_hub_variables, read_variables
 from memoria.config.file import find, read_text, shown
+from memoria.config.flag_paths import resolve_paths
 from memoria.config.messages import report_findings, without_wrong
 from memoria.config.model import Access, CommonKeys, Config, EngineConfig, EngineKeys, default_max_requests
 from memoria.config.report import Report
@@ -57,6 +58,7 @@ def read(path: Path, environ: Mapping[str, str]) -> Loaded:
         sort_flags(engine, name, report)
         check_variables(engine, name, report)
         read_pooler(engine, name, report)
+        resolve_paths(engine, name, path.absolute().parent, environ, report)
         pass_on_hub_variables(engine, name, variables, report)
     fill_in_log(document.data, variables, report)
     check_engines(document, path.absolute().parent, environ, report)

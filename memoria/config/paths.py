@@ -1,4 +1,4 @@
-"""Paths of models, logs and sockets. Nothing here touches the disk."""
+"""Paths of models, logs and sockets. Only `exists` touches the disk."""
 
 from __future__ import annotations
 
@@ -23,6 +23,14 @@ def expand(text: str, folder: Path, environ: Mapping[str, str]) -> Path:
     if text == "~" or text.startswith("~/"):
         return home(environ) / text[2:]
     return Path(os.path.normpath(folder / text))
+
+
+def exists(place: Path) -> bool:
+    """True also where that cannot be known: whatever reads it says why it cannot."""
+    try:
+        return place.exists()
+    except OSError:
+        return True
 
 
 def home(environ: Mapping[str, str]) -> Path:

@@ -62,7 +62,7 @@ class Engine(model.EngineKeys):
     scheduling_policy: Literal["fcfs", "priority"] | None = key(
         "Order of waiting requests: `fcfs` or `priority`.", None
     )
-    args: Flags = key("Any other flag of vLLM, by its name.", dict)
+    args: Flags = key("Any other flag of vLLM, by its name; relative paths start at this file.", dict)
 
 
 @dataclass(frozen=True, slots=True)

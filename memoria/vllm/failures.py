@@ -220,6 +220,12 @@ _DEVICE = (
 
 _MODEL = (
     _row(
+        r"Loading lora (\S{1,200}) failed: No adapter found for (\S{1,200})",
+        "there is no LoRA adapter {1} at {2}",
+        "check `lora_modules`: a directory that exists, or a name like `organisation/adapter`",
+        "no",
+    ),
+    _row(
         r"gated repo|GatedRepoError|401 Client Error|403 Client Error",
         "the model is gated: its hub requires an account that has accepted its licence",
         "accept the licence on the model's page and set HF_TOKEN",
@@ -300,6 +306,12 @@ _MODEL = (
 )
 
 _START = (
+    _row(
+        r"chat template string \((.{1,200}?)\) appears path-like, but doesn't exist",
+        "there is no chat template at {1}",
+        "check `chat_template`: a file that exists, or the template itself",
+        "no",
+    ),
     _row(
         r"Errno 98\b|[Aa]ddress already in use",
         "another process listens on the engine's port or socket",

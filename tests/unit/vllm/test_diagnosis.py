@@ -83,6 +83,19 @@ def test_vllms_own_logs_are_explained(name: str, cause: str, hint: str, retry: s
     ("line", "cause", "hint", "retry"),
     [
         (
+            "ValueError: Loading lora sql failed: No adapter found for /srv/style",
+            "there is no LoRA adapter sql at /srv/style",
+            "`lora_modules`",
+            "no",
+        ),
+        (
+            "VLLMValidationError: The supplied chat template string (/srv/chat.jinja) appears "
+            "path-like, but doesn't exist! Tried: /srv/chat.jinja and /x/chat.jinja",
+            "there is no chat template at /srv/chat.jinja",
+            "`chat_template`",
+            "no",
+        ),
+        (
             "ValueError: Free memory on device cuda:0 (60.1/139.7 GiB) on startup is less than desired "
             "GPU memory "
             "utilization (0.6, 83.82 GiB). Decrease GPU memory utilization or reduce GPU memory used by "
