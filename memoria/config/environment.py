@@ -6,6 +6,7 @@ values without single quotes. A blank value counts as unset. The process environ
 
 from __future__ import annotations
 
+import codecs
 import io
 import re
 from collections.abc import Mapping
@@ -22,7 +23,12 @@ _SINGLE_QUOTED = re.compile(r"[^=]*=\s*'")
 _SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)(_|$)", re.IGNORECASE)
 # The hub's token, mirror and folders, by the names that huggingface_hub reads.
 _OF_THE_HUB = re.compile(r"HF_\w+|HUGGING_FACE_HUB_TOKEN|HUGGINGFACE_HUB_CACHE")
-SAVE_AS_UTF8 = "save it as UTF-8; `iconv -f latin1 -t utf-8` converts it"
+
+
+def save_as_utf8(error: UnicodeDecodeError) -> str:
+    """The hint for a file in another encoding: what Windows' editors call "Unicode" is UTF-16."""
+    utf16 = error.object.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return f"save it as UTF-8; `iconv -f {'utf-16' if utf16 else 'latin1'} -t utf-8` converts it"
 
 
 def looks_secret(name: str) -> bool:
@@ -76,7 +82,7 @@ def read_variables(
         return environment
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        report.error(f"{shown_as} is not UTF-8 text", at=Mark(shown_as, line), hint=SAVE_AS_UTF8)
+        report.error(f"{shown_as} is not UTF-8 text", at=Mark(shown_as, line), hint=save_as_utf8(error))
         return environment
     return _parse_dotenv(text, shown_as, environment, report) | environment
 

@@ -12,7 +12,7 @@ from stat import S_ISREG
 import yaml
 
 from memoria.config import paths
-from memoria.config.environment import SAVE_AS_UTF8, read_variables
+from memoria.config.environment import read_variables, save_as_utf8
 from memoria.config.interpolate import Variable
 from memoria.config.model import ConfigPath
 from memoria.config.report import Report
@@ -75,7 +75,9 @@ def read_text(path: Path) -> str:
         raise ConfigError(Problem(f"{name} is a folder", hint=hint)) from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise ConfigError(Problem("this is not UTF-8 text", (f"{name}:{line}",), SAVE_AS_UTF8)) from error
+        raise ConfigError(
+            Problem("this is not UTF-8 text", (f"{name}:{line}",), save_as_utf8(error))
+        ) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         hint = "let memoria's user read it, or name another with --config or MEMORIA_CONFIG"

@@ -161,7 +161,7 @@ def _report_missing(path: ConfigPath, report: Report) -> None:
             hint="write `guard: {protect: generation, inter_token_ms: 50}`, say",
         )
     else:
-        report.error("`model` is missing", path[:-1], hint="write `model: Qwen/Qwen3-Embedding-0.6B`, say")
+        report.error("`model` is missing", path, hint="write `model: Qwen/Qwen3-Embedding-0.6B`, say")
 
 
 def _section(path: ConfigPath) -> type[Section]:

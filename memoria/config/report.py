@@ -19,6 +19,7 @@ class Report:
     def __init__(self) -> None:
         self.marks: dict[ConfigPath, Mark] = {}
         self.variables: dict[ConfigPath, tuple[Variable, ...]] = {}  # that went into a value
+        self.unset: dict[ConfigPath, tuple[str, ...]] = {}  # variables that a value wanted
         self._errors: list[tuple[Mark | None, Problem]] = []
         self._warnings: list[Problem] = []
 
@@ -67,6 +68,7 @@ class Report:
             if place:
                 where.append(f"{place}  {key_name(key)}".rstrip())
             where += [f"from {variable}" for variable in self.variables.get(key, ())]
+            where += [f"the variable {name} is not set" for name in self.unset.get(key, ())]
         return Problem(what, tuple(where), hint)
 
 

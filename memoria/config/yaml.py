@@ -191,6 +191,8 @@ class _Reader:
             self._report.warning(
                 f"the variable {name} is not set", path, hint=f"write ${{{name}:-}} if it may be"
             )
+        if filled.unset:
+            self._report.unset[path] = filled.unset
         if _UNUSABLE.search(filled.text):
             self._report.error("a value holds a character that is no text", path, hint="write it again")
             return None

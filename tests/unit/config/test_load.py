@@ -233,6 +233,24 @@ def test_an_engine_without_keys_is_reported_with_what_it_needs(folder: ConfigFol
     ]
 
 
+def test_a_value_that_is_missing_for_want_of_a_variable_names_it(folder: ConfigFolder) -> None:
+    problems = folder.problems("engines:\n  a:\n    model: ${MODEL}\n    gpu_memory_utilization: a${SHARE}\n")
+    assert [problem.where for problem in problems] == [
+        ("memoria.yaml:3:5  a.model", "the variable MODEL is not set"),
+        ("memoria.yaml:4:5  a.gpu_memory_utilization", "the variable SHARE is not set"),
+    ]
+
+
+@pytest.mark.parametrize(("encoding", "name"), [("utf-16", "utf-16"), ("latin1", "latin1")])
+def test_a_file_in_another_encoding_is_told_how_to_convert(
+    folder: ConfigFolder, encoding: str, name: str
+) -> None:
+    folder.file.write_bytes(f"engines:\n  a: {{{ENGINE}}} # für\n".encode(encoding))
+    with pytest.raises(ConfigError) as caught:
+        load(folder.file, NO_VARIABLES)
+    assert f"iconv -f {name} -t utf-8" in (caught.value.problems[0].hint or "")
+
+
 @pytest.mark.parametrize("name", ["Big", "-a", "a.b", "a b", "a" * 32, "ä"])
 def test_an_engines_name_is_plain(folder: ConfigFolder, name: str) -> None:
     problem = folder.problem(f"engines:\n  {name}: {{{ENGINE}}}\n")
