@@ -1,6 +1,6 @@
 """What each fraction buys: the terms of an engine's memory, its KV cache, and what it would take to fit.
 
-    KV cache = request - weights - one step's peak - CUDA graphs       (`determine_available_memory`,
+    KV cache = request - weights - one step and what stays - CUDA graphs   (`determine_available_memory`,
                                                                         vllm/v1/worker/gpu_worker.py)
 
 On a host the CPU worker takes the request less what its process already uses (`cpu_worker.py`), libraries
@@ -21,13 +21,12 @@ from memoria.plan.budgets import Budget
 from memoria.plan.checkpoint import ModelFiles
 from memoria.plan.footprint.footprint import Footprint, measure
 from memoria.plan.footprint.kv_cache import Capacity, KvCache
-from memoria.plan.footprint.settings import Machine
+from memoria.plan.footprint.settings import Machine, version_of
 from memoria.plan.footprint.weights import Weights
+from memoria.text import gib
 
 # A vLLM process on a CPU before its model: Python, torch and their libraries. An estimate.
 HOST_RUNTIME_BYTES = 800 * 2**20
-# Workspaces of cuBLAS and of attention kernels, which vLLM counts as non-torch memory. An estimate.
-GPU_WORKSPACE_BYTES = 128 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +41,26 @@ class Learned:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """Bytes inside the budget. `step_bytes` is the peak of one step, with kernel workspaces; on a host, the
-    libraries of the process. `learned`: measured at an earlier start, not estimated by the planner."""
+    """Bytes inside the budget. `step_bytes` is the peak of one step, with what stays after it; on a host, the
+    libraries of the process. `cold_bytes` of it are the first start's alone, with an empty compile cache.
+    `graph_bytes` is what vLLM takes off the KV cache for graphs. `bar_bytes` is the error of the estimates.
+    `learned`: measured at an earlier start, not estimated by the planner."""
 
     weights_bytes: int
     step_bytes: int
     graph_bytes: int
     learned: bool = False
+    cold_bytes: int = 0
+    bar_bytes: int = 0
 
     @property
     def fixed_bytes(self) -> int:
         return self.weights_bytes + self.step_bytes + self.graph_bytes
+
+    @property
+    def safe_bytes(self) -> int:
+        """With all of the error on the wrong side."""
+        return self.fixed_bytes + self.bar_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +86,8 @@ class Outcome:
 
     @property
     def needed_bytes(self) -> int:
-        """The smallest budget with which vLLM starts and that it does not exceed."""
-        return self.terms.fixed_bytes + max(self.kv_cache.least_bytes or 1, self.budget.kv_cache_bytes or 0)
+        """The smallest budget with which vLLM starts without a doubt, and that it does not exceed."""
+        return self.terms.safe_bytes + max(self.kv_cache.least_bytes or 1, self.budget.kv_cache_bytes or 0)
 
     @property
     def taken_bytes(self) -> int:
@@ -95,20 +103,51 @@ class Outcome:
     def fits(self) -> bool:
         return self.starts and self.taken_bytes <= self.budget.requested_bytes
 
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether it fits, or does not, by less than the error of the estimates."""
+        if self.budget.kv_cache_bytes is not None:
+            return False
+        return abs(self.kv_bytes - max(1, self.kv_cache.least_bytes)) < self.terms.bar_bytes
 
-def machine_of(device: Device) -> Machine:
-    return Machine(device.usable_bytes, device.name, device.is_host)
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the figures leave out, and how sure they are; each a sentence without a full stop."""
+        found = self.footprint.caveats
+        if self.fits and self.is_doubtful:
+            found += (
+                f"doubtful: it fits by less than the error of the estimate, {gib(self.terms.bar_bytes)} GiB",
+            )
+        if not self.terms.learned and self.terms.cold_bytes >= _NOTABLE_COLD_BYTES:
+            found += (
+                f"{gib(self.terms.cold_bytes)} GiB of the step are for the first start alone, with an empty "
+                "compile cache",
+            )
+        return found
+
+
+# Less is not worth a line.
+_NOTABLE_COLD_BYTES = 2**28
+
+
+def machine_of(device: Device, vllm: str | None = None) -> Machine:
+    return Machine(device.usable_bytes, device.name, device.is_host, version_of(vllm))
 
 
 def footprint_of(
-    engine: EngineConfig, files: ModelFiles, device: Device, weights: Weights | None = None
+    engine: EngineConfig,
+    files: ModelFiles,
+    device: Device,
+    weights: Weights | None = None,
+    *,
+    vllm: str | None = None,
 ) -> Footprint:
-    """`weights`, where already known, are not computed again. Raises `ValueError` for a model of a kind that
-    the planner does not support."""
+    """`weights`, where already known, are not computed again; `vllm` is its version, where known. Raises
+    `ValueError` for a model of a kind that the planner does not support."""
     return measure(
         files,
         engine.vllm_args,
-        machine_of(device),
+        machine_of(device, vllm),
         pooling=engine.runner == "pooling",
         environ=engine.env,
         weights=weights,
@@ -116,10 +155,16 @@ def footprint_of(
 
 
 def make_outcome(
-    engine: EngineConfig, budget: Budget, files: ModelFiles, device: Device, learned: Learned | None = None
+    engine: EngineConfig,
+    budget: Budget,
+    files: ModelFiles,
+    device: Device,
+    learned: Learned | None = None,
+    *,
+    vllm: str | None = None,
 ) -> Outcome:
     """Raises `ValueError` for a model of a kind that the planner does not support."""
-    footprint = footprint_of(engine, files, device)
+    footprint = footprint_of(engine, files, device, vllm=vllm)
     if learned is not None and budget.kv_cache_bytes is not None:
         # With a fixed KV cache part of the budget stays unused, so it says nothing about a step.
         learned = replace(learned, kv_bytes=None)
@@ -136,8 +181,18 @@ def _outcome(
 
 
 def make_terms(footprint: Footprint, device: Device, learned: Learned | None = None) -> Terms:
-    base = HOST_RUNTIME_BYTES if device.is_host else GPU_WORKSPACE_BYTES + footprint.activation_bytes
-    planned = Terms(footprint.weights.total_bytes, base, footprint.graph_bytes)
+    peaks = footprint.peaks
+    if device.is_host:
+        planned = Terms(footprint.weights.total_bytes, HOST_RUNTIME_BYTES, 0)
+    else:
+        step = peaks.step_bytes + peaks.cold_bytes + peaks.stays_bytes
+        planned = Terms(
+            footprint.weights.total_bytes,
+            step,
+            peaks.charged_bytes,
+            cold_bytes=peaks.cold_bytes,
+            bar_bytes=peaks.bar_bytes,
+        )
     if learned is None:
         return planned
     weights = planned.weights_bytes if learned.weights_bytes is None else learned.weights_bytes
@@ -146,14 +201,16 @@ def make_terms(footprint: Footprint, device: Device, learned: Learned | None = N
     if learned.kv_bytes is not None and learned.requested_bytes is not None:
         # The rest was the step's: weights, graphs, step and KV cache always add up to the budget.
         step = max(0, learned.requested_bytes - learned.kv_bytes - weights - graphs)
-    return Terms(weights, step, graphs, learned=True)
+        return Terms(weights, step, graphs, learned=True)
+    return Terms(weights, step, graphs, learned=True, bar_bytes=planned.bar_bytes)
 
 
 def changed(outcome: Outcome, device: Device, **args: Any) -> Outcome:
     """The outcome with other flags, none of which affects the weights. Learned figures for a step and for
     graphs are scaled as the planner's estimates of them change."""
     engine = replace(outcome.engine, vllm_args={**outcome.engine.vllm_args, **args})
-    footprint = footprint_of(engine, outcome.files, device, outcome.footprint.weights)
+    version = "{}.{}".format(*outcome.footprint.settings.vllm)
+    footprint = footprint_of(engine, outcome.files, device, outcome.footprint.weights, vllm=version)
     terms, before = make_terms(footprint, device), make_terms(outcome.footprint, device)
     if outcome.terms.learned:
         terms = Terms(
@@ -161,6 +218,7 @@ def changed(outcome: Outcome, device: Device, **args: Any) -> Outcome:
             _in_proportion(outcome.terms.step_bytes, terms.step_bytes, before.step_bytes),
             _in_proportion(outcome.terms.graph_bytes, terms.graph_bytes, before.graph_bytes),
             learned=True,
+            bar_bytes=outcome.terms.bar_bytes,
         )
     return _outcome(engine, outcome.budget, footprint, outcome.files, terms)
 

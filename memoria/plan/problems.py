@@ -26,7 +26,7 @@ from memoria.plan.footprint.kv_dtype import is_wide
 from memoria.plan.outcome import Outcome, Outcomes, changed
 from memoria.plan.plan import Plan
 from memoria.plan.wishes import granting_bytes, wish_problem
-from memoria.text import aligned, fraction_text, gib, grouped
+from memoria.text import GIB, aligned, fraction_text, gib, grouped
 
 # Loaders that put every counted tensor on the GPU as it is.
 _PLAIN_LOADERS = ("auto", "dummy", "hf", "safetensors")
@@ -99,7 +99,8 @@ def _misfit(
     if outcome.fits:
         return None
     ways = tuple(_remedies(config, plan, outcome, outcomes))
-    return Problem(_what(outcome), _where(config, outcome, "gpu_memory_utilization"), _hint(ways))
+    doubt = f" (± {outcome.terms.bar_bytes / GIB:.1f} GiB: it may start)" if outcome.is_doubtful else ""
+    return Problem(_what(outcome) + doubt, _where(config, outcome, "gpu_memory_utilization"), _hint(ways))
 
 
 def _length_problem(config: Config, outcome: Outcome) -> Problem | None:
@@ -157,7 +158,7 @@ def _single(
         yield moved
     if outcome.budget.kv_cache_bytes is not None:
         yield from _other_cache(outcome)
-    longest = _longest(outcome, outcome.kv_bytes)
+    longest = 0 if outcome.kv_cache.least_blocks else _longest(outcome, outcome.kv_bytes)
     if not outcome.starts and _SHORTEST_USEFUL <= longest < outcome.max_model_len:
         yield f"set max_model_len to {longest} or less"
     wide = not device.is_host and is_wide(outcome.footprint.settings.kv_dtype)
@@ -275,9 +276,14 @@ def _what(outcome: Outcome) -> str:
             f"{name} takes {gib(outcome.taken_bytes)} GiB: {gib(outcome.kv_bytes)} GiB of KV cache, as "
             f"given, and {gib(outcome.terms.fixed_bytes)} GiB beside it; its budget is {budget} GiB"
         )
+    sequences = outcome.kv_cache.least_blocks
+    if sequences > outcome.kv_cache.blocks_per_request:
+        need = f"to keep a state for each of {grouped(sequences)} sequences (max_num_seqs)"
+    else:
+        need = f"for one request of {grouped(outcome.max_model_len)} tokens"
     return (
-        f"{name} needs {gib(outcome.kv_cache.least_bytes)} GiB of KV cache for one request of "
-        f"{grouped(outcome.max_model_len)} tokens, {gib(outcome.kv_bytes)} GiB are left of its {budget} GiB"
+        f"{name} needs {gib(outcome.kv_cache.least_bytes)} GiB of KV cache {need}, "
+        f"{gib(outcome.kv_bytes)} GiB are left of its {budget} GiB"
     )
 
 

@@ -15,10 +15,10 @@ from memoria.config.model import Config, EngineConfig, Want
 from memoria.errors import Problem
 from memoria.gpu.device import Device
 from memoria.plan.budgets import (
-    CONTEXT_BYTES,
     HUNDREDTH,
     MARGIN_BYTES,
     ROUNDING_BYTES,
+    context_bytes,
     exact_fraction,
     kv_cache_bytes,
     smallest_fraction,
@@ -55,19 +55,21 @@ def settle(
     devices: Mapping[int | str, Device],
     files: Mapping[str, ModelFiles],
     unknown: Mapping[str, Problem] | None = None,
+    *,
+    vllm: str | None = None,
 ) -> Settled:
     """The configuration with every fraction chosen. Figures learned at earlier starts are ignored: they would
     change the choice, and so what is learned.
 
     `devices` as for `make_plan`; `files` has the models of the engines with wishes, by engine name, `unknown`
-    the reason why one is missing."""
+    the reason why one is missing; `vllm` is its version, where known."""
     choices: list[Choice] = []
     problems: list[Problem] = []
     on: dict[str, list[EngineConfig]] = {}
     for engine in config.engines:
         on.setdefault(devices[engine.gpu].uuid, []).append(engine)
     for engines in on.values():
-        chosen, wrong = _choose(config, devices[engines[0].gpu], engines, files, unknown or {})
+        chosen, wrong = _choose(config, devices[engines[0].gpu], engines, files, unknown or {}, vllm=vllm)
         choices += chosen
         problems += wrong
     by_name = {choice.engine: choice.fraction for choice in choices}
@@ -78,11 +80,11 @@ def settle(
     return Settled(replace(config, engines=settled), tuple(choices), tuple(problems))
 
 
-def wanted_bytes(engine: EngineConfig, files: ModelFiles, device: Device) -> int:
+def wanted_bytes(engine: EngineConfig, files: ModelFiles, device: Device, vllm: str | None) -> int:
     """The smallest budget that grants the engine's wish, and with which vLLM starts. Raises `ValueError` for
     a model of a kind that the planner does not support."""
-    footprint = footprint_of(engine, files, device)
-    fixed = make_terms(footprint, device).fixed_bytes
+    footprint = footprint_of(engine, files, device, vllm=vllm)
+    fixed = make_terms(footprint, device).safe_bytes
     given = kv_cache_bytes(engine.vllm_args)
     return fixed + (
         given if given is not None else wanted_cache_bytes(footprint.kv_cache, engine.want or Want())
@@ -100,7 +102,7 @@ def granting_bytes(outcome: Outcome) -> int:
     """The smallest budget with which an engine that fits still starts, and still has its wish granted."""
     if outcome.engine.want is None:
         return outcome.needed_bytes
-    wished = outcome.terms.fixed_bytes + wanted_cache_bytes(outcome.kv_cache, outcome.engine.want)
+    wished = outcome.terms.safe_bytes + wanted_cache_bytes(outcome.kv_cache, outcome.engine.want)
     return max(outcome.needed_bytes, wished)
 
 
@@ -147,6 +149,8 @@ def _choose(
     engines: Sequence[EngineConfig],
     files: Mapping[str, ModelFiles],
     unknown: Mapping[str, Problem],
+    *,
+    vllm: str | None,
 ) -> tuple[tuple[Choice, ...], tuple[Problem, ...]]:
     """Of one device. With problems there are no choices."""
     choices: dict[str, Choice] = {}
@@ -155,7 +159,7 @@ def _choose(
         if engine.gpu_memory is not None:
             found = _sized(config, engine, engine.gpu_memory, device)
         elif engine.is_auto:
-            found = _wished(config, engine, files, unknown, device)
+            found = _wished(config, engine, files, unknown, device, vllm=vllm)
         else:
             continue
         if isinstance(found, Problem):
@@ -196,8 +200,10 @@ def _wished(
     files: Mapping[str, ModelFiles],
     unknown: Mapping[str, Problem],
     device: Device,
+    *,
+    vllm: str | None,
 ) -> Choice | Problem:
-    found = _needed(engine, files, unknown, device)
+    found = _needed(engine, files, unknown, device, vllm=vllm)
     if isinstance(found, Problem):
         key = "want" if engine.want else "gpu_memory_utilization"
         return replace(found, where=found.where or _where(config, engine.name, key))
@@ -206,13 +212,19 @@ def _wished(
 
 def room_for(config: Config, device: Device, engines: int) -> Decimal:
     """The largest sum of the fractions of `engines`: the limit, or what contexts leave of the device."""
-    around = ROUNDING_BYTES * engines + (0 if device.is_host else CONTEXT_BYTES * engines + MARGIN_BYTES)
+    margin = 0 if device.is_host else MARGIN_BYTES
+    around = (ROUNDING_BYTES + context_bytes(device)) * engines + margin
     left = Decimal(device.usable_bytes - around) / device.usable_bytes
     return min(config.gpu_limit, left.quantize(HUNDREDTH, rounding=ROUND_FLOOR))
 
 
 def _needed(
-    engine: EngineConfig, files: Mapping[str, ModelFiles], unknown: Mapping[str, Problem], device: Device
+    engine: EngineConfig,
+    files: Mapping[str, ModelFiles],
+    unknown: Mapping[str, Problem],
+    device: Device,
+    *,
+    vllm: str | None,
 ) -> Decimal | Problem:
     if engine.name not in files:
         reason = unknown.get(engine.name) or Problem(f"the files of {engine.model} were not found")
@@ -222,7 +234,7 @@ def _needed(
             f"{reason.hint}; or write a fraction" if reason.hint else "write a fraction",
         )
     try:
-        needed = wanted_bytes(engine, files[engine.name], device)
+        needed = wanted_bytes(engine, files[engine.name], device, vllm)
     except ValueError as error:
         return Problem(f"no fraction can be chosen for {engine.name}: {error}", (), "write a fraction")
     fraction = smallest_fraction(needed, device)

@@ -63,7 +63,10 @@ def make_outcomes(
     files: Mapping[str, ModelFiles],
     unknown: Mapping[str, Problem],
     learned: Mapping[str, Learned] | None = None,
+    *,
+    vllm: str | None = None,
 ) -> Outcomes:
+    """`vllm` is its version, where known."""
     known: dict[str, Outcome] = {}
     not_known = dict(unknown)
     for engine in config.engines:
@@ -76,6 +79,7 @@ def make_outcomes(
                 files[engine.name],
                 plan.device(engine.name),
                 (learned or {}).get(engine.name),
+                vllm=vllm,
             )
         except ValueError as error:
             not_known[engine.name] = Problem(f"{engine.name} cannot be planned: {error}")

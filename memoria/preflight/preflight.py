@@ -136,8 +136,9 @@ def _with_models(
     from memoria.preflight.records import learned  # noqa: PLC0415
 
     files, unknown = read_models(config, environ)
-    found = find_misfits(config, plan, make_outcomes(config, plan, files, unknown))
+    version = install.version if install else None
+    found = find_misfits(config, plan, make_outcomes(config, plan, files, unknown, vllm=version))
     if found.likely and install is not None and (known := learned(config, plan, install, environ)):
-        found = find_misfits(config, plan, make_outcomes(config, plan, files, unknown, known))
+        found = find_misfits(config, plan, make_outcomes(config, plan, files, unknown, known, vllm=version))
     likely = tuple(replace(problem, where=(*problem.where, NOT_CERTAIN)) for problem in found.likely)
     return replace(config, warnings=config.warnings + likely), replace(plan, config_problems=found.certain)

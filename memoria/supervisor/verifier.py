@@ -87,14 +87,16 @@ class Verifier:
         wanted = fingerprint_now(engine, device, deployment.install, self._environ)
         if wanted is None:
             return None
-        outcome = self._outcome(engine, budget, device)
+        outcome = self._outcome(engine, budget, device, deployment.install.version)
         record = make_record(wanted, figures, budget, outcome)
         self._records.keep(name, record)
         return record
 
-    def _outcome(self, engine: EngineConfig, budget: Budget, device: Device) -> Outcome | None:
+    def _outcome(
+        self, engine: EngineConfig, budget: Budget, device: Device, vllm: str | None
+    ) -> Outcome | None:
         try:
-            return make_outcome(engine, budget, read_engine_model(engine, self._environ), device)
+            return make_outcome(engine, budget, read_engine_model(engine, self._environ), device, vllm=vllm)
         except (MemoriaError, OSError, ValueError) as error:
             logger.debug("%s: no plan to compare with: %s", engine.name, error)
             return None

@@ -18,7 +18,7 @@ from memoria.config.model import Config, ConfigPath
 from memoria.errors import ConfigError, ExitCode, MemoriaError, Problem, UnavailableError
 from memoria.gpu import open_reader, read_devices
 from memoria.gpu.catalogue import named_device
-from memoria.plan.outcome import Learned, Outcomes
+from memoria.plan.outcome import Outcomes
 from memoria.plan.plan import Plan, make_plan
 from memoria.plan.problems import plan_problems
 from memoria.plan.wishes import Choice, settle
@@ -30,6 +30,7 @@ from memoria.vllm.install.find import data_home, find
 
 if TYPE_CHECKING:
     from memoria.gpu.device import Device
+    from memoria.vllm.install.facts import VllmInstall
 
 
 @command()
@@ -48,7 +49,9 @@ def plan(options: Options, gpu: str | None, hub: bool, html: Path | None, write:
         config = replace(config, device="cuda")
     devices = _devices(config, gpu)
     files, unknown = read_models(config, os.environ, may_ask_hub=hub)
-    chosen = settle(config, devices, files, unknown)
+    install = _install(config)
+    version = install.version if install else None
+    chosen = settle(config, devices, files, unknown, vllm=version)
     if chosen.problems:
         if html is not None:
             _write_page(html, render_html(config, None, Outcomes({}, {}), chosen.problems))
@@ -63,7 +66,8 @@ def plan(options: Options, gpu: str | None, hub: bool, html: Path | None, write:
         write_choices(config, chosen.choices)
     own = () if gpu is not None else RuntimeDir(config.runtime_dir).own_pids()
     made = make_plan(config, devices, own)
-    outcomes = make_outcomes(config, made, files, unknown, {} if gpu else _learned(config, made))
+    known = {} if gpu or install is None else learned(config, made, install, os.environ)
+    outcomes = make_outcomes(config, made, files, unknown, known, vllm=version)
     problems = plan_problems(config, made, outcomes)
     if html is not None:
         _write_page(html, render_html(config, made, outcomes, problems, chosen.choices))
@@ -92,13 +96,12 @@ def _shown(config: Config, choices: tuple[Choice, ...], *, write: bool) -> tuple
     return tuple(c for c in choices if not write or config.engine(c.engine).gpu_memory is None)
 
 
-def _learned(config: Config, plan: Plan) -> dict[str, Learned]:
-    """Figures of earlier starts; empty without an installed vLLM."""
+def _install(config: Config) -> VllmInstall | None:
+    """None without an installed vLLM."""
     try:
-        install = find(config.vllm, data_home(os.environ), config.device)
+        return find(config.vllm, data_home(os.environ), config.device)
     except UnavailableError:
-        return {}
-    return learned(config, plan, install, os.environ)
+        return None
 
 
 def write_choices(config: Config, choices: tuple[Choice, ...]) -> None:
@@ -154,6 +157,8 @@ def _engine_data(name: str, plan: Plan, outcomes: Outcomes) -> dict[str, Any]:
         "weights_exact": outcome.footprint.weights.exact,
         "step_bytes": terms.step_bytes,
         "graph_bytes": terms.graph_bytes,
+        "bar_bytes": terms.bar_bytes,
+        "cold_bytes": terms.cold_bytes,
         "learned": terms.learned,
         "kv_bytes": outcome.kv_bytes,
         "kv_token_bytes": outcome.footprint.token_bytes,
@@ -162,7 +167,8 @@ def _engine_data(name: str, plan: Plan, outcomes: Outcomes) -> dict[str, Any]:
         "concurrency": round(capacity.concurrency, 4),
         "max_model_len": outcome.max_model_len,
         "fits": outcome.fits,
-        "caveats": list(outcome.footprint.caveats),
+        "doubtful": outcome.is_doubtful,
+        "caveats": list(outcome.remarks),
     }
 
 

@@ -32,11 +32,12 @@ BUDGET_MARK, BEYOND = "│", "›"
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A line below an engine; `size` is in bytes."""
+    """A line below an engine; `size` and its error are in bytes."""
 
     name: str
     size: int
     note: str
+    bar: int = 0
 
 
 def render_outcomes(
@@ -62,14 +63,16 @@ def terms_of(outcome: Outcome) -> list[Term]:
     """In the order in which an engine allocates them."""
     terms, settings = outcome.terms, outcome.footprint.settings
     estimate = "" if terms.learned else " (estimate)"
+    bar = terms.bar_bytes
     step = "Python, torch and their libraries" if settings.on_cpu else _step_note(outcome)
     found = [
         Term("weights", terms.weights_bytes, _weights_note(outcome)),
-        Term("process" if settings.on_cpu else "one step", terms.step_bytes, step + estimate),
+        Term("process" if settings.on_cpu else "one step", terms.step_bytes, step + estimate, bar),
     ]
     if terms.graph_bytes:
         found.append(Term("graphs", terms.graph_bytes, "CUDA graphs" + estimate))
-    return [*found, Term("KV cache", outcome.kv_bytes, _kv_note(outcome))]
+    settled = outcome.budget.kv_cache_bytes is not None
+    return [*found, Term("KV cache", outcome.kv_bytes, _kv_note(outcome), 0 if settled else bar)]
 
 
 def _device(plan: DevicePlan, outcomes: Outcomes, width: int, color: bool) -> Iterator[str]:
@@ -88,10 +91,10 @@ def _device(plan: DevicePlan, outcomes: Outcomes, width: int, color: bool) -> It
         yield f"{paint(head, BOLD, color)}  {shortened(outcome.files.name, max(1, room))}"
         yield "    " + _bar(outcome, plan, width, color)
         for term in terms_of(outcome):
-            line = f"    {term.name:<9} {figure(term.size):>6} GiB  {term.note}"
+            line = f"    {term.name:<9} {figure(term.size):>6}{bar_text(term, outcome)} GiB  {term.note}"
             wrong = term.name == "KV cache" and not outcome.fits
             yield paint(shortened(line, width), RED, color and wrong)
-        for caveat in outcome.footprint.caveats:
+        for caveat in outcome.remarks:
             yield from _wrapped(caveat, width, color)
     if plan.unplanned_bytes > 0:
         contexts = f", contexts take about {gib(plan.context_bytes)} of it" if plan.context_bytes else ""
@@ -166,16 +169,26 @@ def _kv_note(outcome: Outcome) -> str:
     )
 
 
+_FITS = "ok: every engine fits"
+
+
 def verdict(outcomes: Outcomes) -> str:
     """Of a plan without problems."""
     if not outcomes.unknown:
-        return "ok: every engine fits"
+        doubtful = [name for name, outcome in outcomes.known.items() if outcome.is_doubtful]
+        return f"doubtful: {', '.join(doubtful)}; every engine fits by the estimate" if doubtful else _FITS
     return f"not planned: {', '.join(outcomes.unknown)}; everything else fits"
 
 
 def figure(size: int) -> str:
     """GiB; small terms have two decimals, so that none reads 0.0."""
     return gib(size) if abs(size) >= GIB else f"{size / GIB:.2f}"
+
+
+def bar_text(term: Term, outcome: Outcome) -> str:
+    """The error of a term, or room for it where another term of the engine has one."""
+    text = f" ± {outcome.terms.bar_bytes / GIB:.1f}" if outcome.terms.bar_bytes else ""
+    return text if term.bar else " " * len(text)
 
 
 def _wrapped(text: str, width: int, color: bool) -> Iterator[str]:

@@ -87,7 +87,7 @@ def _device(plan: DevicePlan, outcomes: Outcomes) -> Iterator[str]:
         yield _bar(outcome, device.usable_bytes)
         rows = "".join(map(_row, terms_of(outcome)))
         yield f"<p class='quiet'>{escape(outcome.files.name)}</p><table>{rows}</table>"
-        for caveat in outcome.footprint.caveats:
+        for caveat in outcome.remarks:
             yield f"<p class='quiet'>{escape(caveat)}.</p>"
     if plan.unplanned_bytes > 0:
         contexts = f", contexts take about {gib(plan.context_bytes)} of it" if plan.context_bytes else ""

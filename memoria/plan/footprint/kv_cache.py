@@ -93,6 +93,7 @@ class KvCache:
 
     groups: tuple[Group, ...]
     demand: Demand
+    least_blocks: int = 0  # vLLM refuses fewer
 
     @property
     def block_bytes(self) -> int:
@@ -111,7 +112,8 @@ class KvCache:
     @property
     def least_bytes(self) -> int:
         """The smallest cache that vLLM starts with: one request, and the block it reserves."""
-        return self.request_bytes + self.block_bytes if self.groups else 0
+        blocks = max(self.blocks_per_request + 1, self.least_blocks)
+        return blocks * self.block_bytes if self.groups else 0
 
     def capacity(self, available_bytes: int) -> Capacity:
         """What a cache of `available_bytes` holds."""
@@ -127,7 +129,9 @@ class KvCache:
         if not self.groups:
             return 0
         length, per_request = self.demand.max_model_len, self.blocks_per_request
-        blocks = max(per_request + 1, int(concurrency * per_request), tokens * per_request // length)
+        blocks = max(
+            per_request + 1, self.least_blocks, int(concurrency * per_request), tokens * per_request // length
+        )
         while not _enough(self.capacity(blocks * self.block_bytes), concurrency, tokens):
             blocks += 1
         return blocks * self.block_bytes
@@ -152,14 +156,19 @@ class Capacity:
     concurrency: float
 
 
-def lay_out(layers: Sequence[Layer], demand: Demand, *, hybrid: bool = True) -> KvCache:
-    """`hybrid` False treats windows as full attention (`disable_hybrid_kv_cache_manager`)."""
+def lay_out(
+    layers: Sequence[Layer], demand: Demand, *, hybrid: bool = True, least_blocks: int = 0
+) -> KvCache:
+    """`hybrid` False treats windows as full attention (`disable_hybrid_kv_cache_manager`). `least_blocks`
+    counts for states alone."""
+    if not any(isinstance(layer, State) for layer in layers):
+        least_blocks = 0
     if not hybrid and any(is_full(layer) for layer in layers):
         layers = [
             replace(layer, window=None, chunk=None) if isinstance(layer, Attention) else layer
             for layer in layers
         ]
-    return KvCache(tuple(_groups(_one_page_size(layers))), demand)
+    return KvCache(tuple(_groups(_one_page_size(layers))), demand, least_blocks)
 
 
 def is_full(layer: Layer) -> bool:

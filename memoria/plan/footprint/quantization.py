@@ -87,7 +87,8 @@ def _matches(name: str, part: str) -> bool:
         return re.match(part[3:], name) is not None
     if "*" in part:
         return fnmatch(name, part)
-    return part in name
+    # `mlp.gate` is a router, `mlp.gate_proj` is not.
+    return f".{part}." in f".{name}."
 
 
 def _listed(config: Mapping[str, Any], *keys: str) -> tuple[str, ...]:
@@ -96,11 +97,14 @@ def _listed(config: Mapping[str, Any], *keys: str) -> tuple[str, ...]:
 
 def _fp8(config: Mapping[str, Any]) -> Scheme:
     block = config.get("weight_block_size")
+    listed = _listed(config, "ignored_layers", "modules_to_not_convert")
+    # vLLM takes these names as they are; an expression here is meant for whole parts of a name, too.
+    whole = (rf"{part}(?:\.|$)" if part.startswith("re:") else part for part in listed)
     return Scheme(
         8,
         "bytes",
         block=(int(block[0]), int(block[1])) if block else None,
-        ignored=_listed(config, "ignored_layers", "modules_to_not_convert"),
+        ignored=tuple(whole),
     )
 
 

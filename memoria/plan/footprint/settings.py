@@ -14,6 +14,7 @@ from typing import Any
 
 from memoria.plan.footprint import kv_dtype
 from memoria.plan.footprint.shape import Shape
+from memoria.plan.footprint.vision import is_left_out
 
 _DTYPE_BYTES = {"half": 2, "float16": 2, "bfloat16": 2, "float": 4, "float32": 4}
 _WITHOUT_LENGTH = 2048
@@ -21,6 +22,9 @@ _WITHOUT_LENGTH = 2048
 _SCALED_ALREADY = frozenset(
     {"default", "su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling", "mrope"}
 )
+# The release whose source this planner follows, where none is known.
+NEWEST = (0, 32)
+HOPPER = ("H100", "H200", "H800", "H20", "GH200")
 _BLACKWELL = ("B100", "B200", "B300")
 
 
@@ -29,7 +33,8 @@ class Settings:
     """`longest` is the longest context that vLLM accepts for this model, in tokens; None: no limit.
     `fits_length` is `max_model_len: auto`: `max_model_len` is then the model's own until the memory is known.
     `kv_dtype` is resolved, never `auto`. `quantization` is the flag's, else the checkpoint's, with
-    underscores."""
+    underscores. `v2_runner`: the model runner of that name; `charges_graphs`: graphs are taken off the KV
+    cache."""
 
     max_model_len: int
     longest: int | None
@@ -48,14 +53,29 @@ class Settings:
     prefix_caching: bool
     quantization: str | None
     on_cpu: bool
+    vllm: tuple[int, int]
+    v2_runner: bool
+    flashinfer_sampler: bool
+    charges_graphs: bool
+    text_only: bool
+    profiles_images: bool
+    expert_tiles: tuple[int, int]
 
     @property
     def model_dtype(self) -> str:
         return "float32" if self.dtype_bytes == 4 else "bfloat16"
 
     @property
+    def least_blocks(self) -> int:
+        """A block for each sequence: graphs of whole decode steps need a state for each, and 0.32 refuses
+        fewer (`resolve_cudagraph_mode_and_sizes`, vllm/config/compilation.py)."""
+        return 0 if self.enforce_eager or self.vllm < (0, 32) else self.max_num_seqs
+
+    @property
     def in_flight(self) -> int:
-        return self.max_num_batched_tokens * (2 if self.async_scheduling else 1)
+        """Until 0.25 a window kept one batch, although two were scheduled."""
+        batches = 2 if self.async_scheduling and self.vllm >= (0, 26) else 1
+        return self.max_num_batched_tokens * batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +85,12 @@ class Machine:
     total_bytes: int
     name: str
     on_cpu: bool = False
+    vllm: tuple[int, int] = NEWEST
+
+    @property
+    def is_unified(self) -> bool:
+        """Whether GPU and host share one memory (Grace Blackwell desktops, Jetson)."""
+        return any(name in self.name for name in ("GB10", "Thor", "Orin"))
 
 
 def read_settings(
@@ -87,6 +113,7 @@ def read_settings(
     # `auto` loads float32 checkpoints in half precision too (`_resolve_auto_dtype`, vllm/config/model.py)
     dtype_bytes = _DTYPE_BYTES.get(str(args.get("dtype", "auto")), 2)
     generated = not pooling
+    v2 = _is_v2(machine.vllm, shape, env, pooling=pooling)
     return Settings(
         max_model_len=length,
         longest=None if _is_on(env, "VLLM_ALLOW_LONG_MAX_MODEL_LEN") else longest,
@@ -107,6 +134,13 @@ def read_settings(
         prefix_caching=_caches_prefixes(args, shape, pooling=pooling),
         quantization=_method(args.get("quantization")) or shape.quantization,
         on_cpu=machine.on_cpu,
+        vllm=machine.vllm,
+        v2_runner=v2,
+        flashinfer_sampler=_is_on(env, "VLLM_USE_FLASHINFER_SAMPLER"),
+        expert_tiles=_expert_tiles(machine),
+        text_only=is_left_out(args),
+        profiles_images=not args.get("skip_mm_profiling"),
+        charges_graphs=machine.vllm >= ((0, 30) if v2 else (0, 21)),
     )
 
 
@@ -129,6 +163,26 @@ def lengths(shape: Shape, *, pooling: bool) -> tuple[int, int | None]:
 
 def _is_on(environ: Mapping[str, str], name: str) -> bool:
     return environ.get(name, "0").strip().lower() in ("1", "true")
+
+
+def _is_v2(version: tuple[int, int], shape: Shape, environ: Mapping[str, str], *, pooling: bool) -> bool:
+    """Whether the V2 model runner is used (`use_v2_model_runner`, vllm/config/vllm.py): from 0.22 on for
+    dense Qwen3, from 0.26 for dense text models, from 0.28 for all without states, from 0.32 for all."""
+    if "VLLM_USE_V2_MODEL_RUNNER" in environ:
+        return _is_on(environ, "VLLM_USE_V2_MODEL_RUNNER")
+    if version >= (0, 32) or pooling or "state" in shape.layers:
+        return version >= (0, 32)
+    if shape.experts or shape.multimodal:
+        return version >= (0, 28)
+    return version >= (0, 26) or (version >= (0, 22) and shape.model_type == "qwen3")
+
+
+def _expert_tiles(machine: Machine) -> tuple[int, int]:
+    """Multiples of the intermediate and the hidden size that kernels for MXFP4 need: Triton's layout on
+    Hopper, Marlin elsewhere."""
+    if machine.on_cpu:
+        return 32, 32
+    return (256, 64) if any(name in machine.name for name in HOPPER) else (128, 256)
 
 
 def _is_hybrid(args: Mapping[str, Any], shape: Shape, environ: Mapping[str, str]) -> bool:
@@ -167,6 +221,9 @@ def batch_defaults(args: Mapping[str, Any], machine: Machine, world: int = 1) ->
 
 def _machine_batches(machine: Machine, world: int) -> tuple[int, int]:
     gib = 2**30
+    if machine.is_unified:
+        # NVML gives no total here, and vLLM then takes the small ones
+        return 256, 2048
     if machine.on_cpu:
         return 128 * world, 2048 * world
     if machine.total_bytes >= 160 * gib:
@@ -203,6 +260,12 @@ def _method(value: Any) -> str | None:
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)([kmgt])|(\d+)([KMGT])?")
 _DECIMAL = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def version_of(text: str | None) -> tuple[int, int]:
+    """Of vLLM, from its text; `NEWEST` where that says none."""
+    match = re.match(r"(\d{1,4})\.(\d{1,4})", text or "")
+    return (int(match[1]), int(match[2])) if match else NEWEST
 
 
 def human_int(value: Any) -> int | None:

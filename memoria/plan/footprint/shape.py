@@ -22,6 +22,7 @@ from memoria.plan.footprint.model_types import (
     window,
 )
 from memoria.plan.footprint.quantization import Scheme, method_of, read_scheme
+from memoria.plan.footprint.vision import is_multimodal
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class Shape:
     rope_factor: float
     tied: bool
     encoder_only: bool
+    multimodal: bool
     tokenizer_length: int | None
     encoder_length: int | None
 
@@ -125,7 +127,10 @@ def read_shape(files: ModelFiles) -> Shape:
         chunk=_optional(config.get("attention_chunk_size")),
         experts=_first(config, ("num_experts", "moe_num_experts", "n_routed_experts", "num_local_experts"))
         or 0,
-        experts_per_token=_first(config, ("num_experts_per_tok", "num_experts_per_token", "moe_topk")) or 0,
+        experts_per_token=_first(
+            config, ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts")
+        )
+        or 0,
         expert_intermediate=_largest(config.get("moe_intermediate_size") or config.get("intermediate_size")),
         quantization=method_of(quantization),
         quantization_config=quantization,
@@ -142,9 +147,13 @@ def read_shape(files: ModelFiles) -> Shape:
         rope_factor=float(rope.get("factor") or 1.0),
         tied=model_types.is_tied(model_type, _says_tied(config, files.config)),
         encoder_only=encoder_only,
+        multimodal=is_multimodal(files.config),
         tokenizer_length=files.tokenizer_length,
         encoder_length=files.encoder_length,
     )
+
+
+_ROUTED = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts")
 
 
 def _says_tied(text: Mapping[str, Any], whole: Mapping[str, Any]) -> bool | None:

@@ -30,6 +30,11 @@ _HEAD = re.compile(r"(?:^|\.)lm_head\.")
 # Multi-token prediction, computed frequencies, GPTQ's order of inputs; and all but one of the shapes of
 # projections that vLLM fuses.
 _NOT_LOADED = re.compile(r"(?:^|\.)mtp\.|\.rotary_emb\.|\.g_idx$|\.(?:[kv]|up)_proj\.weight_shape$")
+# Encoders of images and audio, by their usual names.
+_ENCODER = re.compile(
+    r"^(?:model\.)?(?:visual|vision_(?:tower|model|encoder)|audio(?:_tower)?|multi_modal_projector"
+    r"|embed_(?:vision|audio))\."
+)
 _KEYS_OR_VALUES = re.compile(r"\.[kv]_(?:proj|norm)\.")
 _SCALE = re.compile(r"(?:scale|scale_inv|absmax|_scales|weight_scale_2|zero_point)$")
 _WEIGHT_SCALE = re.compile(r"\.(?:weight_scale(?:_inv)?|scales)$")
@@ -66,7 +71,7 @@ def weigh(
     )
     sums: dict[str, int] = {}
     for stored in tensors:
-        if _is_loaded(stored, shape, pooling=pooling):
+        if _is_loaded(stored, shape, settings, pooling=pooling):
             tensor = _with_scale_dtype(stored, packed, byte_wide)
             size = _loaded_bytes(tensor, shape, settings)
             online = _online(tensor, shape, settings)
@@ -106,12 +111,12 @@ def scaled(weights: Weights, tensors: Sequence[Tensor], index_bytes: int) -> Wei
     return Weights(sum(size for _, size in by_dtype), by_dtype, exact=False)
 
 
-def _is_loaded(tensor: Tensor, shape: Shape, *, pooling: bool) -> bool:
+def _is_loaded(tensor: Tensor, shape: Shape, settings: Settings, *, pooling: bool) -> bool:
     if _HEAD.search(tensor.name) and (shape.tied or pooling):
         return False
     if tensor.name.startswith(("pooler.dense.", "bert.pooler.")) and not _classifies(shape):
         return False
-    if _NOT_LOADED.search(tensor.name):
+    if _NOT_LOADED.search(tensor.name) or (settings.text_only and _ENCODER.search(tensor.name)):
         return False
     layer = _LAYER.match(tensor.name)
     if layer is None:
@@ -129,7 +134,20 @@ def _classifies(shape: Shape) -> bool:
 
 def _loaded_bytes(tensor: Tensor, shape: Shape, settings: Settings) -> int:
     size = int(_elements(tensor, shape) * _element_bytes(tensor, shape, settings))
-    return _copies(tensor, shape) * ceil_div(size, _shards(tensor, shape, settings))
+    size = _copies(tensor, shape) * ceil_div(size, _shards(tensor, shape, settings))
+    return int(size * _padding(tensor, shape, settings))
+
+
+def _padding(tensor: Tensor, shape: Shape, settings: Settings) -> float:
+    """Kernels for MXFP4 experts need sizes in whole tiles
+    (`mxfp4_round_up_hidden_size_and_intermediate_size`,
+    vllm/model_executor/layers/fused_moe/oracle/mxfp4.py)."""
+    if shape.quantization != "mxfp4" or not _EXPERT.search(tensor.name) or len(tensor.shape) < 2:
+        return 1.0
+    inner, outer = settings.expert_tiles
+    part = ceil_div(shape.expert_intermediate, settings.tensor_parallel)
+    padded = ceil_div(part, inner) * inner * ceil_div(shape.hidden, outer) * outer
+    return padded * settings.tensor_parallel / (shape.expert_intermediate * shape.hidden)
 
 
 def _copies(tensor: Tensor, shape: Shape) -> int:
@@ -190,6 +208,7 @@ def _shards(tensor: Tensor, shape: Shape, settings: Settings) -> int:
 _STORED = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _BIASED = frozenset({"qwen2", "qwen2_moe"})  # of queries, keys and values
 _HEAD_NORMS = frozenset({"qwen3", "qwen3_moe", "gemma3", "gemma3_text", "qwen3_next"})
+GATED_DELTA = frozenset({"qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"})
 _FOUR_NORMS = frozenset({"gemma2", "gemma3", "gemma3_text"})
 
 
@@ -210,13 +229,16 @@ def _decoder(shape: Shape) -> Iterator[Tensor]:
         layer = f"model.layers.{number}"
         for norm in range(4 if shape.model_type in _FOUR_NORMS else 2):
             yield Tensor(f"{layer}.norm{norm}.weight", dtype, (hidden,))
-        if kind != "none":
+        if kind == "state" and shape.model_type in GATED_DELTA:
+            yield from _gated_delta_net(layer, shape, dtype)
+        elif kind != "none":
             yield from _mla(layer, shape, dtype) if shape.mla_rank else _attention(layer, kind, shape, dtype)
         yield from _feed_forward(layer, number, shape, dtype)
     yield Tensor("model.norm.weight", dtype, (hidden,))
     if beside := int(shape.config.get("hidden_size_per_layer_input") or 0):  # Gemma 3n and 4
         rows = int(shape.config.get("vocab_size_per_layer_input") or shape.vocabulary)
         yield Tensor("model.embed_tokens_per_layer.weight", dtype, (rows, len(shape.layers) * beside))
+        yield Tensor("model.per_layer_projections", dtype, (3 * len(shape.layers) * beside, hidden))
 
 
 def _attention(layer: str, kind: LayerKind, shape: Shape, dtype: str) -> Iterator[Tensor]:
@@ -224,11 +246,13 @@ def _attention(layer: str, kind: LayerKind, shape: Shape, dtype: str) -> Iterato
     if kind == "full":
         count, size = shape.full_kv_heads, shape.full_head_size
     queries, keys = shape.heads * size, count * size
+    # Qwen3-Next and its heirs gate each head's output with as many outputs of the same projection.
+    gated = 2 if shape.config.get("attn_output_gate", shape.model_type in GATED_DELTA) else 1
     # A layer that shares another's cache has no keys or values of its own.
     kept = (
-        (("q_proj", queries),)
+        (("q_proj", gated * queries),)
         if kind == "shared"
-        else (("q_proj", queries), ("k_proj", keys), ("v_proj", keys))
+        else (("q_proj", gated * queries), ("k_proj", keys), ("v_proj", keys))
     )
     for name, outputs in kept:
         yield from _linear(f"{layer}.self_attn.{name}", outputs, shape.hidden, shape, dtype)
@@ -238,6 +262,19 @@ def _attention(layer: str, kind: LayerKind, shape: Shape, dtype: str) -> Iterato
     if shape.model_type in _HEAD_NORMS:
         for name in ("q_norm", "k_norm"):
             yield Tensor(f"{layer}.self_attn.{name}.weight", dtype, (size,))
+
+
+def _gated_delta_net(layer: str, shape: Shape, dtype: str) -> Iterator[Tensor]:
+    """Linear attention of Qwen3-Next and Qwen3.5 (vllm/model_executor/layers/mamba/gdn)."""
+    config = shape.config
+    heads = int(config["linear_num_value_heads"])
+    keys = int(config["linear_num_key_heads"]) * int(config["linear_key_head_dim"])
+    values = heads * int(config["linear_value_head_dim"])
+    for name, outputs in (("in_proj_qkvz", 2 * (keys + values)), ("in_proj_ba", 2 * heads)):
+        yield from _linear(f"{layer}.linear_attn.{name}", outputs, shape.hidden, shape, dtype)
+    kernel = int(config["linear_conv_kernel_dim"])
+    yield Tensor(f"{layer}.linear_attn.conv1d.weight", dtype, (2 * keys + values, kernel))
+    yield from _linear(f"{layer}.linear_attn.out_proj", shape.hidden, values, shape, dtype)
 
 
 def _mla(layer: str, shape: Shape, dtype: str) -> Iterator[Tensor]:
@@ -260,6 +297,8 @@ def _feed_forward(layer: str, number: int, shape: Shape, dtype: str) -> Iterator
     if not shape.experts or number < dense_first:
         yield from _gated(f"{layer}.mlp", shape.intermediate, shape, dtype)
         return
+    if shape.model_type == "gemma4_text":  # experts beside a dense feed-forward, not in its place
+        yield from _gated(f"{layer}.mlp", shape.intermediate, shape, dtype)
     yield Tensor(f"{layer}.mlp.gate.weight", dtype, (shape.experts, shape.hidden))
     for expert in range(shape.experts):
         yield from _gated(f"{layer}.mlp.experts.{expert}", shape.expert_intermediate, shape, dtype)

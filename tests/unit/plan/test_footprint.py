@@ -338,9 +338,9 @@ def test_batches_have_vllms_own_defaults(
 
 
 def test_graphs_cost_nothing_where_there_are_none() -> None:
-    assert of(models.LLAMA_8B).graph_bytes > 0
-    assert of(models.LLAMA_8B, enforce_eager=True).graph_bytes == 0
-    assert of(models.BGE_BASE, pooling=True).graph_bytes == 0
+    assert of(models.LLAMA_8B).peaks.graph_bytes > 0
+    assert of(models.LLAMA_8B, enforce_eager=True).peaks.graph_bytes == 0
+    assert of(models.BGE_BASE, pooling=True).peaks.graph_bytes == 0
 
 
 def test_a_text_model_inside_another_is_found() -> None:

@@ -155,7 +155,7 @@ def test_remedies_keep_what_was_learnt() -> None:
     budget = make_budget(ENGINE, DEVICE)
     learned = Learned(16 * GIB, GIB, 40 * GIB, budget.requested_bytes)
     outcome = make_outcome(ENGINE, budget, model_files(LLAMA_8B), DEVICE, learned)
-    fewer = changed(outcome, DEVICE, max_num_seqs=outcome.footprint.settings.max_num_seqs // 2)
+    fewer = changed(outcome, DEVICE, max_num_batched_tokens=4096)
     assert fewer.terms.learned
     assert fewer.terms.weights_bytes == 16 * GIB
     assert outcome.terms.step_bytes / 2 < fewer.terms.step_bytes < outcome.terms.step_bytes

@@ -1,0 +1,1 @@
+"""Published starts of vLLM on GPUs, and the planner's figures beside them."""

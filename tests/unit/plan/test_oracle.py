@@ -1,0 +1,64 @@
+"""The planner against logged starts on GPUs. Limits may only be tightened; `python -m tests.oracle` prints
+what is behind them."""
+
+from __future__ import annotations
+
+import statistics
+
+import pytest
+
+from tests.oracle.__main__ import beyond, main, percentile
+from tests.oracle.compare import Error, compare, layout_is_exact, read_configs, read_starts
+
+CONFIGS = read_configs()
+STARTS = [start for start in read_starts() if start.is_plain and start.version >= (0, 11)]
+ERRORS = [error for start in STARTS for error in compare(start, CONFIGS)]
+
+
+def on_discrete_gpus(term: str, since: tuple[int, int]) -> list[Error]:
+    return [
+        error
+        for error in ERRORS
+        if error.term == term and error.start.generation != "GB10" and error.start.version >= since
+    ]
+
+
+@pytest.mark.parametrize(
+    ("term", "since", "median", "ninth"),
+    [
+        ("weights", (0, 11), 0.08, 0.28),
+        ("step", (0, 11), 0.08, 0.22),
+        ("graphs", (0, 11), 0.04, 0.17),
+        ("kv", (0, 11), 0.09, 0.46),
+        ("step", (0, 26), 0.11, 0.39),
+        ("graphs", (0, 26), 0.04, 0.23),
+        ("kv", (0, 26), 0.13, 0.70),
+    ],
+)
+def test_a_terms_error_stays_below_its_limit(
+    term: str, since: tuple[int, int], median: float, ninth: float
+) -> None:
+    """GiB: the median of the absolute error, and its 90th percentile."""
+    absolute = sorted(abs(error.error) for error in on_discrete_gpus(term, since))
+    assert statistics.median(absolute) <= median
+    assert percentile(absolute, 0.9) <= ninth
+
+
+def test_no_more_is_promised_than_the_bar_says() -> None:
+    assert beyond([error for error in ERRORS if error.term == "step"]) <= 0.05
+    assert beyond(on_discrete_gpus("kv", (0, 11))) <= 0.05
+
+
+def test_a_kv_cache_of_a_logged_size_holds_the_logged_requests() -> None:
+    exact = [found for start in STARTS if (found := layout_is_exact(start, CONFIGS)) is not None]
+    assert len(exact) >= 58
+    assert all(exact)
+
+
+def test_the_command_prints_every_term_by_generation_architecture_and_version(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main(["--since", "0.26"])
+    printed = capsys.readouterr().out
+    for text in ("weights", "step", "graphs", "kv", "Blackwell", "qwen3", "0.27"):
+        assert text in printed
