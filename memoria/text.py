@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Collection, Iterable, Sequence
 from decimal import ROUND_HALF_EVEN, Decimal
 
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 
 
 def gib(size_bytes: int) -> str:
@@ -63,3 +63,10 @@ def short_time(seconds: float) -> str:
     if seconds >= 1:
         return f"{seconds:.0f} s" if seconds >= 100 else f"{seconds:#.3g} s"
     return f"{seconds * 1000:.0f} ms" if seconds >= 0.1 else f"{seconds * 1000:#.3g} ms"
+
+
+def size_text(size_bytes: float) -> str:
+    """Bytes with their unit: `4.4 GiB`, `12 MiB`, `1.3 MiB`."""
+    if size_bytes >= GIB:
+        return f"{size_bytes / GIB:.1f} GiB"
+    return f"{size_bytes / MIB:.0f} MiB" if size_bytes >= 10 * MIB else f"{size_bytes / MIB:.1f} MiB"

@@ -16,7 +16,7 @@ from memoria.errors import Problem, UnavailableError
 from memoria.gpu.device import Device
 from memoria.supervisor.passengers import CoreConnections
 from memoria.vllm.command import EngineSpec
-from memoria.vllm.facts import EngineAddress, LaunchSettings, Progress, UnixAddress
+from memoria.vllm.facts import EngineAddress, FetchProgress, LaunchSettings, Progress, UnixAddress
 
 GIB = 2**30
 PRELUDE = """
@@ -126,6 +126,7 @@ class FakeHost:
     tokens: int = 0
     figures: Progress | Literal["tokens"] | None = "tokens"  # what it says instead
     asked: int = 0
+    fetch: Callable[[Callable[[FetchProgress], None]], Awaitable[FetchProgress]] | None = None
     answering: asyncio.Event = field(default_factory=asyncio.Event)  # whether it answers memoria's requests
 
     def __post_init__(self) -> None:
@@ -137,6 +138,13 @@ class FakeHost:
         argv = self.argv or (sys.executable, "-S", "-u", "-c", PRELUDE + self.script)
         env = {"MEMORIA_START": start_id, "PATH": "/usr/bin:/bin", **self.env}
         return EngineSpec("engine", argv, env, UnixAddress(f"/nowhere/{start_id}.sock"), start_id)
+
+    async def has_model(self) -> bool:
+        return self.fetch is None
+
+    async def fetch_model(self, on_progress: Callable[[FetchProgress], None]) -> FetchProgress:
+        assert self.fetch is not None
+        return await self.fetch(on_progress)
 
     def ticket(self) -> FakeTicket:
         self.tickets.append(FakeTicket(self.gate_open))

@@ -70,6 +70,8 @@ def _reason(snapshot: EngineSnapshot) -> str:
 
 
 def _retry_after(snapshot: EngineSnapshot) -> int:
+    if snapshot.fetch is not None and snapshot.fetch.seconds_left is not None:
+        return round(snapshot.fetch.seconds_left) + RETRY_STARTING
     if snapshot.retry_at is not None:
         return max(1, round(snapshot.retry_at - time.time()) + RETRY_STARTING)
     return RETRY_STARTING if FACTS[snapshot.state].starts else RETRY_OTHERWISE
@@ -78,4 +80,6 @@ def _retry_after(snapshot: EngineSnapshot) -> int:
 def _ready_in(snapshot: EngineSnapshot) -> float | None:
     if not FACTS[snapshot.state].comes_back:
         return None
+    if snapshot.fetch is not None:
+        return snapshot.fetch.seconds_left
     return 0.0 if snapshot.retry_at is None else max(0.0, snapshot.retry_at - time.time())

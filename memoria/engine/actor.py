@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from memoria.config.model import Restart, Timeouts
 from memoria.engine.events import EventKind, Journal
@@ -22,24 +22,14 @@ from memoria.engine.lifecycle import FACTS, Event, RestartPolicy, State, accepts
 from memoria.engine.log import LogFile
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.engine.standby import Standby
-from memoria.engine.start import Start
+from memoria.engine.start import Pauses, Start
 from memoria.engine.traffic import Traffic
 from memoria.errors import MemoriaError, Problem
+from memoria.text import size_text
 from memoria.vllm.diagnosis import Diagnosis
 from memoria.vllm.log_lines import WATCHDOG, Observation, Phase, StartFigures
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Pauses:
-    """Seconds; tests shorten them."""
-
-    after_bug: float = 1.0
-    retry_held: float = 5.0  # until memory that is held is looked at again, after a look that failed
-    core_grace: float = 10.0  # for a leader to end after its core; vLLM's takes 4 at most
-    stacks: float = 0.5  # in which a hanging engine core may write where its threads are
-    second_look: float = 1.0  # at least, between the first suspicion of a hang and the verdict
 
 
 class EngineActor:
@@ -74,8 +64,8 @@ class EngineActor:
         self._settled, self._at_rest = asyncio.Event(), asyncio.Event()
         self._settled.set()
         self._at_rest.set()
-
         self.wanted = False  # to run, as last requested
+        self._fetched_by: EngineHost | None = None
         self._without_gate = False  # its vLLM loads no passenger: it must queue before it is spawned
         self._cause: Event | None = None  # of the present state
         self._delay = 0.0
@@ -87,6 +77,7 @@ class EngineActor:
         self._work: dict[State, Callable[[], Awaitable[Event | None]]] = {
             State.STOPPED: self._rest,
             State.QUEUED: self._queue,
+            State.FETCHING: self._fetch,
             State.STARTING: self._get_ready,
             State.READY: self._watch_for_hang,
             State.SUSPECT: self._look_again,
@@ -294,7 +285,7 @@ class EngineActor:
     def _forget_start(self) -> None:
         self._start.forget()
         self._start, self._hang_watch = Start(self._next_host, self.log), None
-        self._publish(phase=None, percent=None, pid=None, start_id=None, address=None)
+        self._publish(phase=None, percent=None, fetch=None, pid=None, start_id=None, address=None)
 
     # ------------------------------------------------------------------ the states' work: starting
 
@@ -302,11 +293,21 @@ class EngineActor:
         return None
 
     async def _queue(self) -> Event:
-        self._start.host = self._next_host
+        host = self._start.host = self._next_host
+        if self._fetched_by is not host and not await host.has_model():
+            return Event.MISSING
         self._start.ticket = self._start.host.ticket()
         if self._without_gate:
             await self._enter_gate()
         return Event.CLEARED
+
+    async def _fetch(self) -> Event:
+        host = self._start.host = self._next_host
+        if (fetched := await self._start.fetch(self._publish)) is None:
+            return Event.UNFETCHABLE
+        self._fetched_by = host  # no second look: what vLLM misses it fetches itself
+        self._journal.add_event(EventKind.FETCHED, self.name, size=size_text(fetched.total_bytes))
+        return Event.FETCHED
 
     async def _get_ready(self) -> Event:
         try:

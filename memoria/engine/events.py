@@ -37,6 +37,7 @@ class EventKind(StrEnum):
     GATE_PASSED = "gate_passed"
     GATE_LEFT = "gate_left"
     NO_PASSENGER = "no_passenger"
+    FETCHED = "fetched"
     CANNOT_SPAWN = "cannot_spawn"
     STARTS_AGAIN = "starts_again"
     DRAIN_TIMED_OUT = "drain_timed_out"
@@ -83,6 +84,7 @@ WORDS: dict[EventKind, Words] = {
     K.GATE_PASSED: Words("passed the gate", "{device}"),
     K.GATE_LEFT: Words("left the gate", "{device}"),
     K.NO_PASSENGER: Words("no passenger", "its vLLM does not load memoria's plugin", WARN),
+    K.FETCHED: Words("has its model", "{size} fetched", GOOD),
     K.CANNOT_SPAWN: Words("cannot be spawned", tone=WARN, level=WARNING),
     K.STARTS_AGAIN: Words("starts again", tone=WARN, level=WARNING),
     K.DRAIN_TIMED_OUT: Words("drain timed out", "requests cut: {in_flight}", WARN),

@@ -9,7 +9,7 @@ from typing import Protocol
 from memoria.engine.process.table import ProcessTable
 from memoria.errors import Problem
 from memoria.vllm.command import EngineSpec
-from memoria.vllm.facts import EngineAddress, LaunchSettings, Progress
+from memoria.vllm.facts import EngineAddress, FetchProgress, LaunchSettings, Progress
 
 
 class Ticket(Protocol):
@@ -51,6 +51,14 @@ class EngineHost(Protocol):
         ...
 
     def spec(self, start_id: str) -> EngineSpec: ...
+
+    async def has_model(self) -> bool:
+        """Whether there is nothing to fetch from the hub before a start."""
+        ...
+
+    async def fetch_model(self, on_progress: Callable[[FetchProgress], None]) -> FetchProgress:
+        """Wait until its model is here; returns what has come. Raises `FetchError`."""
+        ...
 
     def ticket(self) -> Ticket: ...
 

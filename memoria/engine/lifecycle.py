@@ -6,6 +6,7 @@ and raises.
 
     STOPPED    at rest: not wanted, or not started yet
     QUEUED     about to be spawned; waits here for the gate only if no passenger would hold it there later
+    FETCHING   its model comes from the hub, which no gate and no start has to wait for
     STARTING   its process exists: importing, waiting at the GPU gate, or loading
     READY      has answered a real request
     SUSPECT    seems to hang: gets no new requests until a second look decides
@@ -32,6 +33,7 @@ from memoria.config.model import Restart
 class State(StrEnum):
     STOPPED = "stopped"
     QUEUED = "queued"
+    FETCHING = "fetching"
     STARTING = "starting"
     READY = "ready"
     SUSPECT = "suspect"
@@ -51,6 +53,9 @@ class Event(StrEnum):
     RESTART_NOW = "restart requested, now"
     ADOPT = "has other settings"
     CLEARED = "may be spawned"
+    MISSING = "its model is not here"
+    FETCHED = "its model is here"
+    UNFETCHABLE = "its model does not come"
     UNSPAWNABLE = "could not be spawned"
     ANSWERED = "answered a request"
     OVERDUE = "start timed out"
@@ -89,9 +94,16 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     #
     (S.QUEUED, E.CLEARED): S.STARTING,
     (S.QUEUED, E.ADOPT): S.QUEUED,  # they may put it at another gate
+    (S.QUEUED, E.MISSING): S.FETCHING,
     (S.QUEUED, E.UNSPAWNABLE): S.RELEASING,
     (S.QUEUED, E.STOP): S.STOPPED,
     (S.QUEUED, E.KILL): S.STOPPED,
+    #
+    (S.FETCHING, E.FETCHED): S.QUEUED,
+    (S.FETCHING, E.ADOPT): S.QUEUED,  # they may name another model
+    (S.FETCHING, E.UNFETCHABLE): S.RELEASING,
+    (S.FETCHING, E.STOP): S.STOPPED,
+    (S.FETCHING, E.KILL): S.STOPPED,
     #
     (S.STARTING, E.ANSWERED): S.READY,
     (S.STARTING, E.UNSPAWNABLE): S.RELEASING,
@@ -190,6 +202,7 @@ QUIET, BUSY, GOOD, WARN, BAD = Tone
 FACTS: dict[State, StateFacts] = {
     S.STOPPED: StateFacts("is stopped", QUIET, at_rest=True, settles=True),
     S.QUEUED: StateFacts("is queued", BUSY, starts=True, comes_back=True, brief=True, on_bug=E.UNSPAWNABLE),
+    S.FETCHING: StateFacts("is fetching its model", BUSY, comes_back=True, on_bug=E.UNFETCHABLE),
     S.STARTING: StateFacts(
         "is starting", BUSY, has_process=True, starts=True, comes_back=True, on_bug=E.OVERDUE
     ),
@@ -277,6 +290,7 @@ class Exit:
     cause: str
     retryable: Literal["yes", "no", "limited"] = "yes"
     spoiled: bool = False  # a neighbour moved device memory meanwhile: not this engine's fault
+    counts: bool = True  # among the attempts that it has; a network that is down ends no engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +351,7 @@ class RestartPolicy:
         if crash.ready_seconds is not None:
             long_enough = crash.ready_seconds >= self.settings.reset
             history = History(crashes=0 if long_enough else history.crashes, ever_ready=True)
-        elif not crash.spoiled:
+        elif crash.counts and not crash.spoiled:
             history = replace(history, unready_starts=history.unready_starts + 1)
         self.history = history
 

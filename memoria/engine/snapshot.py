@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from memoria.engine.lifecycle import State
 from memoria.vllm.diagnosis import Diagnosis
-from memoria.vllm.facts import EngineAddress
+from memoria.vllm.facts import EngineAddress, FetchProgress
 from memoria.vllm.log_lines import Phase, StartFigures
 
 
@@ -22,6 +22,7 @@ class EngineSnapshot:
     since: float
     phase: Phase | None = None
     percent: int | None = None
+    fetch: FetchProgress | None = None
     detail: str = ""
     pid: int | None = None
     start_id: str | None = None

@@ -15,7 +15,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memoria.aio import in_daemon_thread
@@ -28,7 +28,8 @@ from memoria.engine.process.watch import oom_kills, watch
 from memoria.engine.traffic import Traffic
 from memoria.errors import Problem, UnavailableError
 from memoria.vllm.diagnosis import Diagnosis, diagnose
-from memoria.vllm.facts import EngineAddress, ExitStatus
+from memoria.vllm.facts import EngineAddress, ExitStatus, FetchProgress
+from memoria.vllm.fetch.fetcher import FetchError
 from memoria.vllm.log_lines import Observation, Phase, read_line
 
 logger = logging.getLogger(__name__)
@@ -42,12 +43,23 @@ AGAIN = 0.1  # seconds until its last processes are looked for again
 _SHARED = re.compile(r" (/dev/shm/psm_\w+)$", re.MULTILINE)
 
 
+@dataclass(frozen=True, slots=True)
+class Pauses:
+    """Seconds; tests shorten them."""
+
+    after_bug: float = 1.0
+    retry_held: float = 5.0  # until memory that is held is looked at again, after a look that failed
+    core_grace: float = 10.0  # for a leader to end after its core; vLLM's takes 4 at most
+    stacks: float = 0.5  # in which a hanging engine core may write where its threads are
+    second_look: float = 1.0  # at least, between the first suspicion of a hang and the verdict
+
+
 class Start:
     """Written by the engine's actor alone, or by its standby. Times are monotonic seconds.
 
-    `trouble`: why memoria itself ended it. `end_requested`: its end is no crash. `let_through`: a passenger
-    held its core at the gate until its turn. `behind_gate`: it may hold device memory. `core_lost`: its core
-    has ended, which its leader may not have noticed.
+    `trouble`: why memoria itself ended it; `failure`: why its model did not come. `end_requested`: its end
+    is no crash. `let_through`: a passenger held its core at the gate until its turn. `behind_gate`: it may
+    hold device memory. `core_lost`: its core has ended, which its leader may not have noticed.
     """
 
     def __init__(self, host: EngineHost, log: LogFile) -> None:
@@ -64,6 +76,7 @@ class Start:
         self.exited_at: float | None = None
         self.exit: ExitStatus | None = None
         self.trouble: str | None = None
+        self.failure: Diagnosis | None = None
         self.end_requested = self.let_through = self.behind_gate = self.core_lost = False
         self._slipped_through = asyncio.Event()  # its core went on by itself: no passenger holds it
         self._segments: frozenset[str] = frozenset()  # of shared memory, that it had when it was ready
@@ -71,6 +84,19 @@ class Start:
 
     def __repr__(self) -> str:
         return f"<Start {self.id} {self.process}>"
+
+    async def fetch(self, publish: Callable[..., None]) -> FetchProgress | None:
+        """Wait until its model is here; returns what has come, or None if it does not come. `publish`:
+        changes the engine's snapshot."""
+
+        def on_progress(so_far: FetchProgress) -> None:
+            publish(fetch=so_far, percent=so_far.percent, detail=str(so_far))
+
+        try:
+            return await self.host.fetch_model(on_progress)
+        except FetchError as error:
+            self.failure, self.trouble = error.diagnosis, error.diagnosis.cause
+            return None
 
     # ------------------------------------------------------------------ process and log
 
@@ -225,6 +251,8 @@ class Start:
 
     def diagnose(self, engine: str, kv_gib: float | None) -> Diagnosis:
         """Why it crashed. `kv_gib`: what vLLM said was left for the KV cache."""
+        if self.failure is not None:
+            return self.failure
         if self.trouble is not None:
             return Diagnosis(self.trouble, f"memoria logs {engine}", "yes", "memoria")
         oom_kill = oom_kills().hit_since(self._oom_kills)
@@ -233,7 +261,8 @@ class Start:
 
     def crash(self, diagnosis: Diagnosis) -> Exit:
         ready_for = self.seconds_of_ready
-        return Exit(ready_for, diagnosis.cause, diagnosis.retry, ready_for is None and self.spoiled)
+        spoiled, counts = ready_for is None and self.spoiled, self.failure is None or diagnosis.retry != "yes"
+        return Exit(ready_for, diagnosis.cause, diagnosis.retry, spoiled, counts)
 
     async def until_released(self, on_orphans: Callable[[Collection[int]], None]) -> None:
         """Kill and reap what is left, until it is gone and its memory is back. `on_orphans`: called with the

@@ -29,7 +29,9 @@ from memoria.supervisor.verifier import Verifier
 from memoria.text import gib
 from memoria.vllm import client as vllm_client
 from memoria.vllm.command import EngineSpec, StartFacts, build_spec
-from memoria.vllm.facts import EngineAddress, LaunchSettings, Progress, TcpAddress
+from memoria.vllm.facts import EngineAddress, FetchProgress, LaunchSettings, Progress, TcpAddress
+from memoria.vllm.fetch.fetcher import Fetcher, is_complete
+from memoria.vllm.fetch.repository import repositories
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class SupervisedHost:
     own_pids: Callable[[], Awaitable[Collection[int]]]
     process_table: ProcessTable
     verifier: Verifier
+    fetcher: Fetcher
 
     @property
     def device(self) -> Device:
@@ -85,6 +88,18 @@ class SupervisedHost:
             device_uuid=None if device.is_host else device.uuid,
         )
         return build_spec(config, self.verifier.pinned(self.engine, device, install), install, facts)
+
+    @property
+    def _hub_environ(self) -> dict[str, str]:
+        return {**self.environ, **self.engine.env}
+
+    async def has_model(self) -> bool:
+        wanted = repositories(self.engine.model, self.engine.vllm_args, self._hub_environ)
+        return await in_daemon_thread(lambda: is_complete(wanted, self._hub_environ))
+
+    async def fetch_model(self, on_progress: Callable[[FetchProgress], None]) -> FetchProgress:
+        wanted = repositories(self.engine.model, self.engine.vllm_args, self._hub_environ)
+        return await self.fetcher.fetch(wanted, self._hub_environ, on_progress)
 
     def ticket(self) -> Ticket:
         return self.gate.ticket(self.engine.name)

@@ -29,6 +29,7 @@ from memoria.supervisor.runtime_dir import RuntimeDir
 from memoria.supervisor.supervised_host import SupervisedHost
 from memoria.supervisor.verifier import Verifier
 from memoria.text import suggestion
+from memoria.vllm.fetch.fetcher import Fetcher
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class Supervisor:
         self.process_table = ProcessTable()
         self._passengers = Passengers(runtime.gate_socket)
         self.verifier = Verifier(Records(records_dir(deployment.config, environ)), environ, journal)
+        self._fetcher = Fetcher()
         self.memories: dict[str, DeviceMemory] = {}
         self._gates: dict[str, GpuGate] = {}
         self._listeners: list[Callable[[EngineSnapshot], None]] = []
@@ -98,6 +100,7 @@ class Supervisor:
             own_pids=self.own_pids,
             process_table=self.process_table,
             verifier=self.verifier,
+            fetcher=self._fetcher,
         )
 
     def watch_flow(self, flow_of: Callable[[str], Flow]) -> None:

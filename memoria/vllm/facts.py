@@ -7,6 +7,8 @@ import signal as signals
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 
+from memoria.text import GIB, MIB, duration, size_text
+
 _HUNDREDTH = Decimal("0.01")
 _GIB = 2**30
 # Where it is unknown how much is missing: a step that is worth a start.
@@ -33,6 +35,30 @@ class TcpAddress:
 EngineAddress = UnixAddress | TcpAddress
 # The engine core's own figures: name and value of each, in the order of vLLM's /metrics.
 Progress = tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FetchProgress:
+    """How far an engine's download is; the rate is that of the last seconds, None while it is unknown."""
+
+    done_bytes: int
+    total_bytes: int
+    bytes_per_second: float | None = None
+
+    @property
+    def seconds_left(self) -> float | None:
+        return (self.total_bytes - self.done_bytes) / self.bytes_per_second if self.bytes_per_second else None
+
+    @property
+    def percent(self) -> int | None:
+        return self.done_bytes * 100 // self.total_bytes if self.total_bytes else None
+
+    def __str__(self) -> str:
+        unit = GIB if self.total_bytes >= GIB else MIB
+        text = f"{self.done_bytes / unit:.1f} of {size_text(self.total_bytes)}"
+        if self.bytes_per_second and self.seconds_left is not None:
+            text += f", {size_text(self.bytes_per_second)}/s, {duration(self.seconds_left)} left"
+        return text
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,9 @@ from memoria.vllm.facts import LaunchSettings
 # "no": only a change of the configuration or the machine helps; "limited": may help a few times.
 Retry = Literal["yes", "no", "limited"]
 # The area of a cause: the table's sections, and `signal` (killed, or crashed in native code), `error` (not in
-# the table), `silence` (nothing in the log) and `memoria` (which ended the engine itself).
-Kind = Literal["memory", "device", "model", "start", "signal", "error", "silence", "memoria"]
+# the table), `silence` (nothing in the log), `memoria` (which ended the engine itself) and `hub` (its model
+# does not come).
+Kind = Literal["memory", "device", "model", "start", "signal", "error", "silence", "memoria", "hub"]
 Match = re.Match[str]
 Hint = str | Callable[[re.Match[str], LaunchSettings | None], str]
 

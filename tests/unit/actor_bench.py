@@ -9,11 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from memoria.config.model import Restart, Timeouts
-from memoria.engine.actor import EngineActor, Pauses
+from memoria.engine.actor import EngineActor
 from memoria.engine.events import Entry, Journal
 from memoria.engine.lifecycle import State
 from memoria.engine.log import LogFile
 from memoria.engine.snapshot import EngineSnapshot
+from memoria.engine.start import Pauses
 from memoria.vllm.log_lines import Phase
 from tests.fakes import FakeHost, until
 

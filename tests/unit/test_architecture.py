@@ -36,6 +36,7 @@ LAYERS = {
     # one engine, and its vLLM
     "memoria.engine": 2,
     "memoria.vllm.client": 2,
+    "memoria.vllm.fetch": 2,
     "memoria.vllm.install": 2,
     # before anything starts
     "memoria.preflight": 3,

@@ -172,7 +172,7 @@ def _literals() -> set[str]:
                 parts = (part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
                 found.add("".join(str(part) for part in parts))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.add(re.sub(r"\{\d\}", "…", node.value))
+                found.add(re.sub(r"\{\w+\}", "…", node.value))
     return found
 
 

@@ -67,7 +67,7 @@ function buildMeter() {
 function update(part, engine) {
   const { now, actions } = context;
   const progress = known(engine.percent) ? ` ${engine.percent} %` : "";
-  setText(part.phase, engine.phase && engine.state === "starting" ? `${engine.state}: ${engine.phase}${progress}` : engine.state);
+  setText(part.phase, engine.phase && engine.state === "starting" ? `${engine.state}: ${engine.phase}${progress}` : engine.state === "fetching" ? engine.state + progress : engine.state);
   setText(part.since, known(engine.retry_at) ? `retry in ${duration(engine.retry_at - now)}` : duration(now - engine.since));
   part.state.className = `state ${STATES[engine.state].tone}`;
   part.state.dataset.state = engine.state;

@@ -150,7 +150,7 @@ class Collector:
         supervisor = self._supervisor
         actor, config = supervisor.actors[name], supervisor.config.engine(name)
         snapshot, device, rate = actor.snapshot, supervisor.plan.device(name), self._rates.rate(name)
-        diagnosis, load = snapshot.diagnosis, self._admission.load(name)
+        diagnosis, load, fetch = snapshot.diagnosis, self._admission.load(name), snapshot.fetch
         record, serves = supervisor.verifier.latest(name), FACTS[snapshot.state].serves
         return EngineStatus(
             name=name,
@@ -158,6 +158,9 @@ class Collector:
             since=snapshot.since,
             phase=snapshot.phase.value if snapshot.phase else None,
             percent=snapshot.percent,
+            fetched_bytes=fetch.done_bytes if fetch else None,
+            fetch_total_bytes=fetch.total_bytes if fetch else None,
+            fetch_bytes_per_second=fetch.bytes_per_second if fetch else None,
             detail=snapshot.detail or (diagnosis.cause if diagnosis else ""),
             hint=diagnosis.hint if diagnosis else None,
             retry_at=snapshot.retry_at,

@@ -38,7 +38,7 @@ class EngineStatus:
     phase: str | None
     """Of the start."""
     percent: int | None
-    """Of the weights that are loaded."""
+    """Of the weights that are loaded, or of the model that is fetched."""
     detail: str
     """Why it is in this state; blank where there is nothing to say."""
     hint: str | None
@@ -90,6 +90,10 @@ class EngineStatus:
     """State of the standby process; null where there is none."""
     standby_bytes: int | None
     """The standby's resident memory."""
+    fetched_bytes: int | None = None
+    """Of its model, while it comes from the hub."""
+    fetch_total_bytes: int | None = None
+    fetch_bytes_per_second: float | None = None
     plan: tuple[PlannedTerm, ...] = ()
     """Empty until vLLM has reported its figures."""
 

@@ -115,6 +115,14 @@ def _engines(engines: Collection[EngineStatus], answering: Collection[str]) -> t
             lambda e: int(e.name in answering),
         ),
         each("memoria_engine_start_seconds", "Duration of the latest start.", lambda e: e.start_seconds),
+        each(
+            "memoria_engine_fetched_bytes",
+            "Of its model, while that comes from the hub.",
+            lambda e: e.fetched_bytes,
+        ),
+        each(
+            "memoria_engine_fetch_total_bytes", "Of its model that is to come.", lambda e: e.fetch_total_bytes
+        ),
         each("memoria_requests_in_flight", "Requests at the engine.", lambda e: e.in_flight),
         each("memoria_requests_held", "Requests queued in memoria for the engine.", lambda e: e.held),
         each("memoria_requests_limit", "Most requests that may be at the engine at once.", lambda e: e.limit),

@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("demo", "Run two tiny real models without a GPU."),
     "logs": ("logs", "Show engine logs."),
     "plan": ("plan", "Show what each memory fraction buys."),
+    "pull": ("pull", "Fetch the engines' models from the hub."),
     "reload": ("reload", "Reload the configuration of the running daemon."),
     "requests": ("requests", "Show the latest requests."),
     "restart": ("control", "Restart an engine."),

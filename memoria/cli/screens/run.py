@@ -100,6 +100,8 @@ class PlainScreen(Screen):
             return
         if snapshot.state is State.STARTING and snapshot.pid is None:
             return  # shown once it has a process
+        if snapshot.state is State.FETCHING and snapshot.fetch is None:
+            return
         if snapshot.state is State.READY and snapshot.start_seconds is None:
             return
         if snapshot.state is State.BACKOFF and snapshot.retry_at is None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from memoria.engine.actor import Pauses
 from memoria.engine.lifecycle import State
+from memoria.engine.start import Pauses
 from memoria.engine.traffic import Flow
 from tests.fakes import until
 from tests.unit.actor_bench import Bench

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from memoria.engine.actor import Pauses
 from memoria.engine.lifecycle import State
 from memoria.engine.process.process import EngineProcess
+from memoria.engine.start import Pauses
 from memoria.errors import Problem
 from memoria.vllm.log_lines import Phase
 from tests.fakes import until

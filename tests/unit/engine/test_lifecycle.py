@@ -129,7 +129,7 @@ def test_a_restart_is_a_stop_or_a_start_whichever_changes_something(state: State
     if state in (State.STOPPED, State.BACKOFF, State.FAILED):
         assert wish is at_once is Event.START
         assert accepts(state, wish)
-    elif state is State.QUEUED:
+    elif state in (State.QUEUED, State.FETCHING):
         assert not accepts(state, wish)
     else:
         assert (wish, at_once) == (Event.STOP, Event.KILL)
