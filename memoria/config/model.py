@@ -100,8 +100,8 @@ class Timeouts(Section):
     hang: SecondsOrZero = key(
         "An engine with requests in flight that makes no progress for so long is restarted; 0: never.", 120.0
     )
-    idle: Seconds = key(
-        "Longest silence of an engine during an answer; the answer itself may take longer.", 120.0
+    idle: SecondsOrZero = key(
+        "Longest silence of an engine during an answer while its core makes no progress; 0: no limit.", 120.0
     )
     connect: Seconds = key("For a connection to an engine.", 2.0)
     health: Seconds = key("For one health check.", 5.0)

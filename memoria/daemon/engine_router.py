@@ -21,11 +21,15 @@ RETRY_OTHERWISE = 30
 class EngineEntrance:
     """One start of an engine, and the address that it listens on."""
 
-    __slots__ = ("address", "enter", "leave")
+    __slots__ = ("_traffic", "address", "enter", "leave")
 
     def __init__(self, actor: EngineActor, address: EngineAddress) -> None:
-        self.address = address
+        self.address, self._traffic = address, actor.traffic
         self.enter, self.leave = actor.traffic.began, actor.traffic.ended
+
+    @property
+    def works_until(self) -> float:
+        return self._traffic.works_until
 
 
 class EngineRouter:

@@ -22,7 +22,7 @@ from memoria.vllm.facts import EngineAddress, Progress
 
 IDLE_PATIENCES = 5  # after so many `patience` without a request memoria sends one
 CORE_GONE = "its engine core is gone"  # an alert
-SWITCHED_OFF = 10.0  # seconds until a reload that switches it on is noticed
+LONGEST_PERIOD = 10.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class HangDetector:
     def __init__(self, patience: float) -> None:
         self.patience = patience
         self.silent_for = 0.0
+        self.worked_at: float | None = None  # the latest sample by which the core had moved
         self._progress: Progress | None = None
         self._before: Sample | None = None
         self._idle_since: float | None = None
@@ -52,7 +53,7 @@ class HangDetector:
     @property
     def period(self) -> float:
         """Seconds between two samples."""
-        return min(10.0, self.patience / 12)
+        return min(LONGEST_PERIOD, self.patience / 12) if self.patience else LONGEST_PERIOD
 
     @property
     def silent(self) -> bool:
@@ -72,7 +73,7 @@ class HangDetector:
             self._idle_since = sample.at
         works = bool(sample.progress) and sample.progress != self._progress
         if works:
-            self._progress = sample.progress
+            self._progress, self.worked_at = sample.progress, sample.at
         moved = works or (before is not None and sample.heard != before.heard)
         if moved:
             self.silent_for = 0.0
@@ -123,8 +124,9 @@ class HangWatch:
     async def until_silent(self) -> str:
         """Wait for something to suspect; returns what."""
         while True:
-            if not self._detector.patience:
-                await asyncio.sleep(SWITCHED_OFF)
+            if not self._detector.patience:  # the proxy's own limit wants to know what moves
+                await asyncio.sleep(self._detector.period)
+                await self._look()
                 continue
             if await self._alarmed(self._detector.period):
                 self._alarm.clear()
@@ -150,7 +152,10 @@ class HangWatch:
     async def _look(self) -> bool:
         waiting, heard = self._traffic.flow()
         progress = await self._host.progress(self._address)
-        return self._detector.see(Sample(time.monotonic(), waiting, progress, heard))
+        moved = self._detector.see(Sample(time.monotonic(), waiting, progress, heard))
+        if self._detector.worked_at is not None:  # until the next sample, which may be late, says otherwise
+            self._traffic.works_until = self._detector.worked_at + 2 * self._detector.period
+        return moved
 
     async def _alarmed(self, timeout: float) -> bool:
         with contextlib.suppress(TimeoutError):

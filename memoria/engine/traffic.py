@@ -12,12 +12,14 @@ Flow = tuple[int, int]
 
 class Traffic:
     """Counts requests in flight; a drain awaits `idle`. The proxy replaces `flow`; until then all of them
-    count as waiting."""
+    count as waiting. `works_until`: monotonic time up to which the engine's core counts as making progress,
+    kept by hang detection."""
 
     def __init__(self) -> None:
         self.flow: Callable[[], Flow] = lambda: (self.in_flight, 0)
         self.in_flight = 0
         self.total = 0
+        self.works_until = 0.0
         self._idle = asyncio.Event()
         self._idle.set()
 

@@ -25,6 +25,10 @@ class Entrance(Protocol):
     @property
     def address(self) -> EngineAddress: ...
 
+    @property
+    def works_until(self) -> float:
+        """`time.monotonic()` up to which the engine's core counts as making progress; 0: not known."""
+
     def enter(self) -> None: ...
 
     def leave(self) -> None: ...

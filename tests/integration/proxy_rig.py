@@ -175,6 +175,10 @@ class _Entrance:
     def __init__(self, router: FakeRouter, address: EngineAddress) -> None:
         self._router, self.address = router, address
 
+    @property
+    def works_until(self) -> float:
+        return self._router.works_until
+
     def enter(self) -> None:
         self._router.admitted += 1
         self._router.leases += 1
@@ -187,6 +191,7 @@ class _Entrance:
 class FakeRouter:
     engines: dict[str, tuple[Runner, tuple[str, ...], EngineAddress]] = field(default_factory=dict)
     refusal: Refusal | None = None
+    works_until: float = 0.0
     leases: int = 0
     admitted: int = 0
     ports: list[int] = field(default_factory=list)

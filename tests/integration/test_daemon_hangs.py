@@ -63,6 +63,27 @@ def test_a_core_that_goes_on_in_time_is_not_restarted(box: Box) -> None:
     assert daemon.leader("generation") == before
 
 
+def test_an_answer_may_take_long_while_the_core_works(box: Box, figure: Figure) -> None:
+    """No stream: all of it comes at the end, after three times `timeouts.idle`."""
+    hangs_after(box, 6)
+    box.file.write_text(box.file.read_text().replace("timeouts: {", "timeouts: {idle: 1.2, "))
+    box.vllm.set_faults("generation", token_seconds=0.3)
+    daemon = box.start()
+    daemon.until_ready()
+    began = time.monotonic()
+    answer = daemon.ask("POST", "/v1/completions", {**PROMPT, "max_tokens": 12})
+    figure(4, "whole answer at an idle limit of 1.2 s after", time.monotonic() - began, "s")
+    assert (answer.status, time.monotonic() - began > 3.6) == (200, True)
+
+    signal_core(daemon, signal.SIGSTOP)
+    began = time.monotonic()
+    answer = daemon.ask("POST", "/v1/completions", PROMPT)
+    assert (answer.status, answer.error["code"]) == (504, "engine_timeout")
+    assert time.monotonic() - began < 6
+    assert daemon.story("suspect") == []
+    signal_core(daemon, signal.SIGCONT)
+
+
 def test_a_slow_answer_that_makes_tokens_is_no_hang(box: Box, figure: Figure) -> None:
     """Longer than the patience by far."""
     answered_unsuspected(box, figure, {"token_seconds": 0.3}, tokens=12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import time
 from contextlib import suppress
@@ -29,6 +30,12 @@ async def hang(asked: Asked) -> None:
     await asked.gone.wait()
 
 
+async def ticks(rig: Rig, number: int) -> None:
+    """Waits for the relay's clock."""
+    for _ in range(number):
+        await asyncio.sleep(rig.context.connections.interval)
+
+
 @on_uvloop
 async def test_a_client_that_stops_uploading_is_a_408_and_not_the_engines_fault(tmp_path: Path) -> None:
     engine = ScriptedEngine(hang)
@@ -38,6 +45,61 @@ async def test_a_client_that_stops_uploading_is_a_408_and_not_the_engines_fault(
         response = await client.response()
         assert (response.status, response.error["code"]) == (408, "upload_stalled")
         assert await client.closed() == b""
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@on_uvloop
+async def test_an_engine_is_not_silent_while_its_core_works(tmp_path: Path, streams: bool) -> None:
+    """A whole answer, a long prefill, and vLLM's own queue look alike: not a byte for long."""
+    works = asyncio.Event()
+
+    async def script(asked: Asked) -> None:
+        await asked.read_body()
+        if streams:
+            await asked.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n")
+            await asked.send(b"transfer-encoding: chunked\r\n\r\n")
+        await works.wait()
+        whole = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
+        await asked.send(b"3\r\n1\n\n\r\n0\r\n\r\n" if streams else whole)
+
+    engine = ScriptedEngine(script)
+    async with Rig(tmp_path, timeouts=Timeouts(idle=0.05), generation=engine) as rig:
+        rig.router.works_until = math.inf
+        client = await rig.client()
+        await client.post(b"/v1/completions", b"{}")
+        await engine.arrivals.get()
+        await ticks(rig, 8)  # four limits long
+        works.set()
+        assert (await client.response()).status == 200
+
+        works.clear()
+        rig.router.works_until = time.monotonic()
+        began = time.monotonic()
+        await client.post(b"/v1/completions", b"{}")
+        response = await client.response()
+        if streams:
+            assert b"engine_timeout" in response.body
+        else:
+            assert (response.status, response.error["code"]) == (504, "engine_timeout")
+        assert time.monotonic() - began < 2
+
+
+@on_uvloop
+async def test_without_a_limit_an_engine_may_be_silent_for_ever(tmp_path: Path) -> None:
+    answers = asyncio.Event()
+
+    async def script(asked: Asked) -> None:
+        await answers.wait()
+        await answer_ok(asked)
+
+    engine = ScriptedEngine(script)
+    async with Rig(tmp_path, timeouts=Timeouts(idle=0), client_idle=0.1, generation=engine) as rig:
+        client = await rig.client()
+        await client.post(b"/v1/completions", b"{}")
+        await engine.arrivals.get()
+        await ticks(rig, 8)
+        answers.set()
+        assert (await client.response()).status == 200
 
 
 @on_uvloop

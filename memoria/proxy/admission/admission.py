@@ -46,6 +46,11 @@ class Lease:
         entrance.enter()
 
     @property
+    def works_until(self) -> float:
+        """As of its entrance."""
+        return 0.0 if self._entrance is None else self._entrance.works_until
+
+    @property
     def is_wanted(self) -> bool:
         """Whether requests are queued for a place at this engine."""
         return self._engine.queue.length > 0

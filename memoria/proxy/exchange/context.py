@@ -236,7 +236,7 @@ class ProxyContext:
             if ring is not None:
                 ring.on_change = self.forget_verdicts
         self.forget_verdicts()
-        self.connections.interval = min(1.0, policy.timeouts.idle / 4, self.client_idle / 4)
+        self.connections.interval = min(1.0, (policy.timeouts.idle or 4.0) / 4, self.client_idle / 4)
 
     def forget_verdicts(self) -> None:
         """The access rules or the keys have changed."""

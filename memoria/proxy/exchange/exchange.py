@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Sequence
 from enum import StrEnum
@@ -176,7 +177,9 @@ class Exchange:
         if unsent:
             failure, limit = Failure.READER_STALLED, context.client_idle
         elif self.upload.complete or (upstream is not None and upstream.write_paused):
-            failure, limit = Failure.SILENT, context.policy.timeouts.idle
+            failure, limit = Failure.SILENT, context.policy.timeouts.idle or math.inf
+            if self._lease is not None:  # long prefills, vLLM's own queue and whole answers are no silence
+                lasts = min(lasts, now - self._lease.works_until)
         else:
             failure, limit = Failure.UPLOAD_STALLED, context.client_idle
             if self._blocks_others(now):

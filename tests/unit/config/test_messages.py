@@ -76,7 +76,7 @@ def test_a_wrong_value_is_reported_with_what_the_key_means(
 def test_the_meaning_of_a_key_ends_with_its_default(folder: ConfigFolder) -> None:
     text = f"engines:\n  a: {{{ENGINE}}}\n"
     assert (folder.problem(f"device: tpu\n{text}").hint or "").endswith(" (if left out: cuda)")
-    assert (folder.problem(f"timeouts: {{idle: 0}}\n{text}").hint or "").endswith(" (if left out: 120)")
+    assert (folder.problem(f"timeouts: {{stop: 0}}\n{text}").hint or "").endswith(" (if left out: 15)")
 
 
 @pytest.mark.parametrize("fraction", ["0", "-0.3", "1.5"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,15 @@ async def test_an_engine_that_hangs_is_suspected_then_killed_and_comes_back(benc
     assert actor.snapshot.diagnosis.cause.startswith("hung: no progress for ")
     actor.traffic.ended()
     await bench.until(S.QUEUED, S.STARTING, S.READY)
+
+
+async def test_whether_the_core_works_is_known_beyond_the_next_sample(bench: Bench) -> None:
+    actor = await bench.ready()
+    began = time.monotonic()
+    await until(lambda: actor.traffic.works_until > began + 0.1)  # some samples later
+    assert actor.traffic.works_until <= time.monotonic() + 2 * 0.12 / 12
+    bench.host.moves = False
+    await until(lambda: actor.traffic.works_until < time.monotonic())
 
 
 async def test_an_engine_that_answers_at_the_second_look_serves_on(bench: Bench) -> None:

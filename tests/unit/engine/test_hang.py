@@ -52,6 +52,14 @@ def test_time_without_requests_neither_counts_nor_excuses(watched: Watched) -> N
     assert watched.see(in_flight=1, times=6).detector.silent
 
 
+def test_the_core_worked_when_its_own_figures_had_moved(watched: Watched) -> None:
+    """Bytes of one answer say nothing of the others, which may wait in vLLM's queue."""
+    watched.see(in_flight=1).see(in_flight=1, progress=1)
+    assert watched.detector.worked_at == 10
+    watched.see(in_flight=1, progress=1, heard=1, times=3).see(in_flight=1, answers=False)
+    assert watched.detector.worked_at == 10
+
+
 def test_bytes_on_their_way_are_movement_whatever_the_figures_say(watched: Watched) -> None:
     for heard in range(100):
         assert not watched.see(in_flight=1, answers=False, heard=heard).detector.silent
@@ -96,3 +104,4 @@ def test_only_seconds_with_requests_and_without_movement_add_up(
 def test_it_looks_often_enough_to_tell_within_thirty_seconds_more() -> None:
     assert HangDetector(patience=120).period == 10
     assert HangDetector(patience=1.2).period == pytest.approx(0.1)
+    assert HangDetector(patience=0).period == 10

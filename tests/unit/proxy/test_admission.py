@@ -16,6 +16,8 @@ FAILED = Refusal(503, "engine `a` is failed", "engine_not_ready", retry_after=30
 
 
 class Entrance:
+    works_until = 0.0
+
     def __init__(self, router: Router) -> None:
         self._router, self.address = router, ADDRESS
 
