@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from memoria.admin.telemetry.loop_lag import LoopLag
 from tests.faults.report import figure, pytest_terminal_summary
 from tests.programs import need_compiler
 from tests.stub_nvml import NvmlStub, build_library
@@ -43,6 +45,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     need_compiler()
     return build_library(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+async def loop_lag() -> AsyncIterator[LoopLag]:
+    """Watches the event loop of an asynchronous test: `longest` is its longest delay, to a millisecond."""
+    lag = LoopLag(busy=0.001, idle=0.001)
+    with lag.watching():
+        yield lag
 
 
 @pytest.fixture

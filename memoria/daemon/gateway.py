@@ -70,7 +70,7 @@ class Gateway:
             url=lambda: self.generation.url,
         )
         metrics = Metrics(supervisor, self.collector, self._requests)
-        self._request_metrics = metrics.requests
+        self._request_metrics, self._loop_lag = metrics.requests, metrics.loop_lag
 
         self._pool = Pool()
         self._context = ProxyContext(
@@ -102,22 +102,27 @@ class Gateway:
         self._switched.set()
 
     async def run(self) -> None:
-        """Rereads key files, guards latency and samples the history, until cancelled."""
+        """Rereads key files, guards latency, watches the event loop and samples the history, until
+        cancelled."""
         sampling = asyncio.create_task(self._history.run(self.collector), name="history")
         try:
-            while True:
-                self._switched.clear()
-                generation = self.generation
-                tasks = [asyncio.create_task(keys.watch(), name="keys") for keys in generation.keys.rings]
-                if generation.guarding is not None:
-                    tasks.append(asyncio.create_task(generation.guarding.run(self._admission), name="guard"))
-                try:
-                    await self._switched.wait()
-                finally:
-                    for task in tasks:
-                        task.cancel()
+            with self._loop_lag.watching():
+                await self._follow_generations()
         finally:
             sampling.cancel()
+
+    async def _follow_generations(self) -> None:
+        while True:
+            self._switched.clear()
+            generation = self.generation
+            tasks = [asyncio.create_task(keys.watch(), name="keys") for keys in generation.keys.rings]
+            if generation.guarding is not None:
+                tasks.append(asyncio.create_task(generation.guarding.run(self._admission), name="guard"))
+            try:
+                await self._switched.wait()
+            finally:
+                for task in tasks:
+                    task.cancel()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         host, port = scope["server"]

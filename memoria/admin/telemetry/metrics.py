@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import get_args
@@ -26,6 +25,7 @@ from memoria.admin.telemetry.exposition import (
     gauge,
     histogram,
 )
+from memoria.admin.telemetry.loop_lag import LoopLag
 from memoria.admin.telemetry.requests import Requests
 from memoria.engine.lifecycle import State
 from memoria.engine.snapshot import EngineSnapshot
@@ -45,7 +45,7 @@ BOUNDS = (
 
 class Metrics:
     def __init__(self, supervisor: Supervisor, collector: Collector, requests: Requests) -> None:
-        self.requests = RequestMetrics(supervisor.names)
+        self.requests, self.loop_lag = RequestMetrics(supervisor.names), LoopLag()
         self._supervisor, self._collector, self._log = supervisor, collector, requests
         self._starts = StartMetrics(supervisor.names)
         supervisor.listen(self._starts.on_change)
@@ -59,6 +59,7 @@ class Metrics:
                 *self._starts.families(),
                 *self.requests.families(),
                 *log_families(self._log),
+                *self.loop_lag.families(),
             )
         )
         began = time.monotonic()
@@ -287,8 +288,8 @@ class RequestMetrics:
         line.requests += 1
         first_byte_s = record.first_byte_s
         if first_byte_s is not None:
-            _observe(line.first_byte, first_byte_s)
-            _observe(line.duration, record.duration_s)
+            line.first_byte.observe(first_byte_s)
+            line.duration.observe(record.duration_s)
         elif record.status != CLIENT_GONE:
             line.refused += 1
         if not record.complete:
@@ -360,8 +361,3 @@ class RequestMetrics:
             self._histograms[where] = (Histogram(BOUNDS), Histogram(BOUNDS))
         line = self._lines[key] = _Line(*self._histograms[where])
         return line
-
-
-def _observe(histogram: Histogram, seconds: float) -> None:
-    histogram.counts[bisect_left(BOUNDS, seconds)] += 1
-    histogram.sum += seconds
