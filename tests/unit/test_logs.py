@@ -5,14 +5,19 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
+import sys
 from collections.abc import Iterator
-from typing import Literal
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Literal
 
 import pytest
 
+from memoria import logs
 from memoria.engine.events import EventKind, Journal
-from memoria.logs import configure, printable
+from memoria.logs import MOST_QUEUED, QueuedOutput, configure, printable
 
 logger = logging.getLogger("memoria.test")
 
@@ -108,3 +113,59 @@ def test_configuring_again_replaces_what_was() -> None:
     logger.warning("once")
     assert before.getvalue() == ""
     assert after.getvalue().count("once") == 1
+
+
+# ---------------------------------------------------------------------- output that nothing reads
+
+
+@pytest.fixture
+def unread() -> Iterator[tuple[QueuedOutput, IO[bytes]]]:
+    """A stream to a pipe that is full, and the pipe's other end."""
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(theirs, b"\0" * 4096)
+    os.set_blocking(theirs, True)
+    with os.fdopen(ours, "rb", closefd=False) as reader, os.fdopen(theirs, "w", encoding="utf-8") as stream:
+        output = QueuedOutput(stream)
+        yield output, reader
+        os.close(ours)
+        assert output.writer.close(10)
+
+
+def test_a_write_that_nothing_reads_returns_at_once_and_what_is_dropped_is_counted(
+    unread: tuple[QueuedOutput, IO[bytes]],
+) -> None:
+    output, reader = unread
+    for number in range(MOST_QUEUED + 3):
+        output.write(f"{number}\n")
+    assert output.writer.dropped == 3
+    lines = iter(reader.readline, b"")
+    assert next(lines).strip(b"\0") == b"0\n"
+
+
+def test_the_log_says_how_many_lines_are_missing(
+    unread: tuple[QueuedOutput, IO[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, reader = unread
+    monkeypatch.setattr(sys, "stderr", output)
+    monkeypatch.setattr(logs, "_writers", {output.writer})
+    configure("INFO", "text")
+    for number in range(MOST_QUEUED + 3):
+        logger.warning("line %d", number)
+    lines = (line.decode().strip("\0\n") for line in reader)
+    assert next(lines).endswith("line 0")
+    while not next(lines).endswith(f"line {MOST_QUEUED - 1}"):
+        pass
+    logger.warning("it goes on")
+    assert next(lines).endswith("it goes on")
+    assert next(lines).endswith(" 3 lines are missing here: standard output or error was not read")
+
+
+def test_a_surrogate_in_a_path_does_not_end_the_output(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("w", encoding="utf-8") as stream:
+        output = QueuedOutput(stream)
+        output.write(os.fsdecode(b"model-\xff") + "\nnext\n")
+        assert output.writer.close(10)
+    assert (tmp_path / "out").read_text() == "model-\\udcff\nnext\n"

@@ -29,6 +29,7 @@ from memoria.admin.telemetry.loop_lag import LoopLag
 from memoria.admin.telemetry.requests import Requests
 from memoria.engine.lifecycle import State
 from memoria.engine.snapshot import EngineSnapshot
+from memoria.logs import dropped_writes
 from memoria.proxy.exchange.record import CLIENT_GONE, RequestRecord
 from memoria.supervisor.supervisor import Supervisor
 from memoria.vllm.failures import Kind
@@ -192,7 +193,11 @@ def _guard(guard: GuardStatus) -> tuple[Family, ...]:
 
 def log_families(requests: Requests) -> tuple[Family, ...]:
     text = "Requests missing from the request log because its disk was too slow or full."
-    return (counter("memoria_requests_not_logged_total", text, [({}, requests.not_logged)]),)
+    lines = "Lines missing from standard output and error because nothing read them."
+    return (
+        counter("memoria_requests_not_logged_total", text, [({}, requests.not_logged)]),
+        counter("memoria_output_dropped_total", lines, [({}, dropped_writes())]),
+    )
 
 
 @dataclass(slots=True)

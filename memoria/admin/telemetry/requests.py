@@ -13,9 +13,7 @@ import asyncio
 import json
 import logging
 import os
-import queue
 import re
-import threading
 import time
 from collections import deque
 from collections.abc import Collection
@@ -29,7 +27,7 @@ from typing_extensions import TypedDict
 from memoria.admin.api.responses import MAX_NUMBER, Json, number
 from memoria.config.model import Logging
 from memoria.engine.log import LogFile
-from memoria.logs import printable, timestamp
+from memoria.logs import BackgroundWriter, printable, timestamp
 from memoria.proxy.exchange.record import RequestRecord
 
 logger = logging.getLogger(__name__)
@@ -170,26 +168,19 @@ class RequestLog:
         self._file = LogFile(logging_.dir / f"{NAME}.log", max_bytes=logging_.max_bytes, keep=logging_.keep)
         self._form = form
         self._descriptor = self._file.open()
-        self._queue: queue.SimpleQueue[list[str] | None] = queue.SimpleQueue()
         self._lines: list[str] = []
-        self._accepted = self._refused = 0
-        self._done = self._failed = 0  # of the accepted; counted by the thread
         self._failing = False
-        # a daemon thread: a disk that hangs must not keep the process from ending
-        self._thread = threading.Thread(target=self._run, name="request log", daemon=True)
-        self._thread.start()
+        self._writer = BackgroundWriter("request log", self._write, most=MAX_QUEUED)
 
     @property
     def dropped(self) -> int:
         """Requests not written because the disk was too slow or full."""
-        return self._refused + self._failed
+        return self._writer.dropped
 
     def write(self, completed: Collection[Completed]) -> None:
         """Does not wait for the disk. Call it on the event loop."""
-        if self._accepted - self._done + len(completed) > MAX_QUEUED:
-            self._refused += len(completed)
+        if not self._writer.reserve(len(completed)):
             return
-        self._accepted += len(completed)
         if not self._lines:
             asyncio.get_running_loop().call_later(FLUSH_INTERVAL, self._flush)
         self._lines += [line(at, record, self._form) for at, record in completed]
@@ -199,32 +190,26 @@ class RequestLog:
     def close(self) -> None:
         """Waits up to `CLOSE_TIMEOUT` for queued lines to be written."""
         self._flush()
-        self._queue.put(None)
-        self._thread.join(CLOSE_TIMEOUT)
+        if self._writer.close(CLOSE_TIMEOUT):
+            os.close(self._descriptor)
 
     def _flush(self) -> None:
         lines, self._lines = self._lines, []
         if lines:
-            self._queue.put(lines)
-
-    def _run(self) -> None:
-        while (lines := self._queue.get()) is not None:
-            if not self._write("".join(lines)):
-                self._failed += len(lines)
-            self._done += len(lines)
-            self._file.rotate_if_large()
-        os.close(self._descriptor)
+            self._writer.put("".join(lines), len(lines))
 
     def _write(self, text: str) -> bool:
+        """In the writer's thread."""
         try:
             os.write(self._descriptor, text.encode(errors="replace"))
         except OSError as error:
             if not self._failing:
                 logger.warning("requests are not logged: %s: %s", self._file.path, error.strerror)
             self._failing = True
-            return False
-        self._failing = False
-        return True
+        else:
+            self._failing = False
+        self._file.rotate_if_large()
+        return not self._failing
 
 
 def line(at: float, record: RequestRecord, form: Form) -> str:

@@ -12,7 +12,6 @@ from typing import Literal
 
 import click
 
-from memoria import logs
 from memoria.cli.commands.check import run_preflight
 from memoria.cli.options import Options, command
 from memoria.cli.screens.layout import render_problems
@@ -21,6 +20,7 @@ from memoria.engine.process.descriptors import raise_limit
 from memoria.errors import ExitCode, Problem
 from memoria.gpu import open_reader
 from memoria.gpu.device import DeviceReader
+from memoria.logs import configure, queued_output
 from memoria.preflight.preflight import Preflight
 from memoria.supervisor.runtime_dir import RuntimeDir
 
@@ -45,7 +45,7 @@ def run_daemon(config: Config, options: Options, *, take_over: bool = False) -> 
     engine is spawned."""
     from memoria.daemon import handover, systemd
 
-    logs.configure("DEBUG" if options.verbose else config.logging.level, config.logging.format)
+    configure("DEBUG" if options.verbose else config.logging.level, config.logging.format)
     raise_limit()
     reader = open_reader(config.device)
     given, lock_timeout = systemd.inherited_sockets(os.environ), 0.0
@@ -91,4 +91,5 @@ def _serve(
         with make_screen(daemon, verbose=options.verbose, color=options.colored):
             await daemon.run()
 
-    uvloop.run(serve())
+    with queued_output():
+        uvloop.run(serve())
