@@ -151,6 +151,11 @@ def head_too_large(most: int, fields: int) -> Answer:
     return Answer(431, message, "head_too_large", close=True)
 
 
+def trailer_too_large(most: int) -> Answer:
+    message = f"More than {most} bytes came that are no part of the body (a trailer, extensions of chunks)"
+    return Answer(431, message, "trailer_too_large", close=True)
+
+
 def too_many_connections() -> Answer:
     headers = ((b"retry-after", b"%d" % RETRY_CUT),)
     return Answer(503, "Too many connections are open", "too_many_connections", headers=headers, close=True)

@@ -104,6 +104,7 @@ async def test_a_request_behind_a_large_body(tmp_path: Path) -> None:
             await sending
         await client.send(request(PATH, large) + b"GARBAGE\r\n\r\n")
         assert (await client.response()).body == large
+        assert (await client.response()).status == 400
         assert await client.closed() == b""
 
 

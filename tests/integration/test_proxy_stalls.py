@@ -263,6 +263,9 @@ async def test_a_client_that_does_not_read_its_refusals_is_not_read_from(tmp_pat
         with suppress(TimeoutError):
             while True:
                 await asyncio.wait_for(client.send(refused), 1.0)
+        await until(lambda: piled_up(rig) > 0)
+        (connection,) = rig.connections
+        await until(lambda: connection.flow.write_paused)
         assert 0 < piled_up(rig) < 2**20
         client.reset()
 

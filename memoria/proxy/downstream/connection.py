@@ -8,35 +8,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import select
 import socket
 import struct
-from collections import deque
+import time
 from itertools import repeat
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import httptools
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from memoria.proxy import errors
 from memoria.proxy.access.rules import ANYBODY, Grant, decide
-from memoria.proxy.downstream.asgi_lane import AsgiLane
+from memoria.proxy.downstream.asgi_lane import AsgiLane, DisconnectMonitor
 from memoria.proxy.errors import Answer
-from memoria.proxy.exchange.context import ProxyContext, Standstill, Watch, Watched
+from memoria.proxy.exchange.context import ProxyContext, Standstill
 from memoria.proxy.exchange.exchange import Exchange
 from memoria.proxy.exchange.websocket import WebSocketExchange
-from memoria.proxy.http.messages import HeadCache, Reply, new_request_id
-from memoria.proxy.http.request import RequestHead, head_size, read_head
+from memoria.proxy.http.messages import HEAD_END, HeadCache, Reply, new_request_id
+from memoria.proxy.http.request import RequestHead, read_head
 from memoria.proxy.routing import routes
 
 logger = logging.getLogger(__name__)
 
 HEAD_S = 10.0  # the longest a client may take to send a request's head
-HEAD_BYTES = 64 * 1024
+HEAD_BYTES = 64 * 1024  # also of anything else in which no body comes: trailers, extensions of chunks
 HEAD_FIELDS = 256
 CONNECTIONS = 10_000  # at once; an idle one takes some 13 KiB
 LINGER_S = 1.0  # for a client that still sends when its request was refused
+SLICE = 4096  # bytes for the parser at once: it cannot be stopped on its way through them
+TURN_S = 0.0005  # of parsing in one callback, give or take a slice
 _BROWSER = frozenset((b"origin", b"sec-fetch-site"))  # a browser names the requesting page in these
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
 
@@ -45,40 +45,6 @@ def protocol_for(context: ProxyContext) -> type[HttpToolsProtocol]:
     """The class that uvicorn takes as `http=`. uvicorn must run with `server_header=False,
     date_header=False`: the engine's Date is relayed, its Server is not."""
     return type("Downstream", (Downstream,), {"context": context, "known_heads": {}})
-
-
-class DisconnectMonitor(FlowControl):
-    """uvicorn's flow control for one connection, which also notices that a client leaves while nothing is
-    read from it: its socket is polled. Reading stops for a pipelined request, or a body that cannot be passed
-    on yet; without this, the connection's end would show only when reading resumes."""
-
-    def __init__(self, transport: asyncio.Transport, paused: Watch[Watched]) -> None:
-        super().__init__(transport)
-        self._paused = paused
-
-    def pause_reading(self) -> None:
-        if not self.read_paused:
-            super().pause_reading()
-            self._paused.add(self)
-
-    def resume_reading(self) -> None:
-        if self.read_paused:
-            super().resume_reading()
-            self._paused.discard(self)
-
-    def stop_watching(self) -> None:
-        """The connection is over."""
-        self._paused.discard(self)
-
-    def on_tick(self, now: float) -> None:
-        poll = select.poll()
-        # POLLRDHUP: the client has ended, maybe with bytes before it that are still unread
-        poll.register(self._transport.get_extra_info("socket"), select.POLLRDHUP)
-        for _, seen in poll.poll(0):
-            if seen & (select.POLLERR | select.POLLHUP):
-                self._transport.abort()
-            else:
-                self._transport.close()
 
 
 class _Known(NamedTuple):
@@ -100,7 +66,6 @@ class Downstream(AsgiLane):
     known_heads: ClassVar[dict[int, HeadCache[_Known]]]
     flow: DisconnectMonitor
     cycle: Exchange | RequestResponseCycle | None  # type: ignore[assignment]
-    pipeline: deque[tuple[Exchange | RequestResponseCycle, Any]]  # type: ignore[assignment]
     exchange: Exchange | None = None
     port = 0
     peer = ""
@@ -108,12 +73,18 @@ class Downstream(AsgiLane):
     _parsed: Exchange | None = None
     _switched: Exchange | None = None  # takes everything that still comes
     _in_head = False
+    _is_whole = True  # the request was read to its end, whether it is answered or not
     _between = True  # nothing has come since the last request was answered
     _opening = b""  # the read that began the request, until its head is complete
-    _read = 0  # bytes of the latest read that was parsed
-    _head_begun = 0  # bytes of the read that began the head
-    _head_size = 0  # bytes of the reads after that one
+    _tail = b""  # the last bytes parsed: the first ones of an empty line, maybe
+    _overhead = 0  # bytes since the request or a piece of its body began
     _left = 0  # bytes of a body that is counted, not parsed
+    _pieces: list[bytes]  # of a body in chunks, from this turn
+    _rest = b""  # a read that is not parsed to its end yet
+    _read_to = 0  # where its unparsed part begins
+    _has_turn = False
+    _is_paused = False  # by the exchange
+    _awaits_client = False  # the next request waits until the client has taken the last answer
     _has_body_behind = False  # an upgrade is declined, and the body comes behind what the parser reads
     _begins_again = False  # the parser reads a head of memoria's own
     _ignores_input = False  # what still comes is not read as HTTP
@@ -126,6 +97,7 @@ class Downstream(AsgiLane):
         super().connection_made(transport)
         context = self.context
         self.flow = DisconnectMonitor(transport, context.paused_clients)
+        self._pieces = []
         self.port = (self.server and self.server[1]) or 0
         self.peer = self.client[0] if self.client else ""
         self._known_head = self.known_heads.get(self.port)
@@ -142,12 +114,13 @@ class Downstream(AsgiLane):
             if known is not None and self._begin_known(known, data):
                 return
             self._opening = data
-        if self._ignores_input:
+        elif self._ignores_input:
+            self._discard()
             return
-        if self._left:
-            self._receive_counted(data)
-        else:
-            self._parse(data)
+        elif self._rest or not self._may_read():
+            self._keep(self._rest[self._read_to :] + data, 0)
+            return
+        self._read(data)
 
     def _begin_known(self, known: HeadCache[_Known], data: bytes) -> bool:
         """Takes a request that is here as a whole, under a cached head."""
@@ -163,62 +136,123 @@ class Downstream(AsgiLane):
         exchange.start_whole(data[start:])
         return True
 
-    def _parse(self, data: bytes) -> None:
-        if self._switched is not None:
-            self._switched.receive(data)
+    def _read(self, data: bytes, at: int = 0) -> None:
+        """Takes of `data` what one turn allows: at most the rest of one request, and not for long. What
+        follows is not even parsed before the request is answered."""
+        until = 0.0
+        while at < len(data) and not self._ignores_input:
+            if self._switched is not None:
+                self._switched.receive(data[at:])
+                return
+            if self._left:
+                piece = data[at : at + self._left]
+                self._receive_counted(piece)
+            else:
+                # up to an empty line, where a head or a body in chunks may end
+                piece = data[at : at + SLICE]
+                end = (self._tail + piece).find(HEAD_END)
+                if end >= 0:
+                    piece = piece[: end + len(HEAD_END) - len(self._tail)]
+                self._parse(piece)
+            at += len(piece)
+            if at == len(data) or self._is_whole or self._is_paused:
+                break
+            now = time.monotonic()
+            until = until or now + TURN_S
+            if now > until:
+                break
+        if self._pieces:
+            self._pass_on()
+        if at < len(data):
+            self._keep(data, at)
+
+    def _may_read(self) -> bool:
+        if self._is_whole:
+            return not self._awaits_client and (self.cycle is None or self.cycle.response_complete)
+        return not self._is_paused
+
+    def _keep(self, data: bytes, at: int) -> None:
+        """What begins there, for later. Meanwhile nothing more is read."""
+        if self._ignores_input or self.transport.is_closing():
             return
-        behind = b""  # what may already be the body, of a read that ends a head
-        if self._in_head:
-            room = HEAD_BYTES - self._head_size
-            data, behind = data[:room], data[room:]
-            self._head_size += len(data)
-        self._read = len(data)
+        self._rest, self._read_to, self._between = data, at, False
+        self.flow.pause_reading()
+        if self._may_read():
+            self._take_turn()
+
+    def _discard(self) -> None:
+        """Something came that is not wanted any more; the next of it not before this client's turn."""
+        self.flow.pause_reading()
+        self._take_turn()
+
+    def _take_turn(self) -> None:
+        if not self._has_turn:
+            self._has_turn = True
+            self.context.backlog.add(self.on_turn)
+
+    def on_turn(self) -> None:
+        self._has_turn = False
+        if self.transport.is_closing():
+            return
+        if self._may_read() and not self._ignores_input:
+            rest, self._rest = self._rest, b""
+            self._read(rest, self._read_to)
+        if self._ignores_input or not (self._rest or self._is_paused):
+            self.flow.resume_reading()
+
+    def _parse(self, piece: bytes) -> None:
+        self._overhead += len(piece)
+        if self._overhead > HEAD_BYTES:
+            large = errors.head_too_large(HEAD_BYTES, HEAD_FIELDS)
+            self._turn_away(large if self._in_head else errors.trailer_too_large(HEAD_BYTES))
+            return
+        self._tail = piece[1 - len(HEAD_END) :]
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
+            self.parser.feed_data(piece)
+        except httptools.HttpParserUpgrade:
             if self._parsed is not None and self._parsed.switches:
                 self._switched = self._parsed
-                if rest := data[upgrade.args[0] :]:
-                    self._switched.receive(rest)
+                self._is_whole = False
             elif self._has_body_behind:
-                behind = data[upgrade.args[0] :] + behind
                 self._read_body_behind()
             else:
                 self._ignores_input = True  # the upgrade is declined, and what follows may not be HTTP
         except httptools.HttpParserError as error:
             self._on_malformed(error)
-        parsed = self._parsed
-        if parsed is not None and not (self._in_head or parsed.upload.complete or parsed.response_complete):
-            self._left = parsed.upload.missing
-        if behind and self._in_head:
-            self._turn_away(errors.head_too_large(HEAD_BYTES, HEAD_FIELDS))
-        elif behind:
-            self.data_received(behind)
 
     def _read_body_behind(self) -> None:
         """An offer to upgrade is ignored (RFC 9110 7.8), but the parser stops behind the head that made it: a
         new one reads on, from a head with the same framing."""
         self.parser = httptools.HttpRequestParser(self)
-        if not self._lengths:
+        if not self._left:
             self._begins_again = True
             self.parser.feed_data(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
             self._begins_again = False
         self._has_body_behind = False
 
-    def _receive_counted(self, data: bytes) -> None:
+    def _receive_counted(self, piece: bytes) -> None:
         """A piece of a body of known length: nothing in it needs the parser."""
         parsed = self._parsed
-        assert parsed is not None
-        rest = data[self._left :]
-        piece = data[: self._left] if rest else data
         self._left -= len(piece)
-        parsed.receive(piece)
-        if not self._left:
+        self._is_whole = not self._left
+        if self.cycle is not None and self.cycle.response_complete:
+            self._discard()
+        elif parsed is None:
+            super().on_body(piece)
+        else:
+            parsed.receive(piece)
+        if self._is_whole:
+            if parsed is None or not parsed.upload.complete:
+                self.on_message_complete()
+            self._overhead, self._tail = 0, b""
             self.parser = httptools.HttpRequestParser(self)  # the old one expects what it did not see
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
-            parsed.receive_end()
-            if rest and not self._ignores_input:
-                self._parse(rest)
+
+    def _pass_on(self) -> None:
+        """What the parser has found of a body in this turn, in one piece: its chunks may be tiny."""
+        if self._parsed is not None:
+            self._parsed.receive(b"".join(self._pieces))
+        self._pieces.clear()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.context.connections.discard(self)
@@ -227,7 +261,7 @@ class Downstream(AsgiLane):
         if self._parsed is not None:
             self.cycle = self._parsed = None
         super().connection_lost(exc)
-        self.pipeline.clear()
+        self._rest = b""
         if exchange is not None:
             exchange.on_client_gone()
 
@@ -253,8 +287,7 @@ class Downstream(AsgiLane):
         self.headers = []
         self._lengths: list[bytes] = []
         self._in_head = True
-        self._between = False
-        self._head_begun, self._head_size = self._read, 0
+        self._is_whole = self._between = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._in_head:
@@ -276,16 +309,18 @@ class Downstream(AsgiLane):
         context, parser, headers, lengths = self.context, self.parser, self.headers, self._lengths
         method, target = parser.get_method(), self.url
         url = httptools.parse_url(target)
-        came = url.path or b""
-        path = routes.canonical(came)
-        methods = routes.EXACT.get(path) or routes.methods_of(path)
+        path = came = url.path or b""
+        methods = routes.EXACT.get(path)
+        if methods is None:
+            path = routes.canonical(came)
+            methods = routes.methods_of(path)
         if methods is not None or path != came:
             self.url = target = path if url.query is None else path + b"?" + url.query
         verdict = self._decide(method, target)
         version, keep_alive = parser.get_http_version(), parser.should_keep_alive()
         head = read_head(methods, method, target, version, headers, keep_alive=keep_alive)
-        before = self.cycle
-        is_busy = self._awaits_client or (before is not None and not before.response_complete)
+        self._left = int(lengths[0]) if len(lengths) == 1 and not head.chunked else 0
+        has_body = bool(head.chunked or self._left)
         exchange: Exchange
         if (
             head.route is not None
@@ -293,13 +328,11 @@ class Downstream(AsgiLane):
             and not (head.refused or lengths)
             and isinstance(verdict, Grant)
         ):
-            if is_busy:
-                self._turn_away(errors.bad_framing("A WebSocket needs a connection of its own"))
-                return
             exchange = WebSocketExchange(context, self, head, verdict)
         else:
             exchange = Exchange(context, self, head, verdict, lengths)
             if exchange.refusal is None and isinstance(verdict, Grant):
+                self._has_body_behind = head.upgrade and has_body
                 if head.route is None:
                     self._parsed = None
                     self.begin_own(head, verdict, self.url, headers, lengths)
@@ -309,22 +342,13 @@ class Downstream(AsgiLane):
                     self._known_head = HeadCache.of(opening, _Known(head, verdict, context.rules_token))
                     if self._known_head is not None and verdict.key is None:
                         self.known_heads[self.port] = self._known_head
-        has_body = head.chunked or lengths not in ([], [b"0"])
-        self._has_body_behind = head.upgrade and has_body and exchange.refusal is None
-        self.cycle = self._parsed = exchange
-        if is_busy:
-            self.pause_reading()
-            self.pipeline.appendleft((exchange, None))
-        else:
-            self.exchange = exchange
-            exchange.start()
+        self.cycle = self._parsed = self.exchange = exchange
+        exchange.start()
 
     def _decide(self, method: bytes, target: bytes) -> Grant | Answer:
         """The client's access. The admin socket has its mode instead."""
         headers = self.headers
-        read = self._head_begun + self._head_size  # with what else came in these reads
-        too_large = read > HEAD_BYTES and head_size(target, headers) > HEAD_BYTES
-        if too_large or len(headers) > HEAD_FIELDS:
+        if len(headers) > HEAD_FIELDS:
             return errors.head_too_large(HEAD_BYTES, HEAD_FIELDS)
         rules = self.context.policy.rules
         if rules is None or not self.port:
@@ -333,14 +357,18 @@ class Downstream(AsgiLane):
         return decide(method.decode("latin-1"), target.partition(b"?")[0], every, rules)
 
     def on_body(self, body: bytes) -> None:
+        self._overhead = 0
         if self._parsed is not None:
-            self._parsed.receive(body)
+            self._pieces.append(body)
         else:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if self._has_body_behind:
+        if self._has_body_behind or (self._left and self._parsed is None):
             return
+        self._is_whole, self._overhead, self._tail = True, 0, b""
+        if self._pieces:
+            self._pass_on()
         if self._parsed is None:
             super().on_message_complete()
         elif not self._parsed.upload.complete:
@@ -353,27 +381,27 @@ class Downstream(AsgiLane):
         return self.flow.write_paused
 
     def pause_reading(self) -> None:
+        self._is_paused = True
         self.flow.pause_reading()
 
     def resume_reading(self) -> None:
-        if not self.pipeline:
-            self.flow.resume_reading()
+        self._is_paused = False
+        self._go_on()
 
     def on_answered(self) -> None:
         exchange, self.exchange = self.exchange, None
-        if exchange is not None:  # else memoria's own
-            if not exchange.keep_alive:
-                self._close(exchange)
-                return
-            self._between = exchange.upload.complete and self._parsed is exchange and not self._in_head
+        self._is_paused = False
+        if exchange is not None and not exchange.keep_alive:
+            self._close(exchange)
+            return
         self._answered += 1
         if self.transport.is_closing():
             return
-        flow = self.flow
-        if flow.write_paused:
+        self._between = self._is_whole and not self._rest
+        if self.flow.write_paused:
             self._awaits_client = True
-            flow.pause_reading()
-        elif self.pipeline or flow.read_paused:
+            self.flow.pause_reading()
+        elif self._rest or self.flow.read_paused:
             self._go_on()
 
     def on_cut(self) -> None:
@@ -403,24 +431,16 @@ class Downstream(AsgiLane):
 
     def on_response_complete(self) -> None:
         """Called by uvicorn after an answer of memoria's own."""
-        self.on_answered()
+        if self._is_whole or self._left or self.transport.is_closing():
+            self.on_answered()
+        else:
+            self._linger()  # a body in chunks may come for ever
 
     def _go_on(self) -> None:
-        if self.pipeline:
-            self.loop.call_soon(self._start_next)  # not from here: many in a row would nest
-        else:
+        if not self._rest:
             self.flow.resume_reading()
-
-    def _start_next(self) -> None:
-        if self.transport.is_closing() or not self.pipeline:
-            return
-        cycle, app = self.pipeline.pop()
-        self.resume_reading()  # it may want the rest of its body
-        if isinstance(cycle, Exchange):
-            self.exchange = cycle
-            cycle.start()
-        else:
-            self._start_asgi_task(cycle, app)
+        elif self._may_read():
+            self._take_turn()
 
     def _on_malformed(self, error: httptools.HttpParserError) -> None:
         if self._ignores_input:

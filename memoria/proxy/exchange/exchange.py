@@ -44,7 +44,6 @@ GRACE_S = 5.0  # for an upload's next `Upload.LARGE` bytes, while others wait fo
 
 
 class State(StrEnum):
-    PIPELINED = "behind an earlier request of its connection"
     READING = "waits for more of its body"
     QUEUED = "waits for a lease"
     CONNECTING = "waits for a connection to the engine"
@@ -53,7 +52,7 @@ class State(StrEnum):
 
 
 # in Python 3.11, looking up a member of an enumeration costs a call
-PIPELINED, READING, QUEUED, CONNECTING, OPEN, OVER = State
+READING, QUEUED, CONNECTING, OPEN, OVER = State
 
 
 class Exchange:
@@ -64,7 +63,7 @@ class Exchange:
 
     switches: ClassVar[bool] = False  # the connection is its own after the head
 
-    state = PIPELINED
+    state = READING
     response_complete = False
     engine: str | None = None
     _lease: Lease | None = None
@@ -109,8 +108,6 @@ class Exchange:
     # From the client
 
     def start(self) -> None:
-        """It is this request's turn on its connection."""
-        self.state = READING
         if self.refusal is not None:
             self.refuse(self.refusal)
             return
@@ -119,21 +116,22 @@ class Exchange:
             self._send_continue()
 
     def start_whole(self, body: bytes) -> None:
-        """It is this request's turn, and all of it is here."""
-        self.state = READING
+        """All of it is here."""
         self.upload.declared = len(body)
         self.receive(body)
 
     def receive(self, piece: bytes) -> None:
         state, upload = self.state, self.upload
-        if state is OVER or self.refusal is not None:
+        if state is OVER:
             return
         self._moved = True
         upload.size += len(piece)
         if upload.size > upload.limit:
             self.refuse(errors.body_too_large(upload.limit))
             return
-        if upload.pieces is not None:
+        if upload.pieces:
+            upload.keep_more(piece)
+        elif upload.pieces is not None:
             upload.pieces.append(piece)
         upstream = self._upstream
         if upstream is not None:
@@ -144,7 +142,7 @@ class Exchange:
         elif state is READING:
             upload.complete = upload.size == upload.declared
             self._advance()
-        elif state is not PIPELINED and upload.size > upload.LARGE:
+        elif upload.size > upload.LARGE:
             self._client.pause_reading()
 
     def receive_end(self) -> None:
@@ -196,9 +194,7 @@ class Exchange:
         return self._slow.lasts(now, self.upload.size // Upload.LARGE) >= GRACE_S
 
     def on_client_gone(self) -> None:
-        if self.state is PIPELINED:
-            self.state, self.response_complete = OVER, True
-        elif self.state is not OVER:
+        if self.state is not OVER:
             self._drop_upstream()
             self._finish()
 
@@ -356,6 +352,7 @@ class Exchange:
             self._context.pool.give_back(upstream)
         else:
             upstream.abort()
+            self._close_unless_bounded()
         self._finish()
         self._client.on_answered()
 
@@ -371,14 +368,17 @@ class Exchange:
 
     # The end
 
+    def _close_unless_bounded(self) -> None:
+        """A body in chunks may come for ever, after the answer, too."""
+        if self._head.chunked and not self.upload.complete:
+            self.keep_alive = False
+
     def refuse(self, answer: Answer) -> None:
         """Ends the request with an answer of memoria's own, or cuts the response that has begun."""
-        if self.state is PIPELINED:
-            self.refusal = answer
-            return
         self._drop_upstream()
         if not self.reply.is_sent:
             self._head_at = None  # of an engine's answer that the client never sees
+            self._close_unless_bounded()
             self.keep_alive = self.keep_alive and not answer.close
             self.reply.answer(
                 answer.status,

@@ -57,7 +57,7 @@ _BODILESS = frozenset((204, 304))
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]{1,9})(?=\r\n)", re.IGNORECASE)
 _DIGITS = 9
 _LONGEST_HEAD = 4096  # bytes; longer heads are not cached
-_HEAD_END = b"\r\n\r\n"
+HEAD_END = b"\r\n\r\n"
 
 # A request id, for logs; no secret. All of a process begin alike, a number follows.
 new_request_id: Callable[[], bytes] = map((token_hex(8).encode() + b"%016x").__mod__, count(1)).__next__
@@ -112,8 +112,8 @@ class HeadCache(NamedTuple, Generic[Meaning]):
     def of(cls, data: bytes, meaning: Meaning) -> Self | None:
         """`data` begins with a head that a parser accepted. None for a head that cannot be recognised safely:
         it has no length, does not end in `data`, or has a line end that parsers may read differently."""
-        end = data.find(_HEAD_END, 0, _LONGEST_HEAD)
-        head = data[: end + len(_HEAD_END)]
+        end = data.find(HEAD_END, 0, _LONGEST_HEAD)
+        head = data[: end + len(HEAD_END)]
         lengths = list(_LENGTH.finditer(head))
         if end < 0 or len(lengths) != 1 or head.count(b"\n") != head.count(END) or head[:1].isspace():
             return None
@@ -256,7 +256,7 @@ class Reply:
     def switch(self, head: ResponseHead) -> None:
         """Sends an engine's 101 at once."""
         self.status = head.status
-        self._write(b"".join((head.fields, *SWITCH, b"x-request-id: ", self._request_id, _HEAD_END)))
+        self._write(b"".join((head.fields, *SWITCH, b"x-request-id: ", self._request_id, HEAD_END)))
 
     def send(self, piece: bytes) -> None:
         """A piece of the body, not empty."""

@@ -188,24 +188,20 @@ def _model(target: bytes) -> str | None:
     return query["model"][-1] if "model" in query else None
 
 
-def head_size(target: bytes, headers: Sequence[Header]) -> int:
-    """Bytes, without the method, the version and the blanks around values."""
-    return len(target) + sum(len(name) + len(value) + 4 for name, value in headers)
-
-
 class Upload:
     """A body on its way from the client: counted, and kept while it may have to be sent again.
 
     `limit`: the most bytes it may have. `declared`: the announced length, None without one. `pieces`: all of
     it so far, None when no longer kept. `chunked`: sent to the engine in chunks."""
 
+    TINY = 4096  # bytes; smaller pieces, but for the first, are kept together: each alone would cost more
     LARGE = 64 * 1024  # bytes; a larger body is neither copied together nor read before it can be passed on
 
     declared: int | None = None
     size = 0
     complete = False
     chunked = False
-    pieces: list[bytes] | None
+    pieces: list[bytes | bytearray] | None
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -215,6 +211,16 @@ class Upload:
     def missing(self) -> int:
         """Bytes still to come; 0 if the length is not known."""
         return 0 if self.complete or self.declared is None else self.declared - self.size
+
+    def keep_more(self, piece: bytes) -> None:
+        pieces = self.pieces
+        assert pieces
+        if len(piece) >= self.TINY:
+            pieces.append(piece)
+        elif isinstance(pieces[-1], bytearray) and len(pieces[-1]) < self.LARGE:
+            pieces[-1] += piece
+        else:
+            pieces.append(bytearray(piece))
 
     def replace(self, body: bytes) -> None:
         """Another body instead of the complete one that came."""

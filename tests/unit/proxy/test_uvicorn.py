@@ -26,7 +26,7 @@ SERVER = ROOT / "memoria/daemon/server.py"
 USED: dict[str, frozenset[str]] = {
     "HttpToolsProtocol": frozenset(
         (
-            *("client", "connections", "cycle", "flow", "headers", "loop", "parser", "pipeline", "server"),
+            *("client", "connections", "cycle", "flow", "headers", "loop", "parser", "server"),
             *("timeout_keep_alive", "transport", "url"),
             *("connection_made", "connection_lost", "data_received", "pause_writing", "resume_writing"),
             *("on_message_begin", "on_url", "on_header", "on_headers_complete", "on_body"),
@@ -56,7 +56,7 @@ USED: dict[str, frozenset[str]] = {
 }
 INHERITING = {
     "HttpToolsProtocol": [(CONNECTION, "Downstream"), (LANE, "AsgiLane")],
-    "FlowControl": [(CONNECTION, "DisconnectMonitor")],
+    "FlowControl": [(LANE, "DisconnectMonitor")],
     "Server": [(SERVER, "Server")],
 }
 

@@ -1,0 +1,231 @@
+"""What one client sends holds up no other: requests without end, bodies in crumbs, bytes that are no body."""
+
+from __future__ import annotations
+
+import asyncio
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from memoria.config.model import Limits
+from memoria.proxy.access.keys import KeyRing
+from memoria.proxy.access.rules import AccessRules
+from memoria.proxy.downstream.connection import HEAD_BYTES
+from tests.integration.proxy_rig import (
+    Asked,
+    Client,
+    Rig,
+    ScriptedEngine,
+    answer_ok,
+    on_uvloop,
+    request,
+    until,
+)
+
+PATH, OWN = b"/v1/embeddings", b"/nowhere"
+CHUNKED = b"transfer-encoding: chunked"
+MIB = 1 << 20
+
+
+def rules(folder: Path) -> AccessRules:
+    file = folder / "keys"
+    file.write_text("ana: sk-0123456789abcdef\n")
+    file.chmod(0o600)
+    return AccessRules(hosts=frozenset((b"test",)), keys=KeyRing(file))
+
+
+async def flood(client: Client, data: bytes, pieces: int = 1 << 20) -> None:
+    """Sends it again and again, until the proxy hangs up."""
+    with suppress(ConnectionError):
+        for _ in range(pieces):
+            await client.send(data)
+
+
+@contextmanager
+def most_memory() -> Iterator[list[int]]:
+    """Bytes that Python had allocated at once, at most, when the block ends."""
+    found: list[int] = []
+    tracemalloc.start()
+    try:
+        yield found
+        found.append(tracemalloc.get_traced_memory()[1])
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("wire", "status"),
+    [
+        (request(PATH, b"{}"), 401),
+        (request(OWN, b"{}"), 401),
+        (request(PATH, b"{}", b"x-api-key: sk-0123456789abcdef"), 200),
+        (request(OWN, method=b"GET") + b"\r\n" * 40, 401),
+    ],
+    ids=["refused", "memoria's own, refused", "served", "with empty lines"],
+)
+@on_uvloop
+async def test_requests_without_end_are_read_one_by_one(tmp_path: Path, wire: bytes, status: int) -> None:
+    """Those behind the first are not even parsed before it is answered, and others have their turns."""
+    async with Rig(tmp_path, rules=rules(tmp_path), embedding=ScriptedEngine()) as rig:
+        hostile = [await rig.client() for _ in range(4)]
+        for client in hostile:
+            client.writer.write(wire * 5000)
+        other = await rig.client()
+        key = b"x-api-key: sk-0123456789abcdef"
+        for _ in range(10):
+            before = len(rig.exchanges)
+            await other.post(PATH, b"{}", key)
+            assert (await other.response()).status == 200
+            assert len(rig.exchanges) - before < 500
+        in_order = [(await hostile[0].response()).status for _ in range(50)]
+        assert in_order == [status] * 50
+
+
+@on_uvloop
+async def test_requests_behind_one_that_is_not_answered_are_not_read(tmp_path: Path) -> None:
+    async def never(asked: Asked) -> None:
+        await asked.gone.wait()
+
+    engine = ScriptedEngine(never)
+    async with Rig(tmp_path, embedding=engine) as rig:
+        client = await rig.client()
+        await client.send(request(PATH, b"{}") * 1000)
+        await engine.arrivals.get()
+        (connection,) = rig.connections
+        await until(lambda: connection.flow.read_paused)
+        with most_memory() as found:
+            for _ in range(20):
+                await asyncio.sleep(0.01)
+        assert found[0] < MIB
+        assert len(rig.exchanges) == 0
+        client.reset()
+        await rig.ended.get()
+
+
+@pytest.mark.parametrize("path", [PATH, OWN], ids=["an engine's route", "memoria's own"])
+@pytest.mark.parametrize(
+    ("begin", "more"),
+    [
+        (b"2\r\n{}\r\n0\r\nx: ", b"y" * 4096),
+        (b"2\r\n{}\r\n0\r\n", b"x: y\r\n" * 700),
+        (b"2;x=", b"y" * 4096),
+        (b"2", b"0" * 4096),
+    ],
+    ids=["a trailer", "trailers", "a chunk's extension", "a chunk's size"],
+)
+@on_uvloop
+async def test_bytes_without_end_that_are_no_body_are_refused(
+    tmp_path: Path, path: bytes, begin: bytes, more: bytes
+) -> None:
+    engine = ScriptedEngine()
+    async with Rig(tmp_path, embedding=engine) as rig:
+        client = await rig.client()
+        await client.send(request(path, b"", CHUNKED) + begin)
+        sending = asyncio.create_task(flood(client, more))
+        response = await client.response()
+        assert response.status in {400, 404, 431}
+        assert response.header(b"connection") == [b"close"] or path == OWN
+        assert await client.closed() == b""
+        await sending
+    assert not engine.asked
+
+
+@on_uvloop
+async def test_a_trailer_behind_an_upload_that_has_begun_takes_it_back(tmp_path: Path) -> None:
+    async def read_all(asked: Asked) -> None:
+        while await asked.reader.read(65536):
+            pass
+
+    engine = ScriptedEngine(read_all)
+    async with Rig(tmp_path, embedding=engine) as rig:
+        client = await rig.client()
+        await client.send(request(PATH, b"", CHUNKED) + b"40000\r\n%b\r\n0\r\n" % bytes(0x40000))
+        asked = await engine.arrivals.get()
+        sending = asyncio.create_task(flood(client, b"x: y\r\n" * 700))
+        response = await client.response()
+        assert (response.status, response.error["code"]) == (431, "trailer_too_large")
+        await asked.gone.wait()
+        await sending
+
+
+@on_uvloop
+async def test_empty_lines_without_end_are_refused(tmp_path: Path) -> None:
+    async with Rig(tmp_path, embedding=ScriptedEngine()) as rig:
+        client = await rig.client()
+        sending = asyncio.create_task(flood(client, b"\r\n" * 2048))
+        assert (await client.response()).status == 431
+        assert await client.closed() == b""
+        await sending
+
+
+@pytest.mark.parametrize("size", [1, 100, HEAD_BYTES // 2])
+@on_uvloop
+async def test_a_trailer_of_any_lawful_size_is_read(tmp_path: Path, size: int) -> None:
+    engine = ScriptedEngine()
+    async with Rig(tmp_path, embedding=engine) as rig:
+        client = await rig.client()
+        for _ in range(2):
+            await client.send(request(PATH, b"", CHUNKED) + b"2\r\n{}\r\n0\r\nx: %b\r\n\r\n" % (b"y" * size))
+            assert (await client.response()).status == 200
+    assert [asked.body for asked in engine.asked] == [b"{}", b"{}"]
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["in large reads", "each a read"])
+@on_uvloop
+async def test_a_body_in_crumbs_takes_no_more_memory_than_it_has_bytes(tmp_path: Path, apart: bool) -> None:
+    body = b'{"input":"' + b"x" * ((1 << 12 if apart else 1 << 19) - 12) + b'"}'
+    crumbs = [b"2\r\n%b\r\n" % body[at : at + 2] for at in range(0, len(body), 2)]
+    engine = ScriptedEngine()
+    async with Rig(tmp_path, embedding=engine, pooling=ScriptedEngine()) as rig:
+        rig.router.engines["pooling"] = ("pooling", *rig.router.engines["pooling"][1:])
+        client = await rig.client()
+        await client.send(request(PATH + b"", b"", CHUNKED))
+        other = await rig.client()
+        if apart:
+            for crumb in crumbs:
+                await client.send(crumb)
+                await asyncio.sleep(0)
+        else:
+            await client.send(b"".join(crumbs))
+        await until(lambda: len(rig.connections) == 2)
+        (exchange,) = (c.exchange for c in rig.connections if c.exchange is not None)
+        await until(lambda: exchange.upload.size == len(body))
+        assert sum(piece.__sizeof__() for piece in exchange.upload.pieces) < 1.3 * len(body) + 1000
+        await other.post(b"/v1/nothing", b"{}")
+        assert (await other.response()).status == 404
+        await client.send(b"0\r\n\r\n")
+        assert (await client.response()).error["code"] == "model_required"
+
+
+@pytest.mark.parametrize("path", [PATH, OWN], ids=["an engine's route", "memoria's own"])
+@on_uvloop
+async def test_after_a_refusal_a_body_without_end_is_not_read(tmp_path: Path, path: bytes) -> None:
+    """Neither parsed nor for long; one of a known length is thrown away, and the connection kept."""
+    limits = Limits(body_bytes=MIB)
+    async with Rig(tmp_path, rules=rules(tmp_path), limits=limits, embedding=ScriptedEngine()) as rig:
+        client = await rig.client()
+        await client.send(request(path, b"", CHUNKED) + b"2\r\n{}\r\n")
+        sending = asyncio.create_task(flood(client, b"2\r\n{}\r\n" * 1000))
+        response = await client.response()
+        assert (response.status, response.header(b"connection")) == (401, [b"close"])
+        assert await client.closed() == b""
+        await asyncio.wait_for(sending, 10)
+        client = await rig.client()
+        for _ in range(2):
+            await client.send(request(path, b"x" * (MIB // 2)))
+            response = await client.response()
+            assert (response.status, response.header(b"connection")) == (401, [])
+
+
+@on_uvloop
+async def test_an_answer_of_memorias_own_ends_an_unfinished_upload(tmp_path: Path) -> None:
+    async with Rig(tmp_path, embedding=ScriptedEngine(answer_ok)) as rig:
+        client = await rig.client()
+        await client.send(request(OWN, b"", CHUNKED) + b"2\r\n{}\r\n")
+        sending = asyncio.create_task(flood(client, b"2\r\n{}\r\n" * 1000))
+        assert (await client.response()).status == 404
+        assert await client.closed() == b""
+        await asyncio.wait_for(sending, 10)
