@@ -203,7 +203,8 @@ def engine_stopping(engine: str) -> Answer:
 
 
 def engine_garbled(engine: str) -> Answer:
-    return Answer(502, f"Engine `{engine}` sent a response that is not valid HTTP", "engine_garbled")
+    message = f"Engine `{engine}` sent a response that is not valid HTTP, or whose head is too large"
+    return Answer(502, message, "engine_garbled")
 
 
 def engine_silent(engine: str, seconds: float) -> Answer:

@@ -35,6 +35,7 @@ from memoria.vllm.facts import EngineAddress, UnixAddress
 
 SWEEPS = 4  # in the time that a connection may be idle
 _CACHED = b"HTTP/1.1 200 "  # start of the heads worth caching
+_OVERHEAD = 64 * 1024  # bytes in which no body comes: heads, trailers, extensions of chunks
 
 
 class Sink(Protocol):
@@ -98,6 +99,7 @@ class Upstream(asyncio.Protocol):
     _send_chunk: Callable[[bytes], None] | None = None  # takes the next read, if it is one chunk
     _headers: list[Header]
     _switched = False  # it is no longer HTTP
+    _overhead = 0  # bytes since a piece of the body came
     _notable = False  # the read brought more than a piece of the body
 
     def __init__(self, address: EngineAddress, pool: Pool) -> None:
@@ -274,6 +276,8 @@ class Upstream(asyncio.Protocol):
         first = self.reads == 1
         if first:
             self._headers = []
+            self._overhead = 0
+        self._overhead += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError:
@@ -283,14 +287,15 @@ class Upstream(asyncio.Protocol):
                 self._parser, self._left = None, sys.maxsize
                 self._receive_counted(data[upgrade.args[0] :], listener)
                 return
-            self.garbled = self._notable = True
+            self.garbled = True
         except httptools.HttpParserError:
-            self.garbled = self._notable = True
+            self.garbled = True
+        self.garbled = self.garbled or self._overhead > _OVERHEAD
         sink, head = self._sink, self.head
         # the parser does not report a size line that is not here as a whole
         between = self._between_chunks and data.endswith(END)
         self._send_chunk = sink.send_chunk if between and sink is not None else None
-        if not self._notable:
+        if not (self._notable or self.garbled):
             return
         self._notable = False
         cacheable = first and self.length is not None and not self.garbled
@@ -309,14 +314,14 @@ class Upstream(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self.complete:
-            self.garbled = self._notable = True  # a second response, to no request
+            self.garbled = True  # a second response, to no request
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.head is None:  # else a trailer
             self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        if self.complete or self._parser is None or self.listener is None:
+        if self.complete or self.garbled or self._parser is None or self.listener is None:
             return
         status = self._parser.get_status_code()
         self._switched = status == 101 and self.listener.switches and self._parser.should_upgrade()
@@ -343,6 +348,7 @@ class Upstream(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         if self._sink is not None and not self.complete:
+            self._overhead = 0
             self.received += len(body)
             self._sink.send(body)
 

@@ -229,3 +229,55 @@ async def test_an_answer_of_memorias_own_ends_an_unfinished_upload(tmp_path: Pat
         assert (await client.response()).status == 404
         assert await client.closed() == b""
         await asyncio.wait_for(sending, 10)
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begin", "more"),
+    [
+        (OK + b"x: ", b"y" * 65536),
+        (OK, b"x: y\r\n" * 10_000),
+        (b"", b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n" * 1500),
+        (OK + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nx: ", b"y" * 65536),
+        (OK + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n2;x=", b"y" * 65536),
+    ],
+    ids=["a field", "fields", "heads before the head", "a trailer", "a chunk's extension"],
+)
+@on_uvloop
+async def test_an_engines_bytes_without_end_that_are_no_body_are_not_kept(
+    tmp_path: Path, begin: bytes, more: bytes
+) -> None:
+    sent = 0
+
+    async def endless(asked: Asked) -> None:
+        nonlocal sent
+        await asked.read_body()
+        await asked.send(begin)
+        for _ in range(1 << 10):
+            await asked.send(more)
+            sent += len(more)
+
+    async with Rig(tmp_path, embedding=ScriptedEngine(endless)) as rig:
+        client = await rig.client()
+        await client.post(PATH, b"{}")
+        response = await client.response()
+        if b"{}" in begin:
+            assert (response.status, response.body, response.ended) == (200, b"{}", False)
+        else:
+            assert (response.status, response.error["code"]) == (502, "engine_garbled")
+    assert sent < 16 * MIB
+
+
+@pytest.mark.parametrize("status", [b"600", b"999"])
+@on_uvloop
+async def test_what_follows_a_status_that_is_none_is_no_answer(tmp_path: Path, status: bytes) -> None:
+    async def two(asked: Asked) -> None:
+        await asked.read_body()
+        first = b"HTTP/1.1 %b X\r\ncontent-length: 0\r\n\r\n" % status
+        await asked.send(first + OK + b"content-length: 2\r\n\r\n{}")
+
+    async with Rig(tmp_path, embedding=ScriptedEngine(two)) as rig:
+        response = await rig.post(PATH)
+        assert (response.status, response.error["code"]) == (502, "engine_garbled")

@@ -34,7 +34,7 @@ class Failure(StrEnum):
     UNREACHABLE = "the engine does not accept connections"
     UNREAD = "the engine closed the connection without reading the request"
     LOST = "the engine closed the connection before its response was complete"
-    GARBLED = "the engine's response is not valid HTTP"
+    GARBLED = "the engine's response is not valid HTTP, or its head is too large"
     SILENT = "the engine sent nothing for too long"
     UPLOAD_STALLED = "the client stopped sending"
     READER_STALLED = "the client stopped reading"
