@@ -203,7 +203,7 @@ def test_reading_needs_no_key_here_and_acting_does(daemon: RunningDaemon) -> Non
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
-        ({"host": "evil.example"}, 421),
+        ({"host": "evil.example", "origin": "http://evil.example"}, 421),  # a page that has rebound its name
         ({"origin": "https://evil.example"}, 403),
         ({"origin": "https://app.example.org"}, 403),  # may use the engines, not control them
     ],
@@ -214,6 +214,13 @@ def test_other_hosts_and_other_sites_pages_are_refused(
     for method, path in (("GET", "/admin/status"), ("POST", "/admin/engines/embedding/stop")):
         assert over_http(daemon, method, path, x_api_key=ADMIN, **headers).status == status
     assert daemon.engine("embedding").state == "ready"
+
+
+def test_a_program_with_a_key_may_call_this_machine_by_any_name(daemon: RunningDaemon) -> None:
+    assert (
+        over_http(daemon, "GET", "/admin/status", x_api_key=ADMIN, host="box.tailnet.example").status == 200
+    )
+    assert over_http(daemon, "GET", "/admin/status", host="box.tailnet.example").status == 421
 
 
 def test_an_engines_own_port_has_no_admin_routes(daemon: RunningDaemon) -> None:
