@@ -22,6 +22,7 @@ _OBSERVED = {
     "NVIDIA A30": "23.49",
     "NVIDIA A40": "44.34",
     "NVIDIA B200": "178.35",
+    "NVIDIA GB10": "119.63",
     "NVIDIA GH200": "94.50",
     "NVIDIA H100": "79.10",
     "NVIDIA H100 NVL": "93.02",
@@ -80,12 +81,27 @@ _DERIVED = {
     "GeForce RTX 5060 Ti 16GB": "15.48",
     "GeForce RTX 5070": "11.49",
 }
-CATALOGUE = {name: Decimal(size) for name, size in (_OBSERVED | _DERIVED).items()}  # GiB
+# Slices, as `nvidia-smi mig -lgip` lists them.
+_SLICES = {
+    "NVIDIA A100 40GB": {"1g.5gb": "4.75", "2g.10gb": "9.75", "3g.20gb": "19.62"},
+    "NVIDIA A100 80GB": {"1g.10gb": "9.50", "2g.20gb": "19.50", "3g.40gb": "39.25"},
+    "NVIDIA H100": {"1g.10gb": "9.75", "2g.20gb": "19.62", "3g.40gb": "39.50"},
+}
+CATALOGUE = {  # GiB
+    **{name: Decimal(size) for name, size in (_OBSERVED | _DERIVED).items()},
+    **{
+        f"{card} MIG {slice_}": Decimal(size)
+        for card, sizes in _SLICES.items()
+        for slice_, size in sizes.items()
+    },
+}
 # Less than this does not hold a CUDA context.
 LEAST_BYTES = 2**28
 _SIZE = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)\s*(GiB|GB|MiB)", re.IGNORECASE)
 _BARE_SIZE = re.compile(r"(\d{1,4}(?:\.\d{1,3})?)\s*(?:gi?)?", re.IGNORECASE)
 _UNITS = {"gib": GIB, "gb": 10**9, "mib": 2**20}
+# The slice of a MIG device: `1g.10gb`.
+_SLICE = re.compile(r"\bmig (\d)g\.(\d+)gb\b")
 # Parts of a name, as `nvidia-smi` shows it, that do not distinguish cards: maker, series, connection, kind of
 # memory.
 _COMMON = re.compile(r"nvidia|geforce|tesla|rtx|\b(?:sxm\d?|pcie|hbm\d\w?|generation)\b")
@@ -119,13 +135,15 @@ def _matches(text: str) -> list[str]:
     card, sizes = _parts(text)
     same = [name for name in CATALOGUE if card and _parts(name)[0] == card]
     if sizes:
-        return [name for name in same if all(abs(CATALOGUE[name] - s) <= s * _TOLERANCE for s in sizes)]
+        # A slice is named after its whole card.
+        cards = {name: CATALOGUE[name.partition(" MIG ")[0]] for name in same}
+        return [name for name in same if all(abs(cards[name] - s) <= s * _TOLERANCE for s in sizes)]
     return [name for name in same if not _parts(name)[1]] or same
 
 
 def _parts(name: str) -> tuple[frozenset[str], tuple[int, ...]]:
     """The words and numbers that distinguish cards, and sizes of memory in GB."""
-    plain = _COMMON.sub(" ", name.lower())
+    plain = _COMMON.sub(" ", _SLICE.sub(r"mig slice\1of\2", name.lower()))
     return frozenset(_WORD.findall(_MEMORY.sub(" ", plain))), tuple(map(int, _MEMORY.findall(plain)))
 
 

@@ -15,6 +15,9 @@ from memoria.gpu.device import Device, DeviceProcess
 WORTH_NAMING_BYTES = 256 * 2**20
 
 
+_CGROUP_ROOT, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
 @dataclass(frozen=True, slots=True)
 class CgroupMemory:
     """The tightest limit of a control group and its ancestors, in bytes."""
@@ -32,18 +35,12 @@ class HostReader:
     larger, and so is the memory that a fraction stands for (vllm/utils/cpu_resource_utils.py).
     """
 
-    def __init__(
-        self, cgroup_root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
-    ) -> None:
+    def __init__(self, cgroup_root: Path = _CGROUP_ROOT, membership: Path = _MEMBERSHIP) -> None:
         self._cgroup_root = cgroup_root
         self._membership = membership
 
     def snapshot(self, which: int | str) -> Device:
-        memory = psutil.virtual_memory()
-        total, free = memory.total, memory.available
-        cgroup = cgroup_memory(self._cgroup_root, self._membership)
-        if cgroup and cgroup.limit_bytes < total:
-            total, free = cgroup.limit_bytes, min(free, cgroup.free_bytes)
+        total, free = host_memory(self._cgroup_root, self._membership)
         return Device(
             index=0,
             uuid="host",
@@ -61,6 +58,15 @@ class HostReader:
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def host_memory(cgroup_root: Path = _CGROUP_ROOT, membership: Path = _MEMBERSHIP) -> tuple[int, int]:
+    """Total and free bytes of the machine, or of the control group where its limit is smaller."""
+    memory = psutil.virtual_memory()
+    cgroup = cgroup_memory(cgroup_root, membership)
+    if cgroup and cgroup.limit_bytes < memory.total:
+        return cgroup.limit_bytes, min(memory.available, cgroup.free_bytes)
+    return memory.total, memory.available
 
 
 def cgroup_memory(root: Path, membership: Path) -> CgroupMemory | None:

@@ -12,7 +12,7 @@ import pynvml
 
 from memoria.errors import NoGpuError, Problem, UnavailableError
 from memoria.gpu.device import Device, DeviceProcess
-from memoria.gpu.host import describe
+from memoria.gpu.host import describe, host_memory
 from memoria.text import aligned
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,10 @@ UNSUPPORTED = (
     nvml.NVML_ERROR_FUNCTION_NOT_FOUND,
     nvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
 )
+
+
+# Of one memory for GPU and host: an engine that takes the last of it stops the machine.
+HOST_RESERVE_BYTES = 2 * 2**30
 
 
 class NvmlReader:
@@ -139,15 +143,24 @@ def _no_such_gpu(what: str) -> UnavailableError:
 
 
 def _memory(handle: Any) -> tuple[int, int, int, int]:
-    """Total, used, free and reserved bytes. Version 1 of the call counts reserved as used."""
+    """Total, used, free and reserved bytes. Version 1 of the call counts reserved as used. A GPU that shares
+    the host's memory (GB10, Jetson) supports neither: its figures are the host's."""
     try:
         memory = nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2)
     except nvml.NVMLError as error:
         if error.value not in UNSUPPORTED:
             raise
+    else:
+        return memory.total, memory.used, memory.free, memory.reserved
+    try:
         memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-        return memory.total, memory.used, memory.free, 0
-    return memory.total, memory.used, memory.free, memory.reserved
+    except nvml.NVMLError as error:
+        if error.value not in UNSUPPORTED:
+            raise
+        total, free = host_memory()
+        free = max(0, free - HOST_RESERVE_BYTES)
+        return total, total - free, free, 0
+    return memory.total, memory.used, memory.free, 0
 
 
 def _processes(handle: Any) -> tuple[DeviceProcess, ...]:

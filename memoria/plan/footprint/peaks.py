@@ -121,7 +121,8 @@ def _stays(shape: Shape, settings: Settings, gpu: str) -> int:
     if settings.tensor_parallel > 1:
         mib += 410 if any(name in gpu for name in _PEERS) else 205 if "A100" in gpu else 0
     if "GB10" in gpu:
-        # Weights that were read stay in the page cache, which one memory for both counts as taken.
+        # One memory for both: what the process takes as a host's, vLLM counts as the GPU's (psutil's
+        # `available` in `MemorySnapshot.measure`, vllm/utils/mem_utils.py).
         mib += 2048
     kept = shape.experts and settings.vllm >= _KEEPS_WORKSPACE
     return mib * _MIB + (_expert_workspace(shape, settings) if kept else 0)

@@ -38,6 +38,9 @@ from memoria.text import GIB
         ("RTX 3080", int(9.63 * GIB)),
         ("RTX 3080 12GB", int(11.63 * GIB)),
         ("RTX 2080", int(7.75 * GIB)),
+        ("GB10", int(119.63 * GIB)),
+        ("NVIDIA A100-SXM4-80GB MIG 3g.40gb", int(39.25 * GIB)),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", int(9.75 * GIB)),
         ("NVIDIA H20", int(94.99 * GIB)),
     ],
 )

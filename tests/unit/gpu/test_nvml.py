@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from memoria.gpu.host import host_memory
+from memoria.gpu.nvml import HOST_RESERVE_BYTES
 from memoria.text import GIB
 from tests.stub_nvml import NvmlStub, StubError, StubGpu, StubProcess
 
@@ -40,6 +42,18 @@ def in_python(code: str, env: dict[str, str], stdin: str = "") -> str:
 
 def snapshots(env: dict[str, str], *which: int | str) -> list[Any]:
     return [json.loads(line) for line in in_python(READ, env, json.dumps(which)).splitlines()]
+
+
+def test_a_gpu_that_shares_the_hosts_memory_has_the_hosts_figures(nvml_stub: NvmlStub) -> None:
+    """NVML of a GB10: NOT_SUPPORTED."""
+    refused = [StubError(f"nvmlDeviceGetMemoryInfo{version}", 3) for version in ("_v2", "")]
+    nvml_stub.set(gpus=[StubGpu(0, name="NVIDIA GB10")], errors=refused)
+    [device] = snapshots(nvml_stub.env(), 0)
+    total, free = host_memory()
+    assert device["name"] == "NVIDIA GB10"
+    assert device["total_bytes"] == total
+    assert device["free_bytes"] == pytest.approx(free - HOST_RESERVE_BYTES, abs=GIB)
+    assert device["used_bytes"] + device["free_bytes"] == total
 
 
 def test_a_snapshot_has_the_drivers_figures(nvml_stub: NvmlStub) -> None:
