@@ -70,7 +70,8 @@ class ModelFiles:
     """`tensors` is empty if no header could be read; `index_bytes` is then the index's size of all weights
     (`metadata.total_size`), or None, and `missing` are weights files absent from a set that is partly there.
     The lengths, in tokens, are limits of the context from files beside config.json: the tokenizer's
-    `model_max_length`, and sentence-transformers' `max_seq_length`."""
+    `model_max_length`, and sentence-transformers' `max_seq_length`. `draft` is the model that proposes tokens
+    (`speculative_config`), if there is one and its files are known."""
 
     name: str
     source: str  # where they were found, for messages
@@ -80,6 +81,7 @@ class ModelFiles:
     tokenizer_length: int | None = None
     encoder_length: int | None = None
     missing: tuple[str, ...] = ()
+    draft: ModelFiles | None = None
 
     @property
     def stored_bytes(self) -> int:

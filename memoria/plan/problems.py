@@ -82,6 +82,7 @@ def _never_starts(outcome: Outcome, device: Device) -> bool:
         and not footprint.caveats
         and not outcome.terms.learned
         and settings.tensor_parallel == 1
+        and not (settings.max_loras or settings.draft_tokens)
         and str(outcome.engine.vllm_args.get("load_format") or "auto") in _PLAIN_LOADERS
         # of weights quantised while loading, only the method itself knows the exact size
         and (settings.quantization is None or shape.quantization is not None)

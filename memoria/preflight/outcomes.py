@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from memoria.config.model import Config, EngineConfig
 from memoria.errors import Problem, UnavailableError
 from memoria.plan.checkpoint import Choice, ModelFiles, read_model
+from memoria.plan.footprint.settings import draft_method, needs_draft, read_speculation
 from memoria.plan.outcome import Learned, Outcome, Outcomes, make_outcome
 from memoria.plan.plan import Plan
 
@@ -16,10 +18,18 @@ from memoria.plan.plan import Plan
 def read_engine_model(
     engine: EngineConfig, environ: Mapping[str, str], *, may_ask_hub: bool = False
 ) -> ModelFiles:
-    """Raises as `read_model` does."""
-    return read_model(
-        engine.model, {**environ, **engine.env}, choice_of(engine.vllm_args), may_ask_hub=may_ask_hub
-    )
+    """With the draft model's, where there is one. Raises as `read_model` does."""
+    env = {**environ, **engine.env}
+    files = read_model(engine.model, env, choice_of(engine.vllm_args), may_ask_hub=may_ask_hub)
+    speculation = read_speculation(engine.vllm_args)
+    if not speculation.get("model") or not needs_draft(draft_method(speculation)):
+        return files
+    choice = Choice(revision=_text(speculation.get("revision")))
+    try:
+        draft = read_model(str(speculation["model"]), env, choice, may_ask_hub=may_ask_hub)
+    except UnavailableError:
+        return files  # said to be not counted
+    return replace(files, draft=draft)
 
 
 def choice_of(args: Mapping[str, Any]) -> Choice:

@@ -131,9 +131,16 @@ def arguments(start: Start) -> dict[str, Any]:
         args["enable_prefix_caching"] = start.prefix_caching == "True"
     if start.kv_cache_dtype not in ("-", "auto"):
         args["kv_cache_dtype"] = start.kv_cache_dtype
-    for flag in ("language_model_only", "limit_mm_per_prompt", "async_scheduling", "enable_lora"):
+    if (slots := re.match(r"(\d+) slot", str(start.flags.get("lora")))) is not None:
+        args |= {"enable_lora": True, "max_loras": int(slots[1])}
+    for flag in (
+        *("language_model_only", "limit_mm_per_prompt", "async_scheduling", "enable_lora"),
+        "speculative_config",
+    ):
         if flag in start.flags:
             args[flag] = start.flags[flag]
+    if (largest := start.number("largest_capture")) is not None and largest > 0:
+        args["max_cudagraph_capture_size"] = int(largest)
     if start.flags.get("other") == "skip_mm_profiling":
         args["skip_mm_profiling"] = True
     return args

@@ -7,16 +7,17 @@ memoria.plan.outcome).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from memoria.plan.checkpoint import ModelFiles
+from memoria.plan.footprint.additions import draft_bytes, lora_bytes
 from memoria.plan.footprint.kv_cache import Attention, Demand, KvCache, ceil_div, is_full, lay_out
 from memoria.plan.footprint.layers import kv_layers
 from memoria.plan.footprint.model_types import UnknownModelError, is_verified
 from memoria.plan.footprint.peaks import Peaks, find_peaks
 from memoria.plan.footprint.quantization import REFUSED, REMARKS, unknown_method
-from memoria.plan.footprint.settings import Machine, Settings, read_settings
+from memoria.plan.footprint.settings import Machine, Settings, needs_draft, read_settings
 from memoria.plan.footprint.shape import Shape, read_shape
 from memoria.plan.footprint.vision import Encoder, read_encoder
 from memoria.plan.footprint.weights import Weights, scaled, tensors_from_shape, weigh
@@ -58,8 +59,9 @@ def measure(
         settings = read_settings(args, shape, machine, pooling=pooling, environ=environ)
         encoder = read_encoder(files.config, shape.hidden, args)
         weights = weights or _weighed(files, shape, settings, encoder, pooling=pooling)
+        drafted = kv_layers(read_shape(files.draft), settings) if files.draft else []
         kv_cache = lay_out(
-            kv_layers(shape, settings),
+            kv_layers(shape, settings) + drafted,
             Demand(settings.max_model_len, settings.in_flight),
             hybrid=settings.hybrid,
             least_blocks=settings.least_blocks,
@@ -89,16 +91,17 @@ def _weighed(
     stored = files.tensors or (*tensors_from_shape(shape), *(encoder.tensors() if encoder else ()))
     weights = weigh(stored, shape, settings, pooling=pooling, exact=bool(files.tensors))
     if not files.tensors and files.index_bytes:
-        return scaled(weights, stored, files.index_bytes)
-    return weights
+        weights = scaled(weights, stored, files.index_bytes)
+    beside = lora_bytes(shape, settings)
+    if files.draft:
+        beside += draft_bytes(files.draft, settings, settings.draft_method)
+    return replace(weights, total_bytes=weights.total_bytes + beside) if beside else weights
 
 
 # ---------------------------------------------------------------------- what is not counted
 
 # Flags whose effect on memory is not counted, and that effect.
 _NOT_COUNTED = {
-    "speculative_config": "the draft model and its KV cache",
-    "enable_lora": "LoRA adapters",
     "cpu_offload_gb": "weights kept on the host",
     "cpu_offload_params": "weights kept on the host",
     "offload_group_size": "weights kept on the host",
@@ -133,6 +136,8 @@ def caveats(
     if shape.multimodal and encoder is None and not settings.text_only:
         what = "the step of" if files.tensors else "the weights and the step of"
         yield f"not counted: {what} its encoder of images or audio, which config.json does not describe"
+    if settings.draft_tokens and not files.draft and needs_draft(settings.draft_method):
+        yield "not counted: the draft model and its KV cache (speculative_config)"
     for name, what in _NOT_COUNTED.items():
         value = args.get(name)
         if value is True or value not in _NEUTRAL:

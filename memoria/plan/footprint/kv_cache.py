@@ -56,20 +56,22 @@ class State:
     """A state of fixed size per request (Mamba, linear attention), whatever the length (`MambaSpec`).
 
     `mode` "align" is vLLM's prefix caching for such states: two per request, and `checkpoints` more (one for
-    Mamba 2: `get_kv_cache_spec` in vllm/model_executor/layers/mamba/mamba_mixer2.py).
+    Mamba 2: `get_kv_cache_spec` in vllm/model_executor/layers/mamba/mamba_mixer2.py). Speculative decoding
+    keeps one for each of `draft_tokens`.
     """
 
     state_bytes: int
     padded_bytes: int | None = None
     mode: Literal["none", "align"] = "none"
     checkpoints: int = 0
+    draft_tokens: int = 0
 
     @property
     def page_bytes(self) -> int:
         return self.padded_bytes or self.state_bytes
 
     def blocks(self, demand: Demand) -> int:
-        return 2 + self.checkpoints if self.mode == "align" else 1
+        return self.draft_tokens + (2 + self.checkpoints if self.mode == "align" else 1)
 
 
 Layer = Attention | State

@@ -7,9 +7,7 @@ Shapes of the states (Mamba, linear attention, short convolutions): `MambaStateS
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from memoria.plan.footprint.kv_cache import Attention, Layer, State, ceil_div
 from memoria.plan.footprint.kv_dtype import latent_bytes, slot_bytes, unquantised_layers
@@ -40,6 +38,7 @@ def kv_layers(shape: Shape, settings: Settings) -> list[Layer]:
         state_bytes(shape, settings),
         mode="align" if settings.prefix_caching else "none",
         checkpoints=1 if shape.model_type in MAMBA2 else 0,
+        draft_tokens=settings.draft_tokens,
     )
     attention = _attention("full", shape, settings)
     if attention.token_bytes and (parallel or set(shape.layers) - {"state", "none"}):
@@ -50,7 +49,12 @@ def kv_layers(shape: Shape, settings: Settings) -> list[Layer]:
             layers.append(state)
         elif kind not in _WITHOUT_CACHE:
             layers += [replace(attention, window=_window(kind, shape)), *([state] if parallel else [])]
-    return layers
+    return layers + [attention] * _predicting(shape, settings)
+
+
+def _predicting(shape: Shape, settings: Settings) -> int:
+    """Layers of multi-token prediction, which attend to everything."""
+    return shape.predicting if settings.drafts_itself else 0
 
 
 def _attention_layers(shape: Shape, settings: Settings) -> list[Layer]:
@@ -67,7 +71,7 @@ def _attention_layers(shape: Shape, settings: Settings) -> list[Layer]:
             size = int(shape.config.get("index_head_dim") or _INDEX_SIZE)
             scaled = size + size // _INDEX_SIZE * 4
             layers.append(Attention(scaled, settings.block_size, is_mla=True))
-    return layers
+    return layers + [_attention("full", shape, settings)] * _predicting(shape, settings)
 
 
 def token_bytes(kind: LayerKind, shape: Shape, settings: Settings, kv_dtype: str | None = None) -> int:
@@ -122,10 +126,11 @@ MAMBA2 = frozenset({"falcon_h1", "granitemoehybrid", "mamba2", "nemotron_h"})
 
 def state_bytes(shape: Shape, settings: Settings) -> int:
     """One layer's state for one request. Raises `UnknownModelError` for a state of an unsupported kind."""
-    config, ranks = shape.config, settings.tensor_parallel
+    # A convolution keeps its inputs for every token that may be taken back.
+    config, ranks, drafts = shape.config, settings.tensor_parallel, settings.draft_tokens
     convolution, temporal = _element_bytes(shape, settings)
     if shape.model_type in MAMBA2:
-        return _mamba2(shape, ranks, convolution, temporal)
+        return _mamba2(shape, settings, convolution, temporal)
     if shape.model_type == "jamba":
         inner = config["mamba_expand"] * shape.hidden // ranks
         return int(inner * ((config["mamba_d_conv"] - 1) * convolution + config["mamba_d_state"] * temporal))
@@ -133,15 +138,15 @@ def state_bytes(shape: Shape, settings: Settings) -> int:
         inner = int(config["expand"] * shape.hidden) // ranks
         return int(inner * ((config["conv_kernel"] - 1) * convolution + config["state_size"] * temporal))
     if shape.model_type in ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"):
-        return _gated_delta_net(config, ranks, convolution, temporal)
+        return _gated_delta_net(shape, settings, convolution, temporal)
     if shape.model_type in ("lfm2", "lfm2_moe"):
         channels = int(config.get("conv_dim", shape.hidden)) // ranks
-        return int(channels * (config["conv_L_cache"] - 1) * convolution)
+        return int(channels * (config["conv_L_cache"] - 1 + drafts) * convolution)
     if shape.model_type == "kimi_linear":
         linear = config["linear_attn_config"]
         heads, size = linear["num_heads"], linear["head_dim"]
         channels = 3 * heads * size // ranks
-        kept = channels * (linear["short_conv_kernel_size"] - 1) * convolution
+        kept = channels * (linear["short_conv_kernel_size"] - 1 + drafts) * convolution
         return int(kept + heads // ranks * size * size * temporal)
     raise UnknownModelError(f"this planner does not support the states of `{shape.model_type}`")
 
@@ -159,9 +164,9 @@ def _element_bytes(shape: Shape, settings: Settings) -> tuple[int, int]:
     return convolution, _BYTES.get(chosen, convolution)
 
 
-def _mamba2(shape: Shape, ranks: int, convolution_bytes: int, temporal_bytes: int) -> int:
+def _mamba2(shape: Shape, settings: Settings, convolution_bytes: int, temporal_bytes: int) -> int:
     """Both states of a Mamba 2 layer (`mamba2_state_shape`), in bytes."""
-    config = shape.config
+    config, ranks = shape.config, settings.tensor_parallel
     if shape.model_type in ("nemotron_h", "mamba2"):
         heads = config.get("mamba_num_heads") or config["num_heads"]
         size = config.get("mamba_head_dim") or config["head_dim"]
@@ -174,14 +179,16 @@ def _mamba2(shape: Shape, ranks: int, convolution_bytes: int, temporal_bytes: in
         groups, kernel, state = config["mamba_n_groups"], config["mamba_d_conv"], config["mamba_d_state"]
     if groups % ranks:
         groups = ranks  # what cannot be divided among the GPUs is repeated
-    convolution = (inner + 2 * groups * state) // ranks * (kernel - 1)
+    convolution = (inner + 2 * groups * state) // ranks * (kernel - 1 + settings.draft_tokens)
     temporal = heads // ranks * size * state
     return int(convolution * convolution_bytes + temporal * temporal_bytes)
 
 
-def _gated_delta_net(config: Mapping[str, Any], ranks: int, convolution_bytes: int, state_size: int) -> int:
+def _gated_delta_net(shape: Shape, settings: Settings, convolution_bytes: int, state_size: int) -> int:
+    config, ranks = shape.config, settings.tensor_parallel
     keys, values = config["linear_num_key_heads"], config["linear_num_value_heads"]
     key_size, value_size = config["linear_key_head_dim"], config["linear_value_head_dim"]
     channels = (2 * key_size * keys + value_size * values) // ranks
-    convolution = channels * (config["linear_conv_kernel_dim"] - 1) * convolution_bytes
+    kept = config["linear_conv_kernel_dim"] - 1 + settings.draft_tokens
+    convolution = channels * kept * convolution_bytes
     return int(convolution + values // ranks * value_size * key_size * state_size)

@@ -42,7 +42,7 @@ def find_peaks(
     forward, logits = _forward(shape, settings), _logits(shape, settings, pooling=pooling)
     image = encoder.peak_bytes(settings.tensor_parallel) if encoder and settings.profiles_images else 0
     warm = max(forward, logits, image)
-    graphs = _graphs(shape, settings, pooling=pooling)
+    graphs = _graphs(shape, settings, gpu, pooling=pooling)
     estimated = int(graphs * _ESTIMATED)
     if graphs and not (settings.v2_runner or pooling) and any(name in gpu for name in _FLASHINFER_FIRST):
         estimated += _FLASHINFER_WORKSPACE
@@ -128,15 +128,23 @@ def _stays(shape: Shape, settings: Settings, gpu: str) -> int:
     return mib * _MIB + (_expert_workspace(shape, settings) if kept else 0)
 
 
-def _graphs(shape: Shape, settings: Settings, *, pooling: bool) -> int:
-    """Each graph takes nodes for every layer; all share one pool of tensors. Sizes are captured piecewise,
-    for any batch, and up to `max_num_seqs` whole, for batches that only decode."""
+def _graphs(shape: Shape, settings: Settings, gpu: str, *, pooling: bool) -> int:
+    """Each graph takes nodes for every layer; all share one pool of tensors. Sizes
+    (`_set_cudagraph_sizes`, vllm/config/vllm.py) are captured piecewise, for any batch, and up to
+    `max_num_seqs` whole, for batches that only decode."""
     if settings.enforce_eager or shape.encoder_only:
         return 0
-    largest = min(2 * settings.max_num_seqs, 512)
-    count = sum(size <= largest for size in CAPTURED)
+    decode = settings.max_num_seqs * settings.decode_tokens
+    limit = 1024 if any(name in gpu for name in _FLASHINFER_FIRST) and settings.vllm >= (0, 32) else 512
+    largest = settings.largest_graph or min(2 * decode, limit)
+    if shape.model_type == "gpt_oss":  # `GptOssForCausalLMConfig`, vllm/model_executor/models/config.py
+        largest = settings.largest_graph or 1024
+    sizes = settings.graph_sizes or [size for size in CAPTURED if size <= largest]
+    count = len(sizes)
     if not pooling:
-        count += sum(size <= min(settings.max_num_seqs, largest) for size in CAPTURED)
+        count += sum(size <= decode for size in sizes)
+    if settings.max_loras:
+        count *= 2  # with adapters, and without
     return int(count * (3.0 + 0.09 * len(shape.layers)) * _MIB)
 
 

@@ -6,12 +6,14 @@ vllm/engine/arg_utils.py, `_get_and_verify_max_len` in vllm/config/model.py (0.3
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from memoria.plan.checkpoint import mapping
 from memoria.plan.footprint import kv_dtype
 from memoria.plan.footprint.shape import Shape
 from memoria.plan.footprint.vision import is_left_out
@@ -34,7 +36,7 @@ class Settings:
     `fits_length` is `max_model_len: auto`: `max_model_len` is then the model's own until the memory is known.
     `kv_dtype` is resolved, never `auto`. `quantization` is the flag's, else the checkpoint's, with
     underscores. `v2_runner`: the model runner of that name; `charges_graphs`: graphs are taken off the KV
-    cache."""
+    cache. `max_loras` is 0 without LoRA, `draft_tokens` without speculative decoding."""
 
     max_model_len: int
     longest: int | None
@@ -58,12 +60,28 @@ class Settings:
     flashinfer_sampler: bool
     charges_graphs: bool
     text_only: bool
+    largest_graph: int | None
+    graph_sizes: tuple[int, ...]
+    max_loras: int
+    max_lora_rank: int
+    draft_tokens: int
+    draft_method: str
     profiles_images: bool
     expert_tiles: tuple[int, int]
 
     @property
     def model_dtype(self) -> str:
         return "float32" if self.dtype_bytes == 4 else "bfloat16"
+
+    @property
+    def drafts_itself(self) -> bool:
+        """Multi-token prediction: layers of the checkpoint that are else left out."""
+        return self.draft_method.endswith("mtp")
+
+    @property
+    def decode_tokens(self) -> int:
+        """Of one request in one step."""
+        return 1 + self.draft_tokens
 
     @property
     def least_blocks(self) -> int:
@@ -113,6 +131,7 @@ def read_settings(
     # `auto` loads float32 checkpoints in half precision too (`_resolve_auto_dtype`, vllm/config/model.py)
     dtype_bytes = _DTYPE_BYTES.get(str(args.get("dtype", "auto")), 2)
     generated = not pooling
+    speculation = read_speculation(args)
     v2 = _is_v2(machine.vllm, shape, env, pooling=pooling)
     return Settings(
         max_model_len=length,
@@ -139,9 +158,41 @@ def read_settings(
         flashinfer_sampler=_is_on(env, "VLLM_USE_FLASHINFER_SAMPLER"),
         expert_tiles=_expert_tiles(machine),
         text_only=is_left_out(args),
+        largest_graph=human_int(args.get("max_cudagraph_capture_size")),
+        graph_sizes=_sizes(args.get("cudagraph_capture_sizes")),
+        max_loras=_whole(args.get("max_loras"), 1) if args.get("enable_lora") else 0,
+        max_lora_rank=_whole(args.get("max_lora_rank"), 16),
+        draft_tokens=_whole(speculation.get("num_speculative_tokens"), 1) if speculation else 0,
+        draft_method=draft_method(speculation),
         profiles_images=not args.get("skip_mm_profiling"),
         charges_graphs=machine.vllm >= ((0, 30) if v2 else (0, 21)),
     )
+
+
+def read_speculation(args: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`speculative_config`, which may be written as JSON; empty without one."""
+    found = args.get("speculative_config")
+    if isinstance(found, str):
+        try:
+            found = json.loads(found)
+        except ValueError:
+            return {}
+    return mapping(found)
+
+
+def draft_method(speculation: Mapping[str, Any]) -> str:
+    """Where none is named vLLM goes by the draft's name, and takes it for a model of its own last
+    (`SpeculativeConfig.__post_init__`, vllm/config/speculative.py)."""
+    model = str(speculation.get("model") or "").lower()
+    named = str(speculation.get("method") or "")
+    if named or not model:
+        return named or ("mtp" if speculation else "")
+    return next((name for name in ("eagle3", "eagle", "medusa") if name in model), "draft_model")
+
+
+def needs_draft(method: str) -> bool:
+    """Whether tokens are proposed by a model of its own, not by text or by the model's own layers."""
+    return bool(method) and not method.startswith(("ngram", "suffix")) and not method.endswith("mtp")
 
 
 def lengths(shape: Shape, *, pooling: bool) -> tuple[int, int | None]:
@@ -250,6 +301,10 @@ def _block_size(args: Mapping[str, Any], shape: Shape, machine: Machine) -> int:
 def _whole(value: Any, otherwise: int) -> int:
     found = human_int(value)
     return otherwise if found is None else max(1, found)
+
+
+def _sizes(value: Any) -> tuple[int, ...]:
+    return tuple(int(size) for size in value) if isinstance(value, list) else ()
 
 
 def _method(value: Any) -> str | None:

@@ -29,7 +29,8 @@ from memoria.plan.footprint.vision import is_multimodal
 class Shape:
     """`layers` has what each layer keeps of a request. `config` is the text model's part of config.json, with
     defaults filled in. `full_kv_heads` and `full_head_size` are those of layers with full attention, which
-    differ from the others' in Gemma 4. `encoder_only`: no layer keeps anything."""
+    differ from the others' in Gemma 4. `predicting` layers follow for multi-token prediction.
+    `encoder_only`: no layer keeps anything."""
 
     model_type: str
     config: Mapping[str, Any]
@@ -59,6 +60,7 @@ class Shape:
     rope_type: str
     rope_factor: float
     tied: bool
+    predicting: int
     encoder_only: bool
     multimodal: bool
     tokenizer_length: int | None
@@ -147,6 +149,7 @@ def read_shape(files: ModelFiles) -> Shape:
         rope_factor=float(rope.get("factor") or 1.0),
         tied=model_types.is_tied(model_type, _says_tied(config, files.config)),
         encoder_only=encoder_only,
+        predicting=_first(config, ("mtp_num_hidden_layers", "num_nextn_predict_layers")) or 0,
         multimodal=is_multimodal(files.config),
         tokenizer_length=files.tokenizer_length,
         encoder_length=files.encoder_length,

@@ -27,9 +27,11 @@ VOCABULARY_PADDING = 64
 _TEXT_STACK = r"(?:(?:model|language_model|text_model|thinker|transformer|llm)\.)*"
 _LAYER = re.compile(rf"{_TEXT_STACK}layers\.(\d{{1,4}})\.")
 _HEAD = re.compile(r"(?:^|\.)lm_head\.")
-# Multi-token prediction, computed frequencies, GPTQ's order of inputs; and all but one of the shapes of
+# Computed frequencies, GPTQ's order of inputs; and all but one of the shapes of
 # projections that vLLM fuses.
-_NOT_LOADED = re.compile(r"(?:^|\.)mtp\.|\.rotary_emb\.|\.g_idx$|\.(?:[kv]|up)_proj\.weight_shape$")
+_NOT_LOADED = re.compile(r"\.rotary_emb\.|\.g_idx$|\.(?:[kv]|up)_proj\.weight_shape$")
+# Multi-token prediction. In other models it is layers beyond the last.
+_PREDICTING = re.compile(r"(?:^|\.)mtp\.")
 # Encoders of images and audio, by their usual names.
 _ENCODER = re.compile(
     r"^(?:model\.)?(?:visual|vision_(?:tower|model|encoder)|audio(?:_tower)?|multi_modal_projector"
@@ -114,16 +116,18 @@ def scaled(weights: Weights, tensors: Sequence[Tensor], index_bytes: int) -> Wei
 def _is_loaded(tensor: Tensor, shape: Shape, settings: Settings, *, pooling: bool) -> bool:
     if _HEAD.search(tensor.name) and (shape.tied or pooling):
         return False
-    if tensor.name.startswith(("pooler.dense.", "bert.pooler.")) and not _classifies(shape):
+    left_out = tensor.name.startswith(("pooler.dense.", "bert.pooler.")) and not _classifies(shape)
+    left_out = left_out or (settings.text_only and _ENCODER.search(tensor.name) is not None)
+    if left_out or _NOT_LOADED.search(tensor.name):
         return False
-    if _NOT_LOADED.search(tensor.name) or (settings.text_only and _ENCODER.search(tensor.name)):
-        return False
+    if _PREDICTING.search(tensor.name):
+        return settings.drafts_itself
     layer = _LAYER.match(tensor.name)
     if layer is None:
         return True
     number = int(layer[1])
     if number >= len(shape.layers):
-        return False
+        return settings.drafts_itself and number < len(shape.layers) + shape.predicting
     return shape.layers[number] != "shared" or not _KEYS_OR_VALUES.search(tensor.name)
 
 
@@ -234,6 +238,11 @@ def _decoder(shape: Shape) -> Iterator[Tensor]:
         elif kind != "none":
             yield from _mla(layer, shape, dtype) if shape.mla_rank else _attention(layer, kind, shape, dtype)
         yield from _feed_forward(layer, number, shape, dtype)
+    for number in range(shape.predicting):
+        yield Tensor(f"mtp.layers.{number}.fc.weight", dtype, (hidden, 2 * hidden))
+        layer = f"mtp.layers.{number}"
+        yield from _mla(layer, shape, dtype) if shape.mla_rank else _attention(layer, "full", shape, dtype)
+        yield from _feed_forward(layer, len(shape.layers) + number, shape, dtype)
     yield Tensor("model.norm.weight", dtype, (hidden,))
     if beside := int(shape.config.get("hidden_size_per_layer_input") or 0):  # Gemma 3n and 4
         rows = int(shape.config.get("vocab_size_per_layer_input") or shape.vocabulary)

@@ -62,3 +62,24 @@ def test_the_command_prints_every_term_by_generation_architecture_and_version(
     printed = capsys.readouterr().out
     for text in ("weights", "step", "graphs", "kv", "Blackwell", "qwen3", "0.27"):
         assert text in printed
+
+
+def test_starts_with_adapters_are_as_close() -> None:
+    starts = [
+        start
+        for start in read_starts()
+        if start.version >= (0, 22)
+        and (start.fork, start.spec, start.engine) == ("False", "-", "V1")
+        and any("lora" in key for key in start.flags)
+    ]
+    errors = [error for start in starts for error in compare(start, CONFIGS)]
+    assert len(starts) >= 7
+    assert max(abs(error.error) for error in errors if error.term == "kv") <= 0.11
+    assert max(abs(error.error) for error in errors if error.term == "weights") <= 0.48
+
+
+def test_starts_that_draft_themselves_hold_the_logged_requests() -> None:
+    drafting = [start for start in read_starts() if "method" in start.flags.get("speculative_config", {})]
+    known = {start.source: layout_is_exact(start, CONFIGS) for start in drafting}
+    # the KV cache of s063 and s065 has the checkpoint's type, which their configurations lack
+    assert {source for source, exact in known.items() if exact} >= {"s049", "s050", "s064"}
