@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
+from memoria.config.dropped_flags import SUCCESSORS
 from memoria.config.environment import looks_secret
 from memoria.config.model import ConfigPath, Filters, Want
 from memoria.config.report import Report
@@ -181,8 +182,8 @@ def _known_keys(path: ConfigPath) -> str:
     if meant := _meant(path):
         return f"did you mean `{meant}`?"
     if _section(path) is Engine:
-        refused = refusal(path[-1].removeprefix("--").replace("-", "_"))
-        return refused[1] if refused else "any other flag of vLLM goes under `args`"
+        flag = path[-1].removeprefix("--").replace("-", "_")
+        return SUCCESSORS.get(flag) or refusal(flag) or "any other flag of vLLM goes under `args`"
     return f"known here: {', '.join(keys(_section(path)))}"
 
 

@@ -10,6 +10,7 @@ import json
 import re
 from typing import Any
 
+from memoria.config.dropped_flags import SUCCESSORS
 from memoria.config.model import ConfigPath
 from memoria.config.report import Report
 from memoria.config.schema import VLLM_KEYS
@@ -57,11 +58,6 @@ _HARMLESS = {
     "node_rank": 0,
     "headless": False,
 }
-_REMOVED_FLAGS = {
-    "task": "write `runner: pooling` (and `convert: embed` for a model made to generate), or leave it out",
-    "disable_log_requests": "leave it out: vLLM logs no requests by default",
-    "device": "write `device: cpu` or `device: cuda` at the top of the file",
-}
 _REFUSED_VARIABLES = {
     "CUDA_VISIBLE_DEVICES": "choose the GPU with `gpu`",
     "CUDA_DEVICE_ORDER": "memoria counts GPUs as `nvidia-smi` does",
@@ -98,16 +94,14 @@ def sort_flags(engine: dict[str, Node], path: ConfigPath, report: Report) -> Non
     engine["args"] = sorted_args
 
 
-def refusal(flag: str) -> tuple[str, str] | None:
-    """Why a flag of vLLM, by its name with underscores, is not allowed: the message, and the hint."""
+def refusal(flag: str) -> str | None:
+    """What to do instead of a flag of vLLM's that is not for `args`, by its name with underscores."""
     name = flag.removeprefix("no_").partition(".")[0]
-    if name in _REMOVED_FLAGS:
-        return "vLLM no longer has the flag `{0}`", _REMOVED_FLAGS[name]
     if name.startswith("data_parallel"):
-        return "`{0}` is not for `args`", _ONE_GPU
-    if refused := next((refused for refused in REFUSED_FLAGS if refused.startswith(name)), None):
-        return "`{0}` is not for `args`", REFUSED_FLAGS[refused]
-    return None
+        return _ONE_GPU
+    if name in SUCCESSORS:  # and, by chance, the beginning of another
+        return None
+    return next((hint for refused, hint in REFUSED_FLAGS.items() if refused.startswith(name)), None)
 
 
 def _refuse(written: str, flag: str, here: ConfigPath, report: Report) -> bool:
@@ -116,10 +110,9 @@ def _refuse(written: str, flag: str, here: ConfigPath, report: Report) -> bool:
             f"`{written}` is not the name of a vLLM flag", here, hint="flags are named as in --max-num-seqs"
         )
         return True
-    if (found := refusal(flag)) is None:
+    if (hint := refusal(flag)) is None:
         return False
-    what, hint = found
-    report.error(what.format(written), here, hint=hint)
+    report.error(f"`{written}` is not for `args`", here, hint=hint)
     return True
 
 

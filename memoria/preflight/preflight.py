@@ -12,8 +12,10 @@ from memoria.gpu.device import Device, DeviceReader
 from memoria.plan.plan import Plan, limit_problems, make_plan
 from memoria.preflight.models import look_for_models
 from memoria.supervisor.runtime_dir import RuntimeDir
+from memoria.vllm.flags import find_problems
 from memoria.vllm.install.facts import VllmInstall
 from memoria.vllm.install.find import data_home, find
+from memoria.vllm.install.options import with_options
 
 NOT_CERTAIN = "not certain; `memoria plan` shows every term"
 
@@ -60,6 +62,8 @@ def preflight(config: Config, reader: DeviceReader | None, environ: Mapping[str,
     plan: Plan | None = None
     driver = ""
     install, not_found = _find_vllm(config, environ)
+    if install and install.options and (wrong := find_problems(config, install.options)):
+        errors.append(ConfigError(wrong))
     try:
         if reader is None:
             if problems := limit_problems(config):
@@ -84,7 +88,8 @@ def _find_vllm(
     config: Config, environ: Mapping[str, str]
 ) -> tuple[VllmInstall | None, tuple[UnavailableError, ...]]:
     try:
-        return find(config.vllm, data_home(environ), config.device), ()
+        home = data_home(environ)
+        return with_options(find(config.vllm, home, config.device), home), ()
     except UnavailableError as error:
         mark = config.where("vllm") if config.vllm != "auto" else None
         where = (f"{mark}  vllm",) if mark else ()

@@ -15,6 +15,7 @@ from typing import Any
 
 from memoria.config.model import Config, DeviceKind, EngineConfig
 from memoria.vllm.facts import EngineAddress, TcpAddress, UnixAddress
+from memoria.vllm.flags import arguments
 from memoria.vllm.install.facts import VllmInstall
 
 # The passenger's entry point in the group `vllm.general_plugins`.
@@ -62,7 +63,7 @@ _ENGINE = {
 # vLLM's access log has query strings and a line per request; memoria keeps its own.
 _DEFAULT_ARGS: Mapping[str, Any] = {"disable_uvicorn_access_log": True}
 
-# `store_true` flags have no `--no-` form: False means leaving them out.
+# `store_true` flags have no `--no-` form: False means leaving them out. Where vLLM's options are not known.
 _SWITCHES = frozenset({"aggregate_engine_logging", "disable_log_stats", "grpc", "headless"})
 
 
@@ -128,8 +129,12 @@ def _argv(engine: EngineConfig, install: VllmInstall, address: EngineAddress) ->
         case TcpAddress(host, port):
             yield from ("--host", host, "--port", str(port))
     yield "--enable-request-id-headers"
+    options = install.options
     for name, value in {**_DEFAULT_ARGS, **engine.vllm_args}.items():
-        yield from _flag(name, value)
+        if options is None:
+            yield from _flag(name, value)
+        elif name in engine.vllm_args or name in options:
+            yield from arguments(options.find(name), value)
 
 
 def _flag(name: str, value: Any) -> Iterator[str]:

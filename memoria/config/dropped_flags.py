@@ -1,0 +1,42 @@
+"""What took the place of flags that vLLM dropped: hints only, as an older vLLM still has them."""
+
+from __future__ import annotations
+
+_JSON = "write them under `{}`"
+SUCCESSORS = {
+    "device": "write `device: cpu` or `device: cuda` at the top of the file",
+    "disable_async_output_proc": "leave it out: `async-scheduling: false` is the nearest",
+    "disable_frontend_multiprocessing": "leave it out: the server is always a process of its own",
+    "disable_log_requests": "leave it out: vLLM logs no requests by default",
+    "disable_mm_preprocessor_cache": "write `mm-processor-cache-gb: 0`",
+    "cuda_graph_sizes": "it is named `cudagraph-capture-sizes`",
+    "enable_prompt_adapter": "leave it out: vLLM has no prompt adapters any more",
+    "enable_reasoning": "leave it out: `reasoning-parser` alone turns it on",
+    "fully_sharded_loras": "leave it out",
+    "guided_decoding_backend": "write `structured-outputs-config: {backend: ...}`",
+    "guided_decoding_disable_any_whitespace": _JSON.format("structured-outputs-config"),
+    "guided_decoding_disable_fallback": _JSON.format("structured-outputs-config"),
+    "kv_cache_free_gpu_mem_fraction": "write `gpu_memory_utilization` beside `args`",
+    "lora_extra_vocab_size": "leave it out: adapters no longer add to the vocabulary",
+    "max_context_len_to_capture": "write `max-cudagraph-capture-size`, the size of a batch",
+    "max_seq_len_to_capture": "write `max-cudagraph-capture-size`, the size of a batch",
+    "multi_step_stream_outputs": "leave it out: `stream-interval` is the nearest",
+    "ngram_prompt_lookup_max": "write `speculative-config: {prompt_lookup_max: ...}`",
+    "ngram_prompt_lookup_min": "write `speculative-config: {prompt_lookup_min: ...}`",
+    "num_lookahead_slots": "leave it out: `speculative-config` says how many tokens to draft",
+    "num_scheduler_steps": "leave it out: `async-scheduling` took its place, and is on by default",
+    "num_speculative_tokens": "write `speculative-config: {num_speculative_tokens: ...}`",
+    "override_pooler_config": "write `pooler_config` beside `args`",
+    "preemption_mode": "leave it out: vLLM always computes again",
+    "quantization_param_path": "leave it out: scales come with the checkpoint",
+    "rope_scaling": "write `hf-overrides: {rope_parameters: {...}}`",
+    "rope_theta": "write `hf-overrides: {rope_parameters: {rope_theta: ...}}`",
+    "scheduler_delay_factor": "leave it out",
+    "speculative_draft_tensor_parallel_size": "write `speculative-config: {draft_tensor_parallel_size: ...}`",
+    "speculative_model": "write `speculative-config: {model: ..., num_speculative_tokens: ...}`",
+    "swap_space": "leave it out: preempted requests are computed again",
+    "task": "write `runner: pooling` beside `args` (and `convert: embed` for a model made to generate)",
+    "tokenizer_pool_size": "leave it out: `api-server-count` is the nearest",
+    "use_v2_block_manager": "leave it out",
+    "worker_use_ray": "write `distributed-executor-backend: ray`",
+}
