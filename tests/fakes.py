@@ -106,6 +106,7 @@ class FakeHost:
     log: Path
     script: str
     standby: bool = False
+    on_demand: bool = False
     passenger: bool = True  # whether its core waits at the gate
     argv: tuple[str, ...] | None = None
     env: Mapping[str, str] = field(default_factory=dict)

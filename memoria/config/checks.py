@@ -11,10 +11,11 @@ from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
-from memoria.config.model import Address, ConfigPath
+from memoria.config.model import Address, ConfigPath, EngineKeys
 from memoria.config.paths import exists, expand, is_local_model
 from memoria.config.report import Report, key_name
 from memoria.config.schema import File
+from memoria.config.values import keys
 from memoria.config.yaml import Document, Node
 
 # Names that mean memoria itself.
@@ -65,6 +66,8 @@ def check_front(file: File, report: Report, wrong: Collection[str] = ()) -> None
         _check_access(file, report)
     if not {"guard", "runner", "[key]"}.intersection(wrong):
         _check_guard(file, report)
+    if not {"swap", "[key]", *ON_DEMAND, *_AT_ODDS}.intersection(wrong):
+        _check_on_demand(file, report)
 
 
 def _check_access(file: File, report: Report) -> None:
@@ -94,6 +97,54 @@ def _check_guard(file: File, report: Report) -> None:
             ("guard", "protect"),
             hint=f"there is: {', '.join(generating)}" if generating else "there is none here",
         )
+
+
+# Keys that have no meaning for an engine that is resident.
+ON_DEMAND = ("on_demand", "ttl", "sleep_level", "preload", "priority")
+_AT_ODDS = ("guard", "transport", "gpu_memory_utilization", "gpu_memory")
+
+
+def _check_on_demand(file: File, report: Report) -> None:
+    if file.swap.turn < file.swap.min_awake:
+        report.error(
+            f"a turn of {file.swap.turn:g} s ends before `min_awake` ({file.swap.min_awake:g} s)",
+            ("swap", "turn"),
+            also=(("swap", "min_awake"),),
+            hint="make `turn` the longer of the two",
+        )
+    for name, engine in file.engines.items():
+        path, defaults = ("engines", name), keys(EngineKeys)
+        if not engine.on_demand:
+            for key in ON_DEMAND[1:]:
+                if getattr(engine, key) != defaults[key].default:
+                    report.error(
+                        f"`{key}` has no effect: {name} is resident",
+                        (*path, key),
+                        hint="write `on_demand: true`, or remove it",
+                    )
+            continue
+        if engine.transport == "tcp":
+            report.error(
+                "an engine on demand cannot have `transport: tcp`: memoria would end it under clients that "
+                "reach it directly",
+                (*path, "transport"),
+                also=((*path, "on_demand"),),
+                hint="leave `transport` out; memoria answers on its `port`",
+            )
+        if not engine.gpu_memory_utilization and engine.gpu_memory is None:
+            report.error(
+                "an engine on demand needs a fraction or a size of its own",
+                (*path, "gpu_memory_utilization"),
+                also=((*path, "on_demand"),),
+                hint="write `gpu_memory_utilization: 0.40`, say; `auto` is for residents",
+            )
+        if file.guard is not None and file.guard.protect == name:
+            report.error(
+                f"the latency guard protects {name}, which would be ended for other engines",
+                ("guard", "protect"),
+                also=((*path, "on_demand"),),
+                hint="make it resident: remove its `on_demand`",
+            )
 
 
 def _check_port(

@@ -20,7 +20,10 @@ _AS_WRITTEN = {
 }
 _NOT_COMPARED = frozenset({"path", "engines", "warnings", "marks"})
 # What memoria itself does for an engine, without its vLLM. Wishes for memory end up in the fraction.
-_LIVE_IN_ENGINE = frozenset({"max_requests", "filters", "standby", "gpu_memory", "want"})
+_LIVE_IN_ENGINE = frozenset(
+    {"max_requests", "filters", "standby", "gpu_memory", "want"}
+    | {"on_demand", "ttl", "sleep_level", "preload", "priority"}
+)
 
 
 @dataclass(frozen=True, slots=True)

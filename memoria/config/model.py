@@ -255,6 +255,22 @@ class EngineKeys(Section):
         "of host memory.",
         False,
     )
+    on_demand: bool = key(
+        "Runs only while it is used: started by its first request, ended when another engine on demand needs "
+        "its memory; otherwise it is resident and never ended for another.",
+        False,
+    )
+    ttl: SecondsOrZero = key(
+        "On demand: idle time in seconds after which it ends by itself; 0: only when its memory is needed.",
+        0.0,
+    )
+    sleep_level: Literal["none"] = key(
+        "On demand: how it gives its memory back; `none`: its process ends. With `standby` the next start "
+        "waits at the GPU gate meanwhile.",
+        "none",
+    )
+    preload: bool = key("On demand: started once with memoria, as if by a request.", False)
+    priority: Whole = key("On demand: it is not ended for an engine of lower priority.", 0)
     env: Variables = key("Environment variables for this engine alone.", dict)
 
 
@@ -299,6 +315,7 @@ class CommonKeys(Section):
     restart: Restart = key("When a failed engine is started again.", Restart)
     limits: Limits = key("Limits of a request.", Limits)
     hold: Hold = key("Requests that wait for an engine.", Hold)
+    swap: Swap = key("Turns of engines on demand.", Swap)
     guard: Annotated[
         Guard | None, Reader(before=lambda node: None if Guard.without_blanks(node) == {} else node)
     ] = key("Latency guard between models.", None)

@@ -115,6 +115,7 @@ SECTIONS: dict[str, type[Section]] = {
     "restart": model.Restart,
     "limits": model.Limits,
     "hold": model.Hold,
+    "swap": model.Swap,
     "guard": model.Guard,
     "log": model.Logging,
 }

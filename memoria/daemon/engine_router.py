@@ -52,11 +52,15 @@ class EngineRouter:
             raise engine_gone(engine)
         snapshot = actor.snapshot
         if snapshot.state is not State.READY or snapshot.address is None:
+            if snapshot.on_demand and FACTS[snapshot.state].comes_back:
+                retry_after = max(1, round(self._supervisor.on_demand.want(engine)))
+            else:
+                retry_after = _retry_after(snapshot)
             raise Refusal(
                 503,
                 _reason(snapshot),
                 "engine_not_ready",
-                retry_after=_retry_after(snapshot),
+                retry_after=retry_after,
                 ready_in=_ready_in(snapshot),
             )
         entrance = self._entrances.get(engine)

@@ -13,10 +13,10 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
+from typing import Literal
 
 from memoria.config.model import Restart, Timeouts
 from memoria.engine.events import EventKind, Journal
-from memoria.engine.hang import CORE_GONE, HangWatch
 from memoria.engine.host import EngineHost
 from memoria.engine.lifecycle import FACTS, Event, RestartPolicy, State, accepts, next_state, resolve_request
 from memoria.engine.log import LogFile
@@ -50,17 +50,15 @@ class EngineActor:
         pauses: Pauses | None = None,
     ) -> None:
         self.name, self.log, self.traffic = name, log, Traffic()
-        self.snapshot = EngineSnapshot(name, State.STOPPED, time.time())
+        self.snapshot = EngineSnapshot(name, State.STOPPED, time.time(), on_demand=host.on_demand)
         self._next_host = host  # of the next start; the one that is there keeps its own
-        self._journal, self._on_change = journal, on_change
+        self._journal, self._on_change, self._pauses = journal, on_change, pauses or Pauses()
         self._timeouts, self._policy = timeouts, RestartPolicy(restart, jitter)
-        self._pauses = pauses or Pauses()
 
         self._inbox: asyncio.Queue[tuple[Event, object]] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None  # the state's work
         self._turn: asyncio.Task[None] | None = None  # until a request that serves on meanwhile is made
         self._log_watch: asyncio.Task[None] | None = None
-        self._hang_watch: HangWatch | None = None
         self._settled, self._at_rest = asyncio.Event(), asyncio.Event()
         self._settled.set()
         self._at_rest.set()
@@ -68,9 +66,7 @@ class EngineActor:
         self._fetched_by: EngineHost | None = None
         self._without_gate = False  # its vLLM loads no passenger: it must queue before it is spawned
         self._cause: Event | None = None  # of the present state
-        self._delay = 0.0
-        self._starts = 0
-        self._suspicion = ""
+        self._delay, self._starts = 0.0, 0
         self._start = Start(host, log)
         self._standby = Standby(name, log, journal, lambda standby: self._publish(standby=standby))
 
@@ -87,6 +83,8 @@ class EngineActor:
             State.HELD: self._wait_for_memory,
             State.BACKOFF: self._back_off,
             State.FAILED: self._rest,
+            State.YIELDING: self._make_room,
+            State.DORMANT: self._rest,
         }
 
     def __repr__(self) -> str:
@@ -103,24 +101,25 @@ class EngineActor:
             self._journal.add_event(EventKind.STOP_CALLED_OFF, self.name)
         self.wanted = True
         self._policy.pardon()
+        self._delay = 0.0
         self._send(Event.START)
 
     def stop(self, *, now: bool = False, in_turn: bool = False) -> None:
         """`in_turn`: it serves on while a neighbour is behind the gate, which must not see memory go."""
         self.wanted = False
-        if in_turn and not now:
-            self._send_in_turn(Event.STOP)
-        else:
-            self._send(Event.KILL if now else Event.STOP)
+        send = self._send_in_turn if in_turn and not now else self._send
+        send(Event.KILL if now else Event.STOP)
 
     def restart(self, *, now: bool = False) -> None:
         """In its turn, unless `now`: it serves on until it could also come back."""
         self.wanted = True
         self._policy.pardon()
-        if now:
-            self._send(Event.RESTART_NOW)
-        else:
-            self._send_in_turn(Event.RESTART)
+        send = self._send if now else self._send_in_turn
+        send(Event.RESTART_NOW if now else Event.RESTART)
+
+    def schedule(self, step: Literal[Event.WAKE, Event.YIELD, Event.CALL_OFF]) -> None:
+        """Of an engine on demand. No effect in a state that has no such step."""
+        self._send(step)
 
     def adopt(self, host: EngineHost, timeouts: Timeouts, restart: Restart) -> None:
         """Other settings: timeouts from the next wait on, the rest from the next start on. The start that is
@@ -129,9 +128,11 @@ class EngineActor:
             self._standby.drop()  # it has the old settings
             self._without_gate = False  # perhaps another vLLM
         self._next_host = host
+        self._publish(on_demand=host.on_demand)
+        if self.state is State.DORMANT and not host.on_demand:
+            self._send(Event.START)
         self._timeouts, self._policy.settings = timeouts, restart
-        if self._hang_watch is not None:
-            self._hang_watch.set_patience(timeouts.hang)
+        self._start.set_patience(timeouts.hang)
         self._send(Event.ADOPT)
         if self.state is State.READY:
             self._keep_standby()
@@ -175,12 +176,15 @@ class EngineActor:
     def standby_start_id(self) -> str | None:
         return self._standby.start_id
 
+    @property
+    def start_ids(self) -> set[str]:
+        """Of its process and of its standby: what marks their trees."""
+        return {start for start in (self._start.id, self._standby.start_id) if start is not None}
+
     def pids(self) -> set[int]:
-        """The processes of its tree and of its standby's, by the latest look at /proc."""
-        starts = (self._start.id, self._standby.start_id)
-        return {
-            pid for start in starts if start for pid in self._next_host.process_table.latest.get(start, ())
-        }
+        """The processes of both, by the latest look at /proc."""
+        latest = self._next_host.process_table.latest
+        return {pid for start in self.start_ids for pid in latest.get(start, ())}
 
     def last_log(self) -> list[str]:
         """The end of what the latest start wrote."""
@@ -205,7 +209,7 @@ class EngineActor:
             while True:
                 event, sender = await self._inbox.get()
                 if event.is_request:
-                    event = resolve_request(self.state, event)
+                    event = resolve_request(self.state, event, on_demand=self.snapshot.on_demand)
                     counts = accepts(self.state, event)
                 else:  # a fact from an earlier state's work or from an earlier start is out of date
                     counts = sender is self._start or (sender is not None and sender is self._task)
@@ -250,15 +254,20 @@ class EngineActor:
             self._end_turn()
         if event.intends_end:
             self._start.end_requested = True
+        if event is Event.DRAINED and self.state is State.YIELDING:
+            self._start.end_requested = self._start.has_made_room = True
         self._cause = event
-        retry_at = now + self._delay if state is State.BACKOFF else None
-        self._publish(state=state, since=now, detail=self._reason(state, event), retry_at=retry_at)
+        waits = state is State.BACKOFF or (state is State.DORMANT and self._delay > 0)
+        retry_at = now + self._delay if waits else None
+        self._publish(state=state, since=now, detail=self._start.reason(state, event), retry_at=retry_at)
         self._start.set_releasing(facts.frees_memory or self._start.core_lost)
         detail = self.snapshot.detail or event.value
         cause = event.name.lower()
         self._journal.add_event(EventKind.TRANSITION, self.name, detail, state=state.value, cause=cause)
         if not facts.has_process:
-            self._forget_start()
+            self._start.forget()
+            self._start = Start(self._next_host, self.log)
+            self._publish(phase=None, percent=None, fetch=None, pid=None, start_id=None, address=None)
         if state is State.READY:
             seconds = self._start.seconds_to_ready
             self._publish(phase=None, percent=None, diagnosis=None, start_seconds=seconds)
@@ -267,25 +276,9 @@ class EngineActor:
         for flag, holds in ((self._at_rest, facts.at_rest), (self._settled, facts.settled)):
             flag.set() if holds else flag.clear()
 
-    def _reason(self, state: State, event: Event) -> str:
-        match state:
-            case State.RELEASING if event is Event.EXITED and not self._start.end_requested:
-                return str(self._start.exit) if self._start.exit else ""
-            case State.SUSPECT:
-                return self._suspicion
-            case State.STOPPING | State.RELEASING | State.FAILED | State.BACKOFF:
-                return self._start.trouble or ""
-            case _:
-                return FACTS[state].detail
-
     def _publish(self, **changes: object) -> None:
         self.snapshot = replace(self.snapshot, **changes)  # type: ignore[arg-type]
         self._on_change(self.snapshot)
-
-    def _forget_start(self) -> None:
-        self._start.forget()
-        self._start, self._hang_watch = Start(self._next_host, self.log), None
-        self._publish(phase=None, percent=None, fetch=None, pid=None, start_id=None, address=None)
 
     # ------------------------------------------------------------------ the states' work: starting
 
@@ -307,7 +300,8 @@ class EngineActor:
             return Event.UNFETCHABLE
         self._fetched_by = host  # no second look: what vLLM misses it fetches itself
         self._journal.add_event(EventKind.FETCHED, self.name, size=size_text(fetched.total_bytes))
-        return Event.FETCHED
+        self._delay = 0.0
+        return Event.LIE_DORMANT if self.snapshot.on_demand else Event.FETCHED
 
     async def _get_ready(self) -> Event:
         try:
@@ -316,8 +310,7 @@ class EngineActor:
             problem = error.problems[0]
             self._start.trouble = problem.what
             if problem.where:  # what is in the way: for the log, not for clients
-                detail = "; ".join((problem.what, *problem.where))
-                self._journal.add_event(EventKind.CANNOT_SPAWN, self.name, detail)
+                self._journal.add_event(EventKind.CANNOT_SPAWN, self.name, problem.line)
             return Event.UNSPAWNABLE
         try:
             if not self._without_gate and not await self._pass_gate():
@@ -334,7 +327,7 @@ class EngineActor:
             self._start.trouble = excess.what
             self._journal.add_event(EventKind.STARTS_AGAIN, self.name, excess.what)
             return Event.OVERSIZED
-        self._start.mark_ready()
+        self._start.mark_ready(self.traffic, self._timeouts.hang, self._pauses.second_look)
         self._policy.saw_ready()
         return Event.ANSWERED
 
@@ -366,7 +359,7 @@ class EngineActor:
                 return False
         self._publish(phase=Phase.AT_GATE, percent=None)
         await self._enter_gate()
-        start.let_core_through(lambda: self._on_core_lost(start))
+        start.let_core_through()
         return True
 
     async def _enter_gate(self) -> None:
@@ -378,28 +371,21 @@ class EngineActor:
         if self.snapshot.detail != problem.what:
             advice = "; ".join((*problem.where, problem.hint or ""))
             self._publish(detail=problem.what, diagnosis=Diagnosis(problem.what, advice, "yes"))
-            detail = "; ".join((problem.what, *problem.where))
-            self._journal.add_event(EventKind.WAITS_FOR_MEMORY, self.name, detail)
+            self._journal.add_event(EventKind.WAITS_FOR_MEMORY, self.name, problem.line)
 
     # ------------------------------------------------------------------ ready
 
     async def _watch_for_hang(self) -> Event:
         self._keep_standby()
-        if self._hang_watch is None:
-            patience, second_look = self._timeouts.hang, self._pauses.second_look
-            self._hang_watch = self._start.watch_for_hang(self.traffic, patience, second_look)
-            if self._start.core_lost:
-                self._hang_watch.alert(CORE_GONE)
-        self._suspicion = await self._hang_watch.until_silent()
+        self._start.suspicion = await self._start.hang_watch.until_silent()
         return Event.SILENT
 
     async def _look_again(self) -> Event:
-        assert self._hang_watch is not None
         if self._start.core_lost:  # its leader answers the requests that it has, and ends by itself
             await asyncio.sleep(self._pauses.core_grace)
-        if not await self._hang_watch.is_hung():
+        if not await self._start.hang_watch.is_hung():
             return Event.MOVED
-        self._start.trouble = f"hung: {self._suspicion}"
+        self._start.trouble = f"hung: {self._start.suspicion}"
         if self._start.connections is not None:
             self._start.connections.ask_for_stacks()
             await asyncio.sleep(self._pauses.stacks)
@@ -416,8 +402,8 @@ class EngineActor:
         self._send(Event.EXITED, start)
 
     def _on_line(self, line: str, seen: Observation | None) -> None:
-        if self._hang_watch is not None and WATCHDOG.search(line):
-            self._hang_watch.alert("vLLM's watchdog has fired")
+        if WATCHDOG.search(line):
+            self._start.alert("vLLM's watchdog has fired")
         if seen is None:
             return
         self._publish(figures=self.snapshot.figures.with_observation(seen))
@@ -425,16 +411,21 @@ class EngineActor:
         if self.state is State.STARTING and not at_gate:
             self._publish(phase=seen.phase, percent=seen.percent)
 
-    def _on_core_lost(self, start: Start) -> None:
-        """Its memory is on its way back, though its leader has not ended yet and can only refuse what it
-        gets meanwhile."""
-        if start is self._start:
-            start.core_lost = True
-            start.set_releasing(True)
-            if self._hang_watch is not None:
-                self._hang_watch.alert(CORE_GONE)
-
     # ------------------------------------------------------------------ ending
+
+    async def _make_room(self) -> Event:
+        """Requests in flight are finished, however long they take: only a hang ends them."""
+        drained = asyncio.ensure_future(self.traffic.idle())
+        silent = asyncio.ensure_future(self._start.hang_watch.until_silent())
+        try:
+            await asyncio.wait({drained, silent}, return_when=asyncio.FIRST_COMPLETED)
+            if not drained.done():
+                self._start.suspicion = silent.result()
+                return Event.SILENT
+        finally:
+            drained.cancel()
+            silent.cancel()
+        return await self._leave()
 
     async def _drain(self) -> Event:
         try:
@@ -442,6 +433,9 @@ class EngineActor:
                 await self.traffic.idle()
         except TimeoutError:
             self._journal.add_event(EventKind.DRAIN_TIMED_OUT, self.name, in_flight=self.traffic.in_flight)
+        return await self._leave()
+
+    async def _leave(self) -> Event:
         await self._start.host.until_alone(self._on_neighbour)
         self._start.set_releasing(True)  # before anyone else passes
         return Event.DRAINED
@@ -455,11 +449,12 @@ class EngineActor:
         if self._start.process is None:
             return Event.EXITED
         grace = self._timeouts.stop if self._cause is Event.DRAINED else None
-        ended = await self._start.end_leader(grace, self._timeouts.release, self._on_killed)
+        ended = await self._start.end_leader(
+            grace,
+            self._timeouts.release,
+            lambda: self._journal.add_event(EventKind.KILLED, self.name, seconds=self._timeouts.stop),
+        )
         return None if ended else Event.STUCK  # `_watch_log` reports the exit
-
-    def _on_killed(self) -> None:
-        self._journal.add_event(EventKind.KILLED, self.name, seconds=self._timeouts.stop)
 
     async def _release(self) -> Event:
         try:
@@ -471,8 +466,7 @@ class EngineActor:
 
     async def _wait_for_memory(self) -> Event:
         before, process = self.snapshot.diagnosis, self._start.process
-        if process is not None and (holders := self._start.host.holders(process.known)):
-            detail = "; ".join(holders)
+        if process is not None and (detail := "; ".join(self._start.host.holders(process.known))):
             self._journal.add_event(EventKind.MEMORY_HELD, self.name, detail)
             self._publish(diagnosis=Diagnosis(self.snapshot.detail, detail, "yes"))
         await self._start.until_surely_released(self._on_orphans, self._pauses.retry_held)
@@ -489,7 +483,13 @@ class EngineActor:
             diagnosis = start.diagnose(self.name, self.snapshot.figures.kv_gib)
             self._publish(diagnosis=diagnosis)
             crash = start.crash(diagnosis)
-        decision = self._policy.decide(crash, wanted=self.wanted, standby_waits=self._standby.is_waiting)
+        decision = self._policy.decide(
+            crash,
+            wanted=self.wanted,
+            standby_waits=self._standby.is_waiting,
+            on_demand=self.snapshot.on_demand,
+            made_room=start.has_made_room,
+        )
         if decision.reason is not None:
             start.trouble = decision.reason
         self._delay = decision.delay

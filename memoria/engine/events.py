@@ -45,6 +45,8 @@ class EventKind(StrEnum):
     ORPHANS_KILLED = "orphans_killed"
     MEMORY_HELD = "memory_held"
     OFF_PLAN = "off_plan"
+    WAKES = "wakes"
+    MAKES_ROOM = "makes_room"
     STANDBY_WAITING = "standby_waiting"
     STANDBY_TOOK_OVER = "standby_took_over"
     STANDBY_ENDED = "standby_ended"
@@ -92,6 +94,8 @@ WORDS: dict[EventKind, Words] = {
     K.ORPHANS_KILLED: Words("killed what outlived its leader", "pids {pids}", WARN),
     K.MEMORY_HELD: Words("still holds memory", tone=BAD, level=ERROR),
     K.OFF_PLAN: Words("beside the plan", tone=WARN),
+    K.WAKES: Words("is woken", "{cause}"),
+    K.MAKES_ROOM: Words("makes room"),
     K.STANDBY_WAITING: Words("standby waits at the gate", tone=GOOD),
     K.STANDBY_TOOK_OVER: Words("standby takes over", "pid {pid}", WARN),
     K.STANDBY_ENDED: Words("standby ended", "{reason}; another one in {delay:g} s", WARN),

@@ -46,6 +46,11 @@ class EngineHost(Protocol):
         ...
 
     @property
+    def on_demand(self) -> bool:
+        """Whether it runs only while it is needed."""
+        ...
+
+    @property
     def launch_settings(self) -> LaunchSettings:
         """Of the next start; its results are left out."""
         ...

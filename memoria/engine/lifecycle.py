@@ -16,6 +16,8 @@ and raises.
     HELD       its memory did not come back in time, or its leader does not die; until then nothing starts on
                that device
     BACKOFF    crashed, will be tried again
+    YIELDING   on demand: takes no new request, finishes those in flight, then makes room; may be called off
+    DORMANT    on demand: no process; the scheduler starts it when a request comes
     FAILED     crashed for good, until a person or a reload acts
 """
 
@@ -43,6 +45,8 @@ class State(StrEnum):
     HELD = "held"
     BACKOFF = "backoff"
     FAILED = "failed"
+    YIELDING = "yielding"
+    DORMANT = "dormant"
 
 
 class Event(StrEnum):
@@ -52,6 +56,10 @@ class Event(StrEnum):
     RESTART = "restart requested"  # a stop or a start, see `resolve_request`
     RESTART_NOW = "restart requested, now"
     ADOPT = "has other settings"
+    OFFER = "start requested, on demand"
+    WAKE = "is needed"
+    YIELD = "makes room"
+    CALL_OFF = "need not make room"
     CLEARED = "may be spawned"
     MISSING = "its model is not here"
     FETCHED = "its model is here"
@@ -71,13 +79,15 @@ class Event(StrEnum):
     REQUEUE = "starts again at once"
     RETRY = "starts again later"
     GIVE_UP = "is given up"
+    LIE_DORMANT = "starts again on demand"
     DUE = "delay is over"
 
     @property
     def is_request(self) -> bool:
         """From outside, at any time. Every other event is a fact, which only the state's own work or process
         may report."""
-        return self in (E.START, E.STOP, E.KILL, E.RESTART, E.RESTART_NOW, E.ADOPT)
+        requests = (E.START, E.STOP, E.KILL, E.RESTART, E.RESTART_NOW, E.ADOPT)
+        return self in (*requests, E.OFFER, E.WAKE, E.YIELD, E.CALL_OFF)
 
     @property
     def intends_end(self) -> bool:
@@ -91,6 +101,7 @@ S, E = State, Event
 # What may follow what. Read a block as "in this state, on this event, go there".
 TRANSITIONS: dict[tuple[State, Event], State] = {
     (S.STOPPED, E.START): S.QUEUED,
+    (S.STOPPED, E.OFFER): S.DORMANT,
     #
     (S.QUEUED, E.CLEARED): S.STARTING,
     (S.QUEUED, E.ADOPT): S.QUEUED,  # they may put it at another gate
@@ -101,6 +112,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     #
     (S.FETCHING, E.FETCHED): S.QUEUED,
     (S.FETCHING, E.ADOPT): S.QUEUED,  # they may name another model
+    (S.FETCHING, E.LIE_DORMANT): S.DORMANT,  # others had its room meanwhile
     (S.FETCHING, E.UNFETCHABLE): S.RELEASING,
     (S.FETCHING, E.STOP): S.STOPPED,
     (S.FETCHING, E.KILL): S.STOPPED,
@@ -118,6 +130,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (S.READY, E.STOP): S.DRAINING,
     (S.READY, E.KILL): S.STOPPING,
     (S.READY, E.SILENT): S.SUSPECT,
+    (S.READY, E.YIELD): S.YIELDING,
     #
     (S.SUSPECT, E.MOVED): S.READY,
     (S.SUSPECT, E.HUNG): S.STOPPING,
@@ -138,6 +151,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (S.RELEASING, E.REQUEUE): S.QUEUED,
     (S.RELEASING, E.RETRY): S.BACKOFF,
     (S.RELEASING, E.GIVE_UP): S.FAILED,
+    (S.RELEASING, E.LIE_DORMANT): S.DORMANT,
     #
     (S.HELD, E.EXITED): S.RELEASING,
     (S.HELD, E.STUCK): S.HELD,
@@ -145,6 +159,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (S.HELD, E.REQUEUE): S.QUEUED,
     (S.HELD, E.RETRY): S.BACKOFF,
     (S.HELD, E.GIVE_UP): S.FAILED,
+    (S.HELD, E.LIE_DORMANT): S.DORMANT,
     #
     (S.BACKOFF, E.DUE): S.QUEUED,
     (S.BACKOFF, E.START): S.QUEUED,
@@ -152,8 +167,21 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (S.BACKOFF, E.KILL): S.STOPPED,
     #
     (S.FAILED, E.START): S.QUEUED,
+    (S.FAILED, E.OFFER): S.DORMANT,
     (S.FAILED, E.STOP): S.STOPPED,
     (S.FAILED, E.KILL): S.STOPPED,
+    #
+    (S.YIELDING, E.CALL_OFF): S.READY,
+    (S.YIELDING, E.DRAINED): S.STOPPING,
+    (S.YIELDING, E.SILENT): S.SUSPECT,
+    (S.YIELDING, E.EXITED): S.RELEASING,
+    (S.YIELDING, E.STOP): S.DRAINING,
+    (S.YIELDING, E.KILL): S.STOPPING,
+    #
+    (S.DORMANT, E.WAKE): S.QUEUED,
+    (S.DORMANT, E.START): S.QUEUED,  # it is resident now
+    (S.DORMANT, E.STOP): S.STOPPED,
+    (S.DORMANT, E.KILL): S.STOPPED,
 }
 
 
@@ -184,6 +212,7 @@ class StateFacts:
     frees_memory: bool = False  # device memory may move
     explained: bool = False  # the diagnosis and the end of its log are worth showing
     brief: bool = False  # passed through in an instant, or covered by what follows
+    by_plan: bool = False  # nothing is wrong with an engine on demand
     # What the state's work reports when it fails by a bug: the engine's task must not end. While memory is on
     # its way back: that it has not come, which keeps the gate closed and is tried again.
     on_bug: Event | None = None
@@ -201,10 +230,14 @@ class StateFacts:
 QUIET, BUSY, GOOD, WARN, BAD = Tone
 FACTS: dict[State, StateFacts] = {
     S.STOPPED: StateFacts("is stopped", QUIET, at_rest=True, settles=True),
-    S.QUEUED: StateFacts("is queued", BUSY, starts=True, comes_back=True, brief=True, on_bug=E.UNSPAWNABLE),
-    S.FETCHING: StateFacts("is fetching its model", BUSY, comes_back=True, on_bug=E.UNFETCHABLE),
+    S.QUEUED: StateFacts(
+        "is queued", BUSY, starts=True, comes_back=True, brief=True, by_plan=True, on_bug=E.UNSPAWNABLE
+    ),
+    S.FETCHING: StateFacts(
+        "is fetching its model", BUSY, comes_back=True, by_plan=True, on_bug=E.UNFETCHABLE
+    ),
     S.STARTING: StateFacts(
-        "is starting", BUSY, has_process=True, starts=True, comes_back=True, on_bug=E.OVERDUE
+        "is starting", BUSY, has_process=True, starts=True, comes_back=True, by_plan=True, on_bug=E.OVERDUE
     ),
     S.READY: StateFacts("is ready", GOOD, has_process=True, serves=True, settles=True, on_bug=E.SILENT),
     S.SUSPECT: StateFacts(
@@ -214,7 +247,13 @@ FACTS: dict[State, StateFacts] = {
         "is draining", BUSY, has_process=True, serves=True, comes_back=True, on_bug=E.DRAINED
     ),
     S.STOPPING: StateFacts(
-        "is stopping", BUSY, has_process=True, comes_back=True, frees_memory=True, on_bug=E.STUCK
+        "is stopping",
+        BUSY,
+        has_process=True,
+        comes_back=True,
+        frees_memory=True,
+        by_plan=True,
+        on_bug=E.STUCK,
     ),
     S.RELEASING: StateFacts(
         "has ended, its memory is coming back",
@@ -223,6 +262,7 @@ FACTS: dict[State, StateFacts] = {
         comes_back=True,
         frees_memory=True,
         brief=True,
+        by_plan=True,
         on_bug=E.STUCK,
     ),
     S.HELD: StateFacts(
@@ -246,6 +286,18 @@ FACTS: dict[State, StateFacts] = {
         on_bug=E.DUE,
     ),
     S.FAILED: StateFacts("has failed", BAD, logging.ERROR, at_rest=True, settles=True, explained=True),
+    S.YIELDING: StateFacts(
+        "makes room", BUSY, has_process=True, serves=True, comes_back=True, by_plan=True, on_bug=E.CALL_OFF
+    ),
+    S.DORMANT: StateFacts(
+        "is dormant",
+        QUIET,
+        detail="starts when a request comes",
+        settles=True,
+        comes_back=True,
+        by_plan=True,
+        on_bug=E.WAKE,
+    ),
 }
 
 
@@ -269,14 +321,14 @@ def accepts(state: State, request: Event) -> bool:
     return (state, request) in TRANSITIONS
 
 
-def resolve_request(state: State, request: Event) -> Event:
+def resolve_request(state: State, request: Event, *, on_demand: bool = False) -> Event:
     """A restart is a stop, which a start follows because the engine is wanted; without a process it is a
-    start."""
-    if request not in (E.RESTART, E.RESTART_NOW):
-        return request
-    if not FACTS[state].has_process:
-        return E.START
-    return E.STOP if request is E.RESTART else E.KILL
+    start. Which of an engine on demand is an offer: it starts when a request comes."""
+    if request in (E.RESTART, E.RESTART_NOW):
+        if FACTS[state].has_process:
+            return E.STOP if request is E.RESTART else E.KILL
+        request = E.START
+    return E.OFFER if request is E.START and on_demand else request
 
 
 # ------------------------------------------------------------------ restart policy
@@ -295,9 +347,9 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`delay` in seconds before a RETRY; `reason` is for people."""
+    """`delay` in seconds before a RETRY, or before a dormant engine may be woken; `reason` is for people."""
 
-    event: Literal[Event.REST, Event.REQUEUE, Event.RETRY, Event.GIVE_UP]
+    event: Literal[Event.REST, Event.REQUEUE, Event.RETRY, Event.GIVE_UP, Event.LIE_DORMANT]
     delay: float = 0.0
     reason: str | None = None
 
@@ -333,8 +385,17 @@ class RestartPolicy:
     def saw_ready(self) -> None:
         self.history = replace(self.history, unready_starts=0, ever_ready=True)
 
-    def decide(self, crash: Exit | None, *, wanted: bool = True, standby_waits: bool = False) -> Decision:
-        """`crash`: None when the end was requested.
+    def decide(
+        self,
+        crash: Exit | None,
+        *,
+        wanted: bool = True,
+        standby_waits: bool = False,
+        on_demand: bool = False,
+        made_room: bool = False,
+    ) -> Decision:
+        """`crash`: None when the end was requested; `made_room`: for another engine. An engine on demand does
+        not come back by itself after a crash either: it waits, dormant, for a request and for the delay.
 
         delay = min(cap, initial * 2^crashes) +- 20 %, counted anew after `reset` seconds of ready. Never
         ready in `attempts` starts: failed; a configuration error before the first ready: failed at once. An
@@ -345,7 +406,7 @@ class RestartPolicy:
         if not wanted:
             return Decision(E.REST)
         if crash is None:
-            return Decision(E.REQUEUE)
+            return Decision(E.LIE_DORMANT if on_demand and made_room else E.REQUEUE)
 
         history = self.history
         if crash.ready_seconds is not None:
@@ -366,6 +427,7 @@ class RestartPolicy:
         delay = backoff(self.settings, history.crashes) * (1 + 0.2 * self._jitter())
         if not crash.spoiled:
             self.history = replace(history, crashes=min(history.crashes + 1, 32))
-        if standby_waits and self.history.crashes == 1:
-            return Decision(E.REQUEUE, delay, crash.cause)
-        return Decision(E.RETRY, delay, crash.cause)
+        at_once = standby_waits and self.history.crashes == 1
+        if on_demand:
+            return Decision(E.LIE_DORMANT, 0.0 if at_once else delay, crash.cause)
+        return Decision(E.REQUEUE if at_once else E.RETRY, delay, crash.cause)

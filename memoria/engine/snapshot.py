@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from memoria.engine.lifecycle import State
+from memoria.engine.lifecycle import FACTS, State
 from memoria.vllm.diagnosis import Diagnosis
 from memoria.vllm.facts import EngineAddress, FetchProgress
 from memoria.vllm.log_lines import Phase, StartFigures
@@ -33,3 +33,11 @@ class EngineSnapshot:
     retry_at: float | None = None
     diagnosis: Diagnosis | None = None
     standby: str | None = None  # `importing` or `waiting`; None without one
+    on_demand: bool = False
+
+    @property
+    def is_healthy(self) -> bool:
+        """Ready; or, on demand, away or on its way without a failure."""
+        if self.on_demand and self.diagnosis is None:
+            return self.state is State.READY or FACTS[self.state].by_plan
+        return self.state is State.READY

@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memoria.aio import in_daemon_thread
-from memoria.engine.hang import HangWatch
+from memoria.engine.hang import CORE_GONE, HangWatch
 from memoria.engine.host import CoreConnections, EngineHost, Ticket
-from memoria.engine.lifecycle import Exit
+from memoria.engine.lifecycle import FACTS, Event, Exit, State
 from memoria.engine.log import Follower, LogFile
 from memoria.engine.process.process import EngineProcess
 from memoria.engine.process.watch import oom_kills, watch
@@ -57,9 +57,10 @@ class Pauses:
 class Start:
     """Written by the engine's actor alone, or by its standby. Times are monotonic seconds.
 
-    `trouble`: why memoria itself ended it; `failure`: why its model did not come. `end_requested`: its end
-    is no crash. `let_through`: a passenger held its core at the gate until its turn. `behind_gate`: it may
-    hold device memory. `core_lost`: its core has ended, which its leader may not have noticed.
+    `trouble`: why memoria itself ended it; `failure`: why its model did not come; `suspicion`: why it seems
+    to hang. `end_requested`: its end is no crash; `has_made_room`: for another engine, so it is not to come
+    back by itself. `let_through`: a passenger held its core at the gate until its turn. `behind_gate`: it
+    may hold device memory. `core_lost`: its core has ended, which its leader may not have noticed.
     """
 
     def __init__(self, host: EngineHost, log: LogFile) -> None:
@@ -77,7 +78,11 @@ class Start:
         self.exit: ExitStatus | None = None
         self.trouble: str | None = None
         self.failure: Diagnosis | None = None
-        self.end_requested = self.let_through = self.behind_gate = self.core_lost = False
+        self.suspicion = ""
+        self.end_requested = self.has_made_room = False
+        self.let_through = self.behind_gate = self.core_lost = False
+        self._hang_watch: HangWatch | None = None
+        self._is_forgotten = False
         self._slipped_through = asyncio.Event()  # its core went on by itself: no passenger holds it
         self._segments: frozenset[str] = frozenset()  # of shared memory, that it had when it was ready
         self._oom_kills = oom_kills()  # that there had been before
@@ -174,12 +179,19 @@ class Start:
         await self.ticket.enter(self.host.check_memory, on_blocked)
         self.behind_gate = True
 
-    def let_core_through(self, on_lost: Callable[[], None]) -> None:
-        """`on_lost`: called when the core ends."""
+    def let_core_through(self) -> None:
         assert self.connections is not None
         self.let_through = True
-        self.connections.on_lost = on_lost
+        self.connections.on_lost = self._on_core_lost
         self.connections.let_through()
+
+    def _on_core_lost(self) -> None:
+        """Its memory is on its way back, though its leader has not ended yet and can only refuse what it
+        gets meanwhile."""
+        if not self._is_forgotten:
+            self.core_lost = True
+            self.set_releasing(True)
+            self.alert(CORE_GONE)
 
     @property
     def spoiled(self) -> bool:
@@ -207,9 +219,13 @@ class Start:
                 self._segments = await in_daemon_thread(lambda: _shared_memory(known))
         return await self.host.check_held(self.process.known) if self.spoiled else None
 
-    def mark_ready(self) -> None:
-        """The next one may pass the gate."""
+    def mark_ready(self, traffic: Traffic, patience: float, second_look: float) -> None:
+        """The next one may pass the gate; this one is watched for hangs (`HangWatch`)."""
+        assert self.address is not None
         self.ready_at = time.monotonic()
+        self._hang_watch = HangWatch(self.host, self.address, traffic, patience, second_look)
+        if self.core_lost:
+            self._hang_watch.alert(CORE_GONE)
         if self.ticket is not None:
             self.ticket.leave()
 
@@ -221,11 +237,35 @@ class Start:
     def seconds_of_ready(self) -> float | None:
         return _between(self.ready_at, self.exited_at)
 
-    def watch_for_hang(self, traffic: Traffic, patience: float, second_look: float) -> HangWatch:
-        assert self.address is not None
-        return HangWatch(self.host, self.address, traffic, patience, second_look)
+    @property
+    def hang_watch(self) -> HangWatch:
+        """Of a start that was ready."""
+        assert self._hang_watch is not None
+        return self._hang_watch
+
+    def alert(self, reason: str) -> None:
+        """A suspicion that it hangs, if that is watched."""
+        if self._hang_watch is not None:
+            self._hang_watch.alert(reason)
+
+    def set_patience(self, patience: float) -> None:
+        if self._hang_watch is not None:
+            self._hang_watch.set_patience(patience)
 
     # ------------------------------------------------------------------ end
+
+    def reason(self, state: State, event: Event) -> str:
+        """Why the engine is in this state."""
+        match state:
+            case State.RELEASING if event is Event.EXITED and not self.end_requested:
+                return str(self.exit) if self.exit else ""
+            case State.SUSPECT:
+                return self.suspicion
+            case State.STOPPING | State.RELEASING | State.FAILED | State.BACKOFF:
+                return self.trouble or ""
+            case State.DORMANT:
+                return self.trouble or FACTS[state].detail
+        return FACTS[state].detail
 
     async def end_leader(self, grace: float | None, release: float, on_killed: Callable[[], None]) -> bool:
         """SIGTERM, unless `grace` is None, then SIGKILL; `on_killed` is called when the grace was too short.
@@ -302,6 +342,7 @@ class Start:
 
     def forget(self) -> None:
         """Nothing is left of it."""
+        self._is_forgotten = True
         if self.ticket is not None:
             self.ticket.leave()
         if self.id is not None:

@@ -13,10 +13,11 @@ Flow = tuple[int, int]
 class Traffic:
     """Counts requests in flight; a drain awaits `idle`. The proxy replaces `flow`; until then all of them
     count as waiting. `works_until`: monotonic time up to which the engine's core counts as making progress,
-    kept by hang detection."""
+    kept by hang detection. `on_idle` is called whenever the last one has ended."""
 
     def __init__(self) -> None:
         self.flow: Callable[[], Flow] = lambda: (self.in_flight, 0)
+        self.on_idle: Callable[[], None] = lambda: None
         self.in_flight = 0
         self.total = 0
         self.works_until = 0.0
@@ -35,6 +36,7 @@ class Traffic:
         self.in_flight -= 1
         if not self.in_flight:
             self._idle.set()
+            self.on_idle()
 
     async def idle(self) -> None:
         await self._idle.wait()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any
@@ -37,6 +37,7 @@ class Budget:
     context_bytes: int
     margin_bytes: int
     kv_cache_bytes: int | None = None
+    on_demand: bool = False
 
     @property
     def start_bytes(self) -> int:
@@ -47,28 +48,61 @@ class Budget:
 @dataclass(frozen=True, slots=True)
 class DevicePlan:
     """One device and its engines, in the file's order. `available_bytes`: free memory plus what memoria's own
-    engines already use."""
+    engines already use. `limit`: of the fractions of awake engines together. `awake_sets`: the largest sets
+    of engines on demand that may be awake together.
+
+    Sums are of the engines that are `awake` when the most memory is used."""
 
     device: Device
     budgets: tuple[Budget, ...]
     available_bytes: int
+    limit: Decimal = Decimal(1)
+    awake_sets: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def residents(self) -> tuple[Budget, ...]:
+        return tuple(budget for budget in self.budgets if not budget.on_demand)
+
+    @property
+    def on_demand(self) -> tuple[Budget, ...]:
+        return tuple(budget for budget in self.budgets if budget.on_demand)
+
+    @property
+    def awake(self) -> tuple[Budget, ...]:
+        """All residents, and of the engines on demand the set with the most memory."""
+        largest = max((self._named(names) for names in self.awake_sets), key=_requested, default=())
+        if not largest and self.on_demand:  # not even one fits
+            largest = (min(self.on_demand, key=lambda budget: budget.requested_bytes),)
+        return tuple(budget for budget in self.budgets if not budget.on_demand or budget in largest)
+
+    def may_be_awake(self, engines: Set[str]) -> bool:
+        """Whether these engines on demand may be awake together, beside the residents."""
+        return self.fits((*self.residents, *self._named(engines)))
+
+    def fits(self, budgets: Collection[Budget]) -> bool:
+        if sum((budget.fraction for budget in budgets), Decimal(0)) > self.limit:
+            return False
+        return _requested(budgets) + _overhead(budgets) <= self.device.usable_bytes
+
+    def _named(self, names: Collection[str]) -> tuple[Budget, ...]:
+        return tuple(budget for budget in self.budgets if budget.engine in names)
 
     @property
     def fraction(self) -> Decimal:
-        return sum((budget.fraction for budget in self.budgets), Decimal(0))
+        return sum((budget.fraction for budget in self.awake), Decimal(0))
 
     @property
     def requested_bytes(self) -> int:
-        return sum(budget.requested_bytes for budget in self.budgets)
+        return _requested(self.awake)
 
     @property
     def context_bytes(self) -> int:
-        return sum(budget.context_bytes for budget in self.budgets)
+        return sum(budget.context_bytes for budget in self.awake)
 
     @property
     def overhead_bytes(self) -> int:
         """What must stay outside the fractions: every context, and the margin of the last engine to start."""
-        return self.context_bytes + max(budget.margin_bytes for budget in self.budgets)
+        return _overhead(self.awake)
 
     @property
     def needed_bytes(self) -> int:
@@ -78,6 +112,15 @@ class DevicePlan:
     def unplanned_bytes(self) -> int:
         """Below 0 where the fractions add up to more than 1."""
         return self.device.usable_bytes - self.requested_bytes
+
+
+def _requested(budgets: Collection[Budget]) -> int:
+    return sum(budget.requested_bytes for budget in budgets)
+
+
+def _overhead(budgets: Collection[Budget]) -> int:
+    contexts = sum(budget.context_bytes for budget in budgets)
+    return contexts + max((budget.margin_bytes for budget in budgets), default=0)
 
 
 def spoken_name(device: Device) -> str:
@@ -106,7 +149,7 @@ def exact_fraction(total: int, size: int) -> Decimal:
 
 def largest_fraction(plan: DevicePlan, available_bytes: int) -> Decimal:
     """The largest sum of a device's fractions that fits in `available_bytes`, rounded down to hundredths."""
-    rounding = ROUNDING_BYTES * len(plan.budgets)
+    rounding = ROUNDING_BYTES * len(plan.awake)
     share = Decimal(available_bytes - plan.overhead_bytes - rounding) / plan.device.usable_bytes
     return share.quantize(HUNDREDTH, rounding=ROUND_FLOOR)
 
@@ -133,6 +176,7 @@ def make_budget(engine: EngineConfig, device: Device) -> Budget:
         context_bytes=context_bytes(device),
         margin_bytes=0 if device.is_host else MARGIN_BYTES,
         kv_cache_bytes=kv_cache_bytes(engine.vllm_args),
+        on_demand=engine.on_demand,
     )
 
 

@@ -22,7 +22,7 @@ def memory_problem(plan: DevicePlan, own_pids: Collection[int]) -> Problem | Non
     missing = plan.needed_bytes - plan.available_bytes
     if missing <= 0:
         return None
-    share = Decimal(missing + ROUNDING_BYTES * len(plan.budgets)) / plan.device.usable_bytes
+    share = Decimal(missing + ROUNDING_BYTES * len(plan.awake)) / plan.device.usable_bytes
     excess = share.quantize(HUNDREDTH, rounding=ROUND_CEILING)
     lower = f"lower the fractions by {fraction_text(excess)} in total" if excess < plan.fraction else None
     with_contexts = " with their CUDA contexts" if plan.context_bytes else ""

@@ -8,6 +8,9 @@ Over all engines of a device, these must hold:
 
 with one margin added to the contexts, because the last engine to start needs it (`check_start`).
 
+Engines on demand need not all be awake at once: each must fit beside the residents, and the scheduler keeps
+awake what fits (`DevicePlan.may_be_awake`).
+
 On a host the same rules guard its memory, with contexts of 0: the fraction is the most that an engine may
 claim, weights included. vLLM's CPU worker checks it only where `kv_cache_memory_bytes` is unset
 (vllm/v1/worker/cpu_worker.py); memoria always does, because an engine that outgrows its host is not refused
@@ -16,13 +19,14 @@ but killed by the kernel, and perhaps its neighbour in its place.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 from memoria.config.model import Config, EngineConfig
 from memoria.errors import ConfigError, MemoryHeldError, Problem
 from memoria.gpu.device import Device
+from memoria.plan.awake_sets import largest_sets
 from memoria.plan.budgets import Budget, DevicePlan, largest_fraction, make_budget, spoken_name
 from memoria.plan.free_memory import foreign, memory_problem
 from memoria.text import aligned, fraction_text, gib
@@ -68,7 +72,9 @@ def make_plan(config: Config, devices: Mapping[int | str, Device], own_pids: Col
         device = devices[engine.gpu]
         snapshots.setdefault(device.uuid, device)
         engines_on.setdefault(device.uuid, []).append(engine)
-    plans = tuple(_device_plan(snapshots[uuid], engines, own_pids) for uuid, engines in engines_on.items())
+    plans = tuple(
+        _device_plan(config, snapshots[uuid], engines, own_pids) for uuid, engines in engines_on.items()
+    )
 
     config_problems: list[Problem] = []
     memory_problems: list[Problem] = []
@@ -87,17 +93,43 @@ def limit_problems(config: Config) -> tuple[Problem, ...]:
     engines_on: dict[int | str, list[EngineConfig]] = {}
     for engine in config.engines:
         engines_on.setdefault("host" if config.device == "cpu" else engine.gpu, []).append(engine)
-    found = (_over_limit(config, engines, {}, room=config.gpu_limit) for engines in engines_on.values())
-    return tuple(problem for problem in found if problem)
+    return tuple(
+        problem
+        for engines in engines_on.values()
+        for problem in _for_each_awake(
+            engines, lambda awake: _over_limit(config, awake, {}, room=config.gpu_limit)
+        )
+    )
 
 
-def _device_plan(device: Device, engines: list[EngineConfig], own_pids: Collection[int]) -> DevicePlan:
+def _for_each_awake(
+    engines: Sequence[EngineConfig], problem_of: Callable[[Sequence[EngineConfig]], Problem | None]
+) -> Iterator[Problem]:
+    """Problems of the residents; where they fit, of each engine on demand beside them."""
+    residents = [engine for engine in engines if not engine.on_demand]
+    if problem := problem_of(residents):
+        yield problem
+        return
+    for engine in engines:
+        if engine.on_demand and (problem := problem_of([*residents, engine])):
+            what = f"{engine.name} could never be awake: {problem.what}"
+            largest = max(residents, key=lambda other: other.gpu_memory_utilization, default=None)
+            way = f", or set `on_demand: true` for {largest.name} too" if largest else ""
+            yield Problem(what, problem.where, f"{problem.hint}{way}")
+
+
+def _device_plan(
+    config: Config, device: Device, engines: list[EngineConfig], own_pids: Collection[int]
+) -> DevicePlan:
     own = sum(process.used_bytes or 0 for process in device.processes if process.pid in own_pids)
-    return DevicePlan(
+    plan = DevicePlan(
         device=device,
         budgets=tuple(make_budget(engine, device) for engine in engines),
         available_bytes=min(device.usable_bytes, device.free_bytes + own),
+        limit=config.gpu_limit,
     )
+    names = [budget.engine for budget in plan.on_demand]
+    return replace(plan, awake_sets=largest_sets(names, plan.may_be_awake))
 
 
 # ---------------------------------------------------------------------- problems of the fractions themselves
@@ -105,15 +137,25 @@ def _device_plan(device: Device, engines: list[EngineConfig], own_pids: Collecti
 
 def _fraction_problems(config: Config, plan: DevicePlan) -> tuple[Problem, ...]:
     """Fractions over the limit or over the device, and KV caches over their budgets."""
-    engines = [config.engine(budget.engine) for budget in plan.budgets]
     requested = {budget.engine: budget.requested_bytes for budget in plan.budgets}
-    room = min(config.gpu_limit, largest_fraction(plan, plan.device.usable_bytes))
-    found = [
-        _over_limit(config, engines, requested, room=room)
-        or _over_device(config, engines, requested, plan, room),
-        *(_over_budget(config, budget) for budget in plan.budgets),
-    ]
-    return tuple(problem for problem in found if problem)
+
+    def problem_of(engines: Sequence[EngineConfig]) -> Problem | None:
+        if not engines:
+            return None
+        names = {engine.name for engine in engines}
+        awake = replace(
+            plan,
+            budgets=tuple(replace(b, on_demand=False) for b in plan.budgets if b.engine in names),
+            awake_sets=(),
+        )
+        room = min(config.gpu_limit, largest_fraction(awake, plan.device.usable_bytes))
+        return _over_limit(config, engines, requested, room=room) or _over_device(
+            config, engines, requested, awake, room
+        )
+
+    engines = [config.engine(budget.engine) for budget in plan.budgets]
+    over_budget = (_over_budget(config, budget) for budget in plan.budgets)
+    return (*_for_each_awake(engines, problem_of), *(problem for problem in over_budget if problem))
 
 
 def _over_limit(

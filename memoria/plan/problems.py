@@ -125,7 +125,7 @@ def _where(config: Config, outcome: Outcome, key: str) -> tuple[str, ...]:
 
 def _device_problem(plan: DevicePlan, outcomes: Mapping[str, Outcome]) -> Problem | None:
     """Engines whose fixed KV caches push them over their budgets, and together over the device."""
-    beyond = [outcomes[budget.engine] for budget in plan.budgets if budget.engine in outcomes]
+    beyond = [outcomes[budget.engine] for budget in plan.awake if budget.engine in outcomes]
     excess = sum(outcome.taken_bytes - outcome.budget.requested_bytes for outcome in beyond)
     taken = plan.needed_bytes + excess
     if not excess or taken <= plan.device.usable_bytes:
@@ -231,6 +231,8 @@ def _longest(outcome: Outcome, kv_bytes: int) -> int:
 def _room(config: Config, plan: DevicePlan, outcome: Outcome) -> Decimal:
     """The largest fraction that the other engines leave."""
     others = plan.fraction - outcome.budget.fraction
+    if outcome.budget.on_demand:
+        others = sum((budget.fraction for budget in plan.residents), Decimal(0))
     return min(config.gpu_limit, largest_fraction(plan, plan.device.usable_bytes)) - others
 
 

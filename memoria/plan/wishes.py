@@ -168,9 +168,11 @@ def _choose(
             choices[engine.name] = found
     if problems or not any(engine.is_auto for engine in engines):
         return (() if problems else tuple(choices.values())), tuple(problems)
-    fixed = sum((engine.gpu_memory_utilization for engine in engines), Decimal(0))
-    taken = fixed + sum((choice.fraction for choice in choices.values()), Decimal(0))
-    room = room_for(config, device, len(engines))
+    known = {engine.name: engine.gpu_memory_utilization for engine in engines}
+    known |= {name: choice.fraction for name, choice in choices.items()}
+    away = [known[engine.name] for engine in engines if engine.on_demand]
+    taken = sum(known.values(), Decimal(0)) - sum(away, Decimal(0)) + max(away, default=Decimal(0))
+    room = room_for(config, device, len(engines) - max(0, len(away) - 1))
     if taken > room:
         return (), (_too_much(device, list(choices.values()), taken, room),)
     wants = {engine.name: engine.want or Want(weight=Decimal(1)) for engine in engines if engine.is_auto}

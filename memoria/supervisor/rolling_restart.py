@@ -62,7 +62,7 @@ class RollingRestart:
         for actor in tuple(self._leaving.values()):
             await actor.settled()  # not `at_rest`: held memory may never come back
         while (following := await self._next()) is not None:
-            if following.state is not State.HELD:  # else its next start has the new settings
+            if following.state not in (State.HELD, State.DORMANT):  # else its next start has the new settings
                 following.restart()
                 await self._until_over(following)
 

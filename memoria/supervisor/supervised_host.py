@@ -67,6 +67,10 @@ class SupervisedHost:
         return self.engine.standby
 
     @property
+    def on_demand(self) -> bool:
+        return self.engine.on_demand
+
+    @property
     def launch_settings(self) -> LaunchSettings:
         seqs, tokens = batch_defaults(self.engine.vllm_args, machine_of(self.device))
         return LaunchSettings(

@@ -12,7 +12,7 @@ from pathlib import Path
 from memoria.config.model import Config, EngineConfig
 from memoria.engine.actor import EngineActor
 from memoria.engine.events import EventKind, Journal
-from memoria.engine.lifecycle import State
+from memoria.engine.lifecycle import FACTS
 from memoria.engine.log import LogFile
 from memoria.engine.process.table import ProcessTable
 from memoria.engine.snapshot import EngineSnapshot
@@ -24,6 +24,7 @@ from memoria.preflight.preflight import Deployment
 from memoria.preflight.records import Records, records_dir
 from memoria.supervisor.device_memory import DeviceMemory
 from memoria.supervisor.gate import GpuGate
+from memoria.supervisor.on_demand import OnDemand
 from memoria.supervisor.passengers import Passengers
 from memoria.supervisor.runtime_dir import RuntimeDir
 from memoria.supervisor.supervised_host import SupervisedHost
@@ -63,6 +64,8 @@ class Supervisor:
         self._tasks: dict[EngineActor, asyncio.Task[None]] = {}
         self._flow_of: Callable[[str], Flow] | None = None
         self._closing = False
+        self.on_demand = OnDemand(lambda: self.actors, lambda: self._deployment, journal)
+        self._scheduling: asyncio.Task[None] | None = None
         self._open_devices()
         self.actors: Mapping[str, EngineActor] = {
             engine.name: self._actor(engine) for engine in deployment.config.engines
@@ -121,6 +124,7 @@ class Supervisor:
         )
         if self._flow_of is not None:
             actor.traffic.flow = partial(self._flow_of, engine.name)
+        actor.traffic.on_idle = partial(self.on_demand.on_idle, engine.name)
         return actor
 
     def switch_to(self, deployment: Deployment) -> list[EngineActor]:
@@ -166,15 +170,20 @@ class Supervisor:
             actor.log.try_out()
 
     async def open(self) -> None:
-        """Starts every engine, in the file's order."""
+        """Starts every resident engine, in the file's order; the others once they are needed."""
         await self._passengers.open()
         for actor in self.actors.values():
             self._run(actor)
             actor.start()
+            if self.config.engine(actor.name).preload:
+                self.on_demand.want(actor.name, "preload")
+        self._scheduling = asyncio.create_task(self.on_demand.run(), name="engines on demand")
 
     async def close(self) -> None:
         """Drains and stops all engines at once and waits until none of their processes is left."""
         self._closing = True
+        if self._scheduling is not None:
+            self._scheduling.cancel()
         for actor in self._tasks:
             actor.stop()
         await asyncio.gather(*(actor.settled() for actor in self._tasks))
@@ -192,13 +201,23 @@ class Supervisor:
     # A person's wishes. Each raises `UnavailableError` for an unknown engine, and once memoria stops.
 
     def start(self, name: str, by: str) -> None:
-        self._wish(EventKind.START_REQUESTED, name, by).start()
+        self._start(self._wish(EventKind.START_REQUESTED, name, by))
 
     def stop(self, name: str, by: str, *, now: bool = False) -> None:
         self._wish(EventKind.STOP_REQUESTED, name, by, now=now).stop(now=now, in_turn=True)
 
     def restart(self, name: str, by: str, *, now: bool = False) -> None:
-        self._wish(EventKind.RESTART_REQUESTED, name, by, now=now).restart(now=now)
+        actor = self._wish(EventKind.RESTART_REQUESTED, name, by, now=now)
+        if actor.snapshot.on_demand and not FACTS[actor.state].has_process:
+            self._start(actor)
+        else:
+            actor.restart(now=now)
+
+    def _start(self, actor: EngineActor) -> None:
+        """An engine on demand is woken too, once there is room."""
+        actor.start()
+        if actor.snapshot.on_demand:
+            self.on_demand.want(actor.name, "by hand")
 
     def _wish(self, kind: EventKind, name: str, by: str, *, now: bool = False) -> EngineActor:
         actor = self.actor(name)
@@ -211,7 +230,8 @@ class Supervisor:
         return tuple(actor.snapshot for actor in self.actors.values())
 
     def all_ready(self) -> bool:
-        return all(snapshot.state is State.READY for snapshot in self.snapshots())
+        """Ready, or away on demand."""
+        return all(snapshot.is_healthy for snapshot in self.snapshots())
 
     def listen(self, listener: Callable[[EngineSnapshot], None]) -> None:
         self._listeners.append(listener)
@@ -230,8 +250,7 @@ class Supervisor:
 
     def start_ids(self) -> set[str]:
         """The living starts and the standbys: every id that marks an engine's processes."""
-        ids = (id_ for actor in self._tasks for id_ in (actor.snapshot.start_id, actor.standby_start_id))
-        return {id_ for id_ in ids if id_ is not None}
+        return {start for actor in self._tasks for start in actor.start_ids}
 
     def actor(self, name: str) -> EngineActor:
         try:
@@ -242,7 +261,7 @@ class Supervisor:
             ) from None
 
     def _changed(self, snapshot: EngineSnapshot) -> None:
-        for listener in (self._verify, *self._listeners):
+        for listener in (self.on_demand.on_change, self._verify, *self._listeners):
             try:
                 listener(snapshot)
             except Exception:  # a screen's bug must not stop an engine's task

@@ -195,6 +195,7 @@ class Collector:
             total_p50=rate.total_p50,
             total_p95=rate.total_p95,
             last_exit=self._last_exits.get(name),
+            on_demand=snapshot.on_demand,
             standby=snapshot.standby,
             standby_bytes=None if snapshot.standby is None else memory.standbys.get(name),
         )

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from memoria.config.model import Runner
+from memoria.engine.lifecycle import FACTS, State
 
 Term = Literal["kv_tokens", "weights_bytes", "graph_bytes"]
 
@@ -96,6 +97,15 @@ class EngineStatus:
     fetch_bytes_per_second: float | None = None
     plan: tuple[PlannedTerm, ...] = ()
     """Empty until vLLM has reported its figures."""
+    on_demand: bool = False
+    """It runs only while it is needed."""
+
+    @property
+    def is_healthy(self) -> bool:
+        """Ready; or, on demand, away or on its way without a failure."""
+        if self.on_demand and self.hint is None and self.state in set(State):
+            return self.state == State.READY or FACTS[State(self.state)].by_plan
+        return self.state == State.READY
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +162,7 @@ class Status:
 
     @property
     def healthy(self) -> bool:
-        return all(engine.state == "ready" for engine in self.engines)
+        return all(engine.is_healthy for engine in self.engines)
 
     def to_json(self) -> dict[str, Any]:
         return {"status": "healthy" if self.healthy else "degraded", **msgspec.to_builtins(self)}

@@ -109,6 +109,7 @@ def _as_json(config: Config, checked: Preflight) -> dict[str, Any]:
                 "total_bytes": device.device.total_bytes,
                 "free_bytes": device.device.free_bytes,
                 "unplanned_bytes": device.unplanned_bytes,
+                "awake_sets": device.awake_sets,
                 "engines": [
                     {
                         "name": budget.engine,

@@ -127,6 +127,7 @@ def as_data(plan: Plan, outcomes: Outcomes, problems: tuple[Problem, ...]) -> di
                 "total_bytes": device.device.usable_bytes,
                 "unplanned_bytes": device.unplanned_bytes,
                 "context_bytes": device.context_bytes,
+                "awake_sets": device.awake_sets,
                 "engines": [_engine_data(budget.engine, plan, outcomes) for budget in device.budgets],
             }
             for device in plan.devices

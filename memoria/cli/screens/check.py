@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from memoria.cli.screens.layout import BOLD, CYAN, DIM, GREEN, YELLOW, paint
+from memoria.cli.screens.layout import BOLD, CYAN, DIM, GREEN, YELLOW, paint, wrapped
 from memoria.config.model import Config, DeviceKind
 from memoria.plan.budgets import DevicePlan
 from memoria.plan.plan import Plan
@@ -29,6 +29,7 @@ def render_plan(
         if len(plan.devices) > 1:
             lines.append(device.device.label)
         lines += bars
+        lines += [paint(f"  {line}", DIM, color) for line in awake_together(device, width - 2)]
     if ok and config.warnings:
         lines.append(paint("ready to run, with the warnings above", YELLOW, color))
     elif ok:
@@ -75,14 +76,17 @@ class _Bar:
     fraction: Decimal
     size_bytes: int
     share: float
-    cell: str = "█"
+    cell: str = "█"  # on demand: what it takes while it is awake
     code: str = CYAN
     note: str = ""
 
 
 def _table(plan: DevicePlan) -> list[_Bar]:
     total = plan.device.usable_bytes
-    bars = [_Bar(b.engine, b.fraction, b.requested_bytes, b.requested_bytes / total) for b in plan.budgets]
+    bars = [
+        _Bar(b.engine, b.fraction, b.requested_bytes, b.requested_bytes / total, "▒" if b.on_demand else "█")
+        for b in plan.budgets
+    ]
     if plan.unplanned_bytes > 0:
         note = f"   contexts take about {gib(plan.context_bytes)} of it" if plan.context_bytes else ""
         left = plan.unplanned_bytes
@@ -106,6 +110,14 @@ def _bars(plan: Plan, width: int, color: bool) -> list[list[str]]:
 
     next_figure = iter(figures)
     return [[line(bar, next(next_figure)) for bar in table] for table in tables]
+
+
+def awake_together(plan: DevicePlan, width: int) -> list[str]:
+    """Which engines on demand may be awake at the same time, beside the residents."""
+    if not plan.awake_sets:
+        return []
+    text = "; or ".join(" + ".join(names) for names in plan.awake_sets)
+    return wrapped(f"awake together on demand: {text}", width)
 
 
 def shown(path: Path) -> str:

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from memoria.cli.screens.check import BAR_CELLS, shown
+from memoria.cli.screens.check import BAR_CELLS, awake_together, shown
 from memoria.cli.screens.layout import BOLD, CYAN, DIM, GREEN, RED, paint, shortened
 from memoria.config.model import Config
 from memoria.plan.budgets import DevicePlan
@@ -96,6 +96,7 @@ def _device(plan: DevicePlan, outcomes: Outcomes, width: int, color: bool) -> It
             yield paint(shortened(line, width), RED, color and wrong)
         for caveat in outcome.remarks:
             yield from _wrapped(caveat, width, color)
+    yield from (paint(f"  {line}", DIM, color) for line in awake_together(plan, width - 2))
     if plan.unplanned_bytes > 0:
         contexts = f", contexts take about {gib(plan.context_bytes)} of it" if plan.context_bytes else ""
         yield paint(f"  unplanned  {gib(plan.unplanned_bytes)} GiB{contexts}", DIM, color)

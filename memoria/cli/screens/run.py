@@ -110,8 +110,10 @@ class PlainScreen(Screen):
         if snapshot.state is State.READY:
             self._background(asyncio.create_task(self._show_ready(snapshot)))
         else:
-            self._was_ready = False
+            self._was_ready = self._was_ready and snapshot.is_healthy
             self._show(snapshot)
+            if snapshot.state is State.DORMANT and (line := self._all_ready_line()):
+                self._print(line)
 
     async def _show_ready(self, snapshot: EngineSnapshot) -> None:
         await self._measure(snapshot)
@@ -181,7 +183,8 @@ class TerminalScreen(Screen):
         """Only while something changes: an idle daemon costs nothing."""
         while True:
             await asyncio.sleep(REDRAW)
-            if any(s.state is not State.READY for s in self._daemon.supervisor.snapshots()):
+            still = (State.READY, State.DORMANT)
+            if any(s.state not in still for s in self._daemon.supervisor.snapshots()):
                 self._draw()
 
     def _draw(self) -> None:

@@ -46,6 +46,22 @@ def test_an_engine_that_needs_help_may_not(state: State) -> None:
     assert refusal(state).ready_in is None
 
 
+def test_a_request_for_an_engine_on_demand_makes_it_wanted() -> None:
+    wanted: list[str] = []
+
+    def want(name: str) -> float:
+        wanted.append(name)
+        return 41.6
+
+    dormant = router(State.DORMANT, on_demand=True)
+    dormant._supervisor.on_demand = SimpleNamespace(want=want)  # type: ignore[assignment]
+    with pytest.raises(Refusal) as caught:
+        dormant.entrance(NAME)
+    assert wanted == [NAME]
+    assert caught.value.ready_in == 0.0
+    assert caught.value.answer.headers == ((b"retry-after", b"42"),)
+
+
 def test_a_backoff_says_how_long_it_is() -> None:
     seconds = refusal(State.BACKOFF, retry_at=time.time() + 100).ready_in
     assert seconds is not None

@@ -126,7 +126,7 @@ def test_every_event_has_a_use(event: Event) -> None:
 @pytest.mark.parametrize("state", State)
 def test_a_restart_is_a_stop_or_a_start_whichever_changes_something(state: State) -> None:
     wish, at_once = resolve_request(state, Event.RESTART), resolve_request(state, Event.RESTART_NOW)
-    if state in (State.STOPPED, State.BACKOFF, State.FAILED):
+    if state in (State.STOPPED, State.BACKOFF, State.FAILED, State.DORMANT):
         assert wish is at_once is Event.START
         assert accepts(state, wish)
     elif state in (State.QUEUED, State.FETCHING):
@@ -232,3 +232,37 @@ def test_a_request_of_a_person_gives_all_attempts_back_but_keeps_that_it_was_rea
     decided = policy(History(7, 3, True))
     decided.pardon()
     assert decided.history == History(ever_ready=True)
+
+
+# ------------------------------------------------------------------ on demand
+
+
+@pytest.mark.parametrize("state", [State.STOPPED, State.FAILED])
+def test_a_start_of_an_engine_on_demand_offers_it(state: State) -> None:
+    for request in (Event.START, Event.RESTART, Event.RESTART_NOW):
+        event = resolve_request(state, request, on_demand=True)
+        assert next_state(state, event) is State.DORMANT
+    assert resolve_request(State.READY, Event.RESTART, on_demand=True) is Event.STOP
+
+
+@given(st.lists(exits, max_size=8), jitters)
+def test_an_engine_on_demand_comes_back_after_the_same_delays_but_not_by_itself(
+    many: list[Exit], jitter: float
+) -> None:
+    resident, on_demand = policy(jitter=jitter), policy(jitter=jitter)
+    for crash in many:
+        usual, decision = resident.decide(crash), on_demand.decide(crash, on_demand=True)
+        expected = Event.LIE_DORMANT if usual.event is Event.RETRY else usual.event
+        assert decision == replace(usual, event=expected)
+
+
+def test_what_made_room_waits_for_a_request_and_what_was_restarted_does_not() -> None:
+    assert policy().decide(None, on_demand=True, made_room=True) == Decision(Event.LIE_DORMANT)
+    assert policy().decide(None, on_demand=True) == Decision(Event.REQUEUE)
+    assert policy().decide(None, made_room=True) == Decision(Event.REQUEUE)  # resident since a reload
+    assert policy().decide(None, wanted=False, on_demand=True, made_room=True) == Decision(Event.REST)
+
+
+def test_a_standby_takes_over_a_crash_on_demand_without_a_delay() -> None:
+    decision = policy().decide(CRASH, on_demand=True, standby_waits=True)
+    assert decision == Decision(Event.LIE_DORMANT, 0.0, CRASH.cause)
