@@ -66,7 +66,7 @@ class EngineActor:
         self._fetched_by: EngineHost | None = None
         self._without_gate = False  # its vLLM loads no passenger: it must queue before it is spawned
         self._cause: Event | None = None  # of the present state
-        self._delay, self._starts = 0.0, 0
+        self._delay, self._is_restart = 0.0, False  # of the next start
         self._start = Start(host, log)
         self._standby = Standby(name, log, journal, lambda standby: self._publish(standby=standby))
 
@@ -346,9 +346,8 @@ class EngineActor:
             address=start.address,
             figures=StartFigures(),
             start_seconds=None,
-            restarts=self.snapshot.restarts + (self._starts > 0),
+            restarts=self.snapshot.restarts + self._is_restart,
         )
-        self._starts += 1
 
     async def _pass_gate(self) -> bool:
         """Wait for the engine core at the gate, and let it through in its turn. False: it went on by itself,
@@ -492,7 +491,7 @@ class EngineActor:
         )
         if decision.reason is not None:
             start.trouble = decision.reason
-        self._delay = decision.delay
+        self._delay, self._is_restart = decision.delay, not start.has_made_room
         return decision.event
 
     async def _back_off(self) -> Event:

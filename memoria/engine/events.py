@@ -30,6 +30,8 @@ class EventKind(StrEnum):
     START_REQUESTED = "start_requested"
     STOP_REQUESTED = "stop_requested"
     RESTART_REQUESTED = "restart_requested"
+    WAKE_REQUESTED = "wake_requested"
+    SLEEP_REQUESTED = "sleep_requested"
     STOP_CALLED_OFF = "stop_called_off"
     RESTART_WAITS = "restart_waits"
     WAITS_FOR_NEIGHBOUR = "waits_for_neighbour"
@@ -79,6 +81,8 @@ WORDS: dict[EventKind, Words] = {
     K.START_REQUESTED: Words("start requested"),
     K.STOP_REQUESTED: Words("stop requested"),
     K.RESTART_REQUESTED: Words("restart requested"),
+    K.WAKE_REQUESTED: Words("wake requested"),
+    K.SLEEP_REQUESTED: Words("sleep requested"),
     K.STOP_CALLED_OFF: Words("stop called off", "it is to run"),
     K.RESTART_WAITS: Words("restart waits", "memory moves on its device"),
     K.WAITS_FOR_NEIGHBOUR: Words("waits for its turn"),
@@ -94,7 +98,7 @@ WORDS: dict[EventKind, Words] = {
     K.ORPHANS_KILLED: Words("killed what outlived its leader", "pids {pids}", WARN),
     K.MEMORY_HELD: Words("still holds memory", tone=BAD, level=ERROR),
     K.OFF_PLAN: Words("beside the plan", tone=WARN),
-    K.WAKES: Words("is woken", "{cause}"),
+    K.WAKES: Words("is woken"),
     K.MAKES_ROOM: Words("makes room"),
     K.STANDBY_WAITING: Words("standby waits at the gate", tone=GOOD),
     K.STANDBY_TOOK_OVER: Words("standby takes over", "pid {pid}", WARN),

@@ -47,7 +47,12 @@ PHASES: Mapping[State, Phase] = {
     State.RELEASING: Phase.LEAVING,
     State.HELD: Phase.LEAVING,
 }
-Reason = Literal["requests wait", "preload", "by hand"]
+Reason = Literal["request", "preload", "hand"]
+REASONS: Mapping[Reason, str] = {
+    "request": "for a request",
+    "preload": "once with memoria (`preload`)",
+    "hand": "by hand",
+}
 
 
 @dataclass(slots=True)
@@ -61,7 +66,7 @@ class _About:
     yielded_at: float | None = None
     wanted_since: float | None = None
     wanted_until: float = -math.inf
-    reason: Reason = "requests wait"
+    reason: Reason = "request"
     last_used: float = -math.inf
     total: int = 0  # requests, when the rate was taken
     rate: float = 0.0
@@ -81,7 +86,7 @@ class OnDemand:
         self._about: dict[str, _About] = {}
         self._changed = asyncio.Event()
 
-    def want(self, name: str, reason: Reason = "requests wait") -> float:
+    def want(self, name: str, reason: Reason = "request") -> float:
         """A request is there for an engine that is away, or someone wants it. Returns the seconds until it
         will be awake, estimated from measured times."""
         about = self._about.setdefault(name, _About())
@@ -90,13 +95,24 @@ class OnDemand:
             about.wanted_since, about.reason, about.wanted_until = now, reason, now + LEAST_PATIENCE
             self._changed.set()
         seconds = self._seconds_until_awake(name, now)
-        kept = max(LEAST_PATIENCE, 2 * seconds) if reason == "requests wait" else math.inf
+        kept = max(LEAST_PATIENCE, 2 * seconds) if reason == "request" else math.inf
         about.wanted_until = max(about.wanted_until, now + kept)
         return seconds
 
-    def is_wanted(self, name: str) -> bool:
+    def keep(self, name: str, seconds: float) -> None:
+        """Its `ttl` does not end it for so long."""
+        about = self._about.setdefault(name, _About())
+        about.last_used = max(about.last_used, time.monotonic() + seconds)
+
+    def forget(self, name: str) -> None:
+        """It is not wanted any more."""
+        if (about := self._about.get(name)) is not None:
+            about.wanted_since, about.wanted_until = None, -math.inf
+
+    def waits(self, name: str) -> bool:
+        """Whether it is wanted and away: it waits for room, or for its turn."""
         about = self._about.get(name)
-        return about is not None and about.wanted_since is not None
+        return about is not None and about.wanted_since is not None and about.phase is Phase.AWAY
 
     def on_change(self, snapshot: EngineSnapshot) -> None:
         """Call with every new snapshot."""
@@ -120,7 +136,7 @@ class OnDemand:
     def on_idle(self, name: str) -> None:
         """The last request of an engine has ended."""
         if (about := self._about.get(name)) is not None:
-            about.last_used = time.monotonic()
+            about.last_used = max(about.last_used, time.monotonic())
             self._changed.set()
 
     async def run(self) -> None:
@@ -154,10 +170,11 @@ class OnDemand:
         actor = self._actors()[step.engine]
         match step:
             case Wake():
-                self._journal.add_event(EventKind.WAKES, step.engine, cause=self._about[step.engine].reason)
+                reason = self._about[step.engine].reason
+                self._journal.add_event(EventKind.WAKES, step.engine, REASONS[reason], cause=reason)
                 actor.schedule(Event.WAKE)
             case Yield():
-                self._journal.add_event(EventKind.MAKES_ROOM, step.engine, _why(step))
+                self._journal.add_event(EventKind.MAKES_ROOM, step.engine, _why(step), cause=step.cause)
                 actor.schedule(Event.YIELD)
             case CallOff():
                 actor.schedule(Event.CALL_OFF)

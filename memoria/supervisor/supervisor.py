@@ -12,7 +12,7 @@ from pathlib import Path
 from memoria.config.model import Config, EngineConfig
 from memoria.engine.actor import EngineActor
 from memoria.engine.events import EventKind, Journal
-from memoria.engine.lifecycle import FACTS
+from memoria.engine.lifecycle import FACTS, Event
 from memoria.engine.log import LogFile
 from memoria.engine.process.table import ProcessTable
 from memoria.engine.snapshot import EngineSnapshot
@@ -33,6 +33,10 @@ from memoria.text import suggestion
 from memoria.vllm.fetch.fetcher import Fetcher
 
 logger = logging.getLogger(__name__)
+
+
+class ResidentError(UnavailableError):
+    """Of an engine that never gives its memory back to another."""
 
 
 class Supervisor:
@@ -213,11 +217,29 @@ class Supervisor:
         else:
             actor.restart(now=now)
 
+    def wake(self, name: str, by: str, *, seconds: float = 0.0) -> None:
+        """Raises `ResidentError` for an engine that is not on demand. `seconds` in which its `ttl` does not
+        end it."""
+        self._check_on_demand(name)
+        self._start(self._wish(EventKind.WAKE_REQUESTED, name, by))
+        self.on_demand.keep(name, seconds)
+
+    def sleep(self, name: str, by: str) -> None:
+        """Raises as `wake` does."""
+        self._check_on_demand(name)
+        actor = self._wish(EventKind.SLEEP_REQUESTED, name, by)
+        self.on_demand.forget(name)
+        actor.schedule(Event.YIELD)
+
+    def _check_on_demand(self, name: str) -> None:
+        if not self.actor(name).snapshot.on_demand:
+            raise ResidentError(f"engine `{name}` is resident: it is not `on_demand`")
+
     def _start(self, actor: EngineActor) -> None:
         """An engine on demand is woken too, once there is room."""
         actor.start()
         if actor.snapshot.on_demand:
-            self.on_demand.want(actor.name, "by hand")
+            self.on_demand.want(actor.name, "hand")
 
     def _wish(self, kind: EventKind, name: str, by: str, *, now: bool = False) -> EngineActor:
         actor = self.actor(name)

@@ -114,7 +114,7 @@ def test_an_idle_one_ends_after_its_ttl(box: Box) -> None:
 
 def test_one_that_is_preloaded_is_started_with_memoria(box: Box) -> None:
     daemon = started(box, more="    preload: true\n")
-    assert daemon.told("generation", "wakes") == "preload"
+    assert daemon.told("generation", "wakes") == "once with memoria (`preload`)"
     daemon.told("generation", "ready")
 
 
@@ -232,3 +232,51 @@ def test_swaps_under_load_lose_no_request(daemon: RunningDaemon) -> None:
     assert failed == []
     swaps = [engine for engine, _ in daemon.story("wakes")]
     assert all(first != then for first, then in pairwise(swaps))
+
+
+def test_a_person_wakes_it_and_lets_it_sleep(daemon: RunningDaemon) -> None:
+    woken = daemon.box.call("wake", "generation")
+    assert woken.returncode == ExitCode.OK
+    assert woken.stdout.splitlines()[-1] == "generation  ready"
+    slept = daemon.box.call("sleep", "generation")
+    assert slept.returncode == ExitCode.OK
+    assert slept.stdout.splitlines()[-1] == "generation  dormant"
+    refused = daemon.box.call("sleep", "embedding")
+    assert refused.returncode != ExitCode.OK
+    assert "engine `embedding` is resident" in refused.stderr
+    assert daemon.box.call("sleep", "generation").stdout == "generation  is dormant already\n"
+
+
+def test_it_is_kept_from_its_ttl_for_as_long_as_a_client_says(box: Box) -> None:
+    daemon = started(box, more="    ttl: 0.3\n")
+    assert box.call("wake", "generation", "--for", "600").returncode == ExitCode.OK
+    assert complete(daemon, "writer") == 200
+    assert complete(daemon, "second") == 200
+    assert daemon.told("generation", "makes_room") == "for second: it is idle"  # not its ttl
+
+
+def test_models_are_listed_with_their_state(daemon: RunningDaemon) -> None:
+    def states() -> dict[str, str | None]:
+        cards = daemon.ask("GET", "/v1/models").json["data"]
+        return {card["id"]: card.get("status", {}).get("value") for card in cards}
+
+    assert states() == {"embedder": None, "writer": "unloaded", "second": "unloaded"}
+    assert complete(daemon, "writer") == 200
+    assert states() == {"embedder": None, "writer": "loaded", "second": "unloaded"}
+    assert daemon.ask("GET", "/v1/models/second").json["id"] == "second"
+    assert daemon.box.call("stop", "second").returncode == ExitCode.OK
+    assert "second" not in states()
+
+
+def test_metrics_count_wakes_and_ends(daemon: RunningDaemon) -> None:
+    assert {complete(daemon, "writer"), complete(daemon, "second")} == {200}
+    text = daemon.ask("GET", "/metrics").text
+    for series in (
+        'memoria_engine_awake{engine="generation"} 0',
+        'memoria_engine_awake{engine="second"} 1',
+        'memoria_engine_wakes_total{engine="generation",cause="request"} 1',
+        'memoria_engine_yields_total{engine="generation",cause="idle"} 1',
+        'memoria_engine_wake_seconds_count{engine="second"} 1',
+        'memoria_engine_restarts_total{engine="generation",cause="asked"} 0',
+    ):
+        assert series in text

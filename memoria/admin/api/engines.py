@@ -1,4 +1,4 @@
-"""Engines by name: start, stop, restart, logs."""
+"""Engines by name: start, stop, restart, wake, sleep, logs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from memoria.engine.log import LogReader
 from memoria.errors import UnavailableError
 from memoria.logs import printable
 from memoria.proxy.errors import Answer, Rejection
-from memoria.supervisor.supervisor import Supervisor
+from memoria.supervisor.supervisor import ResidentError, Supervisor
 
 FOLLOW_INTERVAL = 0.2  # seconds between two reads of a followed log
 MAX_LINES = 10_000
+MAX_WAKE = 7 * 24 * 3600  # seconds
 CHUNK = 500  # lines in memory at once
 
-Action = Literal["start", "stop", "restart"]
+Action = Literal["start", "stop", "restart", "wake", "sleep"]
 
 
 class Accepted(TypedDict):
@@ -60,14 +61,21 @@ def routes(supervisor: Supervisor, feed: Feed, streams: Streams) -> list[Route]:
     async def control(request: Request) -> Json:
         name, action = actor(request).name, cast(Action, request.url.path.rpartition("/")[2])
         by, now = request.scope["sender"], flag(request, "now")
+        seconds = number(request, "for", 0, most=MAX_WAKE)
         state, before = supervisor.actors[name].snapshot.state, supervisor.journal.last
         try:
             if action == "start":
                 supervisor.start(name, by)
             elif action == "stop":
                 supervisor.stop(name, by, now=now)
-            else:
+            elif action == "restart":
                 supervisor.restart(name, by, now=now)
+            elif action == "wake":
+                supervisor.wake(name, by, seconds=seconds)
+            else:
+                supervisor.sleep(name, by)
+        except ResidentError as error:
+            raise Rejection(Answer(409, error.problems[0].what, "engine_resident")) from None
         except UnavailableError as error:
             raise Rejection(Answer(503, error.problems[0].what, "stopping")) from None
         accepted: Accepted = {"engine": name, "asked": action, "state": state.value, "event": before}

@@ -1,4 +1,4 @@
-"""`GET /v1/models`: the models of all ready engines, in the order of the configuration."""
+"""`GET /v1/models`: the models of all ready engines and of those on demand, in the file's order."""
 
 from __future__ import annotations
 
@@ -12,18 +12,42 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from memoria.engine.actor import EngineActor
-from memoria.engine.lifecycle import State
+from memoria.engine.lifecycle import FACTS, State
 from memoria.proxy import errors
 from memoria.supervisor.supervisor import Supervisor
 from memoria.vllm import client as vllm_client
 
 logger = logging.getLogger(__name__)
 
+# As llama.cpp's router names them; all others are `unloaded`.
+STATUSES = {
+    State.READY: "loaded",
+    State.SUSPECT: "loaded",
+    State.YIELDING: "loaded",
+    State.QUEUED: "loading",
+    State.FETCHING: "loading",
+    State.STARTING: "loading",
+}
+
 
 def routes(supervisor: Supervisor) -> list[Route]:
     """Cards are the engines' own (id, root, max_model_len, ...). An engine's own port lists only its own."""
 
     async def cards(actor: EngineActor) -> list[dict[str, Any]]:
+        if not actor.snapshot.on_demand:
+            return await own_cards(actor)
+        status = {"value": STATUSES.get(actor.state, "unloaded")}
+        return [{**card, "status": status} for card in await own_cards(actor) or away(actor)]
+
+    def away(actor: EngineActor) -> list[dict[str, Any]]:
+        """An engine that no request can wake is not listed."""
+        if not FACTS[actor.state].comes_back:
+            return []
+        about = {"object": "model", "created": int(actor.snapshot.since), "owned_by": "vllm"}
+        names = supervisor.config.engine(actor.name).served_model_name
+        return [{"id": name, **about, "root": name, "parent": None} for name in names]
+
+    async def own_cards(actor: EngineActor) -> list[dict[str, Any]]:
         address = actor.snapshot.address
         if address is None or actor.snapshot.state is not State.READY:
             return []

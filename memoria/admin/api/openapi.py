@@ -82,6 +82,7 @@ _ERRORS = {
     401: "A key is required, or this one is not known.",
     403: "The key does not suffice, no admin key is configured, or another site's page sent the request.",
     404: "There is no such engine.",
+    409: "The engine is resident, not on demand.",
     503: "memoria is stopping, or too many streams are open.",
 }
 
@@ -152,6 +153,12 @@ _EARLIER = "A number that this daemon has not reached is from an earlier one and
 def _control(id_: str, summary: str, description: str, *, drains: bool = True) -> Operation:
     parameters, errors = ((_ENGINE, _NOW), (400, 404, 503)) if drains else ((_ENGINE,), (404, 503))
     begun = "It has begun; `/events` shows what follows."
+    return Operation(id_, summary, Accepted, begun, description, "post", 202, parameters, errors)
+
+
+def _on_demand(id_: str, summary: str, description: str, more: tuple[Json, ...] = ()) -> Operation:
+    begun = "It has begun; `/events` shows what follows."
+    parameters, errors = (_ENGINE, *more), (400, 404, 409, 503)
     return Operation(id_, summary, Accepted, begun, description, "post", 202, parameters, errors)
 
 
@@ -226,6 +233,17 @@ OPERATIONS: Mapping[str, Operation] = {
         "restart",
         "Stop an engine and start it again",
         "As stop, then start. Requests are queued meanwhile, within the limits of `hold`.",
+    ),
+    "/engines/{engine}/wake": _on_demand(
+        "wake",
+        "Wake an engine on demand",
+        "As a request does: once there is room, in its turn.",
+        (_number("for", "Seconds in which its `ttl` does not end it.", default=0, most=engines.MAX_WAKE),),
+    ),
+    "/engines/{engine}/sleep": _on_demand(
+        "sleep",
+        "Let an engine on demand give its memory back",
+        "Requests in flight are finished first. The next request wakes it again.",
     ),
     "/reload": Operation(
         "reload",

@@ -152,6 +152,7 @@ class Collector:
         snapshot, device, rate = actor.snapshot, supervisor.plan.device(name), self._rates.rate(name)
         diagnosis, load, fetch = snapshot.diagnosis, self._admission.load(name), snapshot.fetch
         record, serves = supervisor.verifier.latest(name), FACTS[snapshot.state].serves
+        waits = snapshot.state is State.DORMANT and supervisor.on_demand.waits(name)
         return EngineStatus(
             name=name,
             state=snapshot.state.value,
@@ -161,7 +162,7 @@ class Collector:
             fetched_bytes=fetch.done_bytes if fetch else None,
             fetch_total_bytes=fetch.total_bytes if fetch else None,
             fetch_bytes_per_second=fetch.bytes_per_second if fetch else None,
-            detail=snapshot.detail or (diagnosis.cause if diagnosis else ""),
+            detail="waits for room" if waits else snapshot.detail or (diagnosis.cause if diagnosis else ""),
             hint=diagnosis.hint if diagnosis else None,
             retry_at=snapshot.retry_at,
             restarts=snapshot.restarts,

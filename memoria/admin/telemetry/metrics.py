@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import get_args
@@ -27,6 +28,7 @@ from memoria.admin.telemetry.exposition import (
 )
 from memoria.admin.telemetry.loop_lag import LoopLag
 from memoria.admin.telemetry.requests import Requests
+from memoria.engine.events import Entry, EventKind
 from memoria.engine.lifecycle import State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.logs import dropped_writes
@@ -49,7 +51,9 @@ class Metrics:
         self.requests, self.loop_lag = RequestMetrics(supervisor.names), LoopLag()
         self._supervisor, self._collector, self._log = supervisor, collector, requests
         self._starts = StartMetrics(supervisor.names)
+        self._swaps = SwapMetrics()
         supervisor.listen(self._starts.on_change)
+        supervisor.journal.listen(self._swaps.on_event)
 
     async def render(self) -> bytes:
         """All series; those of engines get an `engine` label."""
@@ -58,6 +62,7 @@ class Metrics:
             (
                 *status_families(found.status, found.expositions),
                 *self._starts.families(),
+                *self._swaps.families(),
                 *self.requests.families(),
                 *log_families(self._log),
                 *self.loop_lag.families(),
@@ -124,6 +129,11 @@ def _engines(engines: Collection[EngineStatus], answering: Collection[str]) -> t
         ),
         each(
             "memoria_engine_fetch_total_bytes", "Of its model that is to come.", lambda e: e.fetch_total_bytes
+        ),
+        gauge(
+            "memoria_engine_awake",
+            "1 while an engine on demand is awake, 0 while it is away or on its way.",
+            [({"engine": e.name}, int(e.state == State.READY)) for e in engines if e.on_demand],
         ),
         each("memoria_requests_in_flight", "Requests at the engine.", lambda e: e.in_flight),
         each("memoria_requests_held", "Requests queued in memoria for the engine.", lambda e: e.held),
@@ -209,6 +219,43 @@ class _Starts:
     since: float = 0.0
     current: dict[Phase, float] = field(default_factory=dict)
     latest: dict[Phase, float] = field(default_factory=dict)  # of the latest start that became ready
+
+
+class SwapMetrics:
+    """Wakes and ends of engines on demand, from the journal. Counters of a removed engine stay."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._wakes: Counter[tuple[str, str]] = Counter()
+        self._ends: Counter[tuple[str, str]] = Counter()
+        self._woken: dict[str, float] = {}  # when, while it is on its way
+        self._seconds: dict[str, Histogram] = {}
+
+    def on_event(self, entry: Entry) -> None:
+        where = entry.subject, str(entry.data.get("cause"))
+        if entry.kind is EventKind.WAKES:
+            self._wakes[where] += 1
+            self._woken[entry.subject] = self._clock()
+        elif entry.kind is EventKind.MAKES_ROOM:
+            self._ends[where] += 1
+        elif entry.state is State.READY and (woken := self._woken.pop(entry.subject, None)) is not None:
+            self._seconds.setdefault(entry.subject, Histogram(BOUNDS)).observe(self._clock() - woken)
+        elif entry.state in (State.DORMANT, State.STOPPED, State.FAILED):
+            self._woken.pop(entry.subject, None)
+
+    def families(self) -> tuple[Family, ...]:
+        def points(counts: Counter[tuple[str, str]]) -> list[Point]:
+            return [({"engine": engine, "cause": cause}, count) for (engine, cause), count in counts.items()]
+
+        return (
+            counter("memoria_engine_wakes_total", "Wakes of an engine on demand.", points(self._wakes)),
+            counter("memoria_engine_yields_total", "Times that it made room.", points(self._ends)),
+            histogram(
+                "memoria_engine_wake_seconds",
+                "From the decision to wake an engine until it is ready.",
+                [({"engine": engine}, seconds) for engine, seconds in self._seconds.items()],
+            ),
+        )
 
 
 class StartMetrics:

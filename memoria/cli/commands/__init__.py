@@ -27,10 +27,12 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("run", "Run the daemon in the foreground."),
     "service": ("service", "Run memoria as a systemd service."),
     "setup": ("setup", "Install or update vLLM in its own environment."),
+    "sleep": ("control", "Let an engine on demand give its memory back."),
     "start": ("control", "Start an engine and wait until it is ready."),
     "status": ("status", "Show engine status."),
     "stop": ("control", "Stop an engine."),
     "top": ("status", "Watch memory, rates, latency and events."),
+    "wake": ("control", "Wake an engine on demand."),
 }
 
 

@@ -1,4 +1,4 @@
-"""`memoria start`, `stop` and `restart`."""
+"""`memoria start`, `stop`, `restart`, `wake` and `sleep`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,15 @@ from memoria.engine.lifecycle import FACTS, State
 from memoria.errors import ExitCode, NotRunningError
 from memoria.logs import printable
 
-Action = Literal["start", "stop", "restart"]
+Action = Literal["start", "stop", "restart", "wake", "sleep"]
 
-GOALS: dict[Action, State] = {"start": State.READY, "stop": State.STOPPED, "restart": State.READY}
+GOALS: dict[Action, State] = {
+    "start": State.READY,
+    "stop": State.STOPPED,
+    "restart": State.READY,
+    "wake": State.READY,
+    "sleep": State.DORMANT,
+}
 WAITS, CALLED_OFF = EventKind.WAITS_FOR_NEIGHBOUR, EventKind.STOP_CALLED_OFF
 
 engine_argument = click.argument("engine", shell_complete=complete_engine)
@@ -65,10 +71,37 @@ def restart(options: Options, engine: str, now: bool) -> int:
     return control(options, "restart", engine, now=now)
 
 
-def control(options: Options, action: Action, engine: str, *, now: bool = False) -> int:
+@command()
+@engine_argument
+@click.option("--for", "seconds", type=click.IntRange(0), default=0, help="Seconds in which its ttl waits.")
+def wake(options: Options, engine: str, seconds: int) -> int:
+    """Wake an engine on demand, once there is room, and wait until it is ready.
+
+    Exit code 0: ready, 1: failed, 3: memoria is not running.
+
+    \b
+    Example:  memoria wake coder --for 3600
+    """
+    return control(options, "wake", engine, f"?for={seconds}")
+
+
+@command()
+@engine_argument
+def sleep(options: Options, engine: str) -> int:
+    """Let an engine on demand finish its requests and give its memory back, until it is needed again.
+
+    Exit code 0: dormant, 1: new requests kept it awake, 3: memoria is not running.
+
+    \b
+    Example:  memoria sleep coder
+    """
+    return control(options, "sleep", engine)
+
+
+def control(options: Options, action: Action, engine: str, query: str = "", *, now: bool = False) -> int:
     """Prints a line per state until the engine reaches the goal, or no longer can."""
     socket = find_daemon(options.config).admin_socket
-    path = f"/engines/{quote(engine, safe='')}/{action}" + ("?now=true" if now else "")
+    path = f"/engines/{quote(engine, safe='')}/{action}" + ("?now=true" if now else query)
     accepted = request(socket, path, "POST")
     with parsing(socket):
         before, after = State(accepted["state"]), int(accepted["event"])
@@ -100,6 +133,8 @@ def outcome(action: Action, state: State) -> ExitCode | None:
     if state is GOALS[action]:
         return ExitCode.OK
     if FACTS[state].at_rest:  # stopped by another command
+        return ExitCode.FAILURE
+    if action == "sleep" and state is State.READY:
         return ExitCode.FAILURE
     return None
 

@@ -8,7 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from memoria.admin.telemetry.loop_lag import LoopLag
-from memoria.admin.telemetry.metrics import RequestMetrics, StartMetrics, log_families, status_families
+from memoria.admin.telemetry.metrics import (
+    RequestMetrics,
+    StartMetrics,
+    SwapMetrics,
+    log_families,
+    status_families,
+)
 from memoria.admin.telemetry.requests import Requests
 from tests.unit.admin.test_status_metrics import BOTH, GUARD
 
@@ -21,6 +27,7 @@ def _own_series() -> dict[str, set[str]]:
     for family in (
         *status_families(replace(BOTH, guard=GUARD), ()),
         *StartMetrics(()).families(),
+        *SwapMetrics().families(),
         *RequestMetrics(()).families(),
         *log_families(Requests(None)),
         *LoopLag().families(),

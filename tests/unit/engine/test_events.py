@@ -106,7 +106,7 @@ def test_every_caller_gives_what_the_kind_needs() -> None:
             continue
         kind = call.args[0]
         if not isinstance(kind, ast.Attribute):  # a variable: the requests of `Supervisor`
-            used |= {EventKind.START_REQUESTED, EventKind.STOP_REQUESTED, EventKind.RESTART_REQUESTED}
+            used |= {kind for kind in EventKind if kind.value.endswith("_requested")}
             continue
         used.add(EventKind[kind.attr])
         given = {keyword.arg for keyword in call.keywords}
