@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum, auto
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from memoria.config.model import Filters, Limits, Timeouts
@@ -20,8 +21,9 @@ from memoria.proxy.errors import Answer, Rejection
 from memoria.proxy.exchange.record import RequestRecord
 from memoria.proxy.http.request import RequestHead, Upload
 from memoria.proxy.router import Candidate, Router
-from memoria.proxy.routing.bodies import apply_filters, model_in_form, model_in_json
+from memoria.proxy.routing.bodies import apply_filters, apply_to_large, model_in_form, model_in_json
 from memoria.proxy.routing.routes import Route
+from memoria.proxy.routing.scan import FormScan, JsonScan, Scan
 from memoria.proxy.upstream import Pool, Sink, Upstream
 
 logger = logging.getLogger(__name__)
@@ -295,9 +297,28 @@ def engine_with_model(
     raise Rejection(errors.model_not_found(model, models))
 
 
-def _model_in_body(head: RequestHead, route: Route, upload: Upload) -> str | None:
-    body = b"".join(upload.pieces or ())
+def begin_scan(head: RequestHead, policy: Policy, upload: Upload) -> Scan | None:
+    """The scan of a large body, with all that came; None where only the query matters. Raises `Rejection`
+    (400)."""
+    if head.route is None or head.route.model_in == "query":
+        return None
+    fields = {name for wanted in policy.filters.values() for name in (*wanted.strip, *wanted.set)}
+    begin = (
+        partial(FormScan, head.content_type)
+        if head.route.model_in == "multipart"
+        else partial(JsonScan, fields)
+    )
     try:
+        return upload.scan_more(begin)
+    except ValueError as error:
+        raise Rejection(errors.bad_request(f"The body cannot be read: {error}")) from None
+
+
+def _model_in_body(head: RequestHead, route: Route, upload: Upload) -> str | None:
+    try:
+        if upload.scan is not None:
+            return upload.scan.model()
+        body = b"".join(upload.pieces or ())
         if route.model_in == "json":
             return model_in_json(body)
         return model_in_form(body, head.content_type)
@@ -338,8 +359,12 @@ class InterTokenTimer:
 
 def filter_body(upload: Upload, wanted: Filters) -> None:
     """Applies an engine's filters to a complete body. Raises `Rejection` (400)."""
+    pieces = [*map(bytes, upload.pieces or ())]
     try:
-        upload.replace(apply_filters(b"".join(upload.pieces or ()), wanted))
+        if isinstance(upload.scan, JsonScan):
+            upload.replace(apply_to_large(pieces, upload.scan, wanted))
+        else:
+            upload.replace([apply_filters(b"".join(pieces), wanted)])
     except ValueError as error:
         raise Rejection(errors.bad_request(f"The body cannot be read: {error}")) from None
 

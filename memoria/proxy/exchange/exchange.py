@@ -29,6 +29,7 @@ from memoria.proxy.exchange.context import (
     InterTokenTimer,
     ProxyContext,
     Standstill,
+    begin_scan,
     engine_with_model,
     filter_body,
     may_repeat,
@@ -36,6 +37,7 @@ from memoria.proxy.exchange.context import (
 from memoria.proxy.exchange.record import CLIENT_GONE, RequestRecord
 from memoria.proxy.http.messages import LAST, Reply, chunk, new_request_id
 from memoria.proxy.http.request import REPLAYABLE_BYTES, RequestHead, Upload
+from memoria.proxy.routing.bodies import AT_ONCE
 from memoria.proxy.upstream import Sink, Upstream, connect
 
 logger = logging.getLogger(__name__)
@@ -69,6 +71,7 @@ class Exchange:
     _lease: Lease | None = None
     _waiting: Waiting | None = None
     _filters: Filters | None = None
+    _in_backlog = False
     _gathered = 0  # bytes that admission counts, of a body that must be whole first
     _connector: asyncio.Task[None] | None = None
     _failed: frozenset[Failure] = frozenset()  # earlier tries
@@ -215,6 +218,8 @@ class Exchange:
         kept."""
         body = self.upload
         try:
+            if body.size > AT_ONCE and not self._has_scanned(body):
+                return
             engine = self.engine or self._resolve(body)
             if engine is None or not (body.complete or (body.size > body.LARGE and self._filters is None)):
                 if body.size > self._gathered:
@@ -225,6 +230,26 @@ class Exchange:
                 self._relay(lease)
         except Rejection as rejection:
             self.refuse(rejection.answer)
+
+    def _has_scanned(self, body: Upload) -> bool:
+        """Reads a large body as it comes, if something in it decides. False: this is called again later."""
+        if self._tries or (self.engine is not None and self._filters is None):
+            return True
+        scan = begin_scan(self._head, self._context.policy, body)
+        if scan is None or (not self._in_backlog and scan.advance()):
+            return True
+        if not self._in_backlog:
+            self._in_backlog = True
+            self._client.pause_reading()
+            self._context.backlog.add(self._go_on)
+        return False
+
+    def _go_on(self) -> None:
+        self._in_backlog = False
+        if self.state is READING:
+            self._moved = True
+            self._client.resume_reading()
+            self._advance()
 
     def _resolve(self, body: Upload) -> str | None:
         """None: the model in the body decides, and it is not complete."""
@@ -295,10 +320,11 @@ class Exchange:
         before, after = self._head.to_engine
         if upload.size > upload.LARGE:
             upstream.begin(self, before + self._id + after + framing)
-            upstream.write(body)
+            for piece in body:
+                upstream.write(piece)
             upload.release_written()
         else:
-            upstream.begin(self, b"".join((before, self._id, after, framing, body)))
+            upstream.begin(self, b"".join((before, self._id, after, framing, *body)))
         if not upload.complete and not upstream.write_paused:
             self._client.resume_reading()
 

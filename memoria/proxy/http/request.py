@@ -6,13 +6,14 @@ Sources: RFC 9110 7.6.1 (hop-by-hop fields), RFC 9112 3.2 and 6.3 (Host, message
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qs
 
 from memoria.proxy.errors import Answer, Rejection, bad_framing, body_too_large, websocket_only
-from memoria.proxy.http.messages import HOP_BY_HOP, SWITCH, Header, chunk, nominated, without
+from memoria.proxy.http.messages import END, HOP_BY_HOP, SWITCH, Header, nominated, without
 from memoria.proxy.routing.routes import Methods, Route, choose
+from memoria.proxy.routing.scan import Scan
 
 REPLAYABLE_BYTES = 2**20  # a larger body is not kept once it has been written
 
@@ -202,6 +203,8 @@ class Upload:
     complete = False
     chunked = False
     pieces: list[bytes | bytearray] | None
+    scan: Scan | None = None  # of a large body, where something in it decides
+    _scanned = 0  # pieces
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -222,21 +225,35 @@ class Upload:
         else:
             pieces.append(bytearray(piece))
 
-    def replace(self, body: bytes) -> None:
-        """Another body instead of the complete one that came."""
-        self.pieces, self.size, self.declared = [body], len(body), len(body)
+    def scan_more(self, begin: Callable[[], Scan]) -> Scan:
+        """The scan, with all that came, except for a piece that still grows."""
+        pieces = self.pieces or []
+        grows = bool(pieces) and isinstance(pieces[-1], bytearray) and not self.complete
+        new = list(map(bytes, pieces[self._scanned : len(pieces) - grows]))
+        if self.scan is None:
+            self.scan, new = begin(), [b"".join(new)]
+        self._scanned = len(pieces) - grows
+        for piece in new:
+            self.scan.feed(piece)
+        return self.scan
 
-    def begin(self) -> tuple[bytes, bytes]:
+    def replace(self, pieces: Sequence[bytes]) -> None:
+        """Another body instead of the complete one that came."""
+        self.pieces, self.size = [*pieces], sum(map(len, pieces))
+        self.declared = self.size
+
+    def begin(self) -> tuple[bytes, list[bytes]]:
         """The body's framing for the engine, as the end of the head, and all of the body so far."""
         assert self.pieces is not None
+        pieces = [*map(bytes, self.pieces)]  # of which the last may grow while it is being written
         length = (self.size or self.declared) if self.complete else self.declared
-        body = b"".join(self.pieces)
         if length is not None:
-            return b"content-length: %d\r\n\r\n" % length, body
+            return b"content-length: %d\r\n\r\n" % length, pieces
         if self.complete:
-            return b"\r\n", body
+            return b"\r\n", pieces
         self.chunked = True
-        return b"transfer-encoding: chunked\r\n\r\n", chunk(body)
+        chunks = [b"%x\r\n" % self.size, *pieces, END] if self.size else []
+        return b"transfer-encoding: chunked\r\n\r\n", chunks
 
     def release_written(self) -> None:
         """All of it so far was passed on."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memoria.config.model import Filters
-from memoria.proxy.routing.bodies import MOST_LENIENT_VALUES, apply_filters
+from memoria.proxy.routing.bodies import apply_filters
 
 NOTHING = Filters()
 
@@ -53,13 +53,6 @@ def test_a_field_that_stands_there_twice_cannot_slip_through() -> None:
 def test_what_is_no_json_object_does_not_go_on(body: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         apply_filters(body, NOTHING)
-
-
-def test_what_would_hold_up_the_others_does_not_go_on() -> None:
-    with pytest.raises(ValueError, match="too many values"):
-        apply_filters(b'{"b":NaN,"a":[' + b"{}," * MOST_LENIENT_VALUES + b"0]}", NOTHING)
-    with pytest.raises(ValueError, match="more than 4000000 values"):
-        apply_filters(b'{"a":[' + b"0.0," * 4_000_001 + b"0]}", NOTHING)
 
 
 @pytest.mark.parametrize("size", [10, 100_000], ids=["small", "large"])

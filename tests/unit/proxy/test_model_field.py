@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memoria.proxy.routing.bodies import MOST_VALUES, model_in_form, model_in_json
+from memoria.proxy.routing.bodies import model_in_form, model_in_json
 
 LARGE = "x" * 100_000
 
@@ -107,31 +107,9 @@ def test_deep_nesting_is_refused(body: bytes) -> None:
         model_in_json(body)
 
 
-@pytest.mark.parametrize(
-    "filler",
-    [
-        b'"a":[' + b"{}," * 1_500_000 + b"0]",
-        b'"a":[' + b'"",' * 1_500_000 + b"0]",
-        b'"a":"' + b'\\"' * 3_000_000 + b'"',
-        b'"a":"' + b"text, " * 300_000 + b'"',
-        b'"a":0,' * 700_000 + b'"a":0',
-        b" " * 10_000_000 + b'"a":0',
-    ],
-    ids=["objects", "texts", "quotes", "commas", "keys", "blanks"],
-)
-def test_the_model_may_come_last(filler: bytes) -> None:
-    assert model_in_json(b'{"model":"first",' + filler + b"}") == "first"
-    assert model_in_json(b"{" + filler + b',"model":"last"}') == "last"
-
-
-def test_what_would_hold_up_the_others_is_refused() -> None:
-    with pytest.raises(ValueError, match=f"more than {MOST_VALUES} values"):
-        model_in_json(b'{"model":"m","a":[' + b"0.0," * (MOST_VALUES + 1) + b"0]}")
-
-
 def test_a_form_has_two_thousand_parts_at_most() -> None:
     with pytest.raises(ValueError, match="more than 2000 parts"):
-        model_in_form(b"--b" + b"\r\n--b" * 2001, FORM)
+        model_in_form(b"--b\r\na: b\r\n\r\n\r\n" * 2001, FORM)
 
 
 def part(name: str, value: bytes, more: str = "") -> bytes:
