@@ -62,7 +62,7 @@ def check_memory(document: Document, report: Report) -> None:
 def check_front(file: File, report: Report, wrong: Collection[str] = ()) -> None:
     """Checks access and the latency guard, except where that depends on keys that are `wrong`, and so not as
     written."""
-    if not {"listen", "keys", "open_to_network"}.intersection(wrong):
+    if not {"listen", "keys", "open_to_network", "transport"}.intersection(wrong):
         _check_access(file, report)
     if not {"guard", "runner", "[key]"}.intersection(wrong):
         _check_guard(file, report)
@@ -78,6 +78,14 @@ def _check_access(file: File, report: Report) -> None:
             hint="write `keys: FILE`, or listen on 127.0.0.1, "
             "or write `open_to_network: true` if everyone there may use the engines",
         )
+    for name, engine in file.engines.items() if file.keys is not None else ():
+        if engine.transport == "tcp":
+            report.error(
+                "`transport: tcp` opens the engine's own port to all users of this machine, without a key",
+                ("engines", name, "transport"),
+                also=(("keys",),),
+                hint="leave it out: memoria answers the `port` all the same, and asks for a key",
+            )
     if file.keys is not None and file.open_to_network:
         report.error(
             "`open_to_network` and `keys` exclude each other",

@@ -16,6 +16,7 @@ import logging
 import os
 import re
 import stat
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -29,11 +30,24 @@ from memoria.errors import ConfigError, Problem
 
 logger = logging.getLogger(__name__)
 
+# Seconds without a change after which a file is not being written any more; longer where its last line has no
+# end, since a part of a key could pass for a key.
+SETTLED = 1.0
+UNFINISHED = 15.0
 SHORTEST_KEY = 16  # characters; a shorter one can be guessed over a network
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,62})\s*[:=]\s*(?P<key>[\x21-\x7e]+)")
 _HINT_KEY = "generate a key with: openssl rand -hex 32"
 
-_Version = tuple[int, int, int]
+
+class _Version(NamedTuple):
+    mtime_ns: int
+    size: int
+    inode: int
+    ctime_ns: int
+
+    def was_renamed(self, before: _Version) -> bool:
+        """rename(2) gives another inode, and changes nothing but its ctime."""
+        return self.inode != before.inode and self.ctime_ns > self.mtime_ns
 
 
 class _Key(NamedTuple):
@@ -49,8 +63,9 @@ class KeyRing:
     """The keys of a file. `on_change` is called after they were reread. Raises `ConfigError` when the file
     cannot be read, holds no key, or has wrong lines; no message repeats a key."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, settled: float = SETTLED, unfinished: float = UNFINISHED) -> None:
+        self._path, self._settled, self._unfinished = path, settled, unfinished
+        self._changed: tuple[_Version | None, float] = (None, 0.0)  # seen, and since when
         self._keys, self._version = _read(path)
         self.on_change: Callable[[], None] | None = None
         logger.info("%d API keys in %s", len(self._keys), path)
@@ -94,14 +109,24 @@ class KeyRing:
             self.on_change()
 
     def _look(self) -> _Seen | None:
-        """What the file holds, or what is wrong with it; None if it has not changed. Has no side effects."""
-        version = _version(self._path)
+        """What the file holds, or what is wrong with it; None if it has not changed, or is being written.
+        One that was renamed into its place is whole."""
+        version, now = _version(self._path), time.monotonic()
         if version == self._version:
             return None
+        if version != self._changed[0]:
+            self._changed = version, now
+        quiet = now - self._changed[1]
+        renamed = self._version is not None and version is not None and version.was_renamed(self._version)
+        if quiet < self._settled and not renamed:
+            return None
         try:
-            return _read(self._path)
+            if quiet < self._unfinished and not renamed and not _ends_with_a_line(self._path):
+                return None
+            read = _read(self._path)
         except ConfigError as error:
             return error, version
+        return read if read[1] == version else None  # else changed meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,4 +227,15 @@ def _version(path: Path) -> _Version | None:
 
 
 def _version_of(status: os.stat_result) -> _Version:
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    return _Version(status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns)
+
+
+def _ends_with_a_line(path: Path) -> bool:
+    """True also for a file that cannot be read: what is wrong with it is for `_read` to say."""
+    try:
+        with os.fdopen(_open(path), "rb") as file:
+            return file.seek(0, os.SEEK_END) == 0 or (
+                file.seek(-1, os.SEEK_END) >= 0 and file.read() == b"\n"
+            )
+    except OSError:
+        return True

@@ -127,6 +127,16 @@ def test_the_guard_protects_no_engine_that_has_no_tokens(folder: ConfigFolder, n
     assert problem.hint == "there is: a"
 
 
+def test_keys_leave_no_engine_open_without_one(folder: ConfigFolder) -> None:
+    """What reaches vLLM's own port passes by memoria's keys."""
+    engine = f"engines:\n  a: {{{ENGINE}, port: 8101, transport: tcp}}\n"
+    problem = folder.problem(f"keys: ./keys\n{engine}")
+    assert problem.what.startswith("`transport: tcp` opens the engine's own port")
+    assert problem.where == ("memoria.yaml:3:65  a.transport", "memoria.yaml:1:1  keys")
+    assert folder.load(f"admin_keys: ./keys\n{engine}").engines[0].transport == "tcp"
+    assert folder.load(f"keys: ./keys\n{engine.replace('tcp', 'uds')}").engines[0].transport == "uds"
+
+
 def test_filters_strip_and_set_fields_of_any_json_type(folder: ConfigFolder) -> None:
     config = folder.engine(
         "filters: {strip: temperature, set: {top_p: 0.9, n: 1, stop: [a, b], kwargs: {deep: 1}, off: null}}"

@@ -98,12 +98,17 @@ def test_keys_that_others_may_read_are_warned_of(
     assert ("chmod 600" in caplog.text) is warned
 
 
+def at_once(file: Path) -> KeyRing:
+    """Without a wait for a writer."""
+    return KeyRing(file, settled=0, unfinished=0)
+
+
 def refresh(ring: KeyRing) -> None:
     asyncio.run(ring.refresh())
 
 
 def test_a_changed_file_is_read_again(file: Path) -> None:
-    ring = KeyRing(file)
+    ring = at_once(file)
     write(file, f"new: {'n' * 16}\n")
     refresh(ring)
     assert ring.names == {"new"}
@@ -111,7 +116,7 @@ def test_a_changed_file_is_read_again(file: Path) -> None:
 
 
 def test_a_file_that_another_takes_the_place_of_is_read_again(file: Path) -> None:
-    ring = KeyRing(file)
+    ring = at_once(file)
     before = file.stat()
     replacement = write(file.with_name("other"), file.read_text(encoding="utf-8").replace("chat", "talk"))
     os.utime(replacement, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -123,7 +128,7 @@ def test_a_file_that_another_takes_the_place_of_is_read_again(file: Path) -> Non
 def test_a_wrong_file_leaves_the_keys_as_they_were_and_is_told_once(
     file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ring = KeyRing(file)
+    ring = at_once(file)
     write(file, "")
     refresh(ring)
     refresh(ring)
@@ -138,8 +143,58 @@ def test_a_wrong_file_leaves_the_keys_as_they_were_and_is_told_once(
     assert ring.names == {"back"}
 
 
+def test_a_file_that_is_being_written_is_not_taken(file: Path) -> None:
+    """Half a key is as long as a key may be, and whoever has read it would have access."""
+    ring = KeyRing(file, settled=0, unfinished=60)
+    half, rest = f"late: {'n' * 20}", "m" * 20
+    with file.open("w") as writer:
+        writer.write(half)
+        writer.flush()
+        refresh(ring)
+        assert ring.find(b"n" * 20) is None
+        assert ring.names == {"chat", "batch"}
+        writer.write(f"{rest}\n")
+    refresh(ring)
+    assert ring.names == {"late"}
+    assert ring.find(b"n" * 20 + rest.encode()) == "late"
+
+
+def test_a_file_that_still_changes_is_not_taken(file: Path) -> None:
+    ring = KeyRing(file, settled=60, unfinished=60)
+    write(file, f"new: {'n' * 16}\n")
+    refresh(ring)
+    refresh(ring)
+    assert ring.names == {"chat", "batch"}
+
+
+def test_a_last_line_without_an_end_is_taken_later(file: Path) -> None:
+    ring = KeyRing(file, settled=0, unfinished=0.01)
+    write(file, f"new: {'n' * 16}")
+    refresh(ring)
+    while ring.names != {"new"}:  # ended by the test's own timeout
+        refresh(ring)
+
+
+def test_a_file_that_is_renamed_into_place_is_taken_at_once(file: Path) -> None:
+    ring = KeyRing(file, settled=60, unfinished=60)
+    draft = write(file.with_name("draft"), f"new: {'n' * 16}\n")
+    os.utime(draft, (1, 1))  # as written a while before its renaming
+    draft.replace(file)
+    refresh(ring)
+    assert ring.names == {"new"}
+
+
+def test_a_file_of_another_inode_may_be_half_written_too(file: Path) -> None:
+    ring = KeyRing(file, settled=60, unfinished=60)
+    kept = file.with_name("kept")
+    file.rename(kept)  # so that its inode is not used again
+    file.write_text(f"new: {'n' * 16}\n", encoding="utf-8")
+    refresh(ring)
+    assert ring.names == {"chat", "batch"}
+
+
 async def test_a_watched_file_needs_no_call(file: Path) -> None:
-    ring = KeyRing(file)
+    ring = at_once(file)
     watching = asyncio.create_task(ring.watch(0.001))
     write(file, f"new: {'n' * 16}\n")
     await until(lambda: ring.names == {"new"})
@@ -151,7 +206,7 @@ async def test_a_file_system_that_does_not_answer_holds_up_nobody(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The event loop goes on while the look at the file hangs, and what it finds counts afterwards."""
-    ring, looked, answers = KeyRing(file), threading.Event(), threading.Event()
+    ring, looked, answers = at_once(file), threading.Event(), threading.Event()
     write(file, f"new: {'n' * 16}\n")
     stat = Path.stat
 
@@ -173,7 +228,7 @@ async def test_a_file_system_that_does_not_answer_holds_up_nobody(
 async def test_a_file_that_becomes_a_pipe_leaves_the_keys_as_they_were(
     file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ring = KeyRing(file)
+    ring = at_once(file)
     os.unlink(file)  # noqa: PTH108
     os.mkfifo(file)
     watching = asyncio.create_task(ring.watch(0.001))
@@ -184,7 +239,7 @@ async def test_a_file_that_becomes_a_pipe_leaves_the_keys_as_they_were(
 
 
 def test_nothing_shows_a_key(file: Path) -> None:
-    ring = KeyRing(file)
+    ring = at_once(file)
     assert CHAT not in repr(ring) + repr(vars(ring))
 
 
