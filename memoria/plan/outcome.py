@@ -37,12 +37,14 @@ class Learned:
     graph_bytes: int | None = None
     kv_bytes: int | None = None
     requested_bytes: int | None = None  # the budget under which `kv_bytes` was measured
+    is_cold: bool | None = None  # whether the compile cache was empty then
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
     """Bytes inside the budget. `step_bytes` is the peak of one step, with what stays after it; on a host, the
-    libraries of the process. `cold_bytes` of it are the first start's alone, with an empty compile cache.
+    libraries of the process. `cold_bytes` of it are the first start's alone, with an empty compile cache;
+    where a warm start was measured, they would come on top.
     `graph_bytes` is what vLLM takes off the KV cache for graphs. `bar_bytes` is the error of the estimates.
     `learned`: measured at an earlier start, not estimated by the planner."""
 
@@ -104,11 +106,15 @@ class Outcome:
         return self.starts and self.taken_bytes <= self.budget.requested_bytes
 
     @property
+    def is_measured(self) -> bool:
+        """Whether vLLM measures its step for the size of the KV cache, which is else fixed."""
+        return self.budget.kv_cache_bytes is None
+
+    @property
     def is_doubtful(self) -> bool:
         """Whether it fits, or does not, by less than the error of the estimates."""
-        if self.budget.kv_cache_bytes is not None:
-            return False
-        return abs(self.kv_bytes - max(1, self.kv_cache.least_bytes)) < self.terms.bar_bytes
+        spare = self.kv_bytes - max(1, self.kv_cache.least_bytes)
+        return self.is_measured and abs(spare) < self.terms.bar_bytes
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -118,12 +124,18 @@ class Outcome:
             found += (
                 f"doubtful: it fits by less than the error of the estimate, {gib(self.terms.bar_bytes)} GiB",
             )
-        if not self.terms.learned and self.terms.cold_bytes >= _NOTABLE_COLD_BYTES:
-            found += (
-                f"{gib(self.terms.cold_bytes)} GiB of the step are for the first start alone, with an empty "
-                "compile cache",
+        cold = gib(self.terms.cold_bytes)
+        if self.terms.cold_bytes < _NOTABLE_COLD_BYTES:
+            return found
+        if self.terms.learned:
+            return (
+                *found,
+                f"measured with a warm compile cache: a start with an empty one takes {cold} GiB more",
             )
-        return found
+        return (
+            *found,
+            f"{cold} GiB of the step are for the first start alone, with an empty compile cache",
+        )
 
 
 # Less is not worth a line.
@@ -201,7 +213,8 @@ def make_terms(footprint: Footprint, device: Device, learned: Learned | None = N
     if learned.kv_bytes is not None and learned.requested_bytes is not None:
         # The rest was the step's: weights, graphs, step and KV cache always add up to the budget.
         step = max(0, learned.requested_bytes - learned.kv_bytes - weights - graphs)
-        return Terms(weights, step, graphs, learned=True)
+        warm = learned.is_cold is False
+        return Terms(weights, step, graphs, learned=True, cold_bytes=peaks.cold_bytes if warm else 0)
     return Terms(weights, step, graphs, learned=True, bar_bytes=planned.bar_bytes)
 
 

@@ -23,11 +23,13 @@ _NOTABLE_BYTES = 2**26
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One term, as planned and as vLLM reported it: `kv_tokens`, `weights_bytes` or `graph_bytes`."""
+    """One term, as planned and as vLLM reported it: `kv_tokens`, `weights_bytes` or `graph_bytes`. `bar` is
+    the plan's own error."""
 
     term: str
     planned: int
     said: int
+    bar: int = 0
 
     @property
     def error(self) -> float | None:
@@ -36,6 +38,8 @@ class Comparison:
 
     @property
     def is_notable(self) -> bool:
+        if abs(self.said - self.planned) <= self.bar:
+            return False
         in_bytes = self.term.endswith("_bytes")
         if in_bytes and abs(self.said - self.planned) < _NOTABLE_BYTES:
             return False
@@ -46,7 +50,10 @@ class Comparison:
 class Record:
     """What vLLM reported after a start, and what the planner alone had expected (`planned_`). `kv_bytes` is
     whole blocks, so that vLLM makes the same cache from it again. None where vLLM reported nothing, or the
-    layout is not known."""
+    layout is not known.
+
+    `is_cold` is the one condition that the fingerprint does not have (it has runner, graphs and LoRA by
+    version, environment and flags): whether the compile cache was empty, which takes more memory."""
 
     fingerprint: str
     requested_bytes: int
@@ -57,23 +64,32 @@ class Record:
     planned_weights_bytes: int | None = None
     graph_bytes: int | None = None
     planned_graph_bytes: int | None = None
+    planned_bar_tokens: int = 0
+    is_cold: bool | None = None
 
     @property
     def comparisons(self) -> tuple[Comparison, ...]:
         pairs = (
-            ("kv_tokens", self.planned_kv_tokens, self.kv_tokens),
-            ("weights_bytes", self.planned_weights_bytes, self.weights_bytes),
-            ("graph_bytes", self.planned_graph_bytes, self.graph_bytes),
+            ("kv_tokens", self.planned_kv_tokens, self.kv_tokens, self.planned_bar_tokens),
+            ("weights_bytes", self.planned_weights_bytes, self.weights_bytes, 0),
+            ("graph_bytes", self.planned_graph_bytes, self.graph_bytes, 0),
         )
         return tuple(
-            Comparison(term, planned, said)
-            for term, planned, said in pairs
+            Comparison(term, planned, said, bar)
+            for term, planned, said, bar in pairs
             if planned is not None and said is not None
         )
 
     @property
     def learned(self) -> Learned:
-        return Learned(self.weights_bytes, self.graph_bytes, self.kv_bytes, self.requested_bytes)
+        return Learned(
+            self.weights_bytes, self.graph_bytes, self.kv_bytes, self.requested_bytes, self.is_cold
+        )
+
+    @property
+    def unmeasured(self) -> Learned:
+        """What holds under any condition: not the step."""
+        return Learned(self.weights_bytes, self.graph_bytes)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -83,8 +99,11 @@ class Record:
         """Raises `ValueError` for anything but a record of this version."""
         if data.keys() != {field.name for field in fields(cls)} or not isinstance(data["fingerprint"], str):
             raise ValueError("not a record")
-        numbers = (value for name, value in data.items() if name != "fingerprint" and value is not None)
+        others = ("fingerprint", "is_cold")
+        numbers = (value for name, value in data.items() if name not in others and value is not None)
         if not all(type(value) is int and value >= 0 for value in numbers):
+            raise ValueError("not a record")
+        if data["is_cold"] not in (True, False, None) or data["planned_bar_tokens"] is None:
             raise ValueError("not a record")
         return cls(**data)
 
@@ -133,7 +152,13 @@ def may_pin(engine: EngineConfig) -> bool:
     return engine.learn and kv_cache_bytes(engine.vllm_args) is None
 
 
-def planned_tokens(outcome: Outcome | None) -> int | None:
+def planned_tokens(outcome: Outcome | None, *, is_cold: bool | None = None) -> tuple[int | None, int]:
+    """The KV cache and its error, of a start with this compile cache; a start of which that is not known is
+    planned as a cold one."""
     if outcome is None or not outcome.fits or not outcome.kv_cache.groups:
-        return None
-    return outcome.capacity.tokens
+        return None, 0
+    terms = outcome.terms
+    size = outcome.kv_bytes + (terms.cold_bytes if is_cold is False and outcome.is_measured else 0)
+    tokens = outcome.kv_cache.capacity(size).tokens
+    bar = terms.bar_bytes if outcome.is_measured else 0
+    return tokens, tokens - outcome.kv_cache.capacity(size - bar).tokens

@@ -79,7 +79,23 @@ def learned(
         )
         for engine in config.engines
     }
-    return {name: record.learned for name, record in found.items() if record is not None}
+    return {
+        name: record.learned if holds(record, {**environ, **config.engine(name).env}) else record.unmeasured
+        for name, record in found.items()
+        if record is not None
+    }
+
+
+def holds(record: Record, environ: Mapping[str, str]) -> bool:
+    """Whether the next start takes no more memory than the recorded one: with an empty compile cache it takes
+    more than one that found its graphs there (vllm/compilation/backends.py)."""
+    if record.is_cold is not False:
+        return True
+    root = environ.get("VLLM_CACHE_ROOT") or f"{environ.get('XDG_CACHE_HOME') or '~/.cache'}/vllm"
+    try:
+        return any((Path(root).expanduser() / "torch_compile_cache").iterdir())
+    except OSError:
+        return False
 
 
 def fingerprint_now(

@@ -18,7 +18,7 @@ from memoria.plan.outcome import Outcome, make_outcome
 from memoria.plan.records import Comparison, Record, block_bytes, may_pin, planned_tokens
 from memoria.preflight.outcomes import read_engine_model
 from memoria.preflight.preflight import Deployment
-from memoria.preflight.records import Records, fingerprint_now
+from memoria.preflight.records import Records, fingerprint_now, holds
 from memoria.text import GIB, gib, grouped
 from memoria.vllm.install.facts import VllmInstall
 from memoria.vllm.log_lines import StartFigures
@@ -47,7 +47,7 @@ class Verifier:
         if not may_pin(engine):
             return engine
         record = self._records.find(engine.name, fingerprint_now(engine, device, install, self._environ))
-        if record is None or not record.kv_bytes:
+        if record is None or not record.kv_bytes or not holds(record, {**self._environ, **engine.env}):
             return engine
         self._pinned.add(engine.name)
         return replace(engine, vllm_args={**engine.vllm_args, "kv_cache_memory_bytes": record.kv_bytes})
@@ -89,6 +89,9 @@ class Verifier:
             return None
         outcome = self._outcome(engine, budget, device, deployment.install.version)
         record = make_record(wanted, figures, budget, outcome)
+        if name in self._pinned and (before := self._records.find(name, wanted)) is not None:
+            # With a given size nothing was measured: the condition is that of the start that was.
+            record = replace(record, is_cold=before.is_cold)
         self._records.keep(name, record)
         return record
 
@@ -112,16 +115,20 @@ def make_record(fingerprint: str, figures: StartFigures, budget: Budget, outcome
     kv_bytes = None
     if outcome is not None and figures.kv_tokens is not None and figures.max_model_len is not None:
         kv_bytes = block_bytes(outcome.kv_cache, figures.kv_tokens, figures.max_model_len)
+    is_cold = None if figures.compile_s is None else figures.compiling_s is not None
+    tokens, bar = planned_tokens(outcome, is_cold=is_cold)
     return Record(
         fingerprint=fingerprint,
         requested_bytes=budget.requested_bytes,
         kv_tokens=figures.kv_tokens,
-        planned_kv_tokens=planned_tokens(outcome),
+        planned_kv_tokens=tokens,
         kv_bytes=kv_bytes,
         weights_bytes=_bytes(figures.weights_gib),
         planned_weights_bytes=None if outcome is None else outcome.terms.weights_bytes,
         graph_bytes=_bytes(figures.graphs_gib),
-        planned_graph_bytes=None if outcome is None else outcome.terms.graph_bytes,
+        planned_graph_bytes=None if outcome is None else outcome.footprint.peaks.graph_bytes,
+        planned_bar_tokens=bar,
+        is_cold=is_cold,
     )
 
 

@@ -77,7 +77,8 @@ class StartFigures:
     """Figures that vLLM logs while it starts; None until logged. Sizes in GiB, times in seconds.
 
     `kv_gib` is negative when the fraction does not even hold the weights. `concurrency` is the number of
-    requests of `max_model_len` tokens that the KV cache holds at once.
+    requests of `max_model_len` tokens that the KV cache holds at once. `compiling_s` is logged where the
+    compile cache lacked a graph.
     """
 
     max_model_len: int | None = None
@@ -85,6 +86,7 @@ class StartFigures:
     weights_gib: float | None = None
     load_s: float | None = None
     compile_s: float | None = None
+    compiling_s: float | None = None
     kv_gib: float | None = None
     kv_tokens: int | None = None
     concurrency: float | None = None
@@ -139,6 +141,7 @@ _SIGNS = (
     _sign("Using max model len ", Phase.CONFIGURED, rf"(?P<max_model_len>{_COUNT})"),
     _sign("Initializing a V1 LLM engine ", Phase.ENGINE),  # v1/engine/core.py, after the plugins were called
     _sign("Starting to load model ", Phase.LOADING),  # v1/worker/*model_runner.py
+    _sign("Loading model from scratch", Phase.LOADING),  # v1/worker/gpu/model_runner.py, the V2 runner
     _sign("Time spent downloading weights for ", Phase.LOADING, rf"\S{{1,400}}: (?P<download_s>{_NUMBER}) s"),
     _sign("checkpoint shards: ", Phase.LOADING, r" {0,4}(?P<percent>\d{1,3})% Completed"),
     _sign("Loading weights took ", Phase.LOADING, rf"(?P<load_s>{_NUMBER}) s"),
@@ -149,7 +152,11 @@ _SIGNS = (
     ),
     _sign("Starting torch.compile", Phase.COMPILING),  # compilation/monitor.py
     _sign("Warming up model for the compilation", Phase.COMPILING),  # v1/worker/cpu_model_runner.py
-    _sign("Compiling a graph for compile range", Phase.COMPILING),  # compilation/backends.py
+    _sign(  # compilation/backends.py
+        "Compiling a graph for compile range",
+        Phase.COMPILING,
+        rf"[^a-z]{{1,60}}takes (?P<compiling_s>{_NUMBER}) s",
+    ),
     _sign("Directly load AOT compilation", Phase.COMPILING),
     _sign("Directly load the compiled graph", Phase.COMPILING),
     _sign("torch.compile took ", Phase.PROFILING, rf"(?P<compile_s>{_NUMBER}) s"),

@@ -26,6 +26,7 @@ def lora_bytes(shape: Shape, settings: Settings) -> int:
     for tensor in tensors_from_shape(replace(shape, scheme=None)):
         if len(tensor.shape) == 2 and tensor.name.endswith("proj.weight"):
             outputs, inputs = tensor.shape
+            inputs *= shape.experts if ".experts." in tensor.name else 1
             if tensor.name.endswith(_BY_INPUTS):
                 widths += inputs // settings.tensor_parallel + outputs
             else:

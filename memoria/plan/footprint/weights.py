@@ -309,8 +309,9 @@ def _feed_forward(layer: str, number: int, shape: Shape, dtype: str) -> Iterator
     if shape.model_type == "gemma4_text":  # experts beside a dense feed-forward, not in its place
         yield from _gated(f"{layer}.mlp", shape.intermediate, shape, dtype)
     yield Tensor(f"{layer}.mlp.gate.weight", dtype, (shape.experts, shape.hidden))
-    for expert in range(shape.experts):
-        yield from _gated(f"{layer}.mlp.experts.{expert}", shape.expert_intermediate, shape, dtype)
+    for tensor in _gated(f"{layer}.mlp.experts.0", shape.expert_intermediate, shape, dtype):
+        # One above the other: thousands of tensors of one shape cost the plan a second.
+        yield replace(tensor, shape=(shape.experts * tensor.shape[0], *tensor.shape[1:]))
     shared = int(shape.config.get("n_shared_experts") or 0) * shape.expert_intermediate
     shared = shared or int(shape.config.get("shared_expert_intermediate_size") or 0)
     if shared:

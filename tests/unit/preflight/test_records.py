@@ -15,7 +15,7 @@ from memoria.config.model import EngineConfig
 from memoria.plan.budgets import make_budget
 from memoria.plan.outcome import Learned, changed, make_outcome
 from memoria.plan.records import Comparison, Record, block_bytes, fingerprint, may_pin
-from memoria.preflight.records import Records, fingerprint_now
+from memoria.preflight.records import Records, fingerprint_now, holds
 from memoria.supervisor.verifier import make_record
 from memoria.text import GIB
 from memoria.vllm.install.facts import VllmInstall
@@ -109,8 +109,14 @@ def test_a_record_survives_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "null", "{}", json.dumps({**RECORD.to_json(), "kv_bytes": -1}), '{"a":' * 2000],
-    ids=["empty", "list", "null", "blank", "negative", "deep"],
+    [
+        *("", "[]", "null", "{}"),
+        json.dumps({**RECORD.to_json(), "kv_bytes": -1}),
+        json.dumps({**RECORD.to_json(), "is_cold": 2}),
+        json.dumps({**RECORD.to_json(), "planned_bar_tokens": None}),
+        '{"a":' * 2000,
+    ],
+    ids=["empty", "list", "null", "blank", "negative", "condition", "bar", "deep"],
 )
 def test_a_damaged_record_is_no_record(tmp_path: Path, text: str) -> None:
     records = Records(tmp_path)
@@ -184,7 +190,59 @@ def test_what_was_learnt_adds_up_to_the_budget() -> None:
     assert again.capacity.tokens == 400_000
     assert again.terms.weights_bytes == round(14.99 * GIB)
     assert record.planned_weights_bytes == outcome.terms.weights_bytes
-    assert record.planned_graph_bytes == outcome.terms.graph_bytes
+    assert record.planned_graph_bytes == outcome.footprint.peaks.graph_bytes
+    assert record.is_cold is None
+
+
+def test_a_difference_within_the_bar_is_not_told() -> None:
+    budget = make_budget(ENGINE, DEVICE)
+    outcome = make_outcome(ENGINE, budget, model_files(LLAMA_8B), DEVICE)
+    bar = (
+        outcome.capacity.tokens - outcome.kv_cache.capacity(outcome.kv_bytes - outcome.terms.bar_bytes).tokens
+    )
+    assert Comparison("kv_tokens", 1000, 500, bar=500).is_notable is False
+    assert Comparison("kv_tokens", 1000, 499, bar=500).is_notable
+    record = make_record("print", StartFigures(kv_tokens=1000), budget, outcome)
+    assert record.planned_bar_tokens == bar > 0
+    assert record.comparisons[0].bar == bar
+
+
+@pytest.mark.parametrize(
+    ("compile_s", "compiling_s", "is_cold"), [(20.0, 18.0, True), (4.0, None, False), (None, None, None)]
+)
+def test_a_record_knows_whether_the_compile_cache_was_empty(
+    compile_s: float | None, compiling_s: float | None, is_cold: bool | None
+) -> None:
+    budget = make_budget(ENGINE, DEVICE)
+    outcome = make_outcome(ENGINE, budget, model_files(LLAMA_8B), DEVICE)
+    figures = StartFigures(kv_tokens=1000, compile_s=compile_s, compiling_s=compiling_s)
+    record = make_record("print", figures, budget, outcome)
+    assert record.is_cold is is_cold
+    warmer = outcome.kv_cache.capacity(outcome.kv_bytes + outcome.terms.cold_bytes).tokens
+    assert record.planned_kv_tokens == (warmer if is_cold is False else outcome.capacity.tokens)
+
+
+def test_a_warm_record_is_not_the_truth_for_a_cold_start(tmp_path: Path) -> None:
+    environ = {"VLLM_CACHE_ROOT": str(tmp_path)}
+    warm, cold = replace(RECORD, is_cold=False), replace(RECORD, is_cold=True)
+    assert not holds(warm, environ)
+    assert holds(cold, environ)
+    assert holds(RECORD, environ)
+    (tmp_path / "torch_compile_cache" / "digest").mkdir(parents=True)
+    assert holds(warm, environ)
+    assert warm.unmeasured == Learned(RECORD.weights_bytes, RECORD.graph_bytes)
+    assert not holds(warm, {"XDG_CACHE_HOME": str(tmp_path)})
+
+
+def test_a_plan_from_a_warm_record_says_what_a_cold_start_takes_more() -> None:
+    engine = replace(ENGINE, vllm_args={**ENGINE.vllm_args, "max_num_batched_tokens": 1024})
+    budget = make_budget(engine, DEVICE)
+    learned = Learned(16 * GIB, GIB, 40 * GIB, budget.requested_bytes, is_cold=False)
+    warm = make_outcome(engine, budget, model_files(LLAMA_8B), DEVICE, learned)
+    assert warm.kv_bytes == 40 * GIB
+    assert any("warm compile cache" in remark for remark in warm.remarks)
+    cold = make_outcome(engine, budget, model_files(LLAMA_8B), DEVICE, replace(learned, is_cold=True))
+    assert not any("compile cache" in remark for remark in cold.remarks)
 
 
 def test_a_size_that_was_given_is_never_pinned_over() -> None:
