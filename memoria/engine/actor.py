@@ -333,6 +333,7 @@ class EngineActor:
 
     async def _spawn(self) -> None:
         """Raises `MemoriaError`."""
+        await self._standby.arrives(self._start.host)
         start = self._start = self._standby.take_over(self._start) or self._start
         if start.process is None:
             await start.spawn()

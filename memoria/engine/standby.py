@@ -38,7 +38,8 @@ class Standby:
     def __init__(
         self, engine: str, log: LogFile, journal: Journal, on_change: Callable[[StandbyState | None], None]
     ) -> None:
-        self._engine, self._log, self._journal, self._on_change = engine, log, journal, on_change
+        self._engine, self._log, self._journal, self._listener = engine, log, journal, on_change
+        self._changed = asyncio.Event()
         self._start: Start | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
@@ -65,6 +66,13 @@ class Standby:
                 self._keep(host, settings, patience), name=f"{self._engine} standby"
             )
 
+    async def arrives(self, host: EngineHost) -> None:
+        """An engine on demand waits for the imports that its standby has begun: its own would take longer.
+        Until it waits at the gate, or has ended."""
+        while host.on_demand and self._start is not None and not self.is_waiting:
+            self._changed.clear()
+            await self._changed.wait()
+
     def take_over(self, queued: Start) -> Start | None:
         """The standby as the engine's next start, in the place of `queued`, if it waits at the gate. Its time
         counts from here on, and its log becomes the engine's."""
@@ -89,6 +97,10 @@ class Standby:
         """Wait until no process of a dropped one is left, but not for one that no signal ends."""
         if self._ending:
             await asyncio.wait(self._ending, timeout=ENDING)
+
+    def _on_change(self, state: StandbyState | None) -> None:
+        self._changed.set()
+        self._listener(state)
 
     def _release(self) -> Start | None:
         start, self._start = self._start, None

@@ -114,6 +114,10 @@ class OnDemand:
         about = self._about.get(name)
         return about is not None and about.wanted_since is not None and about.phase is Phase.AWAY
 
+    def look(self) -> None:
+        """Something else has changed: the deployment."""
+        self._changed.set()
+
     def on_change(self, snapshot: EngineSnapshot) -> None:
         """Call with every new snapshot."""
         if not snapshot.on_demand:

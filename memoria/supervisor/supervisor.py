@@ -153,6 +153,7 @@ class Supervisor:
                 actor.log.limit(max_bytes=config.logging.max_bytes, keep=config.logging.keep)
             actors[engine.name] = actor
         self.actors = actors
+        self.on_demand.look()
         return list(before.values())
 
     async def retire(self, actor: EngineActor) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -168,3 +170,34 @@ async def test_without_a_passenger_it_still_comes_and_goes(bench: Bench) -> None
     await bench.until(S.STARTING, S.STOPPING, S.QUEUED, S.READY)
     bench.actor.schedule(Event.YIELD)
     await bench.until(S.DORMANT)
+
+
+async def test_it_waits_for_a_standby_that_still_imports(bench: Bench) -> None:
+    bench.host.standby = True
+    await awake(bench)
+    bench.host.passenger = False  # the standby does not get to the gate yet
+    await bench.until_true(lambda snapshot: snapshot.standby == "importing")
+    bench.actor.schedule(Event.YIELD)
+    await bench.until(S.DORMANT)
+    bench.actor.schedule(Event.WAKE)
+    await bench.until(S.STARTING)
+    starts = len(bench.host.starts)
+    bench.host.boarding.at_gate.set()
+    await bench.until_told("standby_took_over")
+    await bench.until(S.READY)
+    assert len(bench.host.starts) <= starts + 1  # the next standby
+
+
+async def test_it_starts_anew_where_the_standby_dies_meanwhile(bench: Bench) -> None:
+    bench.host.standby = True
+    await awake(bench)
+    bench.host.passenger = False
+    await bench.until_true(lambda snapshot: snapshot.standby == "importing")
+    bench.actor.schedule(Event.YIELD)
+    await bench.until(S.DORMANT)
+    bench.actor.schedule(Event.WAKE)
+    await bench.until(S.STARTING)
+    bench.host.passenger = True
+    os.kill(bench.host.pids[-1], signal.SIGKILL)
+    await bench.until(S.READY)
+    assert "standby_ended" in bench.told()
