@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from memoria.config.model import Limits
+from memoria.proxy.access.rules import AccessRules
 from tests.faults import corpus
 from tests.integration.proxy_rig import Rig, ScriptedEngine, on_uvloop, request
 
@@ -50,11 +51,75 @@ async def test_an_absolute_target_is_forwarded_as_a_path_with_our_host(tmp_path:
     async with Rig(tmp_path, embedding=engine) as rig:
         client = await rig.client()
         await client.send(
-            b"POST http://evil/v1/embeddings HTTP/1.1\r\nhost: t\r\ncontent-length: 2\r\n\r\n{}"
+            b"POST HTTP://T/v1/embeddings?a=b HTTP/1.1\r\nhost: t\r\ncontent-length: 2\r\n\r\n{}"
         )
         assert (await client.response()).status == 200
-        assert engine.asked[0].line == b"POST /v1/embeddings HTTP/1.1"
+        assert engine.asked[0].line == b"POST /v1/embeddings?a=b HTTP/1.1"
         assert engine.asked[0].header(b"host") == [b"localhost"]
+
+
+@pytest.mark.parametrize("path", [b"/v1/embeddings", b"/nowhere", b""], ids=["engines'", "own", "none"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"POST http://evil%b HTTP/1.1",
+        b"POST http://t:81%b HTTP/1.1",
+        b"POST http://u@t%b HTTP/1.1",
+        b"POST ftp://t%b HTTP/1.1",
+        b"POST t:%b HTTP/1.1",
+        b"POST http://t%b RTSP/1.0",
+        b"POST http://t%b RTSP/1.1",
+        b"OPTIONS http://t%b RTSP/1.0",
+        b"SOURCE http://t%b ICE/1.0",
+        b"POST http://t%b HTTP/0.9",
+        b"POST http://t%b HTTP/2.0",
+    ],
+    ids=lambda line: line.replace(b"%b", b"").decode(),
+)
+@on_uvloop
+async def test_a_request_to_another_host_or_in_another_protocol_is_refused(
+    tmp_path: Path, line: bytes, path: bytes
+) -> None:
+    engine = ScriptedEngine()
+    async with Rig(tmp_path, embedding=engine) as rig:
+        client = await rig.client()
+        await client.send(line % path + b"\r\nhost: t\r\ncontent-length: 2\r\n\r\n{}")
+        response = await client.response()
+        assert (response.status, response.header(b"connection")) == (400, [b"close"])
+        assert await client.closed() == b""
+    assert not engine.asked
+
+
+@pytest.mark.parametrize("target", [b"http://t/admin/status", b"/admin/status#a", b"http://t/admin/status?"])
+@on_uvloop
+async def test_however_a_target_is_written_access_sees_its_path(tmp_path: Path, target: bytes) -> None:
+    """An origin that may use the engines may not use the admin API."""
+    rules = AccessRules(frozenset((b"t",)), origins=frozenset((b"https://a.example",)))
+    async with Rig(tmp_path, rules=rules, embedding=ScriptedEngine()) as rig:
+        client = await rig.client()
+        await client.send(b"GET " + target + b" HTTP/1.1\r\nhost: t\r\norigin: https://a.example\r\n\r\n")
+        response = await client.response()
+        assert (response.status, response.error["code"]) == (403, "origin_not_allowed")
+        assert response.header(b"access-control-allow-origin") == []
+
+
+@pytest.mark.parametrize(
+    ("kinds", "status"),
+    [
+        ((b"application/json", b"application/json"), 200),
+        ((b"application/json", b"text/plain"), 400),
+        ((b"text/plain", b"application/json"), 400),
+    ],
+)
+@on_uvloop
+async def test_two_content_types_are_one_or_refused(
+    tmp_path: Path, kinds: tuple[bytes, bytes], status: int
+) -> None:
+    engine = ScriptedEngine()
+    async with Rig(tmp_path, embedding=engine) as rig:
+        response = await rig.post(b"/v1/embeddings", b"{}", *(b"content-type: " + kind for kind in kinds))
+        assert response.status == status
+    assert len(engine.asked) == (status == 200)
 
 
 @pytest.mark.parametrize("path", [b"/v1//embeddings", b"//v1/embeddings", b"/v1/embeddings/"])

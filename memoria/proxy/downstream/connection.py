@@ -75,7 +75,7 @@ class Downstream(AsgiLane):
     _in_head = False
     _is_whole = True  # the request was read to its end, whether it is answered or not
     _between = True  # nothing has come since the last request was answered
-    _opening = b""  # the read that began the request, until its head is complete
+    _raw_head = b""  # what is here of the head that is being parsed
     _tail = b""  # the last bytes parsed: the first ones of an empty line, maybe
     _overhead = 0  # bytes since the request or a piece of its body began
     _left = 0  # bytes of a body that is counted, not parsed
@@ -113,7 +113,6 @@ class Downstream(AsgiLane):
             known = self._known_head
             if known is not None and self._begin_known(known, data):
                 return
-            self._opening = data
         elif self._ignores_input:
             self._discard()
             return
@@ -207,6 +206,10 @@ class Downstream(AsgiLane):
             self._turn_away(large if self._in_head else errors.trailer_too_large(HEAD_BYTES))
             return
         self._tail = piece[1 - len(HEAD_END) :]
+        if self._is_whole:
+            self._raw_head = piece
+        elif self._in_head:
+            self._raw_head += piece
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade:
@@ -303,22 +306,26 @@ class Downstream(AsgiLane):
             return
         self._in_head = False
         # taken whatever becomes of this head: cached for the next one, its bytes would get that one's grant
-        opening, self._opening = self._opening, b""
+        raw, self._raw_head = self._raw_head, b""
         if self._ignores_input:
             return  # it came together with what ended the conversation
         context, parser, headers, lengths = self.context, self.parser, self.headers, self._lengths
         method, target = parser.get_method(), self.url
         url = httptools.parse_url(target)
-        path = came = url.path or b""
+        path = url.path or b""
         methods = routes.EXACT.get(path)
         if methods is None:
-            path = routes.canonical(came)
+            path = routes.canonical(path or b"/")
             methods = routes.methods_of(path)
-        if methods is not None or path != came:
-            self.url = target = path if url.query is None else path + b"?" + url.query
-        verdict = self._decide(method, target)
-        version, keep_alive = parser.get_http_version(), parser.should_keep_alive()
-        head = read_head(methods, method, target, version, headers, keep_alive=keep_alive)
+        if method != b"CONNECT" and (path[:1] == b"/" or url.schema is not None):
+            # in this form, access, routes and uvicorn see the same
+            self.url = path if url.query is None else path + b"?" + url.query
+        verdict = self._decide(method, self.url)
+        # not the parser's version, which may be that of another protocol
+        version = raw.lstrip().partition(b"\r\n")[0].rpartition(b" HTTP/")[2].decode("latin-1")
+        head = read_head(
+            methods, method, self.url, version, headers, keep_alive=parser.should_keep_alive(), sent=target
+        )
         self._left = int(lengths[0]) if len(lengths) == 1 and not head.chunked else 0
         has_body = bool(head.chunked or self._left)
         exchange: Exchange
@@ -338,8 +345,8 @@ class Downstream(AsgiLane):
                     self.begin_own(head, verdict, self.url, headers, lengths)
                     return
                 # a page's request is also judged by its length, which differs under a cached head
-                if head.cacheable and opening and _BROWSER.isdisjoint(dict(headers)):
-                    self._known_head = HeadCache.of(opening, _Known(head, verdict, context.rules_token))
+                if head.cacheable and _BROWSER.isdisjoint(dict(headers)):
+                    self._known_head = HeadCache.of(raw, _Known(head, verdict, context.rules_token))
                     if self._known_head is not None and verdict.key is None:
                         self.known_heads[self.port] = self._known_head
         self.cycle = self._parsed = self.exchange = exchange

@@ -44,6 +44,7 @@ _READ_HERE = frozenset(
     )
 )
 _HOST = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 _VISIBLE = re.compile(rb"[\x21-\x7e]+")
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
@@ -96,10 +97,11 @@ def read_head(
     headers: Sequence[Header],
     *,
     keep_alive: bool,
+    sent: bytes | None = None,
 ) -> RequestHead:
-    """`methods`: the routes at this path, None where memoria itself answers. Names in `headers` are in lower
-    case, without Content-Length. A head that two servers may read differently is refused, and the connection
-    closed."""
+    """`methods`: the routes at this path, None where memoria itself answers. `sent`: the target as it came,
+    where `target` is only its path and query. Names in `headers` are in lower case, without Content-Length. A
+    head that two servers may read differently is refused, and the connection closed."""
     fields: Fields = {}
     lines: list[bytes] = []
     for name, value in headers:
@@ -117,7 +119,7 @@ def read_head(
     route: Route | None = None
     refused: Answer | None = None
     try:
-        _check(target, http_version, fields)
+        _check(sent or target, http_version, fields, is_proxying=method == b"CONNECT")
         if methods is not None:
             route = methods.get(method) or choose(methods, method)
             if route.websocket:
@@ -148,7 +150,7 @@ def read_head(
     )
 
 
-def _check(target: bytes, http_version: str, fields: Fields) -> None:
+def _check(target: bytes, http_version: str, fields: Fields, *, is_proxying: bool) -> None:
     if http_version not in {"1.0", "1.1"}:  # the parser takes a request line without a version for HTTP/0.9
         raise Rejection(bad_framing("HTTP/1.1 and HTTP/1.0 are understood"))
     if not _VISIBLE.fullmatch(target):
@@ -161,6 +163,14 @@ def _check(target: bytes, http_version: str, fields: Fields) -> None:
         raise Rejection(bad_framing("The request has several Host headers"))
     elif not _HOST.fullmatch(hosts[0]):
         raise Rejection(bad_framing("The Host header is not a host"))
+    if target[:1] != b"/" and target != b"*" and not is_proxying:
+        absolute = _ABSOLUTE.match(target)
+        if absolute is None:
+            raise Rejection(bad_framing("The target is neither a path nor of `http://` or `https://`"))
+        if hosts is None or absolute[1].lower() != hosts[0].lower():
+            raise Rejection(bad_framing("The target and the Host header name different hosts"))
+    if len(set(fields.get(b"content-type", ()))) > 1:
+        raise Rejection(bad_framing("The request has several Content-Type headers"))
     codings = fields.get(b"transfer-encoding", ())
     if codings and (http_version == "1.0" or len(codings) > 1 or codings[0].lower() != b"chunked"):
         raise Rejection(bad_framing("The only Transfer-Encoding understood is `chunked`, in HTTP/1.1"))
