@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
+import anyio
 from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -52,6 +53,8 @@ class Gateway:
         environ: Mapping[str, str],
     ) -> None:
         """Raises `MemoriaError` where the request log or tracing cannot be opened."""
+        # loads its backend, which takes 0.1 s: all would wait for that at the first stream of events
+        anyio.get_cancelled_exc_class()
         self.generation, self._switched = generation, asyncio.Event()
         self._admin_socket = str(admin_socket)
         config = generation.config

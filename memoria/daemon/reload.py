@@ -121,7 +121,8 @@ class Reloader:
 
     async def _open_late(self) -> None:
         async with self._one_at_a_time:
-            opened, problems = self._listeners.open_late(self._config)
+            # in a thread: a host's name may take the resolver a while
+            opened, problems = await in_daemon_thread(lambda: self._listeners.open_late(self._config))
             for listener in opened:
                 port = listener.getsockname()[1]
                 try:
@@ -174,7 +175,8 @@ class Reloader:
         """Binds the new addresses, and accepts no connection there yet. Raises `UnavailableError`, and then
         leaves nothing open."""
         own_pids = await self._supervisor.own_pids()
-        change, trouble = self._listeners.open_new(config, own_pids), None
+        change = await in_daemon_thread(lambda: self._listeners.open_new(config, own_pids))
+        trouble = None
         try:
             for listener in change.new:
                 await self._server.open(listener)
