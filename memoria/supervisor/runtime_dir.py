@@ -30,19 +30,26 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 PROC = Path("/proc")
 
 
-def replaceable(path: Path, trusted: Collection[int]) -> str | None:
+def replaceable(path: Path, trusted: Collection[int], *, closing: bool = False) -> str | None:
     """Why a user who is not `trusted` could replace this directory, or redirect it by a link; None where none
     could. In a sticky directory, as /tmp is, only a file's owner can replace it (inode(7)).
 
-    In a user namespace root's directories belong to another number: that of `/`."""
+    `closing`: it will be closed to others, so its own mode does not count. In a user namespace root's
+    directories belong to another number: that of `/`."""
     ways = [path, *path.parents, *(real := path.resolve()).parents, real]
+    open_ones = (path, real) if closing else ()
     for place in dict.fromkeys(sorted(ways, key=lambda place: len(place.parts))):
         facts = place.lstat()
         if facts.st_uid not in trusted:
             return f"{place} belongs to another user"
-        if S_ISDIR(facts.st_mode) and facts.st_mode & S_IWOTH and not facts.st_mode & S_ISVTX:
+        is_open = S_ISDIR(facts.st_mode) and facts.st_mode & S_IWOTH and not facts.st_mode & S_ISVTX
+        if is_open and place not in open_ones:
             return f"every user can replace what is in {place}"
     return None
+
+
+def _trusted() -> set[int]:
+    return {0, os.getuid(), Path("/").stat().st_uid}
 
 
 class RuntimeDir:
@@ -120,7 +127,7 @@ class RuntimeDir:
             for folder in (*reversed(self.path.parents), self.path):  # mkdir's `parents` would not be closed
                 folder.mkdir(exist_ok=True, mode=0o700)
             self._own()
-            lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise UnavailableError(self._unusable(error)) from None
         try:
@@ -169,17 +176,29 @@ class RuntimeDir:
         return [*own, *self.engines.glob("*.sock")]
 
     def _own(self) -> None:
-        """A directory that existed keeps its mode through mkdir: it must be ours and closed to others."""
-        facts = self.path.stat()
-        if facts.st_uid == os.getuid() and facts.st_mode & 0o077:
-            self.path.chmod(0o700)
+        """A directory that existed keeps its mode through mkdir: it must be ours and closed to others. It is
+        judged first, and what is closed is what was judged; links that others put there are refused."""
+        self._check_owner(self.path, closing=True)
+        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            facts = os.fstat(folder)
+            if facts.st_uid != os.getuid():
+                raise PermissionError(0, "it belongs to another user")
+            if facts.st_mode & 0o077:
+                os.fchmod(folder, 0o700)
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.stat(follow_symlinks=False).st_uid not in _trusted():
+                        raise PermissionError(0, f"{entry.name} in it belongs to another user")
+        finally:
+            os.close(folder)
         self._check_owner(self.path)
 
-    def _check_owner(self, there: Path) -> None:
+    def _check_owner(self, there: Path, *, closing: bool = False) -> None:
         """`there` is the directory, or the nearest one above it that exists."""
         if there == self.path and there.stat().st_uid != os.getuid():
             raise PermissionError(0, "it belongs to another user")
-        if reason := replaceable(there, {0, os.getuid(), Path("/").stat().st_uid}):
+        if reason := replaceable(there, _trusted(), closing=closing):
             raise PermissionError(0, reason)
 
     def _clear(self) -> None:

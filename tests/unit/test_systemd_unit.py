@@ -22,14 +22,29 @@ KNOWN = {
     "Unit": {"Description", "After", "Wants", "StartLimitIntervalSec", "StartLimitBurst"},
     "Service": {
         *("Type", "NotifyAccess", "ExecStart", "ExecReload", "User", "Group", "SupplementaryGroups", "UMask"),
-        *("TimeoutStartSec", "TimeoutStopSec", "WatchdogSec", "KillMode", "OOMPolicy", "LimitNOFILE"),
+        *(
+            "TimeoutStartSec",
+            "TimeoutStopSec",
+            "WatchdogSec",
+            "KillMode",
+            "OOMPolicy",
+            "LimitNOFILE",
+            "LimitCORE",
+        ),
         *("Restart", "RestartSec", "RestartPreventExitStatus", "Environment", "EnvironmentFile"),
         *(
             f"{kind}Directory{mode}"
             for kind in ("State", "Cache", "Logs", "Runtime")
             for mode in ("", "Mode")
         ),
-        *("NoNewPrivileges", "CapabilityBoundingSet", "PrivateTmp", "RemoveIPC", "LockPersonality"),
+        *(
+            "NoNewPrivileges",
+            "CapabilityBoundingSet",
+            "PrivateTmp",
+            "PrivateMounts",
+            "RemoveIPC",
+            "LockPersonality",
+        ),
         *(f"Protect{what}" for what in ("System", "Home", "ControlGroups", "Clock", "Hostname")),
         *(f"ProtectKernel{what}" for what in ("Tunables", "Modules", "Logs")),
         *(f"Restrict{what}" for what in ("Namespaces", "SUIDSGID", "Realtime", "AddressFamilies")),

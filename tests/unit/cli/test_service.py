@@ -57,7 +57,15 @@ def test_a_users_unit_asks_for_nothing_that_only_root_may_do() -> None:
             "TimeoutStopSec",
             "WatchdogSec",
         ),
-        *("KillMode", "Restart", "RestartSec", "RestartPreventExitStatus", "LimitNOFILE", "WantedBy"),
+        *(
+            "KillMode",
+            "Restart",
+            "RestartSec",
+            "RestartPreventExitStatus",
+            "LimitNOFILE",
+            "LimitCORE",
+            "WantedBy",
+        ),
     }
     assert "WantedBy=default.target" in lines
 

@@ -178,3 +178,39 @@ def test_a_path_that_cannot_be_a_directory_is_told_with_a_hint(path: Path) -> No
     ):
         pass
     assert "MEMORIA_RUNTIME_DIR" in (caught.value.problems[0].hint or "")
+
+
+def test_a_directory_is_judged_before_it_is_changed(path: Path) -> None:
+    path.mkdir(parents=True)
+    path.chmod(0o755)
+    path.parent.chmod(0o777)  # every user can put another directory here
+    with pytest.raises(UnavailableError, match="every user can replace"), RuntimeDir(path):
+        pass
+    assert mode(path) == 0o755
+
+
+@pytest.mark.parametrize("place", ["lock", "elsewhere"])
+def test_a_lock_that_is_a_link_is_refused_and_what_it_points_to_is_left_alone(
+    path: Path, tmp_path: Path, place: str
+) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("as it was")
+    path.mkdir(parents=True, mode=0o700)
+    (path / "lock").symlink_to(precious if place == "lock" else tmp_path / "new")
+    with pytest.raises(UnavailableError, match="cannot use the runtime directory"), RuntimeDir(path):
+        pass
+    assert precious.read_text() == "as it was"
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+@pytest.mark.parametrize("name", ["state.new", "engines", "x"])
+def test_what_another_user_put_into_an_open_directory_is_refused(
+    path: Path, tmp_path: Path, name: str
+) -> None:
+    path.mkdir(parents=True)
+    path.chmod(0o777)
+    (path / name).symlink_to(tmp_path)
+    os.chown(path / name, 4242, 4242, follow_symlinks=False)
+    with pytest.raises(UnavailableError, match=f"{name} in it belongs to another user"), RuntimeDir(path):
+        pass
