@@ -44,6 +44,18 @@ def in_daemon_thread(work: Callable[[], T]) -> asyncio.Future[T]:
     return future
 
 
+class Turns:
+    """Long work on the event loop, which gives way to others after each `seconds`."""
+
+    def __init__(self, seconds: float = 0.001) -> None:
+        self._seconds, self._began = seconds, time.monotonic()
+
+    async def give_way(self) -> None:
+        if time.monotonic() - self._began > self._seconds:
+            await asyncio.sleep(0)
+            self._began = time.monotonic()
+
+
 class SingleFlight(Generic[T]):
     """A repeated call to an engine or a driver; concurrent callers share the one in progress.
 

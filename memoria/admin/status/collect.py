@@ -18,7 +18,7 @@ from memoria import __version__
 from memoria.admin.status.memory_sampler import MemorySample, MemorySampler
 from memoria.admin.status.status import DeviceStatus, EngineStatus, GuardStatus, PlannedTerm, Status, Term
 from memoria.admin.telemetry.rates import Rates, Speed
-from memoria.aio import SingleFlight
+from memoria.aio import SingleFlight, Turns
 from memoria.engine.actor import EngineActor
 from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
@@ -80,7 +80,7 @@ class Collector:
             self._holders.sample(), asyncio.gather(*(self.exposition(name, hurry=hurry) for name in names))
         )
         expositions = {name: text for name, text in zip(names, texts, strict=True) if text is not None}
-        return Collected(self._status(memory, expositions), expositions)
+        return Collected(await self._status(memory, expositions), expositions)
 
     async def exposition(self, name: str, *, hurry: bool = False) -> bytes | None:
         """The engine's own `/metrics`; None where it does not serve, or does not answer."""
@@ -108,7 +108,13 @@ class Collector:
             raise ConnectionError("it has ended")
         return await vllm_client.exposition(address, timeout=ANSWER_TIMEOUT)
 
-    def _status(self, memory: MemorySample, expositions: Mapping[str, bytes]) -> Status:
+    async def _status(self, memory: MemorySample, expositions: Mapping[str, bytes]) -> Status:
+        """Each engine's percentiles take a millisecond under load: others are served in between."""
+        turns, engines = Turns(), list[EngineStatus]()
+        for name in tuple(self._supervisor.actors):
+            if name in self._supervisor.actors:  # a reload may have removed it meanwhile
+                engines.append(self._engine(name, memory, load_of(expositions.get(name, b""))))
+            await turns.give_way()
         return Status(
             version=__version__,
             pid=os.getpid(),
@@ -118,10 +124,7 @@ class Collector:
             devices=tuple(
                 self._device_status(planned.device, memory) for planned in self._supervisor.plan.devices
             ),
-            engines=tuple(
-                self._engine(name, memory, load_of(expositions.get(name, b"")))
-                for name in self._supervisor.actors
-            ),
+            engines=tuple(engines),
             guard=None if (guarding := self._guarding()) is None else _guard(guarding),
         )
 

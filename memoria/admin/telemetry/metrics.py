@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import platform
 import time
 from collections import Counter
@@ -28,6 +27,7 @@ from memoria.admin.telemetry.exposition import (
 )
 from memoria.admin.telemetry.loop_lag import LoopLag
 from memoria.admin.telemetry.requests import Requests
+from memoria.aio import Turns
 from memoria.engine.events import Entry, EventKind
 from memoria.engine.lifecycle import State
 from memoria.engine.snapshot import EngineSnapshot
@@ -37,7 +37,6 @@ from memoria.supervisor.supervisor import Supervisor
 from memoria.vllm.failures import Kind
 from memoria.vllm.log_lines import Phase
 
-TIME_SLICE = 0.001  # seconds of work before the event loop may serve requests
 CAUSES = (*get_args(Kind), "asked")  # of a restart
 # Seconds: from a small embedding to a long completion.
 BOUNDS = (
@@ -68,12 +67,10 @@ class Metrics:
                 *self.loop_lag.families(),
             )
         )
-        began = time.monotonic()
+        turns = Turns()
         for engine, text in found.expositions.items():
             for _ in exposition.merge(text, engine):
-                if time.monotonic() - began > TIME_SLICE:
-                    await asyncio.sleep(0)
-                    began = time.monotonic()
+                await turns.give_way()
         return exposition.render()
 
     def routes(self) -> list[Route]:

@@ -29,6 +29,7 @@ from memoria.proxy.upstream import Pool, Sink, Upstream
 logger = logging.getLogger(__name__)
 
 ANNOUNCED = 2  # first reads of a stream that may carry no token: vLLM sends a preamble before the prefill
+SLICE = 500  # connections whose clock is looked at in one callback
 DISCONNECT_S = 0.2  # seconds between two looks at a client that is not read from
 
 
@@ -136,15 +137,23 @@ class Watch(Generic[Kind]):
         self._watched.discard(watched)
 
     def _tick(self) -> None:
-        now = time.monotonic()
-        for watched in self:
-            try:
-                watched.on_tick(now)
-            except Exception:  # must not stop the others' clock
-                logger.exception("the timeouts of %r could not be checked", watched)
+        self._check(tuple(self._watched), 0)
+
+    def _check(self, watched: Sequence[Kind], first: int) -> None:
+        """Those from `first` on, in slices: a tick over thousands of connections must not hold up others."""
+        now, loop = time.monotonic(), asyncio.get_running_loop()
+        for one in watched[first : first + SLICE]:
+            if one in self._watched:
+                try:
+                    one.on_tick(now)
+                except Exception:  # must not stop the others' clock
+                    logger.exception("the timeouts of %r could not be checked", one)
+        if first + SLICE < len(watched):
+            loop.call_soon(self._check, watched, first + SLICE)
+            return
         self._timer = None
         if self._watched:
-            self._timer = asyncio.get_running_loop().call_later(self.interval, self._tick)
+            self._timer = loop.call_later(self.interval, self._tick)
 
 
 class Backlog:

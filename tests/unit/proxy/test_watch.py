@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from memoria.proxy.exchange.context import Standstill, Watch
+from memoria.proxy.exchange.context import SLICE, Standstill, Watch
 
 
 class Counting:
@@ -48,3 +48,33 @@ def test_a_standstill_lasts_from_when_it_was_first_seen() -> None:
         0.0,
         0.5,
     ]
+
+
+async def test_a_tick_over_thousands_lets_others_run_in_between() -> None:
+    seen: list[int] = []
+    others: list[int] = []
+    ended = asyncio.Event()
+
+    class Client:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def on_tick(self, now: float) -> None:
+            if not seen:
+                asyncio.get_running_loop().call_soon(lambda: others.append(len(seen)))
+                watch.discard(gone)
+            seen.append(self.number)
+            if len(seen) == len(clients) - 1:
+                ended.set()
+
+    watch: Watch[Client] = Watch(0.001)
+    clients = [Client(number) for number in range(5 * SLICE)]
+    for client in clients:
+        watch.add(client)
+    gone = tuple(watch)[-1]
+    async with asyncio.timeout(10):
+        await ended.wait()
+    for client in clients:
+        watch.discard(client)
+    assert others == [SLICE]
+    assert sorted([*seen, gone.number]) == list(range(5 * SLICE))
