@@ -414,8 +414,8 @@ class EngineActor:
     # ------------------------------------------------------------------ ending
 
     async def _make_room(self) -> Event:
-        """Requests in flight are finished, however long they take: only a hang ends them."""
-        drained = asyncio.ensure_future(self.traffic.idle())
+        """Requests in flight are finished, however long they take; not those that only stay open."""
+        drained = asyncio.ensure_future(self.traffic.finished(self._timeouts.drain))
         silent = asyncio.ensure_future(self._start.hang_watch.until_silent())
         try:
             await asyncio.wait({drained, silent}, return_when=asyncio.FIRST_COMPLETED)
@@ -428,14 +428,12 @@ class EngineActor:
         return await self._leave()
 
     async def _drain(self) -> Event:
-        try:
-            async with asyncio.timeout(self._timeouts.drain):
-                await self.traffic.idle()
-        except TimeoutError:
-            self._journal.add_event(EventKind.DRAIN_TIMED_OUT, self.name, in_flight=self.traffic.in_flight)
+        await self.traffic.idle(self._timeouts.drain)
         return await self._leave()
 
     async def _leave(self) -> Event:
+        if cut := self.traffic.in_flight:
+            self._journal.add_event(EventKind.DRAIN_TIMED_OUT, self.name, in_flight=cut)
         await self._start.host.until_alone(self._on_neighbour)
         self._start.set_releasing(True)  # before anyone else passes
         return Event.DRAINED

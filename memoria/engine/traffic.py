@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Callable
 
 # How many requests wait for the engine alone; and a number that differs whenever something has come from the
@@ -38,5 +40,20 @@ class Traffic:
             self._idle.set()
             self.on_idle()
 
-    async def idle(self) -> None:
-        await self._idle.wait()
+    async def idle(self, at_most: float | None = None) -> None:
+        """Wait until no request is in flight, for `at_most` seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(at_most):
+                await self._idle.wait()
+
+    async def finished(self, stalled: float) -> None:
+        """Wait until no request is in flight; or until the core has made no progress for `stalled` seconds,
+        if it shows any: what is left then is idle, as a WebSocket may be for hours."""
+        began = time.monotonic()
+        while self.in_flight:
+            left = stalled
+            if self.works_until:
+                left -= time.monotonic() - max(began, self.works_until)
+                if left <= 0:
+                    return
+            await self.idle(max(0.01, left))

@@ -111,7 +111,11 @@ def to_load(status: Status, names: Sequence[str] = ()) -> list[Engine]:
     late = [engine for engine in wanted if engine.state != "ready"]
     if late and (names or len(late) == len(wanted)):
         raise UnavailableError(
-            [Problem(f"{engine.name} is not ready: {engine.state}", hint="memoria status") for engine in late]
+            Problem(
+                f"{engine.name} is not ready: {engine.state}",
+                hint=f"memoria wake {engine.name}" if engine.on_demand else "memoria status",
+            )
+            for engine in late
         )
     for engine in late:
         sys.stderr.write(f"skipping {engine.name}: it is {engine.state}\n")

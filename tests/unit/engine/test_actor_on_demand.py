@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +58,19 @@ async def test_it_finishes_its_requests_however_long_they_take(bench: Bench) -> 
     bench.actor.traffic.ended()
     await bench.until(S.STOPPING, S.DORMANT)
     assert "drain_timed_out" not in bench.told()
+
+
+async def test_connections_that_only_stay_open_do_not_keep_it(bench: Bench) -> None:
+    """A WebSocket, say: its core has done nothing for as long as a drain may take."""
+    bench.timeouts = replace(bench.timeouts, drain=0.05)
+    bench.actor.adopt(bench.host, bench.timeouts, bench.policy)
+    await awake(bench)
+    bench.actor.traffic.began()
+    bench.actor.traffic.works_until = time.monotonic() - 100
+    bench.actor.schedule(Event.YIELD)
+    await bench.until(S.YIELDING, S.STOPPING, S.DORMANT)
+    assert "drain_timed_out" in bench.told()
+    bench.actor.traffic.ended()
 
 
 async def test_it_may_be_called_off_while_requests_are_in_flight(bench: Bench) -> None:
