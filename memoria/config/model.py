@@ -129,8 +129,11 @@ class Hold(Section):
     seconds: SecondsOrZero = key(
         "Longest wait of a request for an engine that is busy or starting; 0: none.", 30.0
     )
-    requests: Whole = key("Most requests that wait.", 256)
-    bytes: Whole = key("Most bytes of request bodies that wait.", 64 << 20)
+    requests: Whole = key("Most requests that wait; past it a client still has its share.", 256)
+    bytes: Whole = key(
+        "Most bytes of request bodies that wait, and of uploads; past it a client still has its share.",
+        64 << 20,
+    )
 
 
 @dataclass(frozen=True, slots=True)

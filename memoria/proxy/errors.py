@@ -219,7 +219,7 @@ def engine_busy(engine: str, in_flight: int, queued: int) -> Refusal:
 
 
 def hold_full(limit: int) -> Refusal:
-    message = f"The queued request bodies have reached {limit} bytes (`hold.bytes`)"
+    message = f"There was no room for the request body: those here have reached {limit} bytes (`hold.bytes`)"
     return Refusal(429, message, "hold_full", retry_after=RETRY_BUSY, ready_in=0.0)
 
 

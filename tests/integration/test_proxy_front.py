@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from memoria.config.model import Filters, Hold
+from memoria.config.model import Filters, Hold, Timeouts
 from memoria.proxy.access.keys import KeyRing
 from memoria.proxy.access.rules import AccessRules
 from memoria.proxy.downstream import connection
@@ -306,16 +307,28 @@ async def test_a_connection_too_many_is_told_so(tmp_path: Path, monkeypatch: pyt
         assert (await rig.post(EMBEDDINGS)).status == 200
 
 
+def has_grown_to(rig: Rig, size: int) -> bool:
+    return rig.admission.uploads._total == size
+
+
 @on_uvloop
-async def test_small_bodies_that_do_not_end_share_the_room_for_what_waits(tmp_path: Path) -> None:
+async def test_small_bodies_that_do_not_end_wait_for_room_and_not_for_ever(tmp_path: Path) -> None:
+    """Two have room, a third has its turn beyond it, a fourth is not read from."""
     head = b"POST /v1/embeddings HTTP/1.1\r\nhost: test\r\ncontent-length: 50000\r\n\r\n"
-    async with Rig(tmp_path, hold=Hold(bytes=100_000), embedding=ScriptedEngine()) as rig:
-        slow = [await rig.client() for _ in range(3)]
+    hold, timeouts = Hold(bytes=100_000, seconds=0.2), Timeouts(idle=0.4)
+    async with Rig(tmp_path, hold=hold, timeouts=timeouts, embedding=ScriptedEngine()) as rig:
+        slow = [await rig.client() for _ in range(4)]
         for client in slow:
+            before = rig.admission.uploads._total
             await client.send(head + b"x" * 40_000)
-        refused = await slow[2].response()
+            await until(partial(has_grown_to, rig, before + 40_000))
+        refused = await slow[3].response()
         assert (refused.status, refused.error["code"]) == (429, "hold_full")
+        await slow[2].send(b"x" * 10_000)
+        assert (await slow[2].response()).status == 200
+        await rig.ended.get()
         slow[0].reset()
+        await rig.ended.get()
         await rig.ended.get()
         await slow[1].send(b"x" * 10_000)
         assert (await slow[1].response()).status == 200

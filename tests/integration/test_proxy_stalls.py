@@ -335,10 +335,11 @@ async def test_a_client_that_leaves_with_a_large_body_in_the_queue_is_noticed(
 async def test_bodies_that_must_be_whole_first_have_one_bound_together(
     tmp_path: Path, filtered: bool
 ) -> None:
-    """`hold.bytes`; but one alone may be as large as bodies may be."""
-    hold = Hold(bytes=2**20)
-    alone = Rig(tmp_path, hold=hold, filters={"a": Filters(strip=("x",))}, a=ScriptedEngine())
-    two = Rig(tmp_path, hold=hold, a=ScriptedEngine(), b=ScriptedEngine())
+    """`hold.bytes`; but one may be as large as bodies may be. The others wait as long as requests may."""
+    hold, timeouts = Hold(bytes=2**20, seconds=0.1), Timeouts(idle=0.2)
+    filters = {"a": Filters(strip=("x",))}
+    alone = Rig(tmp_path, hold=hold, timeouts=timeouts, filters=filters, a=ScriptedEngine())
+    two = Rig(tmp_path, hold=hold, timeouts=timeouts, a=ScriptedEngine(), b=ScriptedEngine())
     body = b'{"model":"a","x":"' + b"x" * (4 * 2**20) + b'"}'
     async with alone if filtered else two as rig:
         first = await rig.client()
@@ -353,4 +354,4 @@ async def test_bodies_that_must_be_whole_first_have_one_bound_together(
         await first.send(body[-1:])
         assert (await first.response()).status == 200
         assert (await rig.post(b"/v1/completions", body)).status == 200  # and it is free again
-    assert rig.admission._kept_bytes == 0
+    assert rig.admission.uploads._total == 0

@@ -9,7 +9,16 @@ import pytest
 
 from memoria.config.model import Hold
 from memoria.proxy.exchange import exchange
-from tests.integration.proxy_rig import Asked, Rig, ScriptedEngine, answer_ok, on_uvloop
+from tests.integration.proxy_rig import (
+    Asked,
+    Client,
+    Rig,
+    ScriptedEngine,
+    answer_ok,
+    on_uvloop,
+    request,
+    until,
+)
 
 CHAT = b"/v1/chat/completions"
 
@@ -56,3 +65,71 @@ async def test_a_large_upload_that_is_too_slow_gives_its_place_to_those_who_wait
         assert (await slow.response()).error["code"] == "upload_stalled"
         if crawling is not None:
             crawling.cancel()
+
+
+ROOM = 2**20
+BODY = b'{"x":"' + b"x" * (ROOM // 8) + b'","model":"b"}'
+
+
+def two_engines(folder: Path, *, max_requests: int = 1) -> Rig:
+    """On one path, so that a body must be whole before its engine is known."""
+    b = ScriptedEngine(answer_ok)
+    return Rig(
+        folder, max_requests=max_requests, hold=Hold(bytes=ROOM), a=ScriptedEngine(hang, answer_ok), b=b
+    )
+
+
+@on_uvloop
+async def test_uploads_of_more_than_there_is_room_for_take_turns_and_none_is_refused(tmp_path: Path) -> None:
+    """As from a batch job: twelve at once, one and a half times of what may be here."""
+    async with two_engines(tmp_path, max_requests=100) as rig:
+        clients = [await rig.client() for _ in range(12)]
+        whole = request(CHAT, BODY)
+        for start in range(0, len(whole), len(whole) // 7):
+            for client in clients:
+                await client.send(whole[start : start + len(whole) // 7])
+        assert [(await client.response()).status for client in clients] == [200] * 12
+
+
+@pytest.mark.parametrize("number", [1, 4])
+@on_uvloop
+async def test_a_client_whose_uploads_are_slow_holds_up_no_other(tmp_path: Path, number: int) -> None:
+    """It has taken all the room and its turn; others upload and wait as if it were not there."""
+    async with two_engines(tmp_path) as rig:
+        for _ in range(number):
+            local = ("127.0.0.2", 0)
+            slow = rig.add(Client(*await asyncio.open_connection(rig.host, rig.port, local_addr=local)))
+            head = b"POST %b HTTP/1.1\r\nhost: t\r\ncontent-length: 9000000\r\n\r\n" % CHAT
+            await slow.send(head + b"x" * (ROOM + 1))
+        await until(lambda: rig.admission.uploads._total > ROOM)
+        others = [await rig.client() for _ in range(4)]
+        for client in others:
+            await client.send(request(CHAT, BODY)[:-1])
+        for client in others:
+            await client.send(b"}")
+        assert [(await client.response()).status for client in others] == [200] * 4
+
+        busy, waits = await rig.client(), await rig.client()
+        await busy.post(CHAT, b'{"model":"a"}')
+        await until(lambda: rig.admission.load("a").in_flight == 1)
+        await waits.post(CHAT, BODY.replace(b'"b"', b'"a"'))
+        await until(lambda: rig.admission.load("a").waiting == 1)
+        busy.reset()
+        assert (await waits.response()).status == 200
+
+
+@on_uvloop
+async def test_an_upload_that_others_wait_for_must_not_crawl(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "GRACE_S", 0.1)
+    async with two_engines(tmp_path) as rig:
+        slow, fast = await rig.client(), await rig.client()
+        whole = request(CHAT, b'{"model":"b","x":"' + b"x" * (2 * ROOM) + b'"}')
+        await slow.send(whole[:-1])
+        await until(lambda: rig.admission.uploads._total > ROOM)
+        sending = asyncio.create_task(fast.send(whole))
+        response = await slow.response()
+        assert (response.status, response.error["code"]) == (408, "upload_stalled")
+        assert (await fast.response()).status == 200
+        await sending

@@ -11,13 +11,14 @@ Nothing is polled: a freed place is granted at once, and `changed` reports an en
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from memoria.config.model import Hold
 from memoria.proxy import errors
+from memoria.proxy.admission.uploads import Uploads
 from memoria.proxy.errors import Refusal
 from memoria.proxy.router import Entrance, Router
 from memoria.vllm.facts import EngineAddress
@@ -109,9 +110,11 @@ class Admission:
     """`limits`: most requests in flight by engine, at least 1. All calls belong on one event loop."""
 
     def __init__(self, router: Router, limits: Mapping[str, int], hold: Hold) -> None:
-        self._router, self._hold = router, hold
+        self._router, self.hold = router, hold
+        self.uploads = Uploads(hold)
         self._engines = {name: _Engine(name, most) for name, most in limits.items()}
-        self._waiting = self._kept_bytes = 0
+        self._waiting: Counter[Hashable] = Counter()  # requests by client
+        self._kept_bytes: Counter[Hashable] = Counter()  # of their bodies
         self._closed = False
 
     def __repr__(self) -> str:
@@ -120,7 +123,8 @@ class Admission:
 
     def adopt(self, limits: Mapping[str, int], hold: Hold) -> None:
         """Replaces limits, bounds, and engines: what is queued for a removed engine is refused."""
-        self._hold = hold
+        self.hold = hold
+        self.uploads.hold = hold
         for name, most in limits.items():
             about = self._engines.setdefault(name, _Engine(name, most))
             about.most = about.limit = most
@@ -168,31 +172,16 @@ class Admission:
         Raises `Refusal` when too much is queued already, or where waiting is useless."""
         about = self._about(engine)
         refusal = self._refusal(about)
-        if (
-            self._waiting >= self._hold.requests
-            or self._kept_bytes + body_bytes > self._hold.bytes
-            or not self._helps_to_wait(refusal)
-        ):
+        if not (self._has_room(client, body_bytes) and self._helps_to_wait(refusal)):
             raise refusal
         loop = asyncio.get_running_loop()
         waiting = Waiting(self, about, client, body_bytes, granted=granted, refused=refused)
-        waiting.timer = loop.call_later(self._hold.seconds, self._expire, waiting)
+        waiting.timer = loop.call_later(self.hold.seconds, self._expire, waiting)
         about.queue.add(client, waiting)
-        self._waiting += 1
-        self._kept_bytes += body_bytes
+        self._waiting[client] += 1
+        self._kept_bytes[client] += body_bytes
         loop.call_soon(self._give, about)  # the caller may have done something since `try_admit`
         return waiting
-
-    def gather(self, more: int, before: int) -> None:
-        """Counts `more` bytes, besides `before`, of a body that must be whole before its request is admitted.
-        Raises `Refusal` when too much is queued already; a single body may be as large as bodies may be."""
-        if self._kept_bytes > before and self._kept_bytes + more > self._hold.bytes:
-            raise errors.hold_full(self._hold.bytes)
-        self._kept_bytes += more
-
-    def scatter(self, gathered: int) -> None:
-        """Stops counting `gathered` bytes."""
-        self._kept_bytes -= gathered
 
     def changed(self, engine: str) -> None:
         """Reports a new state of the engine: its queue is served, or refused."""
@@ -203,7 +192,7 @@ class Admission:
         """Reports that the engine hung up or refuses connections: it may have ended, which `changed` will
         report in a moment. Until then, or for `DOUBT_S`, its requests are queued (not where none may be)."""
         about = self._engines.get(engine)
-        if about is not None and self._hold.seconds > 0 and about.doubted != address:
+        if about is not None and self.hold.seconds > 0 and about.doubted != address:
             about.doubted = address
             asyncio.get_running_loop().call_later(DOUBT_S, self._trust, about, address)
 
@@ -278,8 +267,11 @@ class Admission:
         if waiting.timer is not None:
             waiting.timer.cancel()
             waiting.timer = None
-        self._waiting -= 1
-        self._kept_bytes -= waiting.body_bytes
+        client = waiting.client
+        self._waiting[client] -= 1
+        self._kept_bytes[client] -= waiting.body_bytes
+        if not self._waiting[client]:
+            del self._waiting[client], self._kept_bytes[client]
 
     def _expire(self, waiting: Waiting) -> None:
         self._forget(waiting)
@@ -297,8 +289,18 @@ class Admission:
             return errors.engine_doubted(about.name)
         return errors.engine_busy(about.name, about.in_flight, len(about.queue))
 
+    def _has_room(self, client: Hashable, body_bytes: int) -> bool:
+        """Within the bounds of `Hold`; beyond them, within the client's share of them."""
+        hold, waiting, kept = self.hold, self._waiting, self._kept_bytes
+        if waiting.total() < hold.requests and kept.total() + body_bytes <= hold.bytes:
+            return True
+        clients = len(waiting) + (client not in waiting)
+        return (waiting[client] + 1) * clients <= hold.requests and (
+            kept[client] + body_bytes
+        ) * clients <= hold.bytes
+
     def _helps_to_wait(self, refusal: Refusal) -> bool:
-        return refusal.ready_in is not None and refusal.ready_in < self._hold.seconds
+        return refusal.ready_in is not None and refusal.ready_in < self.hold.seconds
 
 
 Item = TypeVar("Item")

@@ -21,6 +21,7 @@ from memoria.config.model import Filters
 from memoria.proxy import errors
 from memoria.proxy.access.rules import ANYBODY, Grant
 from memoria.proxy.admission.admission import Lease, Waiting
+from memoria.proxy.admission.uploads import Kept
 from memoria.proxy.errors import Answer, Rejection
 from memoria.proxy.exchange.context import (
     CONSEQUENCES,
@@ -72,7 +73,7 @@ class Exchange:
     _waiting: Waiting | None = None
     _filters: Filters | None = None
     _in_backlog = False
-    _gathered = 0  # bytes that admission counts, of a body that must be whole first
+    _kept: Kept | None = None  # of a body that must be whole first
     _connector: asyncio.Task[None] | None = None
     _failed: frozenset[Failure] = frozenset()  # earlier tries
     _tries = 0
@@ -183,14 +184,20 @@ class Exchange:
                 lasts = min(lasts, now - self._lease.works_until)
         else:
             failure, limit = Failure.UPLOAD_STALLED, context.client_idle
+            if self._kept is not None and self._kept.is_paused:
+                self._moved = True
+                if self._kept.is_paused_for_long(now):
+                    self.refuse(errors.hold_full(context.admission.hold.bytes).answer)
+                return
             if self._blocks_others(now):
                 limit = 0.0
         if lasts >= limit:
             self._fail(failure)
 
     def _blocks_others(self, now: float) -> bool:
-        """By an upload that is too slow, with a lease that others wait for."""
-        if self._lease is None or not self._lease.is_wanted:
+        """By an upload that is too slow, with a lease or room that others wait for."""
+        holding = self._lease or self._kept
+        if holding is None or not holding.is_wanted:
             self._slow = None
             return False
         self._slow = self._slow or Standstill()
@@ -222,8 +229,9 @@ class Exchange:
                 return
             engine = self.engine or self._resolve(body)
             if engine is None or not (body.complete or (body.size > body.LARGE and self._filters is None)):
-                if body.size > self._gathered:
-                    self._count_gathered(body.size)
+                if body.size:
+                    self._kept = self._kept or self._begin_keeping()
+                    self._kept.grow(body.size)
                 return
             lease = self._lease or self._admit(engine)
             if lease is not None:  # else queued
@@ -248,7 +256,8 @@ class Exchange:
         self._in_backlog = False
         if self.state is READING:
             self._moved = True
-            self._client.resume_reading()
+            if self._kept is None or not self._kept.is_paused:
+                self._client.resume_reading()
             self._advance()
 
     def _resolve(self, body: Upload) -> str | None:
@@ -267,8 +276,8 @@ class Exchange:
 
     def _admit(self, engine: str) -> Lease | None:
         """None: queued, until `_on_lease` or `_on_refusal`."""
-        if self._gathered:
-            self._forget_gathered()
+        if self._kept is not None:
+            self._kept.end()
         admission = self._context.admission
         self._lease = lease = admission.try_admit(engine)
         if lease is None:
@@ -349,13 +358,14 @@ class Exchange:
         if self.state is READING and not self.upload.size:
             self._client.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _count_gathered(self, size: int) -> None:
-        self._context.admission.gather(size - self._gathered, self._gathered)
-        self._gathered = size
+    def _begin_keeping(self) -> Kept:
+        who, pause = self._key or self._client.peer, self._client.pause_reading
+        return self._context.admission.uploads.begin(who, pause, self._on_room)
 
-    def _forget_gathered(self) -> None:
-        self._context.admission.scatter(self._gathered)
-        self._gathered = 0
+    def _on_room(self) -> None:
+        self._moved = True
+        if not self._in_backlog:
+            self._client.resume_reading()
 
     # From the engine
 
@@ -445,8 +455,8 @@ class Exchange:
 
     def _release(self) -> None:
         """Gives back the lease, or the place in the queue."""
-        if self._gathered:
-            self._forget_gathered()
+        if self._kept is not None:
+            self._kept.end()
         if self._waiting is not None:
             self._waiting.cancel()
             self._waiting = None
@@ -456,7 +466,7 @@ class Exchange:
 
     def _finish(self) -> None:
         self.state, self.response_complete = OVER, True
-        if self._gathered or self._waiting is not None:
+        if self._kept is not None or self._waiting is not None:
             self._release()
         lease, self._lease = self._lease, None
         if lease is not None:

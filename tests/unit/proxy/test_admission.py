@@ -216,6 +216,21 @@ async def test_what_waits_is_bounded_in_number_bytes_and_time(hold: Hold, waitin
     assert (caught.value.answer.status, caught.value.answer.code) == (429, "engine_busy")
 
 
+@pytest.mark.parametrize("hold", [Hold(requests=4), Hold(bytes=40)], ids=["requests", "bytes"])
+async def test_a_client_below_its_share_finds_room_where_another_has_taken_all(hold: Hold) -> None:
+    bench = Bench(hold=hold)
+    bench.take()
+    for number in range(4):
+        bench.wait(f"greedy {number}", client="greedy", body_bytes=10)
+    with pytest.raises(Refusal):
+        bench.wait("greedy 4", client="greedy", body_bytes=10)
+    modest = [bench.wait(f"modest {number}", client="modest", body_bytes=10) for number in range(2)]
+    with pytest.raises(Refusal):
+        bench.wait("modest 2", client="modest", body_bytes=10)
+    modest[0].cancel()
+    bench.wait("modest 3", client="modest", body_bytes=10)
+
+
 async def test_the_bounds_are_shared_by_all_engines_and_given_back() -> None:
     bench = Bench(hold=Hold(requests=2, bytes=20))
     bench.take("a")
