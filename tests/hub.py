@@ -23,6 +23,7 @@ class Hub(ThreadingHTTPServer):
     commit stands for `main`.
 
     `refusal`: status and error code of every answer. `cuts`: how many more answers end after `cut_at` bytes.
+    `answering`: while it is not set, no request is answered; `silent`: how the paths end that never are.
     `open`: while it is not set, an answer waits after `cut_at` bytes. `claims`: sizes that the hub names
     wrongly."""
 
@@ -38,8 +39,12 @@ class Hub(ThreadingHTTPServer):
         self.sent = 0
         self.refusal: tuple[int, str | None] | None = None
         self.cuts, self.cut_at = 0, 2**20
+        self.answering = threading.Event()
+        self.answering.set()
+        self.silent: str | None = None
         self.open, self.reached = threading.Event(), threading.Event()
         self.open.set()
+        self.stopped = threading.Event()
 
     def handle_error(self, *_: object) -> None:
         """Clients that are ended close their connections."""
@@ -58,7 +63,8 @@ def serving() -> Iterator[Hub]:
     thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield hub
-    hub.open.set()
+    for event in (hub.open, hub.answering, hub.stopped):
+        event.set()
     hub.shutdown()
     thread.join()
     hub.server_close()
@@ -78,6 +84,9 @@ class _Handler(BaseHTTPRequestHandler):
         hub, path = self.server, unquote(urlsplit(self.path).path)
         hub.requests.append(f"{self.command} {self.path}")
         hub.tokens.add(self.headers.get("Authorization"))
+        hub.answering.wait()
+        if hub.silent is not None and path.endswith(hub.silent):
+            hub.stopped.wait()
         if hub.refusal is not None:
             self._refuse(*hub.refusal)
         elif match := _INFO.fullmatch(path):

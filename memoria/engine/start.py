@@ -29,7 +29,7 @@ from memoria.engine.traffic import Traffic
 from memoria.errors import Problem, UnavailableError
 from memoria.vllm.diagnosis import Diagnosis, diagnose
 from memoria.vllm.facts import EngineAddress, ExitStatus, FetchProgress
-from memoria.vllm.fetch.fetcher import FetchError
+from memoria.vllm.fetch.launch import FetchError
 from memoria.vllm.log_lines import Observation, Phase, read_line
 
 logger = logging.getLogger(__name__)

@@ -31,6 +31,8 @@ BITS = {
 TOKENIZER = "tokenizer_config.json"
 SENTENCE = "sentence_bert_config.json"
 INDEX = "model.safetensors.index.json"
+ENDLESS = 10**15  # tokens: a tokenizer without a limit says 1e30
+SHIPPED = "memoria"  # where facts are from that were not read anywhere
 LONGEST_HEADER = 100_000_000  # the format's own limit; a file that claims more is damaged
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
@@ -91,33 +93,29 @@ class ModelFiles:
 _ANY = Choice()
 
 
+class NotCachedError(UnavailableError):
+    """The hub may have the model."""
+
+
 class HeaderError(ValueError):
     """A damaged or incomplete safetensors file; the text is for messages."""
 
 
-def read_model(
-    model: str, environ: Mapping[str, str], choice: Choice = _ANY, *, may_ask_hub: bool = False
-) -> ModelFiles:
-    """`environ` is the engine's. With `may_ask_hub`, the hub provides what the local cache lacks. Raises
-    `UnavailableError`, naming what is missing and how to get it."""
+def read_model(model: str, environ: Mapping[str, str], choice: Choice = _ANY) -> ModelFiles:
+    """From the disk. `environ` is the engine's. Raises `NotCachedError` for a hub's model that is not here,
+    and `UnavailableError` for one that cannot be read."""
     folder = find_folder(model, environ, choice)
     if folder is not None and (folder / "config.json").is_file():
-        files = read_folder(model, folder, weights_folder(model, folder, choice))
-        if files.tensors or not may_ask_hub or model.startswith("/"):
-            return _overridden(files, choice)
+        return overridden(read_folder(model, folder, weights_folder(model, folder, choice)), choice)
     if model.startswith("/"):
         raise UnavailableError(
             Problem(f"no model in {model}: it has no config.json", (), "name the folder that holds it")
         )
-    if may_ask_hub:
-        return _overridden(_from_hub(model, environ, choice), choice)
-    of_revision = f" --revision {choice.revision}" if choice.revision else ""
-    raise UnavailableError(
+    raise NotCachedError(
         Problem(
             f"model `{model}` is not in the local cache, so its size is not known",
             (),
-            f"download its configuration: `hf download {model} config.json {INDEX}{of_revision}`, "
-            "or ask the hub: `memoria plan --hub`",
+            "fetch it: `memoria pull`",
         )
     )
 
@@ -199,7 +197,7 @@ def _tensors(folder: Path, files: list[Path]) -> tuple[Tensor, ...]:
         ) from error
 
 
-def _overridden(files: ModelFiles, choice: Choice) -> ModelFiles:
+def overridden(files: ModelFiles, choice: Choice) -> ModelFiles:
     return replace(files, config=_merged(files.config, choice.overrides)) if choice.overrides else files
 
 
@@ -224,8 +222,7 @@ def _json(path: Path) -> Mapping[str, Any] | None:
 
 def _limit(facts: Mapping[str, Any], key: str) -> int | None:
     value = facts.get(key)
-    # A tokenizer without a limit says 1e30.
-    return int(value) if isinstance(value, int | float) and 0 < value < 10**15 else None
+    return int(value) if isinstance(value, int | float) and 0 < value < ENDLESS else None
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
@@ -272,61 +269,3 @@ def identity(model: str, environ: Mapping[str, str], choice: Choice) -> str | No
         stat = path.stat()
         digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
-
-
-# ---------------------------------------------------------------------- the hub
-
-
-def _from_hub(model: str, environ: Mapping[str, str], choice: Choice) -> ModelFiles:
-    """By metadata calls. Raises `UnavailableError` if the hub does not answer, or HF_HUB_OFFLINE is set.
-
-    `huggingface_hub` reads the daemon's environment when it is imported, so the engine's own settings are
-    passed with every call.
-    """
-    if (environ.get("HF_HUB_OFFLINE") or "").upper() in ("1", "ON", "YES", "TRUE"):
-        what = f"model `{model}` is not in the local cache, and HF_HUB_OFFLINE is set"
-        raise UnavailableError(Problem(what, (), "unset HF_HUB_OFFLINE"))
-    # HTTP and TLS take 0.4 s to import
-    from huggingface_hub import HfApi, errors  # noqa: PLC0415
-    from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: PLC0415
-
-    api = HfApi(endpoint=environ.get("HF_ENDPOINT") or None, token=environ.get("HF_TOKEN") or None)
-
-    def fetch(name: str) -> Mapping[str, Any] | None:
-        path = api.hf_hub_download(model, name, revision=choice.revision, cache_dir=hub_cache(environ))
-        return _json(Path(path))
-
-    def fetch_optional(name: str) -> Mapping[str, Any]:
-        try:
-            return fetch(name) or {}
-        except errors.EntryNotFoundError:
-            return {}
-
-    disable_progress_bars()
-    try:
-        config = fetch("config.json")
-        tokenizer, sentence = fetch_optional(TOKENIZER), fetch_optional(SENTENCE)
-        try:
-            headers = api.get_safetensors_metadata(model, revision=choice.revision).files_metadata
-        except errors.NotASafetensorsRepoError:
-            headers = {}  # weights in another format: the configuration must be enough
-    except Exception as error:
-        # The package's errors have no common base: HTTP, offline, gated and not found are all here.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        what = f"the hub has no metadata of `{model}`: {reason}"
-        raise UnavailableError(Problem(what, (), "check the name and HF_TOKEN")) from error
-    if config is None:
-        raise UnavailableError(Problem(f"config.json of `{model}` is not a JSON object"))
-    return ModelFiles(
-        name=model,
-        source="the hub",
-        config=config,
-        tensors=tuple(
-            Tensor(name, info.dtype, tuple(info.shape))
-            for file in headers.values()
-            for name, info in file.tensors.items()
-            if info.dtype in BITS
-        ),
-        tokenizer_length=_limit(tokenizer, "model_max_length"),
-        encoder_length=_limit(sentence, "max_seq_length"),
-    )

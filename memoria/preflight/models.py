@@ -7,7 +7,6 @@ vLLM.
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Mapping
@@ -18,10 +17,9 @@ from pathlib import Path
 from memoria.config.model import Config, EngineConfig
 from memoria.config.paths import hub_cache, hub_token_file
 from memoria.errors import Problem
+from memoria.vllm.fetch.repository import HUB_NAME, is_offline, is_set
 
 HUB_TIMEOUT = 2.0  # seconds
-# Not a URL, not `repository:quantisation`: vLLM knows more forms than the hub does.
-HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ def look_for_models(config: Config, environ: Mapping[str, str]) -> ModelProblems
             Problem(
                 f"cannot tell whether the hub has `{engine.model}`: {unknown[engine.name]}",
                 _where(config, engine),
-                "it is not in the local cache, so its engine will have to download it; "
+                "it is not in the local cache, so it is fetched once the hub answers; "
                 "check the network, HF_ENDPOINT and the proxies",
             )
             for engine in config.engines
@@ -81,7 +79,7 @@ def _problem(engine: EngineConfig, where: tuple[str, ...], environ: Mapping[str,
     try:
         if engine.model.startswith("/"):
             return _path_problem(Path(engine.model), where)
-        elsewhere = not HUB_NAME.fullmatch(engine.model) or _is_set(environ.get("VLLM_USE_MODELSCOPE"))
+        elsewhere = not HUB_NAME.fullmatch(engine.model) or is_set(environ.get("VLLM_USE_MODELSCOPE"))
         return None if elsewhere else _hub_problem(engine.model, where, environ)
     except OSError as error:
         return Problem(
@@ -108,7 +106,7 @@ def _path_problem(path: Path, where: tuple[str, ...]) -> Problem | None:
 def _hub_problem(model: str, where: tuple[str, ...], environ: Mapping[str, str]) -> Problem | None:
     if _cached(model, environ):
         return None
-    if _is_set(environ.get("HF_HUB_OFFLINE")) or _is_set(environ.get("TRANSFORMERS_OFFLINE")):
+    if is_offline(environ):
         return Problem(
             f"model `{model}` is not in the local cache, and downloads are off (HF_HUB_OFFLINE)",
             where,
@@ -192,7 +190,3 @@ def _cached(model: str, environ: Mapping[str, str]) -> bool:
 
 def _has_config(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("config.json", "params.json"))
-
-
-def _is_set(value: str | None) -> bool:
-    return (value or "").upper() in ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads its variables

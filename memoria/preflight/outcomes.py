@@ -9,27 +9,32 @@ from typing import Any
 
 from memoria.config.model import Config, EngineConfig
 from memoria.errors import Problem, UnavailableError
-from memoria.plan.checkpoint import Choice, ModelFiles, read_model
+from memoria.plan.checkpoint import Choice, ModelFiles, NotCachedError, read_model
 from memoria.plan.footprint.settings import draft_method, needs_draft, read_speculation
 from memoria.plan.outcome import Learned, Outcome, Outcomes, make_outcome
 from memoria.plan.plan import Plan
+from memoria.plan.shipped import shipped_model
+from memoria.vllm.fetch.metadata import Question, ask_hub
+from memoria.vllm.fetch.repository import HUB_NAME, is_offline, is_set
 
 
-def read_engine_model(
-    engine: EngineConfig, environ: Mapping[str, str], *, may_ask_hub: bool = False
-) -> ModelFiles:
+def read_engine_model(engine: EngineConfig, environ: Mapping[str, str]) -> ModelFiles:
     """With the draft model's, where there is one. Raises as `read_model` does."""
     env = {**environ, **engine.env}
-    files = read_model(engine.model, env, choice_of(engine.vllm_args), may_ask_hub=may_ask_hub)
-    speculation = read_speculation(engine.vllm_args)
-    if not speculation.get("model") or not needs_draft(draft_method(speculation)):
+    files = read_model(engine.model, env, choice_of(engine.vllm_args))
+    if (draft := _draft_of(engine)) is None:
         return files
-    choice = Choice(revision=_text(speculation.get("revision")))
     try:
-        draft = read_model(str(speculation["model"]), env, choice, may_ask_hub=may_ask_hub)
+        return replace(files, draft=read_model(draft[0], env, draft[1]))
     except UnavailableError:
         return files  # said to be not counted
-    return replace(files, draft=draft)
+
+
+def _draft_of(engine: EngineConfig) -> tuple[str, Choice] | None:
+    speculation = read_speculation(engine.vllm_args)
+    if not speculation.get("model") or not needs_draft(draft_method(speculation)):
+        return None
+    return str(speculation["model"]), Choice(revision=_text(speculation.get("revision")))
 
 
 def choice_of(args: Mapping[str, Any]) -> Choice:
@@ -52,19 +57,56 @@ def _text(value: Any) -> str | None:
 
 
 def read_models(
-    config: Config, environ: Mapping[str, str], *, may_ask_hub: bool = False
+    config: Config, environ: Mapping[str, str], *, may_ask_hub: bool = True
 ) -> tuple[dict[str, ModelFiles], dict[str, Problem]]:
-    """The files of each engine's model, and why the others are not known; both by the engine's name."""
+    """The files of each engine's model, and why the others are not known; both by the engine's name.
+
+    What the cache lacks the hub says, if it answers in time; else what is shipped with memoria must do. An
+    engine whose configuration is here, but no weights, has its headers from the hub."""
     files: dict[str, ModelFiles] = {}
     unknown: dict[str, Problem] = {}
+    questions: dict[tuple[str, str], Question] = {}  # by engine and model
+
+    def ask(engine: EngineConfig, model: str, choice: Choice) -> None:
+        env = {**environ, **engine.env}
+        if may_ask_hub and _is_on_hub(model, env):
+            questions[engine.name, model] = Question(model, choice, env)
+
     for engine in config.engines:
         try:
-            files[engine.name] = read_engine_model(engine, environ, may_ask_hub=may_ask_hub)
+            files[engine.name] = found = read_engine_model(engine, environ)
+            asks = not found.tensors and not found.missing and found.index_bytes is None
+        except NotCachedError as error:
+            unknown[engine.name], asks = error.problems[0], True
         except UnavailableError as error:
-            unknown[engine.name] = error.problems[0]
+            unknown[engine.name], asks = error.problems[0], False
         except OSError as error:
-            unknown[engine.name] = Problem(f"{engine.model} cannot be read: {error.strerror}")
+            unknown[engine.name], asks = Problem(f"{engine.model} cannot be read: {error.strerror}"), False
+        if asks:
+            ask(engine, engine.model, choice_of(engine.vllm_args))
+        if (draft := _draft_of(engine)) is not None and (
+            engine.name not in files or files[engine.name].draft is None
+        ):
+            ask(engine, *draft)
+    answers, refusals = ask_hub(questions) if questions else ({}, {})
+    for engine in config.engines:
+        name, key = engine.name, (engine.name, engine.model)
+        known = (
+            answers.get(key) or files.get(name) or shipped_model(engine.model, choice_of(engine.vllm_args))
+        )
+        if known is None:
+            unknown[name] = refusals.get(key, unknown[name])
+            continue
+        before = files[name].draft if name in files else None
+        draft = _draft_of(engine)
+        files[name] = replace(known, draft=before or (answers.get((name, draft[0])) if draft else None))
+        unknown.pop(name, None)
     return files, unknown
+
+
+def _is_on_hub(model: str, environ: Mapping[str, str]) -> bool:
+    elsewhere = model.startswith("/") or is_set(environ.get("VLLM_USE_MODELSCOPE"))
+    return not elsewhere and not is_offline(environ) and HUB_NAME.fullmatch(model) is not None
 
 
 def make_outcomes(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 
 from memoria.config.model import Config
-from memoria.errors import ConfigError, MemoriaError, UnavailableError
+from memoria.errors import ConfigError, MemoriaError, Problem, UnavailableError
 from memoria.gpu import read_devices
 from memoria.gpu.device import Device, DeviceReader
+from memoria.plan.checkpoint import ModelFiles
 from memoria.plan.plan import Plan, limit_problems, make_plan
 from memoria.preflight.models import look_for_models
 from memoria.supervisor.runtime_dir import RuntimeDir
@@ -17,6 +19,7 @@ from memoria.vllm.install.facts import VllmInstall
 from memoria.vllm.install.find import data_home, find
 from memoria.vllm.install.options import with_options
 
+Models = tuple[dict[str, ModelFiles], dict[str, Problem]]  # and why the others are not known; by engine
 NOT_CERTAIN = "not certain; `memoria plan` shows every term"
 
 
@@ -64,23 +67,32 @@ def preflight(config: Config, reader: DeviceReader | None, environ: Mapping[str,
     install, not_found = _find_vllm(config, environ)
     if install and install.options and (wrong := find_problems(config, install.options)):
         errors.append(ConfigError(wrong))
+
+    @cache  # the hub is asked at most once
+    def models() -> Models:
+        # Half of the planner, and a seventh of what `memoria check` takes where no fraction is left to it.
+        from memoria.preflight.outcomes import read_models  # noqa: PLC0415
+
+        return read_models(written, environ)
+
+    written = config
     try:
         if reader is None:
             if problems := limit_problems(config):
                 raise ConfigError(problems)
         else:
             driver, devices = _read(reader, config)
-            config = _with_fractions(config, devices, environ)
+            config = _with_fractions(config, devices, models)
             plan = make_plan(config, devices, RuntimeDir(config.runtime_dir).own_pids())
-            config, plan = _with_models(config, plan, install, environ)
+            config, plan = _with_models(config, plan, install, environ, models)
             plan.raise_for_problems()
     except MemoriaError as error:
         errors.append(error)
     errors += not_found
-    models = look_for_models(config, environ)
-    if models.problems:
-        errors.append(ConfigError(models.problems))
-    config = replace(config, warnings=config.warnings + models.unknown)
+    looked = look_for_models(config, environ)
+    if looked.problems:
+        errors.append(ConfigError(looked.problems))
+    config = replace(config, warnings=config.warnings + looked.unknown)
     return Preflight(config, install, plan, driver, tuple(errors))
 
 
@@ -108,17 +120,15 @@ def _read(reader: DeviceReader, config: Config) -> tuple[str, dict[int | str, De
 
 
 def _with_fractions(
-    config: Config, devices: Mapping[int | str, Device], environ: Mapping[str, str]
+    config: Config, devices: Mapping[int | str, Device], models: Callable[[], Models]
 ) -> Config:
     """The configuration with every fraction chosen. Raises `ConfigError` where the wishes cannot be granted.
     The models' files are read only where a wish needs them."""
     if all(engine.gpu_memory_utilization for engine in config.engines):
         return config
-    # Half of the planner, and a seventh of what `memoria check` takes where no fraction is left to it.
-    from memoria.plan.wishes import settle  # noqa: PLC0415
-    from memoria.preflight.outcomes import read_models  # noqa: PLC0415
+    from memoria.plan.wishes import settle  # noqa: PLC0415 (see `preflight`)
 
-    files, unknown = read_models(config, environ) if any(e.is_auto for e in config.engines) else ({}, {})
+    files, unknown = models() if any(e.is_auto for e in config.engines) else ({}, {})
     chosen = settle(config, devices, files, unknown)
     if chosen.problems:
         raise ConfigError(chosen.problems)
@@ -126,21 +136,25 @@ def _with_fractions(
 
 
 def _with_models(
-    config: Config, plan: Plan, install: VllmInstall | None, environ: Mapping[str, str]
+    config: Config,
+    plan: Plan,
+    install: VllmInstall | None,
+    environ: Mapping[str, str],
+    models: Callable[[], Models],
 ) -> tuple[Config, Plan]:
     """The plan with what its models certainly make impossible, the configuration with warnings of what they
-    likely do. Only the config.json and the headers of the weights that are on this machine are read; a model
-    that is not, or is of no known kind, is left to vLLM.
+    likely do. Only the config.json and the headers of the weights are read, on this machine or on the hub; a
+    model that is on neither, or is of no known kind, is left to vLLM.
 
     What is likely is checked again with the figures of earlier starts, where there are any: an estimate must
     not doubt what has worked. Skipped where the budgets will change anyway."""
     if plan.config_problems:
         return config, plan
-    from memoria.plan.problems import find_misfits  # noqa: PLC0415 (as in `_with_fractions`)
-    from memoria.preflight.outcomes import make_outcomes, read_models  # noqa: PLC0415
+    from memoria.plan.problems import find_misfits  # noqa: PLC0415 (see `preflight`)
+    from memoria.preflight.outcomes import make_outcomes  # noqa: PLC0415
     from memoria.preflight.records import learned  # noqa: PLC0415
 
-    files, unknown = read_models(config, environ)
+    files, unknown = models()
     version = install.version if install else None
     found = find_misfits(config, plan, make_outcomes(config, plan, files, unknown, vllm=version))
     if found.likely and install is not None and (known := learned(config, plan, install, environ)):

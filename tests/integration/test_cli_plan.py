@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.daemon import Box
+from tests.hub import serving
+from tests.integration.daemon import ROOT, Box
 from tests.unit.checkpoints import LLAMA_8B, QWEN3_EMBEDDING
 
 WISHES = """\
@@ -70,10 +71,32 @@ def test_an_unknown_gpu_and_an_unknown_model_are_told(models: Box) -> None:
     assert called.returncode == 78
     assert "no GPU named `Voodoo`" in called.stderr
     models.file.write_text("engines:\n  a: {model: org/name, gpu_memory_utilization: 0.5}\n")
-    called = models.call("plan", "--gpu", "24GiB")
+    called = models.call("plan", "--gpu", "24GiB", HF_HUB_OFFLINE="1")
     assert called.returncode == 69
     assert "model `org/name` is not in the local cache" in called.stdout.replace("\n    ", " ")
     assert "not planned: a" in called.stdout
+
+
+def test_the_file_that_comes_with_memoria_is_planned_whatever_is_there(models: Box) -> None:
+    """Neither the models nor a network: their facts are shipped."""
+    models.file.write_text((ROOT / "memoria.yaml").read_text())
+    called = models.call("plan", "--gpu", "24GiB", HF_ENDPOINT="http://127.0.0.1:1")
+    assert (called.returncode, called.stderr) == (0, "")
+    assert "not planned" not in called.stdout
+    shown = called.stdout.replace("\n    ", " ")
+    assert shown.count("the hub did not say: its configuration is the one that memoria knows") == 2
+    assert "ok: every engine fits" in called.stdout
+
+
+def test_what_the_cache_lacks_is_asked_of_the_hub(models: Box) -> None:
+    models.file.write_text("engines:\n  a: {model: org/name, gpu_memory_utilization: 0.9}\n")
+    with serving() as hub:
+        hub.files["main", "config.json"] = json.dumps(LLAMA_8B).encode()
+        called = models.call("plan", "--gpu", "40GiB", HF_ENDPOINT=hub.address, HF_HOME=str(models.folder))
+        assert "from config.json: not downloaded" in called.stdout
+        hub.requests.clear()
+        unasked = models.call("plan", "--no-hub", "--gpu", "40GiB", HF_ENDPOINT=hub.address)
+        assert (unasked.returncode, hub.requests) == (69, [])
 
 
 def test_a_model_that_cannot_be_read_is_not_ok(models: Box) -> None:

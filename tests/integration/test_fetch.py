@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from memoria.vllm.facts import FetchProgress
-from memoria.vllm.fetch.fetcher import Fetcher, FetchError, is_complete
+from memoria.vllm.fetch.fetcher import Fetcher, is_complete
+from memoria.vllm.fetch.launch import FetchError
 from memoria.vllm.fetch.repository import INDEX, Repository, repositories
 from tests.fakes import until
 from tests.hub import COMMIT, Hub, serving

@@ -2,91 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
-import threading
+import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from memoria.errors import UnavailableError
-from memoria.plan.checkpoint import INDEX, Choice, read_model
+from memoria.config.load import load
+from memoria.config.model import Config
+from memoria.errors import Problem
+from memoria.plan.checkpoint import INDEX, SHIPPED, Choice, ModelFiles, read_model
+from memoria.plan.shipped import CONFIGS
+from memoria.preflight.outcomes import read_models
+from memoria.vllm.fetch.metadata import Question, ask_hub
+from tests.hub import Hub, serving
 from tests.unit.checkpoints import LLAMA_8B
 from tests.unit.plan.test_checkpoint import write_weights
+from tests.unit.plans import config
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-_RANGE = re.compile(r"bytes=(\d+)-(\d+)")
-
-
-class Hub(ThreadingHTTPServer):
-    """`files` by revision and path; `requests` and the `tokens` they came with are recorded."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.files: dict[tuple[str, str], bytes] = {}
-        self.requests: list[str] = []
-        self.tokens: set[str | None] = set()
-        self.sent = 0
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Hub
-
-    def do_HEAD(self) -> None:
-        self._answer(with_body=False)
-
-    def do_GET(self) -> None:
-        self._answer(with_body=True)
-
-    def _answer(self, *, with_body: bool) -> None:
-        hub = self.server
-        hub.requests.append(f"{self.command} {self.path}")
-        hub.tokens.add(self.headers.get("Authorization"))
-        match = re.fullmatch(r"/org/name/resolve/([^/]+)/(.+)", self.path)
-        content = hub.files.get((match[1], match[2])) if match else None
-        if content is None:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "EntryNotFound" if match else "RepoNotFound")
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        part = _RANGE.fullmatch(self.headers.get("Range") or "")
-        body = content[int(part[1]) : int(part[2]) + 1] if part else content
-        self.send_response(206 if part else 200)
-        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if with_body:
-            hub.sent += len(body)
-            self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Hub]:
-    server = Hub()
     weights = tmp_path / "model.safetensors"
     write_weights(weights, {"model.layers.0.mlp.up_proj.weight": ("BF16", [1024, 1024], 2 * 2**20)})
-    for revision in ("main", "v2"):
-        server.files[revision, "config.json"] = json.dumps(LLAMA_8B).encode()
-        server.files[revision, "model.safetensors"] = weights.read_bytes()
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving() as server:
+        for revision in ("main", "v2"):
+            server.files[revision, "config.json"] = json.dumps(LLAMA_8B).encode()
+            server.files[revision, "model.safetensors"] = weights.read_bytes()
+        yield server
 
 
 @pytest.fixture
@@ -95,21 +42,36 @@ def environ(hub: Hub, tmp_path: Path) -> dict[str, str]:
     return {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "hf_secret"}
 
 
+ANY = Choice()
+
+
+def ask(environ: dict[str, str], choice: Choice = ANY, model: str = "org/name") -> ModelFiles:
+    known, unknown = ask_hub({"engine": Question(model, choice, environ)}, seconds=30)
+    assert (set(known), unknown) == ({"engine"}, {})
+    return known["engine"]
+
+
+def refusal(environ: dict[str, str], choice: Choice = ANY, *, seconds: float = 30.0) -> Problem:
+    known, unknown = ask_hub({"engine": Question("org/name", choice, environ)}, seconds=seconds)
+    assert known == {}
+    return unknown["engine"]
+
+
 def test_headers_come_from_the_hub_without_the_weights(hub: Hub, environ: dict[str, str]) -> None:
-    files = read_model("org/name", environ, may_ask_hub=True)
+    files = ask(environ)
     assert files.config == LLAMA_8B
     assert [(tensor.name, tensor.shape) for tensor in files.tensors] == [
         ("model.layers.0.mlp.up_proj.weight", (1024, 1024))
     ]
     assert hub.sent < 200_000
-    assert hub.tokens == {"Bearer hf_secret"}
+    assert {token for token in hub.tokens if token} == {"Bearer hf_secret"}
     assert (Path(environ["HF_HOME"]) / "hub" / "models--org--name").is_dir()
 
 
 def test_lengths_beside_the_configuration_are_fetched(hub: Hub, environ: dict[str, str]) -> None:
     hub.files["main", "tokenizer_config.json"] = b'{"model_max_length": 512}'
     hub.files["main", "sentence_bert_config.json"] = b'{"max_seq_length": 256}'
-    files = read_model("org/name", environ, may_ask_hub=True)
+    files = ask(environ)
     assert (files.tokenizer_length, files.encoder_length) == (512, 256)
 
 
@@ -123,38 +85,89 @@ def test_shards_are_all_read(hub: Hub, environ: dict[str, str]) -> None:
     hub.files["main", INDEX] = json.dumps(index).encode()
     for name in shards:
         hub.files["main", name] = content
-    assert len(read_model("org/name", environ, may_ask_hub=True).tensors) == 2
+    assert len(ask(environ).tensors) == 2
 
 
 def test_weights_of_another_format_leave_the_configuration(hub: Hub, environ: dict[str, str]) -> None:
     del hub.files["main", "model.safetensors"]
-    files = read_model("org/name", environ, may_ask_hub=True)
+    files = ask(environ)
     assert (files.tensors, files.config) == ((), LLAMA_8B)
 
 
 def test_the_engines_revision_is_requested(hub: Hub, environ: dict[str, str]) -> None:
     hub.files.pop(("main", "config.json"))
-    assert read_model("org/name", environ, Choice(revision="v2"), may_ask_hub=True).config == LLAMA_8B
-    with pytest.raises(UnavailableError, match="has no metadata of `org/name`"):
-        read_model("org/name", environ, may_ask_hub=True)
+    hub.files.pop(("main", "model.safetensors"))
+    assert ask(environ, Choice(revision="v2")).config == LLAMA_8B
+    assert "has no revision" in refusal(environ).what or "is not on the hub" in refusal(environ).what
+
+
+def test_overrides_count(environ: dict[str, str]) -> None:
+    assert ask(environ, Choice(overrides={"num_hidden_layers": 2})).config["num_hidden_layers"] == 2
+
+
+def test_a_hub_that_refuses_is_explained(hub: Hub, environ: dict[str, str]) -> None:
+    hub.refusal = (401, "GatedRepo")
+    assert refusal(environ).what == "model `org/name` is gated: its licence must be accepted on its page"
+
+
+def test_a_hub_that_does_not_answer_is_given_up(hub: Hub, environ: dict[str, str]) -> None:
+    hub.answering.clear()
+    began = time.monotonic()
+    assert refusal(environ, seconds=1.5).what == "the hub cannot be reached: no answer within 1.5 s"
+    assert time.monotonic() - began < 5
+
+
+def test_headers_that_come_too_late_leave_the_configuration(hub: Hub, environ: dict[str, str]) -> None:
+    hub.silent = "safetensors"
+    known, _ = ask_hub({"engine": Question("org/name", Choice(), environ)}, seconds=8)
+    assert (known["engine"].config, known["engine"].tensors) == (LLAMA_8B, ())
+
+
+def engines(*models: str, env: dict[str, str]) -> Config:
+    planned = config(dict.fromkeys(("a", "b")[: len(models)], "0.4"))
+    made = [replace(e, model=m, env=env) for e, m in zip(planned.engines, models, strict=True)]
+    return replace(planned, engines=tuple(made))
+
+
+def test_what_the_cache_lacks_the_hub_says_and_else_what_is_shipped(
+    hub: Hub, environ: dict[str, str]
+) -> None:
+    default = next(iter(CONFIGS))
+    files, unknown = read_models(engines("org/name", default, env=environ), {})
+    assert (files["a"].source, files["b"].source, unknown) == ("the hub", SHIPPED, {})
+    files, unknown = read_models(engines("org/other", env=environ), {})
+    assert (files, list(unknown)) == ({}, ["a"])
+    assert unknown["a"].what == "model `org/other` is not on the hub, or it is private"
+
+
+def test_an_engine_that_is_offline_sends_no_request(hub: Hub, environ: dict[str, str]) -> None:
+    _, unknown = read_models(engines("org/name", env={**environ, "HF_HUB_OFFLINE": "1"}), {})
+    assert "is not in the local cache" in unknown["a"].what
+    assert hub.requests == []
 
 
 def test_what_the_cache_has_is_requested_again_only_for_its_weights(
     hub: Hub, environ: dict[str, str]
 ) -> None:
-    read_model("org/name", environ, may_ask_hub=True)
+    ask(environ)
     hub.requests.clear()
     assert read_model("org/name", environ).config == LLAMA_8B
     assert hub.requests == []
-    assert len(read_model("org/name", environ, may_ask_hub=True).tensors) == 1
+    files, _ = read_models(engines("org/name", env=environ), {})
+    assert len(files["a"].tensors) == 1
 
 
-def test_an_engine_that_is_offline_sends_no_request(hub: Hub, environ: dict[str, str]) -> None:
-    with pytest.raises(UnavailableError, match="HF_HUB_OFFLINE is set"):
-        read_model("org/name", {**environ, "HF_HUB_OFFLINE": "1"}, may_ask_hub=True)
-    assert hub.requests == []
+def test_the_default_file_is_planned_without_cache_and_network(tmp_path: Path) -> None:
+    planned = load(ROOT / "memoria.yaml", {"HOME": str(tmp_path)})
+    environ = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:1"}
+    files, unknown = read_models(planned, environ)
+    assert unknown == {}
+    assert {one.source for one in files.values()} == {SHIPPED}
 
 
-def test_a_name_that_the_hub_does_not_know_is_reported(environ: dict[str, str]) -> None:
-    with pytest.raises(UnavailableError, match="has no metadata of `org/other`"):
-        read_model("org/other", environ, may_ask_hub=True)
+def test_the_draft_model_is_asked_for_too(environ: dict[str, str]) -> None:
+    planned = engines("org/name", env=environ)
+    args = {"speculative_config": {"method": "draft_model", "model": "org/name", "num_speculative_tokens": 3}}
+    files, _ = read_models(replace(planned, engines=(replace(planned.engines[0], vllm_args=args),)), {})
+    assert files["a"].draft is not None
+    assert files["a"].draft.config == LLAMA_8B

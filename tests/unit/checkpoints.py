@@ -11,6 +11,7 @@ from typing import Any
 from memoria.plan.checkpoint import ModelFiles, Tensor
 from memoria.plan.footprint.shape import read_shape
 from memoria.plan.footprint.weights import tensors_from_shape
+from memoria.plan.shipped import CONFIGS
 
 LLAMA_8B = {
     "model_type": "llama",
@@ -39,33 +40,7 @@ QWEN2_7B = {
     "tie_word_embeddings": False,
     "torch_dtype": "bfloat16",
 }
-QWEN3_EMBEDDING = {
-    "model_type": "qwen3",
-    "hidden_size": 1024,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "vocab_size": 151669,
-    "max_position_embeddings": 32768,
-    "tie_word_embeddings": True,
-    "torch_dtype": "bfloat16",
-}
-QWEN3_4B_FP8 = {
-    "model_type": "qwen3",
-    "hidden_size": 2560,
-    "intermediate_size": 9728,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "vocab_size": 151936,
-    "max_position_embeddings": 262144,
-    "tie_word_embeddings": True,
-    "torch_dtype": "bfloat16",
-    "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]},
-}
+QWEN3_EMBEDDING, QWEN3_4B_FP8 = (dict(one) for one in CONFIGS.values())
 MISTRAL_7B = {
     "model_type": "mistral",
     "hidden_size": 4096,

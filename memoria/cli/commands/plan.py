@@ -35,7 +35,11 @@ if TYPE_CHECKING:
 
 @command()
 @click.option("--gpu", metavar="GPU", help="Plan for a GPU that is not here: `24GiB`, `RTX 4090`.")
-@click.option("--hub", is_flag=True, help="Query the Hugging Face hub for models that are not in the cache.")
+@click.option(
+    "--hub/--no-hub",
+    default=True,
+    help="Query the Hugging Face hub for models that are not in the cache.  [default: yes, for 5 s at most]",
+)
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the plan as a page.")
 @click.option("--write", is_flag=True, help="Write the fractions chosen for `auto` into the file.")
 def plan(options: Options, gpu: str | None, hub: bool, html: Path | None, write: bool) -> int:

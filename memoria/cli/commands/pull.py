@@ -24,7 +24,8 @@ from memoria.text import duration, size_text, suggestion
 from memoria.vllm.facts import FetchProgress
 
 if TYPE_CHECKING:
-    from memoria.vllm.fetch.fetcher import Fetcher, FetchError
+    from memoria.vllm.fetch.fetcher import Fetcher
+    from memoria.vllm.fetch.launch import FetchError
 
 BETWEEN_LINES = 10.0  # seconds, in a pipe
 
@@ -139,7 +140,7 @@ async def _pull_all(engines: Sequence[EngineConfig], screen: Screen) -> list[Pul
 async def _pull(engine: EngineConfig, fetcher: Fetcher, screen: Screen) -> Pulled:
     import asyncio
 
-    from memoria.vllm.fetch.fetcher import FetchError
+    from memoria.vllm.fetch.launch import FetchError
     from memoria.vllm.fetch.repository import is_here, repositories
 
     environ = {**os.environ, **engine.env}

@@ -146,7 +146,7 @@ def _weights_note(outcome: Outcome) -> str:
     if outcome.terms.learned:
         return f"{named}, as loaded at an earlier start"
     if weights.exact:
-        return named
+        return f"{named}, from the hub" if outcome.files.source == "the hub" else named
     source = "the index" if outcome.files.index_bytes else "config.json"
     return f"{named}, from {source}: not downloaded"
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from memoria.plan.checkpoint import ModelFiles
+from memoria.plan.checkpoint import SHIPPED, ModelFiles
 from memoria.plan.footprint.additions import draft_bytes, lora_bytes
 from memoria.plan.footprint.kv_cache import Attention, Demand, KvCache, ceil_div, is_full, lay_out
 from memoria.plan.footprint.layers import kv_layers
@@ -129,6 +129,8 @@ def caveats(
         yield REFUSED[named]
     elif shape.quantization is None and named in REMARKS:
         yield REMARKS[named]
+    if files.source == SHIPPED:
+        yield "not in the cache, and the hub did not say: its configuration is the one that memoria knows"
     if files.missing:
         yield f"weights file {' and '.join(files.missing[:3])} is missing: download the model again"
     if not files.tensors and (method := unknown_method(shape.quantization_config)):

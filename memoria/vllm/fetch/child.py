@@ -1,10 +1,12 @@
 """Fetch repositories, as a process of its own: a download in a thread could not be ended, and
 `huggingface_hub` reads its settings from the environment, which differs from engine to engine.
 
-Reads one JSON object from standard input, and ends when that is closed, so that it does not outlive memoria.
-Writes a JSON object per line: `total`, then `done` every now and then, and `resumed` for what was there of a
-file, in bytes; or `failure`, the name of a row of `fetcher.FAILURES`, with the values of its texts. A file
-that was cut goes on where it stopped.
+Or, for a plan, what the hub says of a model without fetching its weights.
+
+Reads one JSON object from standard input; a fetch ends when that is closed, so that it does not outlive
+memoria. Writes a JSON object per line: `total`, then `done` every now and then, and `resumed` for what was
+there of a file, in bytes; or `failure`, the name of a row of `launch.FAILURES`, with the values of its texts.
+A file that was cut goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +43,7 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils.tqdm import tqdm
 
+from memoria.plan.checkpoint import ENDLESS, SENTENCE, TOKENIZER, mapping
 from memoria.vllm.fetch.repository import INDEX, Repository, files_to_load, is_offline, read_weight_map
 
 BETWEEN_REPORTS = 0.25  # seconds
@@ -53,7 +57,7 @@ _SIZES = re.compile(r"should be of size (\d+) but has size (\d+)")  # file_downl
 
 
 class Failed(Exception):
-    """`slug` names a row of `fetcher.FAILURES`."""
+    """`slug` names a row of `launch.FAILURES`."""
 
     def __init__(self, slug: str, **values: Any) -> None:
         super().__init__(slug)
@@ -90,11 +94,15 @@ class File:
 
 def main() -> None:
     request = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     _find_certificates()
     constants.DOWNLOAD_CHUNK_SIZE = PIECE
     try:
-        fetch([Repository(**{**one, "weights": tuple(one["weights"])}) for one in request["repositories"]])
+        if "metadata" in request:
+            tell(Repository(**request["metadata"]))
+        else:
+            fetch(
+                [Repository(**{**one, "weights": tuple(one["weights"])}) for one in request["repositories"]]
+            )
     except BaseException as error:
         failed = classify(error)
         REPORT.say(failure=failed.slug, values=failed.values)
@@ -129,6 +137,39 @@ def fetch(wanted: list[Repository]) -> None:
                 download.result()
             except BaseException as error:
                 raise classify(error) from error  # before the pool waits for the others
+
+
+def tell(repository: Repository) -> None:
+    """The configuration first: the headers of many files may come too late."""
+    model, revision = repository.model, repository.revision
+
+    def read(name: str) -> Any:
+        path = hf_hub_download(
+            model, name, revision=revision, cache_dir=repository.cache, tqdm_class=_bar(None)
+        )
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+
+    def limit(name: str, key: str) -> int | None:
+        with suppress(errors.EntryNotFoundError, ValueError):
+            value = mapping(read(name)).get(key)
+            return int(value) if isinstance(value, int | float) and 0 < value < ENDLESS else None
+        return None
+
+    try:
+        REPORT.say(config=mapping(read("config.json")))
+        REPORT.say(
+            tokenizer_length=limit(TOKENIZER, "model_max_length"),
+            encoder_length=limit(SENTENCE, "max_seq_length"),
+        )
+        headers = HfApi().get_safetensors_metadata(model, revision=revision).files_metadata
+    except errors.NotASafetensorsRepoError:
+        return  # weights in another format: the configuration must be enough
+    except Exception as error:
+        raise classify(error, repository) from error
+    tensors = [
+        (name, info.dtype, info.shape) for file in headers.values() for name, info in file.tensors.items()
+    ]
+    REPORT.say(tensors=tensors)
 
 
 def _missing(repository: Repository) -> Iterator[File]:

@@ -11,7 +11,7 @@ import pytest
 
 from memoria.engine.lifecycle import State
 from memoria.vllm.facts import FetchProgress
-from memoria.vllm.fetch.fetcher import FetchError, fetch_error
+from memoria.vllm.fetch.launch import FetchError, fetch_error
 from tests.unit.actor_bench import Bench
 
 S = State

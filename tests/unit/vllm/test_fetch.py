@@ -9,7 +9,8 @@ from string import Formatter
 import pytest
 
 from memoria.vllm.facts import FetchProgress
-from memoria.vllm.fetch.fetcher import FAILURES, Meter, fetch_error, is_complete
+from memoria.vllm.fetch.fetcher import Meter, is_complete
+from memoria.vllm.fetch.launch import FAILURES, fetch_error
 from memoria.vllm.fetch.repository import (
     INDEX,
     WEIGHTS,
