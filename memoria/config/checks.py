@@ -11,7 +11,7 @@ from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
-from memoria.config.model import Address, ConfigPath, EngineKeys
+from memoria.config.model import Address, ConfigPath, EngineKeys, adapter_names
 from memoria.config.paths import exists, expand, is_local_model
 from memoria.config.report import Report, key_name
 from memoria.config.schema import File
@@ -214,16 +214,27 @@ def _check_names(
                 here,
                 hint="vLLM would take it for a flag: write a `served_model_name`",
             )
-        key = (str(runner), name)
-        if other := names.get(key):
-            report.error(
-                f"two engines answer to the model name `{name}`: {path[1]} and {other[1]}",
-                here,
-                also=(other,),
-                hint="give one of them another `served_model_name`",
-            )
-        else:
-            names[key] = here
+        _claim((str(runner), name), here, names, report)
+    args = engine.get("args")
+    adapters = args.get("lora_modules") if isinstance(args, dict) else None
+    for name in adapter_names(adapters):
+        _claim((str(runner), name), (*path, "args", "lora_modules"), names, report)
+
+
+def _claim(
+    key: tuple[str, str], here: ConfigPath, names: dict[tuple[str, str], ConfigPath], report: Report
+) -> None:
+    other = names.setdefault(key, here)
+    if other is here:
+        return
+    engine, adapter = here[1], "lora_modules" in (here[-1], other[-1])
+    if other[1] == engine:
+        what = f"{engine} has the name `{key[1]}` twice, for an adapter and for "
+        what += "another" if here == other else "its model"
+    else:
+        what = f"two engines answer to the model name `{key[1]}`: {engine} and {other[1]}"
+    hint = "give the adapter another name" if adapter else "give one of them another `served_model_name`"
+    report.error(what, here, also=() if here == other else (other,), hint=hint)
 
 
 def _served_names(engine: Mapping[str, Node], folder: Path, environ: Mapping[str, str]) -> Iterator[str]:

@@ -6,7 +6,9 @@ meanings appear in the README, in editors and in error messages. Values become f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from ipaddress import ip_address
@@ -277,12 +279,37 @@ class EngineKeys(Section):
     env: Variables = key("Environment variables for this engine alone.", dict)
 
 
+def adapter_names(lora_modules: Any) -> Iterator[str]:
+    """The names by which clients reach an engine's adapters: of `NAME=PATH`, a mapping, JSON text, or a list
+    of these (`LoRAParserAction` of vLLM's front end). What is none of them is vLLM's to refuse."""
+    if isinstance(lora_modules, list | tuple):
+        for item in lora_modules:
+            yield from adapter_names(item)
+    elif isinstance(lora_modules, Mapping):
+        if isinstance(name := lora_modules.get("name"), str):
+            yield str(name)
+    elif isinstance(lora_modules, str):
+        name, equals, _ = lora_modules.partition("=")
+        if equals and "," not in lora_modules:
+            yield str(name)
+        else:
+            with suppress(ValueError, RecursionError):
+                yield from adapter_names(json.loads(lora_modules))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig(EngineKeys):
     """One engine. `vllm_args` are vLLM's own flags by their names with underscores."""
 
     name: str
     vllm_args: Mapping[str, Any]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Every model name that it answers to from its start on, the main one first."""
+        return tuple(
+            dict.fromkeys((*self.served_model_name, *adapter_names(self.vllm_args.get("lora_modules"))))
+        )
 
     @property
     def is_auto(self) -> bool:

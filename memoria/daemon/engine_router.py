@@ -11,9 +11,11 @@ from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.proxy.errors import Refusal, engine_gone
 from memoria.proxy.router import Candidate
+from memoria.supervisor.model_names import ModelNames
 from memoria.supervisor.supervisor import Supervisor
 from memoria.vllm.facts import EngineAddress
 
+Candidates = Mapping[tuple[Runner | None, int], tuple[Candidate, ...]]
 RETRY_STARTING = 10  # seconds; a start takes at least that long
 RETRY_OTHERWISE = 30
 
@@ -33,18 +35,36 @@ class EngineEntrance:
 
 
 class EngineRouter:
-    """Implements `memoria.proxy.router.Router`. `candidates`: those of the generation in force."""
+    """Implements `memoria.proxy.router.Router`. `candidates`: those of the generation in force; `names`: the
+    models that engines have beyond it, which no other engine has in the file."""
 
     def __init__(
         self,
         supervisor: Supervisor,
-        candidates: Callable[[], Mapping[tuple[Runner | None, int], tuple[Candidate, ...]]],
+        candidates: Callable[[], Candidates],
+        names: ModelNames,
     ) -> None:
-        self._supervisor, self._candidates = supervisor, candidates
+        self._supervisor, self._configured, self._names = supervisor, candidates, names
+        self._candidates: Candidates = {}
+        self._made_of: tuple[Candidates, int] = self._candidates, 0
         self._entrances: dict[str, EngineEntrance] = {}
 
     def candidates(self, runner: Runner | None, port: int) -> tuple[Candidate, ...]:
-        return self._candidates().get((runner, port), ())
+        configured, changes = self._configured(), self._names.changes
+        if self._made_of[0] is not configured or self._made_of[1] != changes:
+            self._made_of = configured, changes
+            self._candidates = {key: self._with_found(found) for key, found in configured.items()}
+        return self._candidates.get((runner, port), ())
+
+    def _with_found(self, candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
+        taken = {model for candidate in candidates for model in candidate.models}
+        return tuple(
+            Candidate(one.engine, (*one.models, *(m for m in self._names.of(one.engine) if m not in taken)))
+            for one in candidates
+        )
+
+    def look_for_models(self, done: Callable[[], None]) -> bool:
+        return self._names.look(done)
 
     def entrance(self, engine: str) -> EngineEntrance:
         actor = self._supervisor.actors.get(engine)

@@ -35,6 +35,7 @@ from memoria.proxy.downstream.connection import protocol_for
 from memoria.proxy.exchange.context import Progress, ProxyContext
 from memoria.proxy.exchange.record import RequestRecord
 from memoria.proxy.upstream import Pool
+from memoria.supervisor.model_names import ModelNames
 from memoria.supervisor.supervisor import Supervisor
 
 
@@ -59,7 +60,8 @@ class Gateway:
         self._admin_socket = str(admin_socket)
         config = generation.config
 
-        router = EngineRouter(supervisor, lambda: self.generation.candidates)
+        self._names = ModelNames(supervisor)
+        router = EngineRouter(supervisor, lambda: self.generation.candidates, self._names)
         self._admission = Admission(router, generation.max_requests, config.hold)
         self._tracing = open_tracing(environ)
         self._rates, self._history = Rates(), History()
@@ -159,6 +161,7 @@ class Gateway:
             self._context.cut(snapshot.name)
         if FACTS[snapshot.state].frees_memory and snapshot.address is not None:
             self._pool.forget(snapshot.address)
+        self._names.on_engine(snapshot)
         self._admission.changed(snapshot.name)
 
     def _on_done(self, record: RequestRecord) -> None:

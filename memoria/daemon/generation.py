@@ -71,7 +71,7 @@ def _candidates(config: Config) -> dict[tuple[Runner | None, int], tuple[Candida
     runners: tuple[Runner | None, ...] = ("generate", "pooling", None)
     return {
         (runner, port): tuple(
-            Candidate(engine.name, engine.served_model_name)
+            Candidate(engine.name, engine.models)
             for engine in (config.engines if port not in own_ports else (own_ports[port],))
             if runner in (None, engine.runner)
         )

@@ -14,6 +14,7 @@ from memoria.proxy.http.messages import Header
 
 RETRY_CUT = 10  # seconds; a start takes at least that long
 RETRY_BUSY = 1  # seconds; places are freed all the time
+MODEL_NOT_FOUND = "model_not_found"
 _SHOWN = 200  # characters of a client's own text that an answer repeats
 
 
@@ -139,7 +140,7 @@ def websocket_only(path: str) -> Answer:
 
 def model_not_found(model: str, models: Iterable[str]) -> Answer:
     message = f"The model `{_short(model)}` does not exist. Models: {_names(models)}"
-    return Answer(404, message, "model_not_found", "model")
+    return Answer(404, message, MODEL_NOT_FOUND, "model")
 
 
 def malformed() -> Answer:

@@ -3,6 +3,7 @@ process."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,6 +39,11 @@ class Router(Protocol):
     def candidates(self, runner: Runner | None, port: int) -> tuple[Candidate, ...]:
         """Engines of that runner (None: of any) reachable through the local `port` of a request: all of them
         on the main port, one on an engine's own port."""
+        ...
+
+    def look_for_models(self, done: Callable[[], None]) -> bool:
+        """Reads the engines' own lists for names that `candidates` does not have yet, then calls `done`.
+        False: that has just been done."""
         ...
 
     def entrance(self, engine: str) -> Entrance:

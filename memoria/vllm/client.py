@@ -79,6 +79,19 @@ async def progress(address: EngineAddress, *, timeout: float) -> Progress | None
         return None
 
 
+async def list_models(address: EngineAddress, *, timeout: float) -> list[dict[str, Any]] | None:
+    """The engine's own model cards, adapters among them; None when it does not list them in time."""
+    try:
+        async with (
+            session(address, timeout) as client,
+            client.get(base_url(address) + "/v1/models") as answer,
+        ):
+            return list((await answer.json())["data"])
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError) as error:
+        logger.warning("%s: no models listed: %r", address, error)
+        return None
+
+
 async def _is_healthy(client: aiohttp.ClientSession, url: str) -> bool:
     try:
         async with client.get(f"{url}/health") as answer:

@@ -195,6 +195,10 @@ class FakeRouter:
     leases: int = 0
     admitted: int = 0
     ports: list[int] = field(default_factory=list)
+    found: dict[str, str] = field(default_factory=dict)  # models that a look finds, and their engines
+    looks: int = 0
+    looks_end: bool = True
+    waiting: list[Callable[[], None]] = field(default_factory=list)
 
     def candidates(self, runner: Runner | None, port: int) -> tuple[Candidate, ...]:
         self.ports.append(port)
@@ -203,6 +207,16 @@ class FakeRouter:
             for name, (kind, models, _) in self.engines.items()
             if runner in {None, kind}
         )
+
+    def look_for_models(self, done: Callable[[], None]) -> bool:
+        self.looks += 1
+        for model, engine in self.found.items():
+            runner, models, address = self.engines[engine]
+            self.engines[engine] = runner, (*models, model), address
+        self.waiting.append(done)
+        if self.looks_end:
+            asyncio.get_running_loop().call_soon(done)
+        return bool(self.found) or not self.looks_end
 
     def entrance(self, engine: str) -> Entrance:
         if self.refusal is not None:

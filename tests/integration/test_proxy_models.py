@@ -15,7 +15,7 @@ from memoria.config.model import Filters, Hold, Limits, Runner
 from memoria.proxy.downstream.connection import Downstream
 from memoria.proxy.exchange.context import Backlog
 from memoria.proxy.exchange.exchange import Exchange
-from tests.integration.proxy_rig import JSON_OK, Asked, Rig, ScriptedEngine, on_uvloop, request
+from tests.integration.proxy_rig import JSON_OK, Asked, Rig, ScriptedEngine, on_uvloop, request, until
 
 CHAT = b"/v1/chat/completions"
 
@@ -66,6 +66,38 @@ async def test_an_unknown_model_is_a_404_that_lists_the_models(tmp_path: Path) -
         "code": "model_not_found",
     }
     assert b"\x1b" not in response.body
+    assert a.asked + b.asked == []
+
+
+@pytest.mark.parametrize("padding", [0, 200_000], ids=["small", "large"])
+@on_uvloop
+async def test_a_model_that_an_engine_got_at_run_time_is_looked_for_before_a_404(
+    tmp_path: Path, padding: int
+) -> None:
+    rig, a, b = two(tmp_path)
+    body = json.dumps({"messages": "x" * padding, "model": "sql-lora"}).encode()
+    async with rig:
+        rig.router.found = {"sql-lora": "b"}
+        assert (await rig.post(CHAT, body)).status == 200
+        assert (await rig.post(CHAT, body)).status == 200
+        assert rig.router.looks == 1
+        assert (await rig.post(CHAT, b'{"model":"other"}')).status == 404
+        assert rig.router.looks == 2
+    assert a.asked == []
+    assert [asked.body for asked in b.asked] == [body, body]
+
+
+@on_uvloop
+async def test_a_client_may_leave_while_its_model_is_looked_for(tmp_path: Path) -> None:
+    rig, a, b = two(tmp_path)
+    async with rig:
+        rig.router.looks_end = False
+        client = await rig.client()
+        await client.post(CHAT, b'{"model":"sql-lora"}')
+        await until(lambda: rig.router.looks == 1)
+        client.reset()
+        await until(lambda: not rig.connections)
+        rig.router.waiting[0]()
     assert a.asked + b.asked == []
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Any
 
-import aiohttp
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -16,8 +14,6 @@ from memoria.engine.lifecycle import FACTS, State
 from memoria.proxy import errors
 from memoria.supervisor.supervisor import Supervisor
 from memoria.vllm import client as vllm_client
-
-logger = logging.getLogger(__name__)
 
 # As llama.cpp's router names them; all others are `unloaded`.
 STATUSES = {
@@ -51,15 +47,7 @@ def routes(supervisor: Supervisor) -> list[Route]:
         address = actor.snapshot.address
         if address is None or actor.snapshot.state is not State.READY:
             return []
-        try:
-            async with (
-                vllm_client.session(address, supervisor.config.timeouts.health) as client,
-                client.get(vllm_client.base_url(address) + "/v1/models") as answer,
-            ):
-                return list((await answer.json())["data"])
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError) as error:
-            logger.warning("no models listed by %s: %r", actor.name, error)
-            return []
+        return await vllm_client.list_models(address, timeout=supervisor.config.timeouts.health) or []
 
     def reachable(request: Request) -> list[EngineActor]:
         port = request.scope["server"][1]
@@ -77,9 +65,7 @@ def routes(supervisor: Supervisor) -> list[Route]:
             if card.get("id") == name:
                 return JSONResponse(card)
         names = [
-            served
-            for actor in reachable(request)
-            for served in supervisor.config.engine(actor.name).served_model_name
+            served for actor in reachable(request) for served in supervisor.config.engine(actor.name).models
         ]
         return Response(errors.model_not_found(name, names).body, 404, media_type="application/json")
 

@@ -72,7 +72,7 @@ class Exchange:
     _lease: Lease | None = None
     _waiting: Waiting | None = None
     _filters: Filters | None = None
-    _in_backlog = False
+    _in_backlog = _looked = False  # the second: for a model that no engine was known to have
     _kept: Kept | None = None  # of a body that must be whole first
     _connector: asyncio.Task[None] | None = None
     _failed: frozenset[Failure] = frozenset()  # earlier tries
@@ -261,18 +261,29 @@ class Exchange:
             self._advance()
 
     def _resolve(self, body: Upload) -> str | None:
-        """None: the model in the body decides, and it is not complete."""
+        """None: the body decides, and is not complete; or a look for its model comes first (`_on_looked`)."""
         context, route = self._context, self._head.route
         assert route is not None
         candidates = context.router.candidates(route.runner, self._client.port)
         if len(candidates) == 1:
             engine: str | None = candidates[0].engine
         else:
-            engine = engine_with_model(candidates, self._head, route, body)
+            try:
+                engine = engine_with_model(candidates, self._head, route, body)
+            except Rejection as rejection:
+                unknown = rejection.answer.code == errors.MODEL_NOT_FOUND and not self._looked
+                self._looked = True
+                if not (unknown and context.router.look_for_models(self._on_looked)):
+                    raise
+                engine = None
         if engine is not None and route.model_in == "json":
             self._filters = context.policy.filters.get(engine)
         self.engine = engine
         return engine
+
+    def _on_looked(self) -> None:
+        if self.state is READING and self.engine is None:
+            self._advance()
 
     def _admit(self, engine: str) -> Lease | None:
         """None: queued, until `_on_lease` or `_on_refusal`."""

@@ -207,6 +207,49 @@ def test_two_engines_of_one_runner_may_not_share_a_model_name(folder: ConfigFold
     assert problem.where == ("memoria.yaml:3:7  b.model", "memoria.yaml:2:50  a.served_model_name")
 
 
+@pytest.mark.parametrize(
+    "written",
+    ["sql=org/x", "[sql=org/x]", "{name: sql, path: org/x}", """['{"name": "sql", "path": "org/x"}']"""],
+)
+def test_an_engine_answers_to_its_adapters_names(folder: ConfigFolder, written: str) -> None:
+    (engine,) = folder.engine(f"args: {{lora-modules: {written}}}").engines
+    assert engine.models == ("org/name", "sql")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "what"),
+    [
+        (
+            "lora-modules: [x=a/b]",
+            "lora-modules: [x=c/d]",
+            "two engines answer to the model name `x`: b and a",
+        ),
+        ("lora-modules: [m/b=a/b]", "", "two engines answer to the model name `m/b`: b and a"),
+        ("", "lora-modules: [y=c/d, m/a=c/d]", "two engines answer to the model name `m/a`: b and a"),
+        ("lora-modules: [x=a/b, x=c/d]", "", "a has the name `x` twice, for an adapter and for another"),
+        ("lora-modules: [m/a=a/b]", "", "a has the name `m/a` twice, for an adapter and for its model"),
+    ],
+)
+def test_no_two_models_or_adapters_share_a_name(
+    folder: ConfigFolder, one: str, other: str, what: str
+) -> None:
+    problem = folder.problem(
+        f"engines:\n  a: {{model: m/a, gpu_memory_utilization: 0.1, args: {{{one}}}}}\n"
+        f"  b: {{model: m/b, gpu_memory_utilization: 0.1, args: {{{other}}}}}\n"
+    )
+    assert problem.what == what
+    assert problem.hint == "give the adapter another name"
+
+
+def test_adapters_of_different_runners_may_share_a_name(folder: ConfigFolder) -> None:
+    config = folder.load(
+        "engines:\n"
+        "  a: {model: m/a, gpu_memory_utilization: 0.1, args: {lora-modules: [x=a/b]}}\n"
+        "  b: {model: m/b, gpu_memory_utilization: 0.1, runner: pooling, args: {lora-modules: [x=a/b]}}\n"
+    )
+    assert [engine.models[-1] for engine in config.engines] == ["x", "x"]
+
+
 def test_all_problems_are_reported_at_once_in_the_order_of_lines(folder: ConfigFolder) -> None:
     problems = folder.problems(
         "listen: nowhere\n"

@@ -11,6 +11,7 @@ from memoria.engine.lifecycle import State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.engine.traffic import Traffic
 from memoria.proxy.errors import Refusal
+from memoria.supervisor.model_names import ModelNames
 from memoria.vllm.facts import UnixAddress
 from tests.unit.commands import CONFIG
 
@@ -21,7 +22,7 @@ def router(state: State, **facts: Any) -> EngineRouter:
     snapshot = EngineSnapshot(NAME, state, since=time.time(), address=UnixAddress("/run/a.sock"), **facts)
     actors = {NAME: SimpleNamespace(snapshot=snapshot, traffic=Traffic())}
     supervisor: Any = SimpleNamespace(actors=actors)
-    return EngineRouter(supervisor, dict)
+    return EngineRouter(supervisor, dict, ModelNames(supervisor))
 
 
 def refusal(state: State, **facts: Any) -> Refusal:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -37,6 +38,9 @@ class Router:
 
     def candidates(self, runner: Runner | None, port: int) -> tuple[Candidate, ...]:
         return (Candidate("a", ("a",)), Candidate("b", ("b",)))
+
+    def look_for_models(self, done: Callable[[], None]) -> bool:
+        return False
 
     def entrance(self, engine: str) -> Entrance:
         if engine == "a" and self.refusal is not None:
