@@ -91,7 +91,9 @@ class Gateway:
 
         self._feed = Feed(supervisor.journal, self.collector.status, self._history)
         supervisor.listen(lambda _: self._feed.changed.notify())
-        self._admin = admin_app(supervisor, self.collector, self._feed, self._requests, reload)
+        self._admin = admin_app(
+            supervisor, self.collector, self._feed, self._requests, reload, names=self._names
+        )
         everywhere = [
             *health.routes(supervisor, self.collector),
             *models.routes(supervisor),

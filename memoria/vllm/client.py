@@ -7,6 +7,7 @@ a missing instruction kills it).
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from typing import Any
 
@@ -90,6 +91,23 @@ async def list_models(address: EngineAddress, *, timeout: float) -> list[dict[st
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError) as error:
         logger.warning("%s: no models listed: %r", address, error)
         return None
+
+
+async def post(address: EngineAddress, path: str, body: dict[str, Any], *, timeout: float) -> tuple[int, Any]:
+    """Status and JSON of an answer: None for another body, 0 for no answer in time."""
+    try:
+        async with (
+            session(address, timeout) as client,
+            client.post(base_url(address) + path, json=body) as answer,
+        ):
+            text = await answer.text()
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+        logger.warning("%s: %s failed: %r", address, path, error)
+        return 0, None
+    try:
+        return answer.status, json.loads(text)
+    except ValueError:
+        return answer.status, None
 
 
 async def _is_healthy(client: aiohttp.ClientSession, url: str) -> bool:

@@ -32,8 +32,8 @@ VALUES = (
     "scheduling-policy seed shutdown-timeout tensor-parallel-size tokenizer"
 )
 SWITCHES = (
-    "disable-uvicorn-access-log enable-chunked-prefill enable-prefix-caching enable-request-id-headers "
-    "enforce-eager trust-remote-code"
+    "disable-uvicorn-access-log enable-chunked-prefill enable-lora enable-prefix-caching "
+    "enable-request-id-headers enforce-eager trust-remote-code"
 )
 
 
@@ -63,6 +63,7 @@ def _parse(argv: list[str], faults: Faults) -> argparse.Namespace:
     parser.add_argument("model")
     parser.add_argument("--runner", choices=["auto", "draft", "generate", "pooling"], default="auto")
     parser.add_argument("--served-model-name", nargs="+")
+    parser.add_argument("--lora-modules", nargs="+", default=[])
     parser.add_argument("--gpu-memory-utilization", type=float)
     parser.add_argument(
         "--max-model-len", type=lambda text: 2048 if text == "auto" else int(text), default=2048
@@ -100,7 +101,7 @@ async def _run(args: argparse.Namespace, faults: Faults, log: Log, listener: soc
         )
     log.reach("listening")
 
-    names = args.served_model_name or [args.model]
+    names = [*(args.served_model_name or [args.model]), *(one.partition("=")[0] for one in args.lora_modules)]
     runner = "pooling" if args.runner == "pooling" else "generate"
     routes = Routes(args.model, names, runner, args.max_model_len, core, faults)
     connections: set[asyncio.Task[None]] = set()

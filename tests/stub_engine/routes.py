@@ -18,7 +18,8 @@ from tests.stub_engine.http_server import Request, Response
 BOTH = {"/health", "/ping", "/version", "/metrics", "/v1/models", "/tokenize", "/stub/fault"}
 GENERATE = {"/v1/completions", "/v1/chat/completions"}
 POOLING = {"/v1/embeddings"}
-POST = {"/tokenize", "/stub/fault", *GENERATE, *POOLING}
+LORA = {"/v1/load_lora_adapter", "/v1/unload_lora_adapter"}
+POST = {"/tokenize", "/stub/fault", *GENERATE, *POOLING, *LORA}
 
 
 @dataclass(slots=True)
@@ -32,7 +33,8 @@ class Routes:
 
     async def __call__(self, request: Request) -> Response:
         path = request.path
-        if path not in BOTH | (POOLING if self.runner == "pooling" else GENERATE):
+        allowed = LORA if os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING") == "1" else set()
+        if path not in BOTH | (POOLING if self.runner == "pooling" else GENERATE) | allowed:
             return Response.of_json({"detail": "Not Found"}, 404)
         if (request.method == "POST") != (path in POST):
             return Response.of_json({"detail": "Method Not Allowed"}, 405)
@@ -63,8 +65,8 @@ class Routes:
             body = request.json()
         except ValueError:
             return Response.of_json(answers.error("JSON decode error", "Bad Request", 400, "body.0"), 400)
-        if request.path == "/stub/fault":
-            return self._fault(body)
+        if request.path in {"/stub/fault", *LORA}:
+            return self._fault(body) if request.path == "/stub/fault" else self._adapt(request.path, body)
         model = body.get("model", self.names[0])
         if model not in self.names:
             return Response.of_json(answers.no_such_model(model, self.names), 404)
@@ -75,6 +77,17 @@ class Routes:
                 return await self._embed(model, body)
             case path:
                 return await self._complete(model, body, request, chat=path == "/v1/chat/completions")
+
+    def _adapt(self, path: str, body: dict[str, Any]) -> Response:
+        name = body["lora_name"]
+        if "unload" not in path:
+            self.names.append(name)
+        elif name in self.names:
+            self.names.remove(name)
+        else:
+            text = f"The lora adapter '{name}' cannot be found."
+            return Response.of_json(answers.error(text, "NotFoundError", 404), 404)
+        return Response(body=b"Success", content_type="text/plain")
 
     def _tokenize(self, body: dict[str, Any]) -> Response:
         tokens = list(str(body.get("prompt", "")).encode())

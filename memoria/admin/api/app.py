@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from memoria.admin.api import engines, feed, openapi
+from memoria.admin.api import adapters, engines, feed, openapi
 from memoria.admin.api.authorizer import ACCESS, OWNER, Authorizer, Rights
 from memoria.admin.api.feed import Feed
 from memoria.admin.api.openapi import Reloaded
@@ -33,6 +33,7 @@ from memoria.admin.telemetry.requests import Requests
 from memoria.aio import in_daemon_thread
 from memoria.errors import MemoriaError
 from memoria.proxy.errors import Rejection
+from memoria.supervisor.model_names import ModelNames
 from memoria.supervisor.supervisor import Supervisor
 
 PREFIX = b"/admin/"
@@ -45,7 +46,13 @@ class Reload(Protocol):
 
 
 def admin_app(
-    supervisor: Supervisor, collector: Collector, stream: Feed, done: Requests, reload: Reload
+    supervisor: Supervisor,
+    collector: Collector,
+    stream: Feed,
+    done: Requests,
+    reload: Reload,
+    *,
+    names: ModelNames,
 ) -> Starlette:
     """Every scope needs `sender`, the sender in words; `rights` gives its rights, where not all."""
 
@@ -73,6 +80,7 @@ def admin_app(
         Route(ACCESS, access, methods=["GET"]),
         Route("/openapi.json", description, methods=["GET"]),
         *feed.routes(stream, streams),
+        *adapters.routes(supervisor, names),
         *engines.routes(supervisor, stream, streams),
         *requests.routes(done),
         Route("/reload", reload_configuration, methods=["POST"]),

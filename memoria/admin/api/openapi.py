@@ -17,6 +17,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from typing_extensions import TypedDict
 
 from memoria.admin.api import engines
+from memoria.admin.api.adapters import Models
 from memoria.admin.api.authorizer import ACCESS, Rights
 from memoria.admin.api.engines import Accepted, LogFiles
 from memoria.admin.api.feed import HistoryEvent, JournalEvent
@@ -81,8 +82,8 @@ _ERRORS = {
     400: "A parameter is wrong.",
     401: "A key is required, or this one is not known.",
     403: "The key does not suffice, no admin key is configured, or another site's page sent the request.",
-    404: "There is no such engine.",
-    409: "The engine is resident, not on demand.",
+    404: "There is no such engine, or adapter.",
+    409: "The engine does not allow it (it is resident, say), or the name is taken.",
     503: "memoria is stopping, or too many streams are open.",
 }
 
@@ -139,6 +140,11 @@ def _number(name: str, description: str, *, default: int, most: int) -> Json:
     return _parameter(name, description, schema)
 
 
+def _required(name: str, description: str) -> Json:
+    return _parameter(name, description, {"type": "string", "minLength": 1}) | {"required": True}
+
+
+_NAME = _required("name", "The adapter's name for clients.")
 _ENGINE: Json = {"$ref": "#/components/parameters/engine"}
 _NOW = _flag("now", "Without waiting for requests in flight.", default=False)
 _LAST_EVENT = _parameter(
@@ -244,6 +250,29 @@ OPERATIONS: Mapping[str, Operation] = {
         "sleep",
         "Let an engine on demand give its memory back",
         "Requests in flight are finished first. The next request wakes it again.",
+    ),
+    "/engines/{engine}/lora/load": Operation(
+        "loadAdapter",
+        "Load a LoRA adapter",
+        Models,
+        "The adapter is loaded.",
+        "The engine must allow it: `--enable-lora`, and VLLM_ALLOW_RUNTIME_LORA_UPDATING in its `env`. A "
+        "restart forgets it.",
+        "post",
+        200,
+        (_ENGINE, _NAME, _required("path", "A folder, or a name on the hub.")),
+        (400, 404, 409, 503),
+    ),
+    "/engines/{engine}/lora/unload": Operation(
+        "unloadAdapter",
+        "Unload a LoRA adapter",
+        Models,
+        "The adapter is unloaded.",
+        "",
+        "post",
+        200,
+        (_ENGINE, _NAME),
+        (400, 404, 409, 503),
     ),
     "/reload": Operation(
         "reload",

@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "config": ("config", "Show the effective configuration and its sources."),
     "demo": ("demo", "Run two tiny real models without a GPU."),
     "logs": ("logs", "Show engine logs."),
+    "lora": ("lora", "Load and unload LoRA adapters."),
     "plan": ("plan", "Show what each memory fraction buys."),
     "pull": ("pull", "Fetch the engines' models from the hub."),
     "reload": ("reload", "Reload the configuration of the running daemon."),

@@ -28,7 +28,7 @@ def validate(value: Any, name: str) -> None:
 
 
 def test_every_route_is_described_with_its_method() -> None:
-    app = admin_app(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING)
+    app = admin_app(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, names=NOTHING)
     routes = {
         (route.path.replace(":path", ""), method.lower())
         for route in app.routes
