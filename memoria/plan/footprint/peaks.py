@@ -42,8 +42,9 @@ def find_peaks(
     forward, logits = _forward(shape, settings), _logits(shape, settings, pooling=pooling)
     image = encoder.peak_bytes(settings.tensor_parallel) if encoder and settings.profiles_images else 0
     warm = max(forward, logits, image)
-    graphs = _graphs(shape, settings, gpu, pooling=pooling)
-    estimated = int(graphs * _ESTIMATED)
+    count = _graph_count(shape, settings, gpu, pooling=pooling)
+    graphs = int(count * (3.0 + 0.09 * len(shape.layers)) * _MIB)
+    estimated = _estimated(count, graphs, shape)
     if graphs and not (settings.v2_runner or pooling) and any(name in gpu for name in _FLASHINFER_FIRST):
         estimated += _FLASHINFER_WORKSPACE
     return Peaks(
@@ -100,9 +101,6 @@ def _cold(shape: Shape, settings: Settings) -> int:
     return table + 4 * settings.max_num_batched_tokens * shape.hidden
 
 
-_ESTIMATED = 1.15  # vLLM's estimate of its graphs, as a share of what they take then
-
-
 # FlashInfer's buffer (`VLLM_FLASHINFER_WORKSPACE_BUFFER_SIZE`), allocated by the first capture where it is
 # the first choice (`_get_backend_priorities`, vllm/platforms/cuda.py).
 _FLASHINFER_WORKSPACE = 394 * _MIB
@@ -117,7 +115,7 @@ def _stays(shape: Shape, settings: Settings, gpu: str) -> int:
     in fragments (`memory_profiling`, vllm/utils/mem_utils.py)."""
     mib = 80
     if settings.vllm >= (0, 27):
-        mib = 480 if shape.multimodal or "state" in shape.layers else 307
+        mib = 520 if shape.multimodal or "state" in shape.layers else 345
     if settings.tensor_parallel > 1:
         mib += 410 if any(name in gpu for name in _PEERS) else 205 if "A100" in gpu else 0
     if "GB10" in gpu:
@@ -128,7 +126,15 @@ def _stays(shape: Shape, settings: Settings, gpu: str) -> int:
     return mib * _MIB + (_expert_workspace(shape, settings) if kept else 0)
 
 
-def _graphs(shape: Shape, settings: Settings, gpu: str, *, pooling: bool) -> int:
+def _estimated(count: int, graphs: int, shape: Shape) -> int:
+    """vLLM's own estimate of `count` graphs that take `graphs` bytes then. It extrapolates from the largest
+    (`profile_cudagraph_memory`), and those of linear attention grow with the batch."""
+    if "state" in shape.layers:
+        return int(count * (3.0 + 0.2 * len(shape.layers)) * _MIB)
+    return int(graphs * 1.15)
+
+
+def _graph_count(shape: Shape, settings: Settings, gpu: str, *, pooling: bool) -> int:
     """Each graph takes nodes for every layer; all share one pool of tensors. Sizes
     (`_set_cudagraph_sizes`, vllm/config/vllm.py) are captured piecewise, for any batch, and up to
     `max_num_seqs` whole, for batches that only decode."""
@@ -145,7 +151,7 @@ def _graphs(shape: Shape, settings: Settings, gpu: str, *, pooling: bool) -> int
         count += sum(size <= decode for size in sizes)
     if settings.max_loras:
         count *= 2  # with adapters, and without
-    return int(count * (3.0 + 0.09 * len(shape.layers)) * _MIB)
+    return count
 
 
 CAPTURED = (1, 2, 4, *range(8, 256, 8), *range(256, 1025, 16))

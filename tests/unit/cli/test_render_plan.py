@@ -75,7 +75,7 @@ def test_a_model_that_is_not_here_is_shown_with_what_is_missing() -> None:
             "0.60",
             DEFAULT_FLAGS["generation"],
             "embedding needs",
-            ["raise gpu_memory_utilization to 0.25"],
+            ["raise gpu_memory_utilization to 0.26"],
         ),
         (
             "0.30",
@@ -245,7 +245,7 @@ def test_the_page_says_what_the_screen_says() -> None:
 
 def test_the_page_marks_each_budget_and_hatches_what_lies_beyond() -> None:
     page = render_html(UNFIT, *planned(UNFIT, UNFIT_GPU), ())
-    assert "left:10.00%'><em class='right'>budget 2.4 GiB, it needs 5.5</em>" in page
+    assert "left:10.00%'><em class='right'>budget 2.4 GiB, it needs 5.6</em>" in page
     bars = re.findall(r"<div class='bar'>(.*?)<b", page)
     for bar in bars:
         inside, beyond = (
