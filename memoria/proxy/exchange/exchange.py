@@ -265,17 +265,15 @@ class Exchange:
         context, route = self._context, self._head.route
         assert route is not None
         candidates = context.router.candidates(route.runner, self._client.port)
-        if len(candidates) == 1:
-            engine: str | None = candidates[0].engine
-        else:
-            try:
-                engine = engine_with_model(candidates, self._head, route, body)
-            except Rejection as rejection:
-                unknown = rejection.answer.code == errors.MODEL_NOT_FOUND and not self._looked
-                self._looked = True
-                if not (unknown and context.router.look_for_models(self._on_looked)):
-                    raise
-                engine = None
+        only = candidates[0].engine if len(candidates) == 1 else None
+        try:
+            engine = only or engine_with_model(candidates, self._head, route, body)
+        except Rejection as rejection:
+            unknown = rejection.answer.code == errors.MODEL_NOT_FOUND and not self._looked
+            self._looked = True
+            if not (unknown and context.router.look_for_models(self._on_looked)):
+                raise
+            engine = None
         if engine is not None and route.model_in == "json":
             self._filters = context.policy.filters.get(engine)
         self.engine = engine
@@ -326,8 +324,7 @@ class Exchange:
             self.on_connected(upstream)
         else:
             self.state = CONNECTING
-            timeout = self._context.policy.timeouts.connect
-            connecting = connect(lease.address, pool, timeout, self)
+            connecting = connect(lease.address, pool, self._context.policy.timeouts.connect, self)
             self._connector = asyncio.get_running_loop().create_task(connecting)
 
     def on_connected(self, upstream: Upstream) -> None:
@@ -427,12 +424,9 @@ class Exchange:
             self._head_at = None  # of an engine's answer that the client never sees
             self._close_unless_bounded()
             self.keep_alive = self.keep_alive and not answer.close
+            body_wanted, keep_alive = self._head.method != b"HEAD", self.keep_alive
             self.reply.answer(
-                answer.status,
-                answer.body,
-                answer.headers,
-                keep_alive=self.keep_alive,
-                body_wanted=self._head.method != b"HEAD",
+                answer.status, answer.body, answer.headers, keep_alive=keep_alive, body_wanted=body_wanted
             )
             self._finish()
             self._client.on_answered()
@@ -477,11 +471,7 @@ class Exchange:
 
     def _finish(self) -> None:
         self.state, self.response_complete = OVER, True
-        if self._kept is not None or self._waiting is not None:
-            self._release()
-        lease, self._lease = self._lease, None
-        if lease is not None:
-            lease.release()
+        self._release()
         on_done = self._context.on_done
         if on_done is None:
             return

@@ -20,7 +20,7 @@ from memoria.vllm.install.facts import VllmInstall
 
 logger = logging.getLogger(__name__)
 
-TIMEOUT = 120.0  # seconds; a first import from a cold disk takes long
+TIMEOUT = 600.0  # seconds; a first import from a cold disk, on a busy machine, takes long
 
 
 def with_options(install: VllmInstall, data_home: Path) -> VllmInstall:
