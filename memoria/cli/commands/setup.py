@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 import click
@@ -18,7 +19,7 @@ from memoria.errors import ExitCode, NoGpuError, UnavailableError, UsageError
 from memoria.gpu import open_reader
 from memoria.vllm.install.facts import Variant
 from memoria.vllm.install.find import data_home
-from memoria.vllm.install.setup import PipStep
+from memoria.vllm.install.setup import PipStep, export_wheels
 from memoria.vllm.install.setup import setup as install_vllm
 
 _VERSION = re.compile(r"\d+(\.\w+)*([+-][\w.]+)?", re.ASCII)
@@ -28,7 +29,21 @@ _VERSION = re.compile(r"\d+(\.\w+)*([+-][\w.]+)?", re.ASCII)
 @click.option("--cpu", "variant", flag_value="cpu", help="Install the CPU build.")
 @click.option("--cuda", "variant", flag_value="cuda", help="Install the CUDA build.")
 @click.option("--vllm", "version", metavar="VERSION", help="Install another vLLM version.")
-def setup(options: Options, variant: str | None, version: str | None) -> int:
+@click.option(
+    "--export",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Install nothing; fetch all wheels into FOLDER, for a machine without a network.",
+)
+@click.option(
+    "--wheels",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    metavar="FOLDER",
+    help="Install from such a FOLDER, without a network.",
+)
+def setup(
+    options: Options, /, variant: str | None, version: str | None, export: Path | None, wheels: Path | None
+) -> int:
     """Install or update vLLM in its own environment.
 
     Without an option, the CUDA build if there is a GPU and the CPU build if not. Can be repeated at any time.
@@ -39,18 +54,30 @@ def setup(options: Options, variant: str | None, version: str | None) -> int:
     if version is not None and not _VERSION.fullmatch(version):
         raise UsageError(f"`{version}` is not a vLLM version", hint="write for example `--vllm 0.33.0`")
     chosen = cast("Variant", variant) if variant else _variant_here()
-    make_environment(chosen, version, color=options.colored)
+    if export is not None:
+        if wheels is not None:
+            raise UsageError("`--export` fills a folder, `--wheels` installs from it: give one of them")
+        export_wheels(chosen, export, _reporter(color=options.colored), version=version)
+        sys.stdout.write(f"on the other machine: memoria setup --{chosen} --wheels {export}\n")
+        return ExitCode.OK
+    make_environment(chosen, version, color=options.colored, wheels=wheels)
     sys.stdout.write(f"next: memoria {'run' if chosen == 'cuda' else 'demo'}\n")
     return ExitCode.OK
 
 
-def make_environment(variant: Variant, version: str | None, *, color: bool) -> None:
+def make_environment(
+    variant: Variant, version: str | None, *, color: bool, wheels: Path | None = None
+) -> None:
     """Prints progress. Raises `UnavailableError` if the environment cannot be made."""
     began = time.monotonic()
-    reporter = TerminalReporter(color) if sys.stdout.isatty() else PlainReporter()
-    install = install_vllm(variant, data_home(os.environ), reporter, version=version)
+    reporter = _reporter(color=color)
+    install = install_vllm(variant, data_home(os.environ), reporter, version=version, wheels=wheels)
     reporter.step(f"vLLM {install.version} ({install.variant}) is ready: {install.root}")
     sys.stdout.write(f"done in {time.monotonic() - began:.0f} s\n")
+
+
+def _reporter(*, color: bool) -> PlainReporter:
+    return TerminalReporter(color) if sys.stdout.isatty() else PlainReporter()
 
 
 def _variant_here() -> Variant:

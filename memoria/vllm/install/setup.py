@@ -15,10 +15,11 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 # ---------------------------------------------------------------------- the vLLM of this release
 
 PINNED: Mapping[Variant, str] = {"cuda": "0.33.0", "cpu": "0.32.0"}
+_NAMES: Mapping[Variant, str] = {"cuda": "CUDA", "cpu": "the CPU"}
 
 # Only PyTorch's own index has the CPU wheels (PyPI does not allow their local version "+cpu").
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -73,16 +75,22 @@ class Reporter(Protocol):
 
 
 def setup(
-    variant: Variant, data_home: Path, reporter: Reporter, *, version: str | None = None
+    variant: Variant,
+    data_home: Path,
+    reporter: Reporter,
+    *,
+    version: str | None = None,
+    wheels: Path | None = None,
 ) -> VllmInstall:
     """Makes the environment of `variant` in `data_home`; verifies an existing one, rebuilds a broken one.
+    `wheels`: a folder that `export_wheels` filled, instead of pip's indexes.
 
     Blocks for minutes. Raises `UnavailableError`: no disk space, network or Python, or another setup running.
     """
     version = version or PINNED[variant]
     root = environment_dir(data_home, version, variant)
     try:
-        return _setup(root, version, variant, reporter)
+        return _setup(root, version, variant, reporter, wheels)
     except OSError as error:
         raise UnavailableError(
             f"{error.filename or root}: {error.strerror or error}",
@@ -90,7 +98,23 @@ def setup(
         ) from error
 
 
-def _setup(root: Path, version: str, variant: Variant, reporter: Reporter) -> VllmInstall:
+def export_wheels(variant: Variant, folder: Path, reporter: Reporter, *, version: str | None = None) -> None:
+    """Fetches all that `setup` would install into `folder`, for a machine without a network that has the same
+    Python and processor. Raises `UnavailableError`."""
+    version = version or PINNED[variant]
+    try:
+        with tempfile.TemporaryDirectory(prefix="memoria-") as scratch:
+            _make_venv(_supported_python(), Path(scratch, "venv"))
+            reporter.step(f"fetching vLLM {version} for {_NAMES[variant]} into {folder}")
+            fetch = ("wheel", "--wheel-dir", str(folder.absolute()))
+            _install(Path(scratch, "venv/bin/python"), version, variant, reporter, fetch)
+    except OSError as error:
+        raise UnavailableError(f"{error.filename or folder}: {error.strerror or error}") from error
+
+
+def _setup(
+    root: Path, version: str, variant: Variant, reporter: Reporter, wheels: Path | None
+) -> VllmInstall:
     data_home = root.parent
     python = root / "bin" / "python"
     with _only_one(data_home):
@@ -102,13 +126,13 @@ def _setup(root: Path, version: str, variant: Variant, reporter: Reporter) -> Vl
                 logger.warning("rebuilding %s: %s", root, error)
             else:
                 return _finish(root, version, variant)
-        _build(root, version, variant, reporter)
+        _build(root, version, variant, reporter, wheels)
         reporter.step("verifying that it loads")
         verify(python)
         return _finish(root, version, variant)
 
 
-def _build(root: Path, version: str, variant: Variant, reporter: Reporter) -> None:
+def _build(root: Path, version: str, variant: Variant, reporter: Reporter, wheels: Path | None) -> None:
     if root.exists():
         reporter.step("clearing away an unfinished or broken environment")
         remove_manifest(root)
@@ -118,18 +142,36 @@ def _build(root: Path, version: str, variant: Variant, reporter: Reporter) -> No
     base = _supported_python()
     reporter.step(f"making a virtual environment in {root}")
     _make_venv(base, root)
-    reporter.step(f"installing vLLM {version} for {'CUDA' if variant == 'cuda' else 'the CPU'}")
-    _install(python, version, variant, reporter)
+    reporter.step(f"installing vLLM {version} for {_NAMES[variant]}")
+    if wheels is None:
+        _install(python, version, variant, reporter)
+    else:
+        _install_from(wheels, python, version, variant, reporter)
     if variant == "cpu":
         reporter.step("checking torch's companions")
         if broken := [name for name in _TORCH_COMPANIONS if not loads_beside_torch(python, name)]:
             run_pip(python, ["uninstall", "--yes", *broken], reporter.progress)
 
 
-def _install(python: Path, version: str, variant: Variant, reporter: Reporter) -> None:
+def _install_from(wheels: Path, python: Path, version: str, variant: Variant, reporter: Reporter) -> None:
+    """From a folder alone, whatever indexes pip knows."""
+    offline = ["install", "--no-index", "--find-links", str(wheels.absolute())]
+    try:
+        run_pip(python, [*offline, *requirements(variant, version)], reporter.progress)
+    except PipError as error:
+        hint = (
+            f"fill it where there is a network, with the same Python: "
+            f"`memoria setup --{variant} --vllm {version} --export {wheels}`"
+        )
+        raise UnavailableError(replace(problem, hint=hint) for problem in error.problems) from error
+
+
+def _install(
+    python: Path, version: str, variant: Variant, reporter: Reporter, command: Sequence[str] = ("install",)
+) -> None:
     """First with the user's own indexes (a mirror, find-links), possibly the only ones reachable; then with
     PyTorch's too. Not both at once: pip tries an unreachable index again for every single package."""
-    wanted = ["install", *requirements(variant, version)]
+    wanted = [*command, *requirements(variant, version)]
     try:
         run_pip(python, wanted, reporter.progress)
     except PipError as error:
