@@ -22,8 +22,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -81,7 +81,7 @@ class Box:
         self.ports = Ports(*free_ports(3))
         self.command: tuple[str, ...] = (sys.executable, "-m", "memoria")
         self.launcher: tuple[str, ...] = ()  # the command that is given the daemon's own, as `nice` is
-        self._daemons: list[RunningDaemon] = []
+        self.daemons: list[RunningDaemon] = []
         for model in ("embedder", "writer", "second"):
             (folder / "models" / model).mkdir(parents=True)
             (folder / "models" / model / "config.json").write_text("{}")
@@ -131,15 +131,15 @@ class Box:
         )
 
     def start(self, *arguments: str, **env: str | None) -> RunningDaemon:
-        self._daemons.append(RunningDaemon(self, arguments, self.env(env)))
-        return self._daemons[-1]
+        self.daemons.append(RunningDaemon(self, arguments, self.env(env)))
+        return self.daemons[-1]
 
     def survivors(self) -> list[int]:
         """The processes of this box's engines, by the marks in their environments."""
         return marked("MEMORIA_GATE", str(self.runtime / "gate.sock"))
 
     def close(self) -> None:
-        for daemon in self._daemons:
+        for daemon in self.daemons:
             daemon.kill()
         for pid in self.survivors():
             with suppress(ProcessLookupError):
@@ -264,6 +264,12 @@ class Lines:
 
     def forget(self) -> None:
         self._from = len(self.lines)
+
+    @contextmanager
+    def unread(self) -> Iterator[None]:
+        """Nothing is read from the pipe, which fills up."""
+        with self._changed:
+            yield
 
     def end(self) -> None:
         self._thread.join(PATIENCE)

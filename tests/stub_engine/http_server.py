@@ -1,6 +1,7 @@
 """Just enough HTTP/1.1: keep-alive, Content-Length and chunked requests, and an eye on the client.
 
-As under uvicorn, a client that closes (a half-close counts) cancels its request.
+As under uvicorn, a client that closes (a half-close counts) cancels its request. One that sends the header
+`x-stub-head-mib` is answered with a head of that size.
 """
 
 from __future__ import annotations
@@ -121,7 +122,11 @@ class Connection:
             f"HTTP/1.1 {response.status} {reason}",
             *(f"{name}: {text}" for name, text in headers.items()),
         ]
-        self._writer.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n")
+        self._writer.write("\r\n".join(lines).encode("latin-1") + b"\r\n")
+        for _ in range(int(request.headers.get("x-stub-head-mib", 0))):
+            self._writer.write(b"x-pad: %b\r\n" % (b"x" * (1 << 20)))
+            await self._writer.drain()
+        self._writer.write(b"\r\n")
         if response.cut:
             self._writer.write(response.body[: len(response.body) // 2])
             return False
