@@ -57,7 +57,7 @@ def routes(supervisor: Supervisor, names: ModelNames) -> list[Route]:
         if status != 200:
             raise Rejection(_refusal(engine, status, answer))
         logger.info(
-            "%s: %sed LoRA adapter %s, %s", engine, action, body["lora_name"], request.scope["sender"]
+            "%s: %sed LoRA adapter %r, %s", engine, action, body["lora_name"], request.scope["sender"]
         )
         await names.learn(engine)
         return Json(Models(engine=engine, models=list(names.of(engine))))
@@ -75,14 +75,14 @@ def _ready(supervisor: Supervisor, request: Request) -> str:
         problem = error.problems[0]
         raise Rejection(Answer(404, f"{problem.what}; {problem.hint}", "engine_not_found")) from None
     if snapshot.state is not State.READY or snapshot.address is None:
-        raise Rejection(Answer(503, f"Engine `{snapshot.name}` is not ready", "engine_not_ready"))
+        raise Rejection(Answer(409, f"Engine `{snapshot.name}` is not ready", "engine_not_ready"))
     return snapshot.name
 
 
 def _text(request: Request, name: str) -> str:
     text = request.query_params.get(name, "")
-    if not text or not text.isprintable():
-        raise bad_parameter(name, "is required, as printable text")
+    if not text:
+        raise bad_parameter(name, "is required")
     return text
 
 

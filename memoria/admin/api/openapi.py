@@ -84,6 +84,7 @@ _ERRORS = {
     403: "The key does not suffice, no admin key is configured, or another site's page sent the request.",
     404: "There is no such engine, or adapter.",
     409: "The engine does not allow it (it is resident, say), or the name is taken.",
+    502: "An engine did not answer, or not as expected.",
     503: "memoria is stopping, or too many streams are open.",
 }
 
@@ -261,7 +262,7 @@ OPERATIONS: Mapping[str, Operation] = {
         "post",
         200,
         (_ENGINE, _NAME, _required("path", "A folder, or a name on the hub.")),
-        (400, 404, 409, 503),
+        (400, 404, 409, 502, 503),
     ),
     "/engines/{engine}/lora/unload": Operation(
         "unloadAdapter",
@@ -272,7 +273,7 @@ OPERATIONS: Mapping[str, Operation] = {
         "post",
         200,
         (_ENGINE, _NAME),
-        (400, 404, 409, 503),
+        (400, 404, 409, 502, 503),
     ),
     "/reload": Operation(
         "reload",
