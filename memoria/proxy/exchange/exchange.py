@@ -403,12 +403,8 @@ class Exchange:
     def on_upstream_lost(self, upstream: Upstream) -> None:
         self._upstream = None
         self._response_bytes = upstream.received
-        if upstream.garbled:
-            self._fail(Failure.GARBLED)
-        elif upstream.unread and not upstream.reads:
-            self._fail(Failure.UNREAD)
-        else:
-            self._fail(Failure.LOST)
+        lost = Failure.UNREAD if upstream.unread and not upstream.reads else Failure.LOST
+        self._fail(Failure.GARBLED if upstream.garbled else lost)
 
     # The end
 
@@ -471,7 +467,11 @@ class Exchange:
 
     def _finish(self) -> None:
         self.state, self.response_complete = OVER, True
-        self._release()
+        if self._kept is not None or self._waiting is not None:
+            self._release()
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.release()
         on_done = self._context.on_done
         if on_done is None:
             return
