@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence, Set
 from itertools import islice
 
-MOST = 64  # sets; nobody reads more
+MOST = 64  # sets; a longer list helps no reader
 
 
 def largest_sets(engines: Sequence[str], fits: Callable[[Set[str]], bool]) -> tuple[tuple[str, ...], ...]:

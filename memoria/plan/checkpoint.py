@@ -1,6 +1,6 @@
 """A model's files: their facts, and where they are found (a folder, the hub's local cache, the hub itself).
 
-Facts are the configuration, tensor headers and length limits; no weight is ever read, and the hub is asked
+Facts are the configuration, tensor headers and length limits; no weight is ever read, and the hub is read
 only if the caller allows it. A safetensors file begins with eight bytes of length, then JSON
 (https://github.com/huggingface/safetensors#format).
 """

@@ -68,7 +68,7 @@ def preflight(config: Config, reader: DeviceReader | None, environ: Mapping[str,
     if install and install.options and (wrong := find_problems(config, install.options)):
         errors.append(ConfigError(wrong))
 
-    @cache  # the hub is asked at most once
+    @cache  # one look at the hub at most
     def models() -> Models:
         # Half of the planner, and a seventh of what `memoria check` takes where no fraction is left to it.
         from memoria.preflight.outcomes import read_models  # noqa: PLC0415

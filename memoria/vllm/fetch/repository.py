@@ -108,7 +108,7 @@ def files_to_load(
 
 
 def is_here(repository: Repository) -> bool:
-    """Whether the cache has all that an engine loads, as far as can be told without the hub."""
+    """Whether the cache has all that an engine loads, as far as can be known without the hub."""
     folder = _snapshot(repository)
     if folder is None:
         return False
