@@ -8,16 +8,16 @@ import pytest
 
 from tests.bench.swap import measure
 
+pytestmark = pytest.mark.long  # minutes; the same turns with stub engines are in tests/integration
 
-@pytest.mark.parametrize("swaps", [2, pytest.param(20, marks=pytest.mark.long)])
-def test_swaps_under_load_break_no_stream(swaps: int) -> None:
-    result = measure(swaps=swaps, streams=4)
+
+def test_swaps_under_load_break_no_stream() -> None:
+    result = measure(swaps=6, streams=4)
     assert result.wrong == []
     assert result.streams >= result.wakes
-    assert result.took_over >= swaps // 2
+    assert result.took_over >= 4
 
 
-@pytest.mark.long
 def test_a_swap_with_a_standby_is_quicker_than_a_first_start() -> None:
     """It costs what lies behind the gate, and the other engine's end. See `tests.bench.swap`."""
     result = measure(swaps=4, streams=0)
