@@ -92,6 +92,10 @@ class NoGpuError(UnavailableError):
     pass
 
 
+class SlicedGpuError(UnavailableError):
+    """A GPU in MIG mode: its slices are there, it is not."""
+
+
 class MemoryHeldError(MemoriaError):
     exit_code = ExitCode.MEMORY_HELD
 

@@ -98,7 +98,10 @@ class File(model.CommonKeys):
         shown=None,
     )
     cors: Cors = key("Web pages of other origins.", Cors)
-    gpu: Gpu = key("Index or UUID of the GPU.", 0)
+    gpu: Gpu = key(
+        "Index of the GPU (within CUDA_VISIBLE_DEVICES, if set), or the UUID of a GPU or a MIG slice.",
+        0,
+    )
     engines: dict[EngineName, Engine] = field(
         metadata={
             "description": "The vLLM servers by name, started in this order.",

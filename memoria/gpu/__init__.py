@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from memoria.errors import Problem, UnavailableError
@@ -12,8 +13,9 @@ if TYPE_CHECKING:
     from memoria.gpu.device import Device, DeviceReader
 
 
-def open_reader(kind: DeviceKind) -> DeviceReader:
-    """The reader for `device: cuda` or `device: cpu`. Nothing is opened before the first call."""
+def open_reader(kind: DeviceKind, environ: Mapping[str, str] = os.environ) -> DeviceReader:
+    """The reader for `device: cuda` or `device: cpu`. Nothing is opened before the first call. GPUs are those
+    that `environ` makes visible to CUDA."""
     # Each imports a library that the other kind, and `memoria --help`, do not need.
     if kind == "cpu":
         from memoria.gpu.host import HostReader  # noqa: PLC0415
@@ -21,7 +23,7 @@ def open_reader(kind: DeviceKind) -> DeviceReader:
         return HostReader()
     from memoria.gpu.nvml import NvmlReader  # noqa: PLC0415
 
-    return NvmlReader()
+    return NvmlReader(environ)
 
 
 def read_devices(reader: DeviceReader, wanted: Iterable[int | str]) -> dict[int | str, Device]:

@@ -81,11 +81,29 @@ _DERIVED = {
     "GeForce RTX 5060 Ti 16GB": "15.48",
     "GeForce RTX 5070": "11.49",
 }
-# Slices, as `nvidia-smi mig -lgip` lists them.
+# MIG slices, as `nvidia-smi mig -lgip` was published to list them; where drivers differ, the smallest.
 _SLICES = {
-    "NVIDIA A100 40GB": {"1g.5gb": "4.75", "2g.10gb": "9.75", "3g.20gb": "19.62"},
-    "NVIDIA A100 80GB": {"1g.10gb": "9.50", "2g.20gb": "19.50", "3g.40gb": "39.25"},
-    "NVIDIA H100": {"1g.10gb": "9.75", "2g.20gb": "19.62", "3g.40gb": "39.50"},
+    "NVIDIA A30": {"1g.6gb": "5.81", "2g.12gb": "11.69"},
+    "NVIDIA A100 40GB": {
+        **{"1g.5gb": "4.75", "1g.10gb": "9.62", "2g.10gb": "9.62", "3g.20gb": "19.50", "4g.20gb": "19.50"},
+    },
+    "NVIDIA A100 80GB": {
+        **{"1g.10gb": "9.50", "1g.20gb": "19.50", "2g.20gb": "19.50", "3g.40gb": "39.25", "4g.40gb": "39.25"},
+    },
+    "NVIDIA B200": {"1g.23gb": "20.50", "1g.45gb": "44.25", "2g.45gb": "44.25"},
+    "NVIDIA H100": {
+        **{"1g.10gb": "9.75", "1g.20gb": "19.62", "2g.20gb": "19.62", "3g.40gb": "39.50", "4g.40gb": "39.50"},
+    },
+    "NVIDIA H200": {
+        **{
+            "1g.18gb": "16.00",
+            "1g.35gb": "32.25",
+            "2g.35gb": "32.25",
+            "3g.71gb": "69.50",
+            "4g.71gb": "69.50",
+        },
+    },
+    "NVIDIA RTX PRO 6000": {"1g.24gb": "23.12"},
 }
 CATALOGUE = {  # GiB
     **{name: Decimal(size) for name, size in (_OBSERVED | _DERIVED).items()},

@@ -22,6 +22,9 @@ class Device:
     """A snapshot of one GPU, or of the host's memory for `device: cpu`. Sizes in bytes.
 
     `total = used + free + reserved`; `reserved` is the driver's own share (NVML v2 memory info), 0 on a host.
+
+    `index` is what `gpu` says; for a MIG slice named by its UUID, that of its GPU, with the slice's own in
+    `slice_index`. `nvml_index` is None for a slice.
     """
 
     index: int
@@ -33,6 +36,12 @@ class Device:
     reserved_bytes: int
     processes: tuple[DeviceProcess, ...]
     is_host: bool = False
+    slice_index: int | None = None
+    nvml_index: int | None = None
+
+    @property
+    def number(self) -> str:
+        return str(self.index) if self.slice_index is None else f"{self.index}:{self.slice_index}"
 
     @property
     def usable_bytes(self) -> int:
@@ -41,11 +50,11 @@ class Device:
 
     @property
     def label(self) -> str:
-        return "host" if self.is_host else f"gpu {self.index}"
+        return "host" if self.is_host else f"gpu {self.number}"
 
 
 class DeviceReader(Protocol):
-    """Reads devices. `which` is an index, or a GPU UUID or a unique prefix of one.
+    """Reads devices. `which` is an index, or the UUID of a GPU or a MIG slice, or a unique prefix of one.
 
     `snapshot` raises `UnavailableError` without the device or its driver. Calls block (NVML can hang): the
     daemon makes them in a worker thread, with a timeout.

@@ -125,7 +125,7 @@ def _overhead(budgets: Collection[Budget]) -> int:
 
 def spoken_name(device: Device) -> str:
     """A device as the subject of a sentence."""
-    return "this host" if device.is_host else f"GPU {device.index}"
+    return "this host" if device.is_host else f"GPU {device.number}"
 
 
 def requested_bytes(total: int, fraction: Decimal) -> int:

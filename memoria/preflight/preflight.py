@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -14,6 +14,7 @@ from memoria.plan.checkpoint import ModelFiles
 from memoria.plan.plan import Plan, limit_problems, make_plan
 from memoria.preflight.models import look_for_models
 from memoria.supervisor.runtime_dir import RuntimeDir
+from memoria.vllm.command import reads_uuids
 from memoria.vllm.flags import find_problems
 from memoria.vllm.install.facts import VllmInstall
 from memoria.vllm.install.find import data_home, find
@@ -85,6 +86,7 @@ def preflight(config: Config, reader: DeviceReader | None, environ: Mapping[str,
             config = _with_fractions(config, devices, models)
             plan = make_plan(config, devices, RuntimeDir(config.runtime_dir).own_pids())
             config, plan = _with_models(config, plan, install, environ, models)
+            errors += _unreachable_slices(plan, install)
             plan.raise_for_problems()
     except MemoriaError as error:
         errors.append(error)
@@ -117,6 +119,18 @@ def _read(reader: DeviceReader, config: Config) -> tuple[str, dict[int | str, De
         if wrong := limit_problems(config):
             raise ConfigError((*wrong, *error.problems)) from error
         raise
+
+
+def _unreachable_slices(plan: Plan, install: VllmInstall | None) -> Iterator[UnavailableError]:
+    """A MIG slice has no index, and vLLM before 0.24 takes nothing else."""
+    if install is None or reads_uuids(install.version):
+        return
+    for planned in plan.devices:
+        if planned.device.uuid.startswith("MIG-"):
+            yield UnavailableError(
+                f"vLLM {install.version} cannot run on {planned.device.label}, a MIG slice",
+                hint="`memoria setup` installs a vLLM that can (0.24 and later)",
+            )
 
 
 def _with_fractions(

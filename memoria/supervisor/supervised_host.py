@@ -90,6 +90,7 @@ class SupervisedHost:
             plugin_dir=str(self.plugin_dir),
             environ=self.environ,
             device_uuid=None if device.is_host else device.uuid,
+            device_index=device.nvml_index,
         )
         return build_spec(config, self.verifier.pinned(self.engine, device, install), install, facts)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -63,6 +64,7 @@ _ENGINE = {
 # vLLM's access log has query strings and a line per request; memoria keeps its own.
 _DEFAULT_ARGS: Mapping[str, Any] = {"disable_uvicorn_access_log": True}
 
+_VERSION = re.compile(r"(\d+)\.(\d+)")
 # `store_true` flags have no `--no-` form: False means leaving them out. Where vLLM's options are not known.
 _SWITCHES = frozenset({"aggregate_engine_logging", "disable_log_stats", "grpc", "headless"})
 
@@ -73,7 +75,7 @@ class StartFacts:
 
     `start_id` is unique and usable as a file name; `gate_path` is the supervisor's socket for passengers;
     `plugin_dir` is the folder for PYTHONPATH (None: no passenger); `environ` is the daemon's environment;
-    `device_uuid` names the GPU as CUDA_VISIBLE_DEVICES accepts it.
+    `device_uuid` and `device_index` name the GPU as CUDA_VISIBLE_DEVICES accepts it; a slice has no index.
     """
 
     start_id: str
@@ -83,6 +85,7 @@ class StartFacts:
     plugin_dir: str | None
     environ: Mapping[str, str] = field(repr=False)
     device_uuid: str | None = None
+    device_index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +174,7 @@ def _environment(
         if name not in _NOT_INHERITED and not name.startswith(_NOT_INHERITED_PREFIXES)
     }
     own = {name: value for name, value in engine.env.items() if not name.startswith("MEMORIA_")}
-    env = _DEFAULTS | inherited | _ENGINE | _device(device, start) | _path(install, inherited) | own
+    env = _DEFAULTS | inherited | _ENGINE | _device(device, install, start) | _path(install, inherited) | own
     if start.plugin_dir is not None:
         env["PYTHONPATH"] = _joined(start.plugin_dir, env.get("PYTHONPATH"))
         if "VLLM_PLUGINS" in env:
@@ -184,10 +187,20 @@ def _environment(
     return env
 
 
-def _device(device: DeviceKind, start: StartFacts) -> dict[str, str]:
+def reads_uuids(version: str | None) -> bool:
+    """Whether that vLLM takes UUIDs in CUDA_VISIBLE_DEVICES: from 0.24 on; before, `int()` fails
+    (`device_id_to_physical_device_id` in vllm/platforms/interface.py). Unknown versions are taken for new."""
+    numbers = _VERSION.match(version or "")
+    return numbers is None or (int(numbers[1]), int(numbers[2])) >= (0, 24)
+
+
+def _device(device: DeviceKind, install: VllmInstall, start: StartFacts) -> dict[str, str]:
     if device == "cpu" or start.device_uuid is None:
         return {}
-    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": start.device_uuid}
+    name = start.device_uuid
+    if start.device_index is not None and not reads_uuids(install.version):
+        name = str(start.device_index)
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": name}
 
 
 def _path(install: VllmInstall, inherited: Mapping[str, str]) -> dict[str, str]:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 def take_memory(pid: int, size: int) -> None:
     def take(rows: list[list[str]]) -> list[list[str]]:
-        return [*_with_used(rows, size), ["proc", "0", str(pid), str(size)]]
+        place = _place(rows)
+        return [*_with_used(rows, place, size), ["proc", place, str(pid), str(size)]]
 
     _edit(take)
 
@@ -21,7 +22,8 @@ def claim(pid: int, fraction: float, context_bytes: int) -> None:
     fraction of the total. Raises `ValueError` in vLLM's words."""
 
     def take(rows: list[list[str]]) -> list[list[str]]:
-        total, used, reserved = next(map(int, row[4:7]) for row in rows if row[:2] == ["gpu", "0"])
+        place = _place(rows)
+        total, used, reserved = next(map(int, row[4:7]) for row in rows if _is_at(row, place))
         total -= reserved
         free, requested = total - used - context_bytes, math.ceil(total * fraction)
         if free < requested:
@@ -31,21 +33,33 @@ def claim(pid: int, fraction: float, context_bytes: int) -> None:
                 "Decrease GPU memory utilization or reduce GPU memory used by other processes."
             )
         size = requested + context_bytes
-        return [*_with_used(rows, size), ["proc", "0", str(pid), str(size)]]
+        return [*_with_used(rows, place, size), ["proc", place, str(pid), str(size)]]
 
     _edit(take)
 
 
 def give_memory_back(pid: int) -> None:
     def give_back(rows: list[list[str]]) -> list[list[str]]:
-        held = sum(int(row[3]) for row in rows if row[0] == "proc" and row[2] == str(pid))
-        return _with_used([row for row in rows if row[0] != "proc" or row[2] != str(pid)], -held)
+        for row in rows:
+            if row[0] == "proc" and row[2] == str(pid):
+                rows = _with_used(rows, row[1], -int(row[3]))
+        return [row for row in rows if row[0] != "proc" or row[2] != str(pid)]
 
     _edit(give_back)
 
 
-def _with_used(rows: list[list[str]], change: int) -> list[list[str]]:
-    return [[*row[:5], str(int(row[5]) + change), row[6]] if row[:2] == ["gpu", "0"] else row for row in rows]
+def _place(rows: list[list[str]]) -> str:
+    """The first device that CUDA would show: an index or a UUID in CUDA_VISIBLE_DEVICES, else GPU 0."""
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    return next(row[1] for row in rows if row[0] in {"gpu", "mig"} and wanted in row[1:3])
+
+
+def _is_at(row: list[str], place: str) -> bool:
+    return row[0] in {"gpu", "mig"} and row[1] == place
+
+
+def _with_used(rows: list[list[str]], place: str, change: int) -> list[list[str]]:
+    return [[*row[:5], str(int(row[5]) + change), row[6]] if _is_at(row, place) else row for row in rows]
 
 
 def _edit(change: Callable[[list[list[str]]], list[list[str]]]) -> None:

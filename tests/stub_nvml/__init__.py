@@ -20,6 +20,11 @@ from pathlib import Path
 EVERY_GPU = -1
 
 
+def place_of(gpu: int, slice_: int | None) -> int:
+    """As nvml.c counts places."""
+    return gpu if slice_ is None else gpu + 100 * (slice_ + 1)
+
+
 @dataclass(frozen=True, slots=True)
 class StubGpu:
     """Bytes; free is `total - used - reserved`."""
@@ -29,6 +34,24 @@ class StubGpu:
     reserved: int = 0
     uuid: str = "GPU-00000000-0000-0000-0000-000000000000"
     name: str = "NVIDIA Stub"
+    in_mig_mode: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StubSlice:
+    """A MIG slice, with its own memory. Its GPU is in MIG mode."""
+
+    total: int
+    uuid: str
+    gpu: int = 0
+    number: int = 0
+    used: int = 0
+    reserved: int = 0
+    name: str = "NVIDIA Stub MIG 1g.10gb"
+
+    @property
+    def place(self) -> int:
+        return place_of(self.gpu, self.number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +61,7 @@ class StubProcess:
     pid: int
     used: int | None
     gpu: int = 0
+    slice: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +90,7 @@ class NvmlStub:
         self,
         *,
         gpus: Sequence[StubGpu] = (),
+        slices: Sequence[StubSlice] = (),
         procs: Sequence[StubProcess] = (),
         errors: Sequence[StubError] = (),
         delays_ms: dict[str, int] | None = None,
@@ -75,7 +100,12 @@ class NvmlStub:
             ("gpu", index, gpu.uuid, gpu.name, gpu.total, gpu.used, gpu.reserved)
             for index, gpu in enumerate(gpus)
         ]
-        rows += [("proc", proc.gpu, proc.pid, "-" if proc.used is None else proc.used) for proc in procs]
+        rows += [("migmode", index) for index, gpu in enumerate(gpus) if gpu.in_mig_mode]
+        rows += [("mig", s.place, s.uuid, s.name, s.total, s.used, s.reserved) for s in slices]
+        rows += [
+            ("proc", place_of(proc.gpu, proc.slice), proc.pid, "-" if proc.used is None else proc.used)
+            for proc in procs
+        ]
         rows += [("error", error.function, error.code, error.gpu) for error in errors]
         rows += [("delay", function, delay) for function, delay in (delays_ms or {}).items()]
         new = self._facts.with_suffix(".new")

@@ -2,7 +2,9 @@
  * a test can move memory and processes under a running daemon. One fact per line, fields separated by tabs:
  *
  *   gpu    INDEX  UUID  NAME  TOTAL  USED  RESERVED     (bytes; free is what is left)
- *   proc   INDEX  PID   USED                            (USED "-": the driver gives no figure)
+ *   mig    PLACE  UUID  NAME  TOTAL  USED  RESERVED     (a slice; its GPU is in MIG mode; see `PLACES`)
+ *   proc   PLACE  PID   USED                            (USED "-": the driver gives no figure)
+ *   migmode INDEX                                       (a GPU in MIG mode, perhaps without slices)
  *   error  FUNCTION  CODE  INDEX                        (INDEX -1: for every GPU)
  *   delay  FUNCTION  MILLISECONDS
  *
@@ -16,6 +18,8 @@
 
 enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, UNKNOWN = 999 };
 enum { MAX_GPUS = 16, MAX_PROCESSES = 64, EVERY_GPU = -1 };
+/* The place of GPU i is i, that of its slice j is i + PLACES * (j + 1): the handle less one. */
+enum { PLACES = 100, MAX_SLICES = 7 };
 
 typedef struct { unsigned long long total, free, used; } memory_v1;
 typedef struct { unsigned version; unsigned long long total, reserved, free, used; } memory_v2;
@@ -26,6 +30,8 @@ typedef struct { char uuid[96], name[96]; unsigned long long total, used, reserv
 typedef struct {
   gpu gpus[MAX_GPUS];
   int gpu_count;
+  gpu slices[MAX_GPUS][MAX_SLICES];
+  int mig_mode[MAX_GPUS];
   process processes[MAX_PROCESSES];
   int process_gpu[MAX_PROCESSES], process_count;
   int code;
@@ -40,6 +46,12 @@ static void read_line(world *w, char *line, const char *function, int index) {
              &g.reserved) == 6 && number >= 0 && number < MAX_GPUS) {
     w->gpus[number] = g;
     if (number >= w->gpu_count) w->gpu_count = number + 1;
+  } else if (sscanf(line, "mig\t%d\t%95[^\t]\t%95[^\t]\t%llu\t%llu\t%llu", &number, g.uuid, g.name, &g.total,
+                    &g.used, &g.reserved) == 6 && number / PLACES >= 1 && number / PLACES <= MAX_SLICES) {
+    w->slices[number % PLACES % MAX_GPUS][number / PLACES - 1] = g;
+    w->mig_mode[number % PLACES % MAX_GPUS] = 1;
+  } else if (sscanf(line, "migmode\t%d", &number) == 1 && number >= 0 && number < MAX_GPUS) {
+    w->mig_mode[number] = 1;
   } else if (sscanf(line, "proc\t%d\t%u\t%31s", &number, &p.pid, used) == 3 && w->process_count < MAX_PROCESSES) {
     p.used = strcmp(used, "-") == 0 ? ~0ULL : strtoull(used, NULL, 10);
     w->process_gpu[w->process_count] = number;
@@ -63,12 +75,17 @@ static world look(const char *function, int index) {
   char line[512];
   while (fgets(line, sizeof line, file)) read_line(&w, line, function, index);
   fclose(file);
-  if (w.code == SUCCESS && index != EVERY_GPU && index >= w.gpu_count) w.code = INVALID_ARGUMENT;
+  if (w.code == SUCCESS && index != EVERY_GPU && index % PLACES >= w.gpu_count) w.code = INVALID_ARGUMENT;
   return w;
 }
 
 /* A handle is the index plus one: never NULL. */
 static int index_of(void *handle) { return (int)(intptr_t)handle - 1; }
+
+/* The GPU or slice at a place that `look` has checked. */
+static gpu at(const world *w, int place) {
+  return place < PLACES ? w->gpus[place] : w->slices[place % PLACES][place / PLACES - 1];
+}
 
 static int copy(char *to, unsigned length, const char *from) {
   if (strlen(from) >= length) return INSUFFICIENT_SIZE;
@@ -99,19 +116,39 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle) {
   return w.code;
 }
 
+int nvmlDeviceGetMigMode(void *handle, unsigned *current, unsigned *pending) {
+  world w = look(__func__, index_of(handle));
+  if (!w.code && index_of(handle) >= PLACES) return INVALID_ARGUMENT;
+  *current = *pending = w.code ? 0 : (unsigned)w.mig_mode[index_of(handle)];
+  return w.code;
+}
+
+int nvmlDeviceGetMaxMigDeviceCount(void *handle, unsigned *count) {
+  *count = MAX_SLICES;
+  return look(__func__, index_of(handle)).code;
+}
+
+int nvmlDeviceGetMigDeviceHandleByIndex(void *handle, unsigned index, void **found) {
+  world w = look(__func__, index_of(handle));
+  if (w.code) return w.code;
+  if (index >= MAX_SLICES || !*w.slices[index_of(handle)][index].uuid) return NOT_FOUND;
+  *found = (void *)(intptr_t)(index_of(handle) + PLACES * ((int)index + 1) + 1);
+  return SUCCESS;
+}
+
 int nvmlDeviceGetUUID(void *handle, char *uuid, unsigned length) {
   world w = look(__func__, index_of(handle));
-  return w.code ? w.code : copy(uuid, length, w.gpus[index_of(handle)].uuid);
+  return w.code ? w.code : copy(uuid, length, at(&w, index_of(handle)).uuid);
 }
 
 int nvmlDeviceGetName(void *handle, char *name, unsigned length) {
   world w = look(__func__, index_of(handle));
-  return w.code ? w.code : copy(name, length, w.gpus[index_of(handle)].name);
+  return w.code ? w.code : copy(name, length, at(&w, index_of(handle)).name);
 }
 
 int nvmlDeviceGetMemoryInfo(void *handle, memory_v1 *memory) {
   world w = look(__func__, index_of(handle));
-  gpu g = w.gpus[index_of(handle)];
+  gpu g = at(&w, index_of(handle));
   /* The first version of the call counts what is reserved as used. */
   *memory = (memory_v1){g.total, g.total - g.used - g.reserved, g.used + g.reserved};
   return w.code;
@@ -119,7 +156,7 @@ int nvmlDeviceGetMemoryInfo(void *handle, memory_v1 *memory) {
 
 int nvmlDeviceGetMemoryInfo_v2(void *handle, memory_v2 *memory) {
   world w = look(__func__, index_of(handle));
-  gpu g = w.gpus[index_of(handle)];
+  gpu g = at(&w, index_of(handle));
   *memory = (memory_v2){memory->version, g.total, g.reserved, g.total - g.used - g.reserved, g.used};
   return w.code;
 }
@@ -130,7 +167,9 @@ int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, proce
   unsigned room = *count;
   *count = 0;
   for (int i = 0; i < w.process_count; i++) {
-    if (w.process_gpu[i] != index_of(handle)) continue;
+    /* A GPU's list is that of all its slices. */
+    int place = w.process_gpu[i], wanted = index_of(handle);
+    if (place != wanted && !(wanted < PLACES && place % PLACES == wanted)) continue;
     if (*count < room) found[*count] = w.processes[i];
     ++*count;
   }

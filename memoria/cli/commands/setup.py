@@ -15,7 +15,7 @@ import click
 from memoria.cli.options import Options, command
 from memoria.cli.screens.layout import DIM, paint
 from memoria.cli.screens.live import StatusLine
-from memoria.errors import ExitCode, NoGpuError, UnavailableError, UsageError
+from memoria.errors import ExitCode, NoGpuError, SlicedGpuError, UnavailableError, UsageError
 from memoria.gpu import open_reader
 from memoria.vllm.install.facts import Variant
 from memoria.vllm.install.find import data_home
@@ -88,6 +88,9 @@ def _variant_here() -> Variant:
     except NoGpuError as error:
         sys.stdout.write(f"no GPU found ({error.problems[0].what}): installing the CPU build\n")
         return "cpu"
+    except SlicedGpuError:
+        sys.stdout.write("a GPU in MIG mode found: installing the CUDA build\n")
+        return "cuda"
     except UnavailableError as error:
         hint = f"{error.problems[0].hint}; or choose the build with --cuda or --cpu"
         raise UnavailableError(replace(error.problems[0], hint=hint)) from error

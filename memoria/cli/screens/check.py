@@ -10,6 +10,7 @@ from pathlib import Path
 
 from memoria.cli.screens.layout import BOLD, CYAN, DIM, GREEN, YELLOW, paint, wrapped
 from memoria.config.model import Config, DeviceKind
+from memoria.gpu.device import Device
 from memoria.plan.budgets import DevicePlan
 from memoria.plan.plan import Plan
 from memoria.text import aligned, fraction_text, gib
@@ -45,7 +46,7 @@ def _facts(config: Config, plan: Plan, install: VllmInstall | None, width: int, 
             shown(config.path) if config.path else "built in",
             f"{count} engines" if count > 1 else "1 engine",
         ),
-        *((d.device.label, d.device.name, _capacity(d)) for d in plan.devices),
+        *((d.device.label, _device_name(d.device), _capacity(d)) for d in plan.devices),
         ("vllm", *_vllm(install, config.device)),
     ]
     # The middle column fits a GPU's name: a long path must not push the figures away.
@@ -55,6 +56,12 @@ def _facts(config: Config, plan: Plan, install: VllmInstall | None, width: int, 
         head = f"{name:<{label}}  "
         room = width - len(head) - max(len(what), middle) - 4
         yield f"{paint(head, BOLD, color)}{what:<{middle}}    {_ending(more, room)}".rstrip()
+
+
+def _device_name(device: Device) -> str:
+    if device.nvml_index in {None, device.index}:
+        return device.name
+    return f"{device.name} ({device.nvml_index} in nvidia-smi)"
 
 
 def _capacity(plan: DevicePlan) -> str:

@@ -41,6 +41,9 @@ from memoria.text import GIB
         ("GB10", int(119.63 * GIB)),
         ("NVIDIA A100-SXM4-80GB MIG 3g.40gb", int(39.25 * GIB)),
         ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", int(9.75 * GIB)),
+        ("NVIDIA A100-SXM4-40GB MIG 2g.10gb", int(9.62 * GIB)),
+        ("NVIDIA H200 MIG 1g.18gb", int(16.00 * GIB)),
+        ("NVIDIA A30 MIG 1g.6gb", int(5.81 * GIB)),
         ("NVIDIA H20", int(94.99 * GIB)),
     ],
 )

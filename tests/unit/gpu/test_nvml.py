@@ -6,18 +6,24 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from memoria.gpu.host import host_memory
-from memoria.gpu.nvml import HOST_RESERVE_BYTES
+from memoria.gpu.nvml import HOST_RESERVE_BYTES, visible_devices
 from memoria.text import GIB
-from tests.stub_nvml import NvmlStub, StubError, StubGpu, StubProcess
+from tests.stub_nvml import NvmlStub, StubError, StubGpu, StubProcess, StubSlice
 
 FIRST = StubGpu(80 * GIB, used=10 * GIB, reserved=GIB, uuid="GPU-aaaa1111-0", name="NVIDIA First GPU")
 SECOND = StubGpu(40 * GIB, uuid="GPU-aaaa2222-0", name="NVIDIA Second GPU")
+
+SLICES = [
+    StubSlice(10 * GIB, "MIG-bbbb1111-0", number=0, used=GIB),
+    StubSlice(20 * GIB, "MIG-bbbb2222-0", number=3, name="NVIDIA First GPU MIG 2g.20gb"),
+]
 
 READ = """
 import dataclasses, json, sys
@@ -69,6 +75,8 @@ def test_a_snapshot_has_the_drivers_figures(nvml_stub: NvmlStub) -> None:
         "reserved_bytes": GIB,
         "processes": [],
         "is_host": False,
+        "slice_index": None,
+        "nvml_index": 0,
     }
 
 
@@ -96,6 +104,145 @@ def test_a_gpu_that_is_not_there_is_answered_with_those_that_are(
         "gpu 1  NVIDIA Second GPU  GPU-aaaa2222-0",
     ]
     assert problem["hint"] == "set `gpu` to one of these indexes or UUIDs"
+
+
+@pytest.mark.parametrize(
+    ("text", "entries"),
+    [
+        (None, None),
+        ("", ()),
+        ("-1", ()),
+        ("0", (0,)),
+        ("3,1", (3, 1)),
+        (" 3 , 1 ", (3, 1)),
+        ("1,-1,0", (1,)),
+        ("1,,0", (1,)),
+        ("1gpu,2", (1, 2)),
+        ("none", ()),
+        ("0,GPU-a", (0,)),
+        ("GPU-a,0", ("GPU-a",)),
+        ("GPU-a,GPU-b", ("GPU-a", "GPU-b")),
+        ("MIG-a,GPU-b", ("MIG-a",)),
+        ("0,1,0", ()),
+    ],
+)
+def test_visible_devices_are_read_as_cuda_reads_them(text: str | None, entries: object) -> None:
+    assert visible_devices(text) == entries
+
+
+@pytest.mark.parametrize(
+    ("visible", "which", "uuid"),
+    [
+        ("1", 0, "GPU-aaaa2222-0"),
+        ("1,0", 1, "GPU-aaaa1111-0"),
+        ("GPU-aaaa2", 0, "GPU-aaaa2222-0"),
+        ("1", "GPU-aaaa2222-0", "GPU-aaaa2222-0"),
+        ("1,7,0", 0, "GPU-aaaa2222-0"),
+    ],
+)
+def test_a_gpu_counts_within_the_visible_ones(
+    nvml_stub: NvmlStub, visible: str, which: int | str, uuid: str
+) -> None:
+    nvml_stub.set(gpus=[FIRST, SECOND])
+    [device] = snapshots({**nvml_stub.env(), "CUDA_VISIBLE_DEVICES": visible}, which)
+    assert device["uuid"] == uuid
+    assert device["index"] == (which if isinstance(which, int) else 0)
+    assert device["nvml_index"] == [FIRST.uuid, SECOND.uuid].index(uuid)
+
+
+@pytest.mark.parametrize(
+    ("visible", "which"), [("1", 1), ("1", "GPU-aaaa1111-0"), ("1,7,0", 2), ("1,-1,0", 1), ("1,GPU-x", 1)]
+)
+def test_a_gpu_that_is_not_visible_is_refused_with_those_that_are(
+    nvml_stub: NvmlStub, visible: str, which: int | str
+) -> None:
+    nvml_stub.set(gpus=[FIRST, SECOND])
+    [[problem]] = snapshots({**nvml_stub.env(), "CUDA_VISIBLE_DEVICES": visible}, which)
+    assert problem["what"] == f"there is no GPU {which} within CUDA_VISIBLE_DEVICES={visible}"
+    assert problem["where"] == ["gpu 0  NVIDIA Second GPU  GPU-aaaa2222-0"]
+
+
+@pytest.mark.parametrize("visible", ["", "-1", "0,0", "9"])
+def test_a_setting_that_leaves_no_gpu_is_named(nvml_stub: NvmlStub, visible: str) -> None:
+    nvml_stub.set(gpus=[FIRST])
+    [[problem]] = snapshots({**nvml_stub.env(), "CUDA_VISIBLE_DEVICES": visible}, 0)
+    assert problem["what"] == f"CUDA_VISIBLE_DEVICES={visible} leaves no GPU"
+
+
+@pytest.mark.parametrize(
+    ("visible", "order", "second", "warned"),
+    [
+        ("0", None, SECOND, True),
+        ("0", "FASTEST_FIRST", SECOND, True),
+        ("0", "PCI_BUS_ID", SECOND, False),
+        ("GPU-aaaa1", None, SECOND, False),
+        ("0", None, replace(SECOND, name=FIRST.name), False),
+    ],
+)
+def test_an_order_that_may_not_be_cudas_is_warned_of(
+    nvml_stub: NvmlStub, visible: str, order: str | None, second: StubGpu, warned: bool
+) -> None:
+    nvml_stub.set(gpus=[FIRST, second])
+    env = {**os.environ, **nvml_stub.env(), "CUDA_VISIBLE_DEVICES": visible}
+    if order is not None:
+        env["CUDA_DEVICE_ORDER"] = order
+    done = subprocess.run(
+        [sys.executable, "-c", READ], env=env, input="[0]", text=True, capture_output=True, check=False
+    )
+    assert ("CUDA_DEVICE_ORDER=PCI_BUS_ID" in done.stderr) is warned
+
+
+def test_a_slice_has_its_own_memory_and_processes(nvml_stub: NvmlStub) -> None:
+    nvml_stub.set(
+        gpus=[FIRST, SECOND],
+        slices=SLICES,
+        procs=[StubProcess(os.getpid(), GIB, slice=0), StubProcess(7, GIB, slice=3)],
+    )
+    first, second = snapshots(nvml_stub.env(), "MIG-bbbb1111-0", "MIG-bbbb2")
+    assert (first["total_bytes"], first["free_bytes"]) == (10 * GIB, 9 * GIB)
+    assert [process["pid"] for process in first["processes"]] == [os.getpid()]
+    assert (first["index"], first["slice_index"], first["nvml_index"]) == (0, 0, None)
+    assert (second["index"], second["slice_index"], second["total_bytes"]) == (0, 3, 20 * GIB)
+
+
+def test_slices_count_within_the_visible_ones(nvml_stub: NvmlStub) -> None:
+    nvml_stub.set(gpus=[FIRST, SECOND], slices=SLICES)
+    visible = {**nvml_stub.env(), "CUDA_VISIBLE_DEVICES": "MIG-bbbb2222-0,MIG-bbbb1111-0"}
+    first, second, [refused] = snapshots(visible, 0, 1, "GPU-aaaa2222-0")
+    assert (first["uuid"], first["index"], first["slice_index"]) == ("MIG-bbbb2222-0", 0, None)
+    assert (second["uuid"], second["index"]) == ("MIG-bbbb1111-0", 1)
+    assert "there is no GPU GPU-aaaa2222-0 within CUDA_VISIBLE_DEVICES=MIG-" in refused["what"]
+
+
+@pytest.mark.parametrize("which", [0, "GPU-aaaa1111-0"])
+def test_a_gpu_of_one_slice_is_that_slice(nvml_stub: NvmlStub, which: int | str) -> None:
+    """As a container of Kubernetes sees it; CUDA takes the slice, too."""
+    nvml_stub.set(gpus=[FIRST, SECOND], slices=SLICES[1:])
+    [device] = snapshots(nvml_stub.env(), which)
+    assert (device["uuid"], device["slice_index"], device["nvml_index"]) == ("MIG-bbbb2222-0", None, None)
+
+
+def test_a_gpu_of_several_slices_is_refused_with_their_uuids(nvml_stub: NvmlStub) -> None:
+    nvml_stub.set(gpus=[FIRST, SECOND], slices=SLICES)
+    [problem], [missing], whole = snapshots(nvml_stub.env(), 0, "MIG-cccc", 1)
+    assert problem["what"] == "GPU 0 is in MIG mode, with 2 slices"
+    assert (
+        problem["where"]
+        == missing["where"]
+        == [
+            "gpu 0:0  NVIDIA Stub MIG 1g.10gb       MIG-bbbb1111-0",
+            "gpu 0:3  NVIDIA First GPU MIG 2g.20gb  MIG-bbbb2222-0",
+        ]
+    )
+    assert missing["what"] == "there is no MIG slice with UUID `MIG-cccc`"
+    assert whole["uuid"] == "GPU-aaaa2222-0"
+
+
+def test_a_gpu_in_mig_mode_without_slices_comes_with_the_command_that_makes_them(nvml_stub: NvmlStub) -> None:
+    nvml_stub.set(gpus=[replace(FIRST, in_mig_mode=True)])
+    [[problem]] = snapshots(nvml_stub.env(), 0)
+    assert problem["what"] == "GPU 0 is in MIG mode, with no slices"
+    assert "nvidia-smi mig -i 0 -cgi PROFILE -C" in problem["hint"]
 
 
 def test_a_driver_without_gpus_points_to_the_cpu(nvml_stub: NvmlStub) -> None:
@@ -193,8 +340,8 @@ def test_without_a_driver_library_the_way_to_the_cpu_is_shown() -> None:
 def test_a_later_snapshot_sees_what_changed(nvml_stub: NvmlStub) -> None:
     nvml_stub.set(gpus=[FIRST])
     code = """
-from memoria.gpu.nvml import NvmlReader
-reader = NvmlReader()
+from memoria.gpu import open_reader
+reader = open_reader("cuda")
 print(reader.count(), reader.driver(), flush=True)
 while input():
     print(reader.snapshot(0).used_bytes, flush=True)
@@ -216,8 +363,8 @@ while input():
 def test_a_reader_initialises_again_after_close(nvml_stub: NvmlStub) -> None:
     nvml_stub.set(gpus=[FIRST, SECOND], errors=[StubError("nvmlShutdown", 999)])
     code = """
-from memoria.gpu.nvml import NvmlReader
-reader = NvmlReader()
+from memoria.gpu import open_reader
+reader = open_reader("cuda")
 reader.close()
 print(reader.count())
 reader.close()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from memoria.vllm.facts import TcpAddress, UnixAddress
-from tests.unit.commands import CONFIG, ENGINE, MODULE, START, spec
+from tests.unit.commands import CONFIG, ENGINE, MODULE, SERVE, START, spec
 
 
 def flags(args: Mapping[str, Any]) -> list[str]:
@@ -129,6 +129,25 @@ def test_an_engine_sees_one_gpu_by_its_uuid() -> None:
     env = spec(environ={"CUDA_VISIBLE_DEVICES": "3"}).env
     assert env["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     assert env["CUDA_VISIBLE_DEVICES"] == "GPU-1"
+
+
+@pytest.mark.parametrize(
+    ("version", "index", "visible"),
+    [
+        ("0.23.1", 3, "3"),
+        ("0.11.0rc2+cu128", 3, "3"),
+        ("0.24.0", 3, "GPU-1"),
+        ("1.0", 3, "GPU-1"),
+        (None, 3, "GPU-1"),
+        ("0.23.1", None, "GPU-1"),
+    ],
+)
+def test_an_older_vllm_gets_the_index_of_its_gpu(
+    version: str | None, index: int | None, visible: str
+) -> None:
+    """`int()` of a UUID fails there; a slice has no index."""
+    made = spec(install=replace(SERVE, version=version), start=replace(START, device_index=index))
+    assert made.env["CUDA_VISIBLE_DEVICES"] == visible
 
 
 def test_a_cpu_engine_gets_nothing_about_gpus() -> None:
