@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
@@ -54,6 +55,26 @@ class Turns:
         if time.monotonic() - self._began > self._seconds:
             await asyncio.sleep(0)
             self._began = time.monotonic()
+
+
+class Backlog:
+    """Connections with more to read than fits into one callback, and other work of that kind. They take
+    turns, one in each pass of the event loop, so that others wait for one of them at most, however many there
+    are."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    def add(self, go_on: Callable[[], None]) -> None:
+        self._waiting.append(go_on)
+        if len(self._waiting) == 1:
+            asyncio.get_running_loop().call_soon(self._next)
+
+    def _next(self) -> None:
+        go_on = self._waiting.popleft()
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._next)
+        go_on()
 
 
 class SingleFlight(Generic[T]):

@@ -21,6 +21,7 @@ from typing import Protocol
 
 import httptools
 
+from memoria.aio import Backlog
 from memoria.proxy.http.messages import (
     BY_LENGTH,
     END,
@@ -33,6 +34,7 @@ from memoria.proxy.http.messages import (
 )
 from memoria.vllm.facts import EngineAddress, UnixAddress
 
+LARGE_READ = 64 * 1024  # bytes; while so much comes, the event loop reads up to 32 times in a row
 SWEEPS = 4  # in the time that a connection may be idle
 _CACHED = b"HTTP/1.1 200 "  # start of the heads worth caching
 _OVERHEAD = 64 * 1024  # bytes in which no body comes: heads, trailers, extensions of chunks
@@ -101,6 +103,7 @@ class Upstream(asyncio.Protocol):
     _switched = False  # it is no longer HTTP
     _overhead = 0  # bytes since a piece of the body came
     _notable = False  # the read brought more than a piece of the body
+    _has_turn = False
 
     def __init__(self, address: EngineAddress, pool: Pool) -> None:
         self.address = address
@@ -136,6 +139,18 @@ class Upstream(asyncio.Protocol):
     def resume_reading(self) -> None:
         self.read_paused = False
         if self._transport is not None:
+            self._transport.resume_reading()
+
+    def _give_way(self) -> None:
+        """The next read not before this connection's turn."""
+        if self._transport is not None and not self._has_turn:
+            self._has_turn = True
+            self._transport.pause_reading()
+            self._pool.backlog.add(self._on_turn)
+
+    def _on_turn(self) -> None:
+        self._has_turn = False
+        if self._transport is not None and not self.read_paused:
             self._transport.resume_reading()
 
     # The end
@@ -192,6 +207,8 @@ class Upstream(asyncio.Protocol):
             self.abort()  # bytes without a request
             return
         self.reads += 1
+        if len(data) >= LARGE_READ:
+            self._give_way()
         if self._left:
             self._receive_counted(data, listener)
             return
@@ -392,6 +409,7 @@ class Pool:
 
     def __init__(self, *, idle_s: float = 60.0) -> None:
         self._idle_s = idle_s
+        self.backlog = Backlog()  # of clients, too
         self._idle: defaultdict[EngineAddress, list[Upstream]] = defaultdict(list)
         self._sweep: asyncio.TimerHandle | None = None
         self._now = 0.0  # loop time of the latest sweep: cheaper than the time of every request's end

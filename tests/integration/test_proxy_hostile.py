@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from memoria.aio import in_daemon_thread
 from memoria.config.model import Limits
 from memoria.proxy.access.keys import KeyRing
 from memoria.proxy.access.rules import AccessRules
-from memoria.proxy.downstream.connection import HEAD_BYTES
+from memoria.proxy.downstream.connection import HEAD_BYTES, Downstream
+from memoria.proxy.upstream import LARGE_READ, Upstream
 from tests.integration.proxy_rig import (
+    JSON_OK,
     Asked,
     Client,
     Rig,
@@ -198,6 +204,65 @@ async def test_a_body_in_crumbs_takes_no_more_memory_than_it_has_bytes(tmp_path:
         assert (await other.response()).status == 404
         await client.send(b"0\r\n\r\n")
         assert (await client.response()).error["code"] == "model_required"
+
+
+@pytest.fixture
+def large_reads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Starts to count; returns the most large reads between two passes of the event loop."""
+    most = now = 0
+    loop: asyncio.AbstractEventLoop | None = None
+
+    def counted(receive: Callable[[Any, bytes], None]) -> Callable[[Any, bytes], None]:
+        def data_received(connection: object, data: bytes) -> None:
+            nonlocal now
+            now += len(data) >= LARGE_READ
+            receive(connection, data)
+
+        return data_received
+
+    def tick() -> None:
+        nonlocal most, now
+        most, now = max(most, now), 0
+        assert loop is not None
+        loop.call_soon(tick)
+
+    def start() -> int:
+        nonlocal loop
+        if loop is None:
+            loop = asyncio.get_running_loop()
+            tick()
+        return most
+
+    for connection in (Downstream, Upstream):
+        monkeypatch.setattr(connection, "data_received", counted(connection.data_received))
+    return start
+
+
+def talk(port: int, data: bytes) -> bytes:
+    """Sends it and reads all that comes, on a thread."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(data)
+        return b"".join(iter(lambda: connection.recv(1 << 20), b""))
+
+
+@pytest.mark.parametrize("large", ["request", "response"])
+@on_uvloop
+async def test_large_reads_take_turns(tmp_path: Path, large_reads: Callable[[], int], large: str) -> None:
+    """The event loop would read 32 times in a row from each connection that has so much."""
+    body = bytes(16 * MIB)
+
+    async def answer(asked: Asked) -> None:
+        await asked.read_body()
+        head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n"
+        await asked.send(head % len(body) + body if large == "response" else JSON_OK)
+
+    async with Rig(tmp_path, tcp=True, embedding=ScriptedEngine(answer)) as rig:
+        large_reads()
+        sent = request(PATH, body if large == "request" else b"{}", b"connection: close")
+        got = await asyncio.gather(*(in_daemon_thread(partial(talk, rig.port, sent)) for _ in range(4)))
+        assert [len(response) > len(body) for response in got] == [large == "response"] * 4
+        assert all(response.startswith(b"HTTP/1.1 200 OK\r\n") for response in got)
+        assert 0 < large_reads() <= 8  # the first ones of all may come together
 
 
 @pytest.mark.parametrize("path", [PATH, OWN], ids=["an engine's route", "memoria's own"])

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from memoria.aio import in_daemon_thread
+from memoria.aio import Backlog, in_daemon_thread
 from memoria.config.model import Filters, Hold, Limits, Runner
 from memoria.proxy.downstream.connection import Downstream
-from memoria.proxy.exchange.context import Backlog
 from memoria.proxy.exchange.exchange import Exchange
 from tests.integration.proxy_rig import JSON_OK, Asked, Rig, ScriptedEngine, on_uvloop, request, until
 

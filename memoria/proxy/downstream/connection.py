@@ -27,6 +27,7 @@ from memoria.proxy.exchange.websocket import WebSocketExchange
 from memoria.proxy.http.messages import HEAD_END, HeadCache, Reply, new_request_id
 from memoria.proxy.http.request import RequestHead, read_head
 from memoria.proxy.routing import routes
+from memoria.proxy.upstream import LARGE_READ
 
 logger = logging.getLogger(__name__)
 
@@ -114,12 +115,14 @@ class Downstream(AsgiLane):
             if known is not None and self._begin_known(known, data):
                 return
         elif self._ignores_input:
-            self._discard()
+            self._give_way()
             return
         elif self._rest or not self._may_read():
             self._keep(self._rest[self._read_to :] + data, 0)
             return
         self._read(data)
+        if len(data) >= LARGE_READ:
+            self._give_way()
 
     def _begin_known(self, known: HeadCache[_Known], data: bytes) -> bool:
         """Takes a request that is here as a whole, under a cached head."""
@@ -179,8 +182,8 @@ class Downstream(AsgiLane):
         if self._may_read():
             self._take_turn()
 
-    def _discard(self) -> None:
-        """Something came that is not wanted any more; the next of it not before this client's turn."""
+    def _give_way(self) -> None:
+        """The next read not before this client's turn."""
         self.flow.pause_reading()
         self._take_turn()
 
@@ -239,7 +242,7 @@ class Downstream(AsgiLane):
         self._left -= len(piece)
         self._is_whole = not self._left
         if self.cycle is not None and self.cycle.response_complete:
-            self._discard()
+            self._give_way()
         elif parsed is None:
             super().on_body(piece)
         else:
@@ -444,10 +447,10 @@ class Downstream(AsgiLane):
             self._linger()  # a body in chunks may come for ever
 
     def _go_on(self) -> None:
-        if not self._rest:
+        if self._is_whole and not self._rest:
             self.flow.resume_reading()
-        elif self._may_read():
-            self._take_turn()
+        elif self._may_read() and self.flow.read_paused:
+            self._take_turn()  # of a body, there may be a large read
 
     def _on_malformed(self, error: httptools.HttpParserError) -> None:
         if self._ignores_input:

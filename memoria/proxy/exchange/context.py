@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum, auto
@@ -156,25 +155,6 @@ class Watch(Generic[Kind]):
             self._timer = loop.call_later(self.interval, self._tick)
 
 
-class Backlog:
-    """Connections with more to read than fits into one callback. They take turns, one in each pass of the
-    event loop, so that others wait for one of them at most, however many there are."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[Callable[[], None]] = deque()
-
-    def add(self, go_on: Callable[[], None]) -> None:
-        self._waiting.append(go_on)
-        if len(self._waiting) == 1:
-            asyncio.get_running_loop().call_soon(self._next)
-
-    def _next(self) -> None:
-        go_on = self._waiting.popleft()
-        if self._waiting:
-            asyncio.get_running_loop().call_soon(self._next)
-        go_on()
-
-
 class Standstill:
     """How long something has looked the same."""
 
@@ -257,7 +237,7 @@ class ProxyContext:
         self.on_done = on_done
         self.client_idle = client_idle
         self.connections: Watch[ClientConnection] = Watch(1.0)
-        self.backlog = Backlog()
+        self.backlog = pool.backlog
         self.paused_clients: Watch[Watched] = Watch(DISCONNECT_S)
         self.replace_policy(policy)
 
