@@ -46,6 +46,21 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
+class Holding:
+    """What a budget is planned to hold, in bytes: the terms of `memoria.plan.outcome.Terms`, and the KV cache
+    (below 0 where they leave it nothing). `context_bytes` lie outside the budget."""
+
+    weights_bytes: int
+    step_bytes: int
+    graph_bytes: int
+    kv_bytes: int
+    context_bytes: int
+    bar_bytes: int
+    fits: bool
+    is_doubtful: bool
+
+
+@dataclass(frozen=True, slots=True)
 class DevicePlan:
     """One device and its engines, in the file's order. `available_bytes`: free memory plus what memoria's own
     engines already use. `limit`: of the fractions of awake engines together. `awake_sets`: the largest sets

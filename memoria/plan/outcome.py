@@ -17,7 +17,7 @@ from typing import Any
 from memoria.config.model import EngineConfig
 from memoria.errors import Problem
 from memoria.gpu.device import Device
-from memoria.plan.budgets import Budget
+from memoria.plan.budgets import Budget, Holding
 from memoria.plan.checkpoint import ModelFiles
 from memoria.plan.footprint.footprint import Footprint, measure
 from memoria.plan.footprint.kv_cache import Capacity, KvCache
@@ -115,6 +115,19 @@ class Outcome:
         """Whether it fits, or does not, by less than the error of the estimates."""
         spare = self.kv_bytes - max(1, self.kv_cache.least_bytes)
         return self.is_measured and abs(spare) < self.terms.bar_bytes
+
+    @property
+    def holding(self) -> Holding:
+        return Holding(
+            weights_bytes=self.terms.weights_bytes,
+            step_bytes=self.terms.step_bytes,
+            graph_bytes=self.terms.graph_bytes,
+            kv_bytes=self.kv_bytes if self.kv_cache.groups else min(0, self.kv_bytes),
+            context_bytes=self.budget.context_bytes,
+            bar_bytes=self.terms.bar_bytes if self.is_measured else 0,
+            fits=self.fits,
+            is_doubtful=self.is_doubtful,
+        )
 
     @property
     def remarks(self) -> tuple[str, ...]:

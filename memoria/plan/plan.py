@@ -20,25 +20,27 @@ but killed by the kernel, and perhaps its neighbour in its place.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 from memoria.config.model import Config, EngineConfig
 from memoria.errors import ConfigError, MemoryHeldError, Problem
 from memoria.gpu.device import Device
 from memoria.plan.awake_sets import largest_sets
-from memoria.plan.budgets import Budget, DevicePlan, largest_fraction, make_budget, spoken_name
+from memoria.plan.budgets import Budget, DevicePlan, Holding, largest_fraction, make_budget, spoken_name
 from memoria.plan.free_memory import foreign, memory_problem
 from memoria.text import aligned, fraction_text, gib
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`config_problems` stay whatever runs on the devices; `memory_problems` go once others free memory."""
+    """`config_problems` stay whatever runs on the devices; `memory_problems` go once others free memory.
+    `holdings` are of the engines whose models are known, by name."""
 
     devices: tuple[DevicePlan, ...]
     config_problems: tuple[Problem, ...]
     memory_problems: tuple[Problem, ...]
+    holdings: Mapping[str, Holding] = field(default_factory=dict)
 
     @property
     def problems(self) -> tuple[Problem, ...]:

@@ -170,7 +170,9 @@ def _with_models(
 
     files, unknown = models()
     version = install.version if install else None
-    found = find_misfits(config, plan, make_outcomes(config, plan, files, unknown, vllm=version))
+    outcomes = make_outcomes(config, plan, files, unknown, vllm=version)
+    plan = replace(plan, holdings={name: outcome.holding for name, outcome in outcomes.known.items()})
+    found = find_misfits(config, plan, outcomes)
     if found.likely and install is not None and (known := learned(config, plan, install, environ)):
         found = find_misfits(config, plan, make_outcomes(config, plan, files, unknown, known, vllm=version))
     likely = tuple(replace(problem, where=(*problem.where, NOT_CERTAIN)) for problem in found.likely)

@@ -13,7 +13,7 @@ from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.errors import MemoriaError
 from memoria.gpu.device import Device
-from memoria.plan.budgets import Budget
+from memoria.plan.budgets import Budget, Holding
 from memoria.plan.outcome import Outcome, make_outcome
 from memoria.plan.records import Comparison, Record, block_bytes, may_pin, planned_tokens
 from memoria.preflight.outcomes import read_engine_model
@@ -32,6 +32,7 @@ class Verifier:
     def __init__(self, records: Records, environ: Mapping[str, str], journal: Journal) -> None:
         self._records, self._environ, self._journal = records, environ, journal
         self._latest: dict[str, Record] = {}
+        self._holdings: dict[str, Holding] = {}
         self._pinned: set[str] = set()
         self._verified: dict[str, str | None] = {}  # the start that was verified last, by engine
         self._tasks: set[asyncio.Task[None]] = set()
@@ -39,6 +40,10 @@ class Verifier:
     def latest(self, engine: str) -> Record | None:
         """The record of the start that is ready now, or was last."""
         return self._latest.get(engine)
+
+    def holding(self, engine: str) -> Holding | None:
+        """What that start's budget was planned to hold, by its model's files; None where they say nothing."""
+        return self._holdings.get(engine)
 
     def pinned(self, engine: EngineConfig, device: Device, install: VllmInstall) -> EngineConfig:
         """The engine with the KV cache that an earlier start with these settings measured, if `learn` is set.
@@ -88,6 +93,8 @@ class Verifier:
         if wanted is None:
             return None
         outcome = self._outcome(engine, budget, device, deployment.install.version)
+        if outcome is not None:
+            self._holdings[name] = outcome.holding
         record = make_record(wanted, figures, budget, outcome)
         if name in self._pinned and (before := self._records.find(name, wanted)) is not None:
             # With a given size nothing was measured: the condition is that of the start that was.

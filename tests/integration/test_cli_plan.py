@@ -144,14 +144,6 @@ def test_wishes_that_fail_are_told_to_programs_too(models: Box) -> None:
     assert "160 requests" in planned["problems"][0]["what"]
 
 
-def test_the_page_is_written(models: Box) -> None:
-    assert models.call("plan", "--html", "plan.html").returncode == 0
-    assert "<h2>gpu 0:" in (models.folder / "plan.html").read_text()
-    called = models.call("plan", "--html", "nowhere/plan.html")
-    assert called.returncode == 78
-    assert "cannot write" in called.stderr
-
-
 def test_a_choice_is_printed_written_and_then_stands(models: Box) -> None:
     file = wish(models)
     text = file.read_text()
@@ -191,9 +183,8 @@ def test_vllm_is_told_the_size_and_the_choice(models: Box) -> None:
 def test_wishes_that_cannot_be_granted_start_nothing(models: Box) -> None:
     file = wish(models)
     file.write_text(file.read_text().replace("concurrency: 16", "concurrency: 160"))
-    for command in (("check",), ("plan", "--html", "plan.html"), ("run",)):
+    for command in (("check",), ("plan",), ("run",)):
         called = models.call(*command)
         assert called.returncode == 78
         assert "160 requests of 8 192 tokens" in called.stderr
-    assert "160 requests of 8 192 tokens" in (models.folder / "plan.html").read_text()
     assert models.vllm.events("spawned") == []

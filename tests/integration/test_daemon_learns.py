@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from memoria.admin.status.status import MeasuredMemory
 from tests.integration.daemon import Box, RunningDaemon, until
 from tests.unit.checkpoints import LLAMA_8B
 
@@ -60,6 +61,9 @@ def test_a_restart_takes_the_cache_that_the_first_start_measured(box: Box) -> No
     weights = next(term for term in second.plan if term.term == "weights_bytes")
     assert weights.said == record["weights_bytes"] < weights.planned == record["planned_weights_bytes"]
     assert weights.notable
+    assert second.memory_plan is not None
+    assert second.memory_plan.weights_bytes == weights.planned
+    assert second.memory_plan.measured == MeasuredMemory(weights.said, record["graph_bytes"], STUB_BYTES)
     assert "its weights take 92% less than planned, 1.2 instead of 15.0 GiB" in box.call("status").stdout
     restarted(daemon)
     given = arguments(daemon)

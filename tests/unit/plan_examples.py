@@ -9,7 +9,6 @@ from typing import Any
 
 from memoria.cli.screens.layout import render_problems
 from memoria.cli.screens.plan import render_choices, render_outcomes
-from memoria.cli.screens.plan_html import render_html
 from memoria.config.model import Config, Want
 from memoria.errors import Problem
 from memoria.gpu.catalogue import named_device
@@ -99,9 +98,3 @@ def wishes(width: int, color: bool) -> str:
 
 def wishes_refused(_: int, color: bool) -> str:
     return render_problems(wishing(64.0).problems, color)
-
-
-def page(wanted: Config, gpu: str, settled: Settled | None = None) -> str:
-    plan, outcomes = planned(wanted, gpu)
-    problems = plan_problems(wanted, plan, outcomes)
-    return render_html(wanted, plan, outcomes, problems, settled.choices if settled else ())

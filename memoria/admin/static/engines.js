@@ -1,5 +1,6 @@
 // One card for each engine: state, figures, controls.
 
+import { makeBudget, updateBudget } from "./budget.js";
 import { makeControls, updateControls } from "./control.js";
 import { Keyed, byId, make, setText } from "./dom.js";
 import { UNKNOWN, count, duration, gibOf, known, milliseconds, percent, rate } from "./format.js";
@@ -40,12 +41,13 @@ function build(engine) {
   const has = (runner) => runner === undefined || runner === engine.runner;
   part.large = LARGE.filter(({ runner }) => has(runner)).map(buildLarge);
   part.kv = buildMeter();
+  part.budget = makeBudget(colors.get(engine.name));
   part.small = SMALL.filter(([, , runner]) => has(runner)).map(([label, write]) => ({ write, value: make("dd"), label: make("dt", label) }));
   part.controls = makeControls(engine.name, actions.control);
   const swatch = make("b", "", { class: `swatch ${colors.get(engine.name)}`, "aria-hidden": "true" });
   part.element = make("article", "", { id: `engine-${engine.name}`, "aria-label": engine.name },
     make("header", "", {}, make("h3", "", {}, swatch, engine.name), part.state), part.models, part.why, part.hint,
-    make("div", "", { class: "large" }, ...part.large.map(({ element }) => element)), part.kv.element,
+    make("div", "", { class: "large" }, ...part.large.map(({ element }) => element)), part.kv.element, part.budget.element,
     make("dl", "", {}, ...part.small.map(({ label, value }) => make("div", "", {}, label, value))), part.controls.element);
   return part;
 }
@@ -85,6 +87,7 @@ function update(part, engine) {
   setText(part.kv.text, percent(engine.kv_usage) + tokens);
   part.kv.element.classList.toggle("unknown", !known(engine.kv_usage));
   part.kv.fill.style.width = known(engine.kv_usage) ? `${100 * engine.kv_usage}%` : "0";
+  updateBudget(part.budget, engine);
   for (const { write, value } of part.small) setText(value, write(engine));
   updateControls(part.controls, engine, actions.allowed);
 }

@@ -16,14 +16,24 @@ import aiohttp
 
 from memoria import __version__
 from memoria.admin.status.memory_sampler import MemorySample, MemorySampler
-from memoria.admin.status.status import DeviceStatus, EngineStatus, GuardStatus, PlannedTerm, Status, Term
+from memoria.admin.status.status import (
+    DeviceStatus,
+    EngineStatus,
+    GuardStatus,
+    MeasuredMemory,
+    MemoryPlan,
+    PlannedTerm,
+    Status,
+    Term,
+)
 from memoria.admin.telemetry.rates import Rates, Speed
 from memoria.aio import SingleFlight, Turns
 from memoria.engine.actor import EngineActor
 from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.gpu.device import Device
-from memoria.plan.records import Comparison
+from memoria.plan.budgets import Holding
+from memoria.plan.records import Comparison, Record
 from memoria.proxy.admission.admission import Admission
 from memoria.proxy.admission.guard import Guarding
 from memoria.supervisor.supervisor import Supervisor
@@ -181,6 +191,9 @@ class Collector:
             kv_tokens=snapshot.figures.kv_tokens,
             planned_kv_tokens=None if record is None else record.planned_kv_tokens,
             plan=() if record is None else tuple(map(_planned_term, record.comparisons)),
+            memory_plan=_memory_plan(
+                supervisor.verifier.holding(name) or supervisor.plan.holdings.get(name), record
+            ),
             concurrency=snapshot.figures.concurrency,
             max_model_len=snapshot.figures.max_model_len,
             kv_usage=reported.kv_usage,
@@ -203,6 +216,25 @@ class Collector:
             standby=snapshot.standby,
             standby_bytes=None if snapshot.standby is None else memory.standbys.get(name),
         )
+
+
+def _memory_plan(holding: Holding | None, record: Record | None) -> MemoryPlan | None:
+    if holding is None:
+        return None
+    measured = None
+    if record is not None:
+        measured = MeasuredMemory(record.weights_bytes, record.graph_bytes, record.kv_bytes)
+    return MemoryPlan(
+        weights_bytes=holding.weights_bytes,
+        step_bytes=holding.step_bytes,
+        graph_bytes=holding.graph_bytes,
+        kv_bytes=holding.kv_bytes,
+        context_bytes=holding.context_bytes,
+        bar_bytes=holding.bar_bytes,
+        fits=holding.fits,
+        doubtful=holding.is_doubtful,
+        measured=measured,
+    )
 
 
 def _planned_term(found: Comparison) -> PlannedTerm:

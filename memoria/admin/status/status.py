@@ -31,6 +31,35 @@ class PlannedTerm:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasuredMemory:
+    """vLLM's own figures of its latest start."""
+
+    weights_bytes: int | None
+    graph_bytes: int | None
+    kv_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """What an engine's budget is planned to hold, and what vLLM measured."""
+
+    weights_bytes: int
+    step_bytes: int
+    """The peak of one step, and what stays; on a host, the libraries."""
+    graph_bytes: int
+    kv_bytes: int
+    """Below 0 where the rest leaves it nothing."""
+    context_bytes: int
+    """Outside the budget."""
+    bar_bytes: int
+    """Error of the estimates."""
+    fits: bool
+    doubtful: bool
+    """It fits, or does not, by less than the error."""
+    measured: MeasuredMemory | None
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStatus:
     name: str
     state: str
@@ -97,6 +126,8 @@ class EngineStatus:
     fetch_bytes_per_second: float | None = None
     plan: tuple[PlannedTerm, ...] = ()
     """Empty until vLLM has reported its figures."""
+    memory_plan: MemoryPlan | None = None
+    """Null where the model is not known."""
     on_demand: bool = False
     """It runs only while it is needed."""
 

@@ -6,14 +6,12 @@ import json
 import os
 import sys
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from memoria.cli.options import Options, command
 from memoria.cli.screens.plan import render_choices, render_outcomes
-from memoria.cli.screens.plan_html import render_html
 from memoria.config.model import Config, ConfigPath
 from memoria.errors import ConfigError, ExitCode, MemoriaError, Problem, UnavailableError
 from memoria.gpu import open_reader, read_devices
@@ -40,9 +38,8 @@ if TYPE_CHECKING:
     default=True,
     help="Query the Hugging Face hub for models that are not in the cache.  [default: yes, for 5 s at most]",
 )
-@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the plan as a page.")
 @click.option("--write", is_flag=True, help="Write the fractions chosen for `auto` into the file.")
-def plan(options: Options, gpu: str | None, hub: bool, html: Path | None, write: bool) -> int:
+def plan(options: Options, gpu: str | None, hub: bool, write: bool) -> int:
     """Show what each memory fraction buys: weights, KV cache, concurrent requests. Starts nothing.
 
     \b
@@ -57,8 +54,6 @@ def plan(options: Options, gpu: str | None, hub: bool, html: Path | None, write:
     version = install.version if install else None
     chosen = settle(config, devices, files, unknown, vllm=version)
     if chosen.problems:
-        if html is not None:
-            _write_page(html, render_html(config, None, Outcomes({}, {}), chosen.problems))
         if options.json:
             _print_json(
                 {"ok": False, "devices": [], "problems": [asdict(problem) for problem in chosen.problems]}
@@ -73,8 +68,6 @@ def plan(options: Options, gpu: str | None, hub: bool, html: Path | None, write:
     known = {} if gpu or install is None else learned(config, made, install, os.environ)
     outcomes = make_outcomes(config, made, files, unknown, known, vllm=version)
     problems = plan_problems(config, made, outcomes)
-    if html is not None:
-        _write_page(html, render_html(config, made, outcomes, problems, chosen.choices))
     if options.json:
         _print_json(as_data(made, outcomes, problems))
         return ExitCode.CONFIG if problems else _code(outcomes)
@@ -195,10 +188,3 @@ def _devices(config: Config, gpu: str | None) -> dict[int | str, Device]:
         ) from error
     finally:
         reader.close()
-
-
-def _write_page(file: Path, page: str) -> None:
-    try:
-        file.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(Problem(f"cannot write {file}: {error.strerror}")) from error

@@ -5,27 +5,21 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
 from memoria.cli.commands.plan import as_data
-from memoria.cli.screens.plan import figure, render_outcomes, terms_of
-from memoria.cli.screens.plan_html import render_html
+from memoria.cli.screens.plan import render_outcomes
 from memoria.errors import Problem
-from memoria.plan.outcome import Outcomes
 from memoria.plan.problems import plan_problems
 from memoria.text import GIB
 from tests.unit.cli.test_render_check import check_golden
 from tests.unit.plan_examples import (
     DEFAULT_FLAGS,
-    UNFIT,
-    UNFIT_GPU,
     default_config,
     planned,
     screen,
-    wishing,
 )
 
 
@@ -54,9 +48,6 @@ def test_a_model_that_is_not_here_is_shown_with_what_is_missing() -> None:
     assert "model `x` is not in the local cache" in text
     assert "download it" in text
     assert "not planned: generation; everything else fits" in text
-    page = render_html(wanted, plan, outcomes, ())
-    assert "not planned: generation" in page
-    assert "every engine fits" not in page
     assert not as_data(plan, outcomes, ())["ok"]
 
 
@@ -195,72 +186,6 @@ def test_the_plan_for_programs_holds_every_term() -> None:
         terms = ("weights_bytes", "step_bytes", "graph_bytes", "kv_bytes")
         assert sum(engine[term] for term in terms) == engine["requested_bytes"]
         assert engine["fits"]
-
-
-class _Balance(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert not any(value and value.startswith(("http", "//")) for _, value in attrs)
-        if tag not in ("meta", "br"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def test_the_page_is_whole_and_asks_for_nothing_elsewhere() -> None:
-    wanted = default_config()
-    plan, outcomes = planned(wanted, "RTX 4090", {"embedding": Problem("<script>alert(1)</script>")})
-    page = render_html(wanted, plan, outcomes, (Problem("a & b", (), "c"),))
-    balance = _Balance()
-    balance.feed(page)
-    assert balance.open == []
-    assert "<script" not in page
-    assert "a &amp; b" in page
-
-
-def test_the_page_says_what_the_screen_says() -> None:
-    chosen = wishing(8.0)
-    for wanted, gpu, settled in ((UNFIT, UNFIT_GPU, None), (chosen.config, "RTX 4090", chosen)):
-        plan, outcomes = planned(wanted, gpu)
-        problems = plan_problems(wanted, plan, outcomes)
-        choices = settled.choices if settled else ()
-        page = render_html(wanted, plan, outcomes, problems, choices)
-        balance = _Balance()
-        balance.feed(page)
-        assert balance.open == []
-        assert "contexts take about 1.0 of it" in page
-        for outcome in outcomes.known.values():
-            for term in terms_of(outcome):
-                assert f"<td>{figure(term.size)} GiB</td>" in page
-        for choice in choices:
-            assert f"<td>{choice.reason}</td>" in page
-        for problem in problems:
-            assert f"<code>{problem.where[0]}</code>" in page
-        assert (" over'" in page) == bool(problems)
-
-
-def test_the_page_marks_each_budget_and_hatches_what_lies_beyond() -> None:
-    page = render_html(UNFIT, *planned(UNFIT, UNFIT_GPU), ())
-    assert "left:10.00%'><em class='right'>budget 2.4 GiB, it needs 5.6</em>" in page
-    bars = re.findall(r"<div class='bar'>(.*?)<b", page)
-    for bar in bars:
-        inside, beyond = (
-            sum(float(width) for width in re.findall(rf"class='\w+{over}' style='width:([\d.]+)%'", bar))
-            for over in ("", " over")
-        )
-        assert inside + beyond <= 100.01
-        assert beyond > 0
-
-
-def test_a_page_without_a_plan_has_its_problems() -> None:
-    settled = wishing(64.0)
-    page = render_html(settled.config, None, Outcomes({}, {}), settled.problems)
-    assert "generation needs 78.3 GiB for 64 requests" in page
-    assert "every engine fits" not in page
 
 
 @pytest.mark.parametrize("width", [80, 120])
