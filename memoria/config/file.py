@@ -41,7 +41,8 @@ def find(flag: Path | None, environ: Mapping[str, str], cwd: Path) -> Path:
         Problem(
             "no configuration file",
             tuple(f"{shown(candidate)}  {reason}" for candidate, reason in absent.items()),
-            "name one with --config or MEMORIA_CONFIG; `memoria demo` needs none",
+            "`memoria init MODEL` writes one; or name one with --config or MEMORIA_CONFIG; "
+            "`memoria demo` needs none",
         )
     )
 

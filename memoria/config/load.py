@@ -47,10 +47,10 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     return read(path or find(None, environ, Path.cwd()), environ).config
 
 
-def read(path: Path, environ: Mapping[str, str]) -> Loaded:
-    """Raises as `load` does."""
+def read(path: Path, environ: Mapping[str, str], text: str | None = None) -> Loaded:
+    """Raises as `load` does. `text` is what the file will hold, before there is one."""
     report = Report()
-    text = read_text(path)
+    text = read_text(path) if text is None else text
     dotenv = path.with_name(".env")
     variables = read_variables(environ, dotenv, shown(dotenv), report)
     document = parse(text, shown(path), variables, report)

@@ -53,7 +53,7 @@ REFUSED_FLAGS = {
     **dict.fromkeys(("uvicorn_log_level", "log_level", "log_config_file", "logging_config"), _LOG),
 }
 # Values of refused flags that change nothing.
-_HARMLESS = {
+HARMLESS = {
     **dict.fromkeys(("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "nnodes"), 1),
     "node_rank": 0,
     "headless": False,
@@ -83,7 +83,7 @@ def sort_flags(engine: dict[str, Node], path: ConfigPath, report: Report) -> Non
         here = (*path, "args", written)
         flag = written.removeprefix("--").replace("-", "_")
         target, home = (engine, (*path, flag)) if flag in VLLM_KEYS else (sorted_args, (*path, "args", flag))
-        harmless = isinstance(value, Scalar) and flag in _HARMLESS and value.value == _HARMLESS[flag]
+        harmless = isinstance(value, Scalar) and flag in HARMLESS and value.value == HARMLESS[flag]
         if (not harmless and _refuse(written, flag, here, report)) or _refuse_value(value, here, report):
             continue
         if target.get(flag) is not None:
@@ -133,15 +133,19 @@ def check_variables(engine: dict[str, Node], path: ConfigPath, report: Report) -
     env = engine.get("env")
     for name in env if isinstance(env, dict) else ():
         here = (*path, "env", name)
-        prefix = next((prefix for prefix in _REFUSED_PREFIXES if name.startswith(prefix)), None)
         if not _VARIABLE.fullmatch(name):
             report.error(
                 f"`{name}` is not the name of a variable", here, hint="letters, digits and underscores"
             )
-        elif name in _REFUSED_VARIABLES:
-            report.error(f"`{name}` is not for `env`", here, hint=_REFUSED_VARIABLES[name])
-        elif prefix:
-            report.error(f"`{name}` is not for `env`", here, hint=_REFUSED_PREFIXES[prefix])
+        elif hint := variable_refusal(name):
+            report.error(f"`{name}` is not for `env`", here, hint=hint)
+
+
+def variable_refusal(name: str) -> str | None:
+    """What to do instead of a variable that is not for an engine's `env`."""
+    if name in _REFUSED_VARIABLES:
+        return _REFUSED_VARIABLES[name]
+    return next((hint for prefix, hint in _REFUSED_PREFIXES.items() if name.startswith(prefix)), None)
 
 
 def read_pooler(engine: dict[str, Any], path: ConfigPath, report: Report) -> None:

@@ -30,6 +30,7 @@ BITS = {
 }
 TOKENIZER = "tokenizer_config.json"
 SENTENCE = "sentence_bert_config.json"
+MODULES = "modules.json"  # sentence-transformers: the model is an embedder
 INDEX = "model.safetensors.index.json"
 ENDLESS = 10**15  # tokens: a tokenizer without a limit says 1e30
 SHIPPED = "memoria"  # where facts are from that were not read anywhere
@@ -72,8 +73,8 @@ class ModelFiles:
     """`tensors` is empty if no header could be read; `index_bytes` is then the index's size of all weights
     (`metadata.total_size`), or None, and `missing` are weights files absent from a set that is partly there.
     The lengths, in tokens, are limits of the context from files beside config.json: the tokenizer's
-    `model_max_length`, and sentence-transformers' `max_seq_length`. `draft` is the model that proposes tokens
-    (`speculative_config`), if there is one and its files are known."""
+    `model_max_length`, and sentence-transformers' `max_seq_length`; `pools`: it has their modules. `draft` is
+    the model that proposes tokens (`speculative_config`), if there is one and its files are known."""
 
     name: str
     source: str  # where they were found, for messages
@@ -83,6 +84,7 @@ class ModelFiles:
     tokenizer_length: int | None = None
     encoder_length: int | None = None
     missing: tuple[str, ...] = ()
+    pools: bool = False
     draft: ModelFiles | None = None
 
     @property
@@ -174,6 +176,7 @@ def read_folder(model: str, folder: Path, weights: Path | None = None) -> ModelF
         index_bytes=_limit(mapping(index.get("metadata")), "total_size"),
         tokenizer_length=_limit(_json(folder / TOKENIZER) or {}, "model_max_length"),
         encoder_length=_limit(_json(folder / SENTENCE) or {}, "max_seq_length"),
+        pools=(folder / MODULES).is_file(),
     )
 
 

@@ -39,6 +39,7 @@ LAYERS = {
     "memoria.vllm.fetch": 2,
     "memoria.vllm.install": 2,
     # before anything starts
+    "memoria.init": 3,
     "memoria.preflight": 3,
     "memoria.supervisor.runtime_dir": 3,
     # all engines

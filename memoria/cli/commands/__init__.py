@@ -18,6 +18,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "completion": ("completion", "Print a shell completion script."),
     "config": ("config", "Show the effective configuration and its sources."),
     "demo": ("demo", "Run two tiny real models without a GPU."),
+    "init": ("init", "Write a memoria.yaml, also from a compose file."),
     "logs": ("logs", "Show engine logs."),
     "lora": ("lora", "Load and unload LoRA adapters."),
     "plan": ("plan", "Show what each memory fraction buys."),

@@ -43,7 +43,7 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils.tqdm import tqdm
 
-from memoria.plan.checkpoint import ENDLESS, SENTENCE, TOKENIZER, mapping
+from memoria.plan.checkpoint import ENDLESS, MODULES, SENTENCE, TOKENIZER, mapping
 from memoria.vllm.fetch.repository import INDEX, Repository, files_to_load, is_offline, read_weight_map
 
 BETWEEN_REPORTS = 0.25  # seconds
@@ -155,11 +155,17 @@ def tell(repository: Repository) -> None:
             return int(value) if isinstance(value, int | float) and 0 < value < ENDLESS else None
         return None
 
+    def has(name: str) -> bool:
+        with suppress(errors.EntryNotFoundError):
+            return bool(get_hf_file_metadata(hf_hub_url(model, name, revision=revision)).etag)
+        return False
+
     try:
         REPORT.say(config=mapping(read("config.json")))
         REPORT.say(
             tokenizer_length=limit(TOKENIZER, "model_max_length"),
             encoder_length=limit(SENTENCE, "max_seq_length"),
+            pools=has(MODULES),
         )
         headers = HfApi().get_safetensors_metadata(model, revision=revision).files_metadata
     except errors.NotASafetensorsRepoError:

@@ -89,4 +89,5 @@ def _files(model: str, said: Mapping[str, Any]) -> ModelFiles:
         index_bytes=said.get("index_bytes"),
         tokenizer_length=said.get("tokenizer_length"),
         encoder_length=said.get("encoder_length"),
+        pools=bool(said.get("pools")),
     )

@@ -70,10 +70,10 @@ def test_a_published_line_comes_out_equal(line: str, version: str, tmp_path: Pat
     wanted = parsed(version, original(line))
     for as_text in (False, True):
         words = argv(line, recorded(version), tmp_path, json_as_text=as_text)
-        assert _sized(parsed(version, words)) == _sized(wanted)
+        assert sized(parsed(version, words)) == sized(wanted)
 
 
-def _sized(found: dict[str, Any]) -> dict[str, Any]:
+def sized(found: dict[str, Any]) -> dict[str, Any]:
     """memoria reads the sizes that it plans with, and writes them out: `8k` as 8000."""
     sizes = {"32k": 32_000, "8k": 8_000, "25.6k": 25_600, "4G": 4 << 30}
     return {
