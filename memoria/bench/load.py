@@ -44,10 +44,12 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A daemon's URL; `headers` may hold an API key."""
+    """A daemon's URL; `headers` may hold an API key. `sha256`: its certificate's, in hex, instead of a name
+    and a CA to verify it by."""
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,8 @@ async def run_phase(
     began = time.perf_counter()
     whole = load.warm_up + load.seconds
     seen = {engine: Seen(began + load.warm_up) for engine in engines}
-    connector = aiohttp.TCPConnector(limit=0)
+    pinned = aiohttp.Fingerprint(bytes.fromhex(endpoint.sha256)) if endpoint.sha256 else True
+    connector = aiohttp.TCPConnector(limit=0, ssl=pinned)
     timeout = aiohttp.ClientTimeout(total=None)  # the end of the phase ends every request
     async with aiohttp.ClientSession(
         connector=connector, timeout=timeout, headers=dict(endpoint.headers)

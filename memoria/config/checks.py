@@ -64,6 +64,12 @@ def check_front(file: File, report: Report, wrong: Collection[str] = ()) -> None
     written."""
     if not {"listen", "keys", "open_to_network", "transport"}.intersection(wrong):
         _check_access(file, report)
+    if file.tls.cert is None and file.tls.private_key is not None and not {"tls", "cert"}.intersection(wrong):
+        report.error(
+            "`tls` has a `key` and no `cert`",
+            ("tls", "key"),
+            hint="write `cert: FILE` beside it; a file of both is named as `cert` alone",
+        )
     if not {"guard", "runner", "[key]"}.intersection(wrong):
         _check_guard(file, report)
     if not {"swap", "[key]", *ON_DEMAND, *_AT_ODDS}.intersection(wrong):
@@ -75,7 +81,7 @@ def _check_access(file: File, report: Report) -> None:
         report.error(
             f"{file.listen} can be reached from other machines, and there are no API keys",
             ("listen",),
-            hint="write `keys: FILE`, or listen on 127.0.0.1, "
+            hint="write `keys: FILE`, with `tls` where the network is not trusted; or listen on 127.0.0.1, "
             "or write `open_to_network: true` if everyone there may use the engines",
         )
     for name, engine in file.engines.items() if file.keys is not None else ():

@@ -17,6 +17,7 @@ _AS_WRITTEN = {
     "access.admin_keys": "admin_keys",
     "access.allowed_hosts": "allowed_hosts",
     "access.origins": "cors.origins",
+    "tls_files": "tls",
 }
 _NOT_COMPARED = frozenset({"path", "engines", "warnings", "marks"})
 # What memoria itself does for an engine, without its vLLM. Wishes for memory end up in the fraction.

@@ -16,9 +16,17 @@ from memoria.config.environment import fill_in_log, pass_on_hub_variables, read_
 from memoria.config.file import find, read_text, shown
 from memoria.config.flag_paths import resolve_paths
 from memoria.config.messages import report_findings, without_wrong
-from memoria.config.model import Access, CommonKeys, Config, EngineConfig, EngineKeys, default_max_requests
+from memoria.config.model import (
+    Access,
+    CommonKeys,
+    Config,
+    EngineConfig,
+    EngineKeys,
+    TlsFiles,
+    default_max_requests,
+)
 from memoria.config.report import Report
-from memoria.config.schema import FILE, VLLM_KEYS, File
+from memoria.config.schema import FILE, VLLM_KEYS, File, Tls
 from memoria.config.vllm_flags import check_variables, read_pooler, sort_flags
 from memoria.config.yaml import Document, parse
 from memoria.errors import ConfigError, Problem
@@ -122,9 +130,17 @@ def _build(file: File, document: Document, path: Path, environ: Mapping[str, str
             allowed_hosts=file.allowed_hosts,
             origins=file.cors.origins,
         ),
+        tls_files=_tls_files(file.tls, folder, environ),
         warnings=report.warnings,
         marks=report.marks,
     )
+
+
+def _tls_files(tls: Tls, folder: Path, environ: Mapping[str, str]) -> TlsFiles | None:
+    if tls.cert is None:
+        return None
+    key = None if tls.private_key is None else paths.expand(tls.private_key, folder, environ)
+    return TlsFiles(paths.expand(tls.cert, folder, environ), key)
 
 
 def _build_engine(

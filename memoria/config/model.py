@@ -327,6 +327,15 @@ class Access:
     admin_keys: Path | None = None  # as `keys`; None: only the admin socket controls engines
 
 
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files of the listening addresses. `cert`: the certificate and those that signed it; `key` None: its
+    private key is there, too."""
+
+    cert: Path
+    key: Path | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommonKeys(Section):
     """The keys at the top of the file that are facts as they are."""
@@ -364,6 +373,7 @@ class Config(CommonKeys):
     path: Path | None  # the file; None for the demo
     engines: tuple[EngineConfig, ...]
     access: Access = Access()
+    tls_files: TlsFiles | None = None
     warnings: tuple[Problem, ...] = field(default=(), compare=False)
     marks: Mapping[ConfigPath, Mark] = field(default_factory=dict, repr=False, compare=False)
 

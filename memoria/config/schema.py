@@ -74,6 +74,16 @@ class Cors(Section):
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Tls(Section):
+    cert: Word | None = key(
+        "PEM file of the certificate and those that signed it, relative to this file; unset: no TLS.", None
+    )
+    private_key: Word | None = key(
+        "PEM file of its private key, without a password; unset: it is in `cert`.", None, alias="key"
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File(model.CommonKeys):
     """memoria.yaml: several vLLM models on one GPU."""
@@ -86,6 +96,7 @@ class File(model.CommonKeys):
         "unset: only the admin socket does.",
         None,
     )
+    tls: Tls = key("HTTPS instead of HTTP, on `listen` and the engines' own ports.", Tls)
     open_to_network: bool = key(
         "Everyone who can reach the port may use the engines. "
         "Required if `listen` is open to other machines and there are no `keys`.",
@@ -114,6 +125,7 @@ class File(model.CommonKeys):
 FILE = TypeAdapter(File)
 SECTIONS: dict[str, type[Section]] = {
     "cors": Cors,
+    "tls": Tls,
     "timeouts": model.Timeouts,
     "restart": model.Restart,
     "limits": model.Limits,

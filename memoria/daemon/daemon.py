@@ -14,20 +14,23 @@ from memoria.admin.status.collect import Collector
 from memoria.config.model import Config
 from memoria.daemon import listeners as listen
 from memoria.daemon.gateway import Gateway
-from memoria.daemon.generation import build_generation
+from memoria.daemon.generation import build_generation, read_files
 from memoria.daemon.handover import Handover
 from memoria.daemon.reload import Reloader
 from memoria.daemon.server import Server
 from memoria.daemon.signals import handle_signals
 from memoria.daemon.systemd import Notifier
+from memoria.daemon.tls import ServerContext
 from memoria.engine.events import EventKind, Journal
 from memoria.engine.lifecycle import State
 from memoria.gpu.device import DeviceReader
 from memoria.preflight.preflight import Preflight
-from memoria.proxy.access.keys import Keys
+from memoria.proxy.downstream.connection import CONNECTIONS
 from memoria.supervisor.runtime_dir import RuntimeDir
 from memoria.supervisor.supervisor import Supervisor
 from memoria.vllm.passenger import PLUGIN_DIR
+
+IN_HANDSHAKE = 1000  # most connections beyond those that are open
 
 
 class Daemon:
@@ -43,7 +46,8 @@ class Daemon:
     ) -> None:
         """Binds every socket except those `given`; the caller has locked `runtime`. Raises `MemoriaError`,
         leaving nothing behind."""
-        generation = build_generation(checked.deployment(), Keys.of(checked.config.access))
+        keys, certificate = read_files(checked.config)
+        generation = build_generation(checked.deployment(), keys, certificate)
         self.journal = Journal()
         self._runtime = runtime
         self._notifier = Notifier(environ)
@@ -65,12 +69,15 @@ class Daemon:
         )
         self._listeners = listen.Listeners(generation.config, given)
         self._admin = listen.bind_admin(runtime.admin_socket)
-        self._server = Server(self._gateway, self._gateway.protocol, [*self._listeners.sockets, self._admin])
+        tls = ServerContext.make(certificate, most=CONNECTIONS + IN_HANDSHAKE)
+        sockets = [*self._listeners.sockets, self._admin]
+        self._server = Server(self._gateway, self._gateway.protocol, sockets, tls)
         self._reloader: Reloader = Reloader(
             self._gateway,
             self.supervisor,
             listeners=self._listeners,
             server=self._server,
+            tls=tls,
             reader=reader,
             environ=environ,
             journal=self.journal,

@@ -73,6 +73,7 @@ class Gateway:
             self._rates,
             guarding=lambda: self.generation.guarding,
             url=lambda: self.generation.url,
+            certificate=lambda: self.generation.certificate_status,
         )
         metrics = Metrics(supervisor, self.collector, self._requests)
         self._request_metrics, self._loop_lag = metrics.requests, metrics.loop_lag

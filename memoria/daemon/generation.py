@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from memoria.admin.api.authorizer import Authorizer
+from memoria.admin.status.status import CertificateStatus
 from memoria.config.model import Config, Runner
+from memoria.daemon.tls import Certificate, read_certificate
+from memoria.errors import ConfigError, Problem
 from memoria.preflight.preflight import Deployment
 from memoria.proxy.access.keys import Keys
 from memoria.proxy.access.rules import access_rules
@@ -26,6 +29,7 @@ class Generation:
     policy: Policy
     authorizer: Authorizer
     candidates: Mapping[tuple[Runner | None, int], tuple[Candidate, ...]]
+    certificate: Certificate | None = None
 
     @property
     def config(self) -> Config:
@@ -37,15 +41,40 @@ class Generation:
         return {engine.name: engine.max_requests for engine in self.config.engines}
 
     @property
+    def certificate_status(self) -> CertificateStatus | None:
+        found = self.certificate
+        return None if found is None else CertificateStatus(found.sha256, found.expires)
+
+    @property
     def url(self) -> str:
         """Where a person on this machine finds memoria."""
         host = self.config.listen.host
         shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-        return f"http://{shown}:{self.config.listen.port}"
+        scheme = "http" if self.certificate is None else "https"
+        return f"{scheme}://{shown}:{self.config.listen.port}"
 
 
-def build_generation(deployment: Deployment, keys: Keys) -> Generation:
-    """Pure but for the host's name. What can fail has been done for its arguments: file, keys and plan."""
+def read_files(config: Config) -> tuple[Keys, Certificate | None]:
+    """The files that a configuration names. Raises `ConfigError` with every problem."""
+    problems: list[Problem] = []
+    keys, certificate = Keys(), None
+    try:
+        keys = Keys.of(config.access)
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        certificate = read_certificate(config)
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return keys, certificate
+
+
+def build_generation(
+    deployment: Deployment, keys: Keys, certificate: Certificate | None = None
+) -> Generation:
+    """Pure but for the host's name. What can fail has been done for its arguments: files and plan."""
     config = deployment.config
     guarding = Guarding(config, config.guard) if config.guard else None
     policy = Policy(
@@ -62,6 +91,7 @@ def build_generation(deployment: Deployment, keys: Keys) -> Generation:
         policy=policy,
         authorizer=Authorizer(config, keys.clients, keys.admins),
         candidates=_candidates(config),
+        certificate=certificate,
     )
 
 

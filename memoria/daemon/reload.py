@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 from memoria.admin.api.openapi import Reloaded
@@ -19,9 +21,10 @@ from memoria.config.load import load
 from memoria.config.model import Config
 from memoria.config.report import key_name
 from memoria.daemon.gateway import Gateway
-from memoria.daemon.generation import Generation, build_generation
+from memoria.daemon.generation import Generation, build_generation, read_files
 from memoria.daemon.listeners import Change, Listeners, close
 from memoria.daemon.server import Server
+from memoria.daemon.tls import Certificate, ServerContext
 from memoria.engine.events import EventKind, Journal
 from memoria.engine.lifecycle import FACTS, State
 from memoria.engine.snapshot import EngineSnapshot
@@ -49,12 +52,13 @@ class Reloader:
         *,
         listeners: Listeners,
         server: Server,
+        tls: ServerContext,
         reader: DeviceReader,
         environ: Mapping[str, str],
         journal: Journal,
     ) -> None:
         self._gateway, self._supervisor = gateway, supervisor
-        self._listeners, self._server = listeners, server
+        self._listeners, self._server, self._tls = listeners, server, tls
         self._reader, self._environ, self._journal = reader, environ, journal
         self._rolling = RollingRestart(supervisor)
         self._signalled: asyncio.Task[None] | None = None
@@ -69,6 +73,10 @@ class Reloader:
             try:
                 generation = await self._next_generation()
                 changes = compare(self._config, generation.config)
+                if "tls" not in changes.live and _was_renewed(
+                    self._gateway.generation.certificate, generation.certificate
+                ):
+                    changes = replace(changes, live=(*changes.live, "tls"))
                 if not dry_run:
                     await self._switch_to(generation, changes)
             except MemoriaError as error:
@@ -96,7 +104,8 @@ class Reloader:
 
     async def _reload_on_signal(self) -> None:
         try:
-            await self.reload()
+            for warning in (await self.reload()).warnings:
+                logger.warning("%s", warning.line)
         except MemoriaError:
             pass
         except Exception:
@@ -126,7 +135,7 @@ class Reloader:
             for listener in opened:
                 port = listener.getsockname()[1]
                 try:
-                    await self._server.open(listener)
+                    await self._server.open(listener, tls=self._tls.certificate is not None)
                     await self._server.accept(listener)
                 except OSError as error:  # out of descriptors
                     problems.append(Problem(f"cannot listen on port {port}: {error.strerror}"))
@@ -143,53 +152,61 @@ class Reloader:
             raise UnavailableError("this configuration is not from a file, and cannot be read again")
         path, environ = self._config.path, self._environ
 
-        def read_files() -> tuple[Config, Keys]:
+        def read() -> tuple[Config, Keys, Certificate | None]:
             config = load(path, environ)
             if fixed := compare(self._config, config).fixed:
                 raise ConfigError(_needs_restart(config, key) for key in fixed)
-            return config, Keys.of(config.access)
+            keys, certificate = read_files(config)
+            if certificate is not None:
+                config = replace(config, warnings=config.warnings + certificate.warnings)
+            return config, keys, certificate
 
-        config, keys = await _in_time(read_files, "the configuration could not be read within {:g} s")
+        config, keys, certificate = await _in_time(read, "the configuration could not be read within {:g} s")
         checked = await _in_time(
             lambda: preflight(config, self._reader, environ), "the GPU driver has not answered for {:g} s"
         )
-        return build_generation(checked.deployment(), keys)
+        return build_generation(checked.deployment(), keys, certificate)
 
     async def _switch_to(self, generation: Generation, changes: Changes) -> None:
         """Raises `UnavailableError` if a new address cannot be bound; then nothing has changed."""
-        change = await self._open(generation.config)
+        change, again = await self._open(generation)
         plan_before = self._supervisor.plan
         retired = self._supervisor.switch_to(generation.deployment)
         restarts = order([*(r.engine for r in changes.restarts)], plan_before, generation.deployment.plan)
         restarts += [name for name in self._given_up() if name not in restarts]
         self._gateway.switch_to(generation)
+        self._tls.certificate = generation.certificate
         for listener in change.old:
             self._server.ignore(listener)
         self._listeners.commit(change)
-        for listener in change.new:
+        for listener in (*change.new, *again):
             await self._server.accept(listener)
         self._journal.add_event(EventKind.RELOADED, "memoria", _summary(changes) or "nothing has changed")
         self._rolling.begin(retired, restarts, changes.added)
 
-    async def _open(self, config: Config) -> Change:
-        """Binds the new addresses, and accepts no connection there yet. Raises `UnavailableError`, and then
-        leaves nothing open."""
+    async def _open(self, generation: Generation) -> tuple[Change, list[socket.socket]]:
+        """Binds the new addresses, and accepts no connection there yet; also returns the sockets that stay,
+        where they will speak TLS for the first time, or no longer. Raises `UnavailableError`, and then leaves
+        nothing open."""
         own_pids = await self._supervisor.own_pids()
-        change = await in_daemon_thread(lambda: self._listeners.open_new(config, own_pids))
+        change = await in_daemon_thread(lambda: self._listeners.open_new(generation.config, own_pids))
+        tls = generation.certificate is not None
+        turned = tls is not (self._tls.certificate is not None)
+        again = [listener for listener in self._listeners.sockets if turned and listener not in change.old]
         trouble = None
         try:
-            for listener in change.new:
-                await self._server.open(listener)
+            for listener in (*change.new, *again):
+                await self._server.open(listener, tls=tls)
         except OSError as error:
             trouble = f"cannot listen on the new addresses: {error.strerror}"
         if self._closing:  # meanwhile
             trouble = "memoria is stopping"
         if trouble is not None:
-            for listener in change.new:
-                self._server.ignore(listener)
+            for listener in (*change.new, *again):
+                self._server.drop(listener)
             close(change.new)
             raise UnavailableError(trouble)
-        return change
+        return change, again
 
     def _given_up(self) -> tuple[str, ...]:
         """The engines that are failed, of those in the configuration."""
@@ -203,6 +220,10 @@ async def _in_time(work: Callable[[], T], trouble: str) -> T:
             return await in_daemon_thread(work)
     except TimeoutError:
         raise UnavailableError(trouble.format(READ_TIMEOUT)) from None
+
+
+def _was_renewed(old: Certificate | None, new: Certificate | None) -> bool:
+    return old is not None and new is not None and old.sha256 != new.sha256
 
 
 def _needs_restart(config: Config, key: str) -> Problem:

@@ -11,13 +11,21 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from memoria.daemon.tls import ServerContext
+from memoria.proxy.downstream.connection import HANDSHAKE_S, READER_S
+
 KEEP_ALIVE = 75  # seconds an idle client connection stays open, nginx's default
 
 
 class Server(uvicorn.Server):
     def __init__(
-        self, app: ASGIApp, protocol: type[HttpToolsProtocol], listeners: Sequence[socket.socket]
+        self,
+        app: ASGIApp,
+        protocol: type[HttpToolsProtocol],
+        listeners: Sequence[socket.socket],
+        tls: ServerContext,
     ) -> None:
+        """Unix sockets have no TLS, others while `tls` has a certificate."""
         super().__init__(
             uvicorn.Config(
                 app,
@@ -33,36 +41,50 @@ class Server(uvicorn.Server):
                 timeout_keep_alive=KEEP_ALIVE,
             )
         )
-        self._listeners = listeners
+        self._listeners, self._tls = listeners, tls
+        self._opened: dict[socket.socket, asyncio.Server] = {}
         self._accepting: dict[socket.socket, asyncio.Server] = {}
         self._ended = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=[])
         for listener in self._listeners:
-            await self.open(listener)
+            await self.open(listener, tls=self._tls.certificate is not None)
             await self.accept(listener)
 
-    async def open(self, listener: socket.socket) -> None:
-        """Prepares to serve another listening socket. Raises `OSError`."""
+    async def open(self, listener: socket.socket, *, tls: bool) -> None:
+        """Prepares to serve a listening socket: another one, or one that is served already, in another way
+        than before. Raises `OSError`."""
+        secure = tls and listener.family != socket.AF_UNIX
         server = await asyncio.get_running_loop().create_server(
             lambda: self.config.http_protocol_class(  # type: ignore[call-arg]
                 config=self.config, server_state=self.server_state, app_state=self.lifespan.state
             ),
             sock=listener.dup(),  # the server closes its own; the caller's stays to be handed over
             backlog=self.config.backlog,
+            ssl=self._tls if secure else None,
+            ssl_handshake_timeout=HANDSHAKE_S if secure else None,
+            ssl_shutdown_timeout=READER_S if secure else None,
             start_serving=False,
         )
-        self._accepting[listener] = server
+        self._opened[listener] = server
         self.servers.append(server)
 
     async def accept(self, listener: socket.socket) -> None:
-        """Accepts connections there from now on."""
-        await self._accepting[listener].start_serving()
+        """Accepts connections there from now on, as it was opened last."""
+        self._close(self._accepting.pop(listener, None))
+        self._accepting[listener] = server = self._opened.pop(listener)
+        await server.start_serving()
+
+    def drop(self, listener: socket.socket) -> None:
+        """What `open` prepared is not to be."""
+        self._close(self._opened.pop(listener, None))
 
     def ignore(self, listener: socket.socket) -> None:
         """Accepts no more connections there; open ones stay."""
-        server = self._accepting.pop(listener, None)
+        self._close(self._accepting.pop(listener, None))
+
+    def _close(self, server: asyncio.Server | None) -> None:
         if server is not None:
             self.servers.remove(server)
             server.close()

@@ -237,7 +237,7 @@ class Upstream(asyncio.Protocol):
         elif transport is not None:
             end = transport.get_extra_info("socket")
             failed = end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            self.unread = failed != 0 or transport.get_write_buffer_size() > 0 or _unacknowledged(end) > 0
+            self.unread = failed != 0 or transport.get_write_buffer_size() > 0 or unacknowledged(end) > 0
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
@@ -375,7 +375,7 @@ class Upstream(asyncio.Protocol):
             self.complete = self._notable = True
 
 
-def _unacknowledged(connection: socket.socket) -> int:
+def unacknowledged(connection: socket.socket) -> int:
     """Bytes (SIOCOUTQ of tcp(7), which has the number of TIOCOUTQ)."""
     (queued,) = struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))
     return int(queued)

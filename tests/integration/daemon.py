@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -82,6 +83,7 @@ class Box:
         self.command: tuple[str, ...] = (sys.executable, "-m", "memoria")
         self.launcher: tuple[str, ...] = ()  # the command that is given the daemon's own, as `nice` is
         self.daemons: list[RunningDaemon] = []
+        self.tls: ssl.SSLContext | None = None  # of clients
         for model in ("embedder", "writer", "second"):
             (folder / "models" / model).mkdir(parents=True)
             (folder / "models" / model / "config.json").write_text("{}")
@@ -169,7 +171,7 @@ class RunningDaemon:
     # ------------------------------------------------------------------ asking
 
     def ask(self, method: str, path: str, body: object = None, *, port: int | None = None) -> Answer:
-        return ask(port or self.box.ports.main, method, path, body)
+        return ask(port or self.box.ports.main, method, path, body, self.box.tls)
 
     def status(self) -> Status:
         """As `memoria status` gets it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -31,20 +32,32 @@ class Answer:
         return error
 
 
-def ask(port: int, method: str, path: str, body: object = None) -> Answer:
+def ask(port: int, method: str, path: str, body: object = None, tls: ssl.SSLContext | None = None) -> Answer:
     """Raises `OSError` where nobody listens."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    connection = connect(port, tls)
     try:
         return _answer(_send(connection, method, path, body))
     finally:
         connection.close()
 
 
+def connect(port: int, tls: ssl.SSLContext | None = None) -> http.client.HTTPConnection:
+    if tls is None:
+        return http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    return http.client.HTTPSConnection("127.0.0.1", port, timeout=PATIENCE, context=tls)
+
+
 class Streaming:
     """A completion that is streamed: read events one by one, or the rest of them."""
 
-    def __init__(self, port: int, body: dict[str, Any], path: str = "/v1/completions") -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    def __init__(
+        self,
+        port: int,
+        body: dict[str, Any],
+        path: str = "/v1/completions",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._connection = connect(port, tls)
         self._response = _send(self._connection, "POST", path, {**body, "stream": True})
         self.status = self._response.status
 

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 
 from memoria.admin.api.responses import unknown_route
 from memoria.config.model import Filters, Hold, Limits, Runner, Timeouts
+from memoria.daemon.tls import ServerContext
 from memoria.proxy.access.rules import AccessRules
 from memoria.proxy.admission.admission import Admission
 from memoria.proxy.downstream.connection import protocol_for
@@ -30,6 +31,7 @@ from memoria.proxy.exchange.record import RequestRecord
 from memoria.proxy.router import Candidate, Entrance
 from memoria.proxy.upstream import Pool
 from memoria.vllm.facts import EngineAddress, TcpAddress, UnixAddress
+from tests.certificates import certificate, trusting
 
 P = ParamSpec("P")
 
@@ -310,10 +312,12 @@ class Rig:
         protect: tuple[str, Callable[[float], None]] | None = None,
         app: ASGIApp = unknown_route,
         host: str = "127.0.0.1",
+        tls: bool = False,
         **engines: ScriptedEngine,
     ) -> None:
         self._folder, self._tcp, self._engines = folder, tcp, engines
         self._app, self.host = app, host
+        self.tls = trusting() if tls else None
         self._runners: dict[str, Runner] = {"embedding": "pooling", **(runners or {})}
         self.router = FakeRouter()
         self.pool = Pool(idle_s=idle_s)
@@ -363,6 +367,8 @@ class Rig:
             date_header=False,
         )
         config.load()
+        if self.tls is not None:
+            config.ssl = ServerContext.make(certificate(), most=1000)
         self._server = uvicorn.Server(config)
         self._server.lifespan = config.lifespan_class(config)
         await self._server.startup(sockets=[listener])
@@ -389,7 +395,7 @@ class Rig:
         return self._server.server_state.connections
 
     async def client(self) -> Client:
-        return self.add(Client(*await asyncio.open_connection(self.host, self.port)))
+        return self.add(Client(*await asyncio.open_connection(self.host, self.port, ssl=self.tls)))
 
     def hang_up(self) -> None:
         """On all clients that there are."""

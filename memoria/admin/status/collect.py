@@ -17,6 +17,7 @@ import aiohttp
 from memoria import __version__
 from memoria.admin.status.memory_sampler import MemorySample, MemorySampler
 from memoria.admin.status.status import (
+    CertificateStatus,
     DeviceStatus,
     EngineStatus,
     GuardStatus,
@@ -54,7 +55,7 @@ class Collected:
 
 
 class Collector:
-    """`guarding` and `url`: those of the generation in force."""
+    """`guarding`, `url` and `certificate`: those of the generation in force."""
 
     def __init__(
         self,
@@ -64,9 +65,10 @@ class Collector:
         *,
         guarding: Callable[[], Guarding | None],
         url: Callable[[], str],
+        certificate: Callable[[], CertificateStatus | None] = lambda: None,
     ) -> None:
         self._supervisor, self._admission, self._rates = supervisor, admission, rates
-        self._guarding, self._url = guarding, url
+        self._guarding, self._url, self._certificate = guarding, url, certificate
         # by actor: an engine that was removed and added again begins anew
         self._engines: WeakKeyDictionary[EngineActor, SingleFlight[bytes | None]] = WeakKeyDictionary()
         self._tokens: WeakKeyDictionary[EngineActor, Speed] = WeakKeyDictionary()
@@ -136,6 +138,7 @@ class Collector:
             ),
             engines=tuple(engines),
             guard=None if (guarding := self._guarding()) is None else _guard(guarding),
+            certificate=self._certificate(),
         )
 
     def _device_status(self, device: Device, memory: MemorySample) -> DeviceStatus:

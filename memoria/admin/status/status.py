@@ -180,6 +180,16 @@ class GuardStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateStatus:
+    """What the listening addresses show to clients (`tls`)."""
+
+    sha256: str
+    """Of the server's own certificate, in hexadecimal."""
+    expires: float
+    """Unix time."""
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     version: str
     pid: int
@@ -190,6 +200,8 @@ class Status:
     devices: tuple[DeviceStatus, ...]
     engines: tuple[EngineStatus, ...]
     guard: GuardStatus | None = None
+    certificate: CertificateStatus | None = None
+    """Null without TLS."""
 
     @property
     def healthy(self) -> bool:

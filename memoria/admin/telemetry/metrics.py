@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from memoria.admin.status.collect import Collector
-from memoria.admin.status.status import DeviceStatus, EngineStatus, GuardStatus, Status
+from memoria.admin.status.status import CertificateStatus, DeviceStatus, EngineStatus, GuardStatus, Status
 from memoria.admin.telemetry.exposition import (
     CONTENT_TYPE,
     Exposition,
@@ -94,10 +94,16 @@ def status_families(status: Status, answering: Collection[str]) -> tuple[Family,
     return (
         gauge("memoria_build_info", "Always 1; the versions are in the labels.", [(info, 1)]),
         gauge("memoria_start_time_seconds", "When the daemon started.", [({}, status.at - status.uptime)]),
+        *(() if status.certificate is None else (_certificate(status.certificate),)),
         *_engines(status.engines, answering),
         *_devices(status),
         *(() if status.guard is None else _guard(status.guard)),
     )
+
+
+def _certificate(certificate: CertificateStatus) -> Family:
+    text = "When the certificate of `tls` expires."
+    return gauge("memoria_certificate_expiry_timestamp_seconds", text, [({}, certificate.expires)])
 
 
 def _engines(engines: Collection[EngineStatus], answering: Collection[str]) -> tuple[Family, ...]:

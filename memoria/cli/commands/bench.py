@@ -74,7 +74,8 @@ def bench(
         status = Status.from_json(data)
     targets = to_load(status, engines)
     key = os.environ.get("MEMORIA_KEY")
-    endpoint = Endpoint(status.url, {"authorization": f"Bearer {key}"} if key else {})
+    sha256 = status.certificate.sha256 if status.certificate else None
+    endpoint = Endpoint(status.url, {"authorization": f"Bearer {key}"} if key else {}, sha256)
     phases: list[Phase] = []
     interrupted = False
 

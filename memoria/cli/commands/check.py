@@ -54,8 +54,8 @@ def check(options: Options, no_gpu: bool) -> int:
 
 
 def run_preflight(config: Config, reader: DeviceReader | None) -> Preflight:
-    """What `check` and `run` look at: the daemon's preflight, and the API keys. `reader` None skips the
-    device."""
+    """What `check` and `run` look at: the daemon's preflight, the API keys and the certificate. `reader` None
+    skips the device."""
     checked = preflight(config, reader, os.environ)
     for path in (config.access.keys, config.access.admin_keys):
         if path is not None:
@@ -65,6 +65,16 @@ def run_preflight(config: Config, reader: DeviceReader | None) -> Preflight:
                 KeyRing(path)
             except ConfigError as error:
                 checked = replace(checked, errors=(*checked.errors, error))
+    if config.tls_files is not None:
+        from memoria.daemon.tls import read_certificate
+
+        try:
+            certificate = read_certificate(config)
+        except ConfigError as error:
+            return replace(checked, errors=(*checked.errors, error))
+        if certificate is not None:
+            warnings = checked.config.warnings + certificate.warnings
+            checked = replace(checked, config=replace(checked.config, warnings=warnings))
     return checked
 
 

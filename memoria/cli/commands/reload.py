@@ -11,6 +11,7 @@ import click
 
 from memoria.cli.client import find_daemon, parsing, request
 from memoria.cli.options import Options, command
+from memoria.cli.screens.layout import render_problems
 from memoria.errors import ExitCode, MemoriaError, Problem
 
 PATIENCE = 90.0  # seconds: the daemon reads the GPU and looks for the models
@@ -31,20 +32,27 @@ def reload(options: Options, dry_run: bool) -> int:
     with parsing(socket):
         refusal = _refusal(answer) if "problems" in answer else None
         lines = [] if refusal else list(render_reload(answer))
+        warnings = [] if refusal else [*map(_problem, answer["warnings"])]
     if options.json:
         sys.stdout.write(json.dumps(answer, indent=2) + "\n")
         return refusal.exit_code if refusal else ExitCode.OK
     if refusal:
         raise refusal
+    if warnings:
+        sys.stderr.write(render_problems(warnings, options.colored, "warning") + "\n\n")
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     return ExitCode.OK
 
 
 def _refusal(answer: dict[str, Any]) -> MemoriaError:
     """Has the exit code of the problems found."""
-    error = MemoriaError(Problem(p["what"], tuple(p["where"]), p["hint"]) for p in answer["problems"])
+    error = MemoriaError(map(_problem, answer["problems"]))
     error.exit_code = ExitCode(answer["exit_code"])
     return error
+
+
+def _problem(found: dict[str, Any]) -> Problem:
+    return Problem(found["what"], tuple(found["where"]), found["hint"])
 
 
 def render_reload(answer: dict[str, Any]) -> Iterator[str]:

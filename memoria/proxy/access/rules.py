@@ -35,7 +35,8 @@ _EXPOSED = (b"access-control-expose-headers", b"x-request-id, retry-after")
 @dataclass(frozen=True, slots=True)
 class AccessRules:
     """Hosts without ports and origins as browsers write them, in lower case. `addresses`: any IP address is
-    accepted as a Host, since DNS rebinding needs a name. `keys` None: no key is needed. An admin key is valid
+    accepted as a Host, since DNS rebinding needs a name. `tls`: memoria's own pages come by https alone, else
+    also through a proxy that has it. `keys` None: no key is needed. An admin key is valid
     for the engines, too."""
 
     hosts: frozenset[bytes]
@@ -45,6 +46,7 @@ class AccessRules:
     any_origin: bool = False
     keys: KeyRing | None = None
     admin_keys: KeyRing | None = None
+    tls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ def access_rules(config: Config, keys: Keys, *, hostname: str) -> AccessRules:
         any_origin="*" in access.origins,
         keys=keys.clients,
         admin_keys=keys.admins,
+        tls=config.tls_files is not None,
     )
 
 
@@ -140,7 +143,7 @@ def _decide_page(
     """The CORS headers for the answer to a browser's request, or an answer where it goes no further."""
     origin = head.get(b"origin")
     cors: tuple[Header, ...] = ()
-    if origin is not None and not _is_own_page(origin, head.get(b"host")):
+    if origin is not None and not _is_own_page(origin, head.get(b"host"), tls=rules.tls):
         if path.startswith(_OWN_PREFIXES):
             return errors.foreign_origin(origin)
         if rules.any_origin:
@@ -169,9 +172,10 @@ def _comes_from_here(method: str, path: bytes, head: dict[bytes, bytes], rules: 
     return rules.any_origin or (method == "GET" and followed)
 
 
-def _is_own_page(origin: bytes, host: bytes | None) -> bool:
+def _is_own_page(origin: bytes, host: bytes | None, *, tls: bool) -> bool:
     scheme, _, place = origin.lower().partition(b"://")
-    return host is not None and scheme in {b"http", b"https"} and place == host.lower()
+    ours = scheme == b"https" or (scheme == b"http" and not tls)
+    return host is not None and ours and place == host.lower()
 
 
 def _is_plain(head: dict[bytes, bytes], path: bytes) -> bool:

@@ -3,52 +3,14 @@ rules."""
 
 from __future__ import annotations
 
-import asyncio
-import select
 from collections.abc import Sequence
 from typing import Any
 
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from memoria.proxy.access.rules import Grant
-from memoria.proxy.exchange.context import Watch, Watched
 from memoria.proxy.http.messages import Header, new_request_id
 from memoria.proxy.http.request import RequestHead
-
-
-class DisconnectMonitor(FlowControl):
-    """uvicorn's flow control for one connection, which also notices that a client leaves while nothing is
-    read from it: its socket is polled. Reading stops for a pipelined request, or a body that cannot be passed
-    on yet; without this, the connection's end would show only when reading resumes."""
-
-    def __init__(self, transport: asyncio.Transport, paused: Watch[Watched]) -> None:
-        super().__init__(transport)
-        self._paused = paused
-
-    def pause_reading(self) -> None:
-        if not self.read_paused:
-            super().pause_reading()
-            self._paused.add(self)
-
-    def resume_reading(self) -> None:
-        if self.read_paused:
-            super().resume_reading()
-            self._paused.discard(self)
-
-    def stop_watching(self) -> None:
-        """The connection is over."""
-        self._paused.discard(self)
-
-    def on_tick(self, now: float) -> None:
-        poll = select.poll()
-        # POLLRDHUP: the client has ended, maybe with bytes before it that are still unread
-        poll.register(self._transport.get_extra_info("socket"), select.POLLRDHUP)
-        for _, seen in poll.poll(0):
-            if seen & (select.POLLERR | select.POLLHUP):
-                self._transport.abort()
-            else:
-                self._transport.close()
 
 
 class AsgiLane(HttpToolsProtocol):

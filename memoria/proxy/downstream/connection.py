@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-import struct
 import time
 from itertools import repeat
 from typing import ClassVar, NamedTuple
@@ -19,7 +17,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from memoria.proxy import errors
 from memoria.proxy.access.rules import ANYBODY, Grant, decide
-from memoria.proxy.downstream.asgi_lane import AsgiLane, DisconnectMonitor
+from memoria.proxy.downstream.asgi_lane import AsgiLane
+from memoria.proxy.downstream.flow import ClientFlow
 from memoria.proxy.errors import Answer
 from memoria.proxy.exchange.context import ProxyContext, Standstill
 from memoria.proxy.exchange.exchange import Exchange
@@ -35,11 +34,11 @@ HEAD_S = 10.0  # the longest a client may take to send a request's head
 HEAD_BYTES = 64 * 1024  # also of anything else in which no body comes: trailers, extensions of chunks
 HEAD_FIELDS = 256
 CONNECTIONS = 10_000  # at once; an idle one takes some 13 KiB
-LINGER_S = 1.0  # for a client that still sends when its request was refused
+HANDSHAKE_S = HEAD_S  # of TLS
+READER_S = 60.0  # for a client to take the rest of an answer after which its connection closes
 SLICE = 4096  # bytes for the parser at once: it cannot be stopped on its way through them
 TURN_S = 0.0005  # of parsing in one callback, give or take a slice
 _BROWSER = frozenset((b"origin", b"sec-fetch-site"))  # a browser names the requesting page in these
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
 
 
 def protocol_for(context: ProxyContext) -> type[HttpToolsProtocol]:
@@ -65,7 +64,7 @@ class Downstream(AsgiLane):
 
     context: ClassVar[ProxyContext]
     known_heads: ClassVar[dict[int, HeadCache[_Known]]]
-    flow: DisconnectMonitor
+    flow: ClientFlow
     cycle: Exchange | RequestResponseCycle | None  # type: ignore[assignment]
     exchange: Exchange | None = None
     port = 0
@@ -97,7 +96,7 @@ class Downstream(AsgiLane):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         context = self.context
-        self.flow = DisconnectMonitor(transport, context.paused_clients)
+        self.flow = ClientFlow(transport, context.paused_clients)
         self._pieces = []
         self.port = (self.server and self.server[1]) or 0
         self.peer = self.client[0] if self.client else ""
@@ -390,6 +389,10 @@ class Downstream(AsgiLane):
     def blocked(self) -> bool:
         return self.flow.write_paused
 
+    @property
+    def unsent(self) -> int:
+        return self.flow.unsent
+
     def pause_reading(self) -> None:
         self._is_paused = True
         self.flow.pause_reading()
@@ -418,7 +421,7 @@ class Downstream(AsgiLane):
         exchange, self.exchange = self.exchange, None
         assert exchange is not None
         if self.blocked or exchange.reply.ends_with_connection:
-            self._reset()
+            self.flow.reset()
         else:
             self.transport.close()
 
@@ -429,11 +432,13 @@ class Downstream(AsgiLane):
             self.exchange.on_tick(now)
         elif self._awaits_client or self.blocked or self.cycle is None or self.cycle.response_complete:
             self._still = self._still or Standstill()
-            unsent = self.transport.get_write_buffer_size()
-            lasts = self._still.lasts(now, (self._in_head, self._answered, unsent))
+            unsent, closing = self.flow.unsent, self.transport.is_closing()
+            lasts = self._still.lasts(now, (self._in_head, self._answered, unsent, closing))
             if unsent:
                 if lasts >= self.context.client_idle:
-                    self._reset()
+                    self.flow.reset()
+            elif closing and lasts:
+                self.transport.abort()  # all of it has arrived; TLS would wait for the client's farewell
             elif lasts >= (HEAD_S if self._in_head else self.timeout_keep_alive):
                 self.transport.close()
 
@@ -485,15 +490,5 @@ class Downstream(AsgiLane):
             self._linger()
 
     def _linger(self) -> None:
-        """Ends the sending side, and lets the client read the answer: a close with unread bytes could take it
-        away again."""
         self._ignores_input = True
-        self.flow.resume_reading()
-        self.transport.write_eof()
-        self.loop.call_later(LINGER_S, self.transport.abort)
-
-    def _reset(self) -> None:
-        """Ends the connection so that a part of an answer cannot pass for the whole."""
-        connection = self.transport.get_extra_info("socket")
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self.transport.abort()
+        self.flow.linger(self.loop)

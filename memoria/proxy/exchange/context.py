@@ -201,6 +201,10 @@ class Client(Protocol):
     def blocked(self) -> bool:
         """It was sent more than it takes."""
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that it has not taken; changes with each that it takes."""
+
     def pause_reading(self) -> None: ...
 
     def resume_reading(self) -> None: ...

@@ -174,7 +174,7 @@ class Exchange:
         if self._moved or self._still is None or self.state is QUEUED:  # the queue has a clock of its own
             self._moved, self._still = False, Standstill()
         upstream, context, client = self._upstream, self._context, self._client
-        unsent = client.transport.get_write_buffer_size() if client.blocked else 0
+        unsent = client.unsent if client.blocked else 0
         lasts = self._still.lasts(now, (upstream.reads if upstream else 0, unsent))
         if unsent:
             failure, limit = Failure.READER_STALLED, context.client_idle

@@ -50,7 +50,7 @@ class WebSocketExchange(Exchange):
             return
         self._still = self._still or Standstill()
         client = self._client
-        unsent = client.transport.get_write_buffer_size() if client.blocked else 0
+        unsent = client.unsent if client.blocked else 0
         if self._still.lasts(now, unsent) >= self._context.client_idle and unsent:
             self._fail(Failure.READER_STALLED)
 

@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from memoria.admin.status.status import CertificateStatus
 from memoria.admin.telemetry.loop_lag import LoopLag
 from memoria.admin.telemetry.metrics import (
     RequestMetrics,
@@ -25,7 +26,7 @@ def _own_series() -> dict[str, set[str]]:
     """Every name with the labels that its series have here."""
     found: dict[str, set[str]] = {}
     for family in (
-        *status_families(replace(BOTH, guard=GUARD), ()),
+        *status_families(replace(BOTH, guard=GUARD, certificate=CertificateStatus("ab" * 32, 2e9)), ()),
         *StartMetrics(()).families(),
         *SwapMetrics().families(),
         *RequestMetrics(()).families(),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from memoria.config.explain import explain
-from memoria.config.model import Access, Address, Filters, Guard, Hold
+from memoria.config.model import Access, Address, Filters, Guard, Hold, TlsFiles
 from tests.unit.config_files import ENGINE, NO_VARIABLES, ConfigFolder, folder
 
 __all__ = ["folder"]
@@ -180,3 +180,24 @@ def test_the_values_in_force_are_shown_with_their_source(folder: ConfigFolder) -
 def test_the_admins_keys_are_a_file_of_their_own(folder: ConfigFolder) -> None:
     access = folder.load(f"admin_keys: ./admins\n{ENGINES}").access
     assert (access.keys, access.admin_keys) == (None, folder.file.parent / "admins")
+
+
+def test_the_files_of_tls_are_relative_to_the_file(folder: ConfigFolder) -> None:
+    home = folder.file.parent
+    tls = folder.load(f"tls: {{cert: tls/chain.pem, key: /etc/key}}\n{ENGINES}").tls_files
+    assert tls == TlsFiles(home / "tls/chain.pem", Path("/etc/key"))
+    assert folder.load(f"tls: {{cert: both.pem}}\n{ENGINES}").tls_files == TlsFiles(home / "both.pem")
+    assert folder.load(f"tls: {{cert: , key: }}\n{ENGINES}").tls_files is None
+
+
+def test_a_key_without_a_certificate_is_refused(folder: ConfigFolder) -> None:
+    problem = folder.problem(f"tls: {{key: a.key}}\n{ENGINES}")
+    assert (problem.what, problem.where) == (
+        "`tls` has a `key` and no `cert`",
+        ("memoria.yaml:1:7  tls.key",),
+    )
+
+
+def test_a_refused_wide_bind_names_tls_beside_keys(folder: ConfigFolder) -> None:
+    hint = folder.problem(f"listen: 0.0.0.0:1\ntls: {{cert: a}}\n{ENGINES}").hint or ""
+    assert hint.startswith("write `keys: FILE`, with `tls` where the network is not trusted")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from memoria.config.model import Access, Address
+from memoria.config.model import Access, Address, TlsFiles
 from memoria.proxy.access.keys import KeyRing, Keys
 from memoria.proxy.access.rules import AccessRules, Grant, access_rules, decide
 from memoria.proxy.errors import Answer
@@ -147,6 +147,13 @@ def test_a_foreign_page_may_not_ask(origin: bytes) -> None:
 @pytest.mark.parametrize("scheme", [b"http", b"HTTPS"])
 def test_memorias_own_page_may_ask(scheme: bytes) -> None:
     assert ask(HOST, JSON, (b"origin", scheme + b"://127.0.0.1:8200"), by=rules()) == Grant()
+
+
+def test_with_tls_a_page_that_came_unencrypted_is_not_memorias_own() -> None:
+    config = replace(CONFIG, tls_files=TlsFiles(Path("/cert.pem")))
+    secure = access_rules(config, Keys(), hostname="Box")
+    assert status(HOST, JSON, (b"origin", b"https://127.0.0.1:8200"), by=secure) == 200
+    assert status(HOST, JSON, (b"origin", b"http://127.0.0.1:8200"), by=secure) == 403
 
 
 def test_a_page_that_the_file_names_may_ask_and_may_read_the_answer() -> None:

@@ -20,6 +20,7 @@ from uvicorn.server import ServerState
 ROOT = Path(__file__).parents[3]
 CONNECTION = ROOT / "memoria/proxy/downstream/connection.py"
 LANE = ROOT / "memoria/proxy/downstream/asgi_lane.py"
+FLOW = ROOT / "memoria/proxy/downstream/flow.py"
 SERVER = ROOT / "memoria/daemon/server.py"
 
 # By class, with the classes of memoria that inherit from it.
@@ -56,7 +57,7 @@ USED: dict[str, frozenset[str]] = {
 }
 INHERITING = {
     "HttpToolsProtocol": [(CONNECTION, "Downstream"), (LANE, "AsgiLane")],
-    "FlowControl": [(LANE, "DisconnectMonitor")],
+    "FlowControl": [(FLOW, "ClientFlow")],
     "Server": [(SERVER, "Server")],
 }
 
