@@ -53,6 +53,18 @@ def test_an_engine_starts_while_the_model_of_another_comes(
     hub.open.set()
     daemon.told("generation", "ready")
     assert daemon.story("fetching", "fetched", "ready")[-1] == ("generation", "ready")
+    _, fetch, *_ = spans = daemon.engine("generation").start_spans
+    assert [span.part for span in spans][:4] == ["queue", "fetch", "queue", "import"]
+    assert fetch.part == "fetch"
+    for span in daemon.engine("embedding").start_spans:  # all of it while the other's model came
+        assert fetch.began - 0.5 <= span.began
+        assert span.began + span.seconds <= fetch.began + fetch.seconds
+    status = json.loads(box.call("status", "--json", **first).stdout)
+    last = spans[-1]
+    assert last.began + last.seconds <= status["ready_after"] < status["uptime"] + 30
+    shown = box.call("status", "--starts", **first).stdout
+    assert f"all ready {status['ready_after']:.1f} s after memoria's start" in shown
+    assert f"fetch {fetch.seconds:.1f} s" in shown
     assert daemon.stop() == 0
 
 

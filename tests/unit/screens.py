@@ -25,12 +25,12 @@ from memoria.cli.commands.logs import Line, render
 from memoria.cli.commands.requests import header, render_requests
 from memoria.cli.commands.service import unit_text
 from memoria.cli.screens.layout import render_problems
-from memoria.cli.screens.status import render_status, render_top
+from memoria.cli.screens.status import render_starts, render_status, render_top
 from memoria.engine.events import Entry, EventKind
 from memoria.errors import MemoriaError, Problem
 from tests.unit import plan_examples
 from tests.unit.impostor import Impostor, ok, refusal, stream
-from tests.unit.status_examples import AT, EVENTS, HEALTHY, STATUSES
+from tests.unit.status_examples import AT, EVENTS, HEALTHY, STARTED, STATUSES
 
 Screen = Callable[[int, bool], str]  # columns, and whether in colour
 
@@ -97,6 +97,8 @@ def _top(name: str) -> Screen:
 DRAWN: Mapping[str, Screen] = {
     **{f"status-{name}": _status(name) for name in STATUSES},
     **{f"top-{name}": _top(name) for name in STATUSES},
+    "starts": lambda width, _: render_starts(STARTED, width=width),
+    "starts-none": lambda width, _: render_starts(HEALTHY, width=width),
     "plan-unfit": plan_examples.unfit,
     "plan-unfit-problems": plan_examples.unfit_problems,
     "plan-wishes": plan_examples.wishes,
@@ -143,6 +145,7 @@ EVENTS_OF = {"/events": stream(*(("journal", event) for event in EVENTS), ("stat
 # The command, and what the daemon answers.
 SAID: Mapping[str, tuple[str, Mapping[str, bytes]]] = {
     "pipe-status": ("status", STATUS),
+    "pipe-starts": ("status --starts", {"/status": ok(STARTED.to_json())}),
     "pipe-status-degraded": ("status", {"/status": ok(STATUSES["degraded"].to_json())}),
     "pipe-status-json": ("status --json", STATUS),
     "pipe-watch": ("status --watch", EVENTS_OF),

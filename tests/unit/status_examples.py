@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from memoria.admin.status.status import DeviceStatus, EngineStatus, GuardStatus, PlannedTerm, Status
+from memoria.admin.status.status import (
+    DeviceStatus,
+    EngineStatus,
+    GuardStatus,
+    PlannedTerm,
+    StartSpan,
+    Status,
+)
 from memoria.engine.events import Entry, EventKind
 from memoria.text import GIB
 
@@ -83,6 +90,37 @@ HEALTHY = Status(
         ),
     ),
     engines=(EMBEDDING, GENERATION),
+)
+STARTED = replace(
+    HEALTHY,
+    engines=(
+        replace(
+            EMBEDDING,
+            start_spans=(
+                StartSpan("fetch", 0.4, 5.1),
+                StartSpan("import", 5.5, 9.0),
+                StartSpan("gate", 14.5, 0.0),
+                StartSpan("load", 14.5, 1.5),
+                StartSpan("profile", 16.0, 1.0),
+                StartSpan("graphs", 17.0, 2.5),
+                StartSpan("warm-up", 19.5, 1.0),
+            ),
+        ),
+        replace(
+            GENERATION,
+            start_spans=(
+                StartSpan("import", 0.4, 10.0),
+                StartSpan("gate", 10.4, 10.1),
+                StartSpan("load", 20.5, 4.0),
+                StartSpan("compile", 24.5, 9.0),
+                StartSpan("profile", 33.5, 2.0),
+                StartSpan("compile", 35.5, 1.0),
+                StartSpan("graphs", 36.5, 5.0),
+                StartSpan("warm-up", 41.5, 0.5),
+            ),
+        ),
+    ),
+    ready_after=42.3,
 )
 DEGRADED = replace(
     HEALTHY,

@@ -16,6 +16,7 @@ import aiohttp
 
 from memoria import __version__
 from memoria.admin.status.memory_sampler import MemorySample, MemorySampler
+from memoria.admin.status.starts import StartTimes
 from memoria.admin.status.status import (
     CertificateStatus,
     DeviceStatus,
@@ -75,7 +76,9 @@ class Collector:
         self._holders = MemorySampler(supervisor)
         self._began = time.monotonic()
         self._last_exits: dict[str, str] = {}
+        self._starts = StartTimes(supervisor.all_ready)
         supervisor.listen(self._remember)
+        supervisor.listen(self._starts.saw)
 
     @property
     def uptime(self) -> float:
@@ -139,6 +142,7 @@ class Collector:
             engines=tuple(engines),
             guard=None if (guarding := self._guarding()) is None else _guard(guarding),
             certificate=self._certificate(),
+            ready_after=self._starts.ready_after,
         )
 
     def _device_status(self, device: Device, memory: MemorySample) -> DeviceStatus:
@@ -216,6 +220,7 @@ class Collector:
             total_p95=rate.total_p95,
             last_exit=self._last_exits.get(name),
             on_demand=snapshot.on_demand,
+            start_spans=self._starts.of(name),
             standby=snapshot.standby,
             standby_bytes=None if snapshot.standby is None else memory.standbys.get(name),
         )

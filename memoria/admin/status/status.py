@@ -15,6 +15,17 @@ from memoria.config.model import Runner
 from memoria.engine.lifecycle import FACTS, State
 
 Term = Literal["kv_tokens", "weights_bytes", "graph_bytes"]
+StartPart = Literal["fetch", "queue", "import", "gate", "load", "compile", "profile", "graphs", "warm-up"]
+
+
+@dataclass(frozen=True, slots=True)
+class StartSpan:
+    """A part of an engine's start. Parts may come more than once."""
+
+    part: StartPart
+    began: float
+    """Seconds after memoria's own start."""
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +141,8 @@ class EngineStatus:
     """Null where the model is not known."""
     on_demand: bool = False
     """It runs only while it is needed."""
+    start_spans: tuple[StartSpan, ...] = ()
+    """The latest start, in its order."""
 
     @property
     def is_healthy(self) -> bool:
@@ -202,6 +215,8 @@ class Status:
     guard: GuardStatus | None = None
     certificate: CertificateStatus | None = None
     """Null without TLS."""
+    ready_after: float | None = None
+    """Seconds from memoria's start until all engines were ready, or away on demand; null until then."""
 
     @property
     def healthy(self) -> bool:

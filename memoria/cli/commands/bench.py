@@ -91,7 +91,7 @@ def bench(
     if options.json:
         sys.stdout.write(json.dumps(_as_json(status, load, phases), indent=2) + "\n")
     elif phases:
-        sys.stdout.write(f"{_title(status)}\n\n{render_phases(phases, load)}\n")
+        sys.stdout.write(f"{_title(status)}\n\n{render_phases(phases, load)}\n{_starts(status)}\n")
     sys.stdout.flush()
     if plot is not None and phases:
         _write(plot, as_svg(phases, _title(status)))
@@ -133,12 +133,25 @@ def _title(status: Status) -> str:
     return f"memoria {status.version} on {', '.join(device.name for device in status.devices)}"
 
 
+def _starts(status: Status) -> str:
+    from memoria.cli.screens.status import ready_line, start_parts
+
+    lines = [
+        f"{e.name} started in {e.start_seconds:.1f} s: {start_parts(e)}"
+        for e in status.engines
+        if e.start_seconds
+    ]
+    return "\n".join([f"{ready_line(status)}", *lines])
+
+
 def _as_json(status: Status, load: Load, phases: Sequence[Phase]) -> dict[str, Any]:
     return {
         "memoria": status.version,
         "devices": [device.name for device in status.devices],
         "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "load": asdict(load),
+        "ready_after": status.ready_after,
+        "starts": {engine.name: [asdict(span) for span in engine.start_spans] for engine in status.engines},
         "phases": [phase.to_json() for phase in phases],
     }
 

@@ -14,7 +14,7 @@ from memoria.admin.status.status import Status
 from memoria.cli.client import events, find_daemon, parsing, request
 from memoria.cli.options import Options, command
 from memoria.cli.screens.live import Draw, Live
-from memoria.cli.screens.status import render_status, render_top
+from memoria.cli.screens.status import render_starts, render_status, render_top
 from memoria.errors import ExitCode, NotRunningError
 
 EVENTS_SHOWN = 8  # by `top`
@@ -22,7 +22,8 @@ EVENTS_SHOWN = 8  # by `top`
 
 @command()
 @click.option("-w", "--watch", is_flag=True, help="Update with every change, until Ctrl-C.")
-def status(options: Options, watch: bool) -> int:
+@click.option("--starts", is_flag=True, help="Where the time of each engine's latest start went.")
+def status(options: Options, watch: bool, starts: bool) -> int:
     """Show engine status. Exit code 0: all engines are ready, 1: degraded, 3: memoria is not running.
 
     \b
@@ -32,6 +33,8 @@ def status(options: Options, watch: bool) -> int:
     def draw(now: Status, width: int | None) -> str:
         if options.json:
             return json.dumps(now.to_json(), indent=None if watch else 2)
+        if starts:
+            return render_starts(now, width=width)
         return render_status(now, width=width, color=options.colored)
 
     if watch:

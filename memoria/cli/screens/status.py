@@ -7,7 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from memoria.admin.status.status import DeviceStatus, EngineStatus, GuardStatus, PlannedTerm, Status
+from memoria.admin.status.status import (
+    DeviceStatus,
+    EngineStatus,
+    GuardStatus,
+    PlannedTerm,
+    StartPart,
+    Status,
+)
 from memoria.cli.screens.layout import (
     BOLD,
     UNKNOWN,
@@ -127,6 +134,49 @@ def _guard(guard: GuardStatus) -> str:
         times = "once" if guard.lowered == 1 else f"{guard.lowered} times"
         doing = f"{others} limited to {guard.limit} at once, lowered {times}"
     return f"guard: {guard.engine} keeps to {guard.target * 1000:g} ms between tokens{gap}; {doing}"
+
+
+LETTERS: dict[StartPart, str] = {
+    **{"fetch": "f", "queue": "·", "import": "i", "gate": "·", "load": "l", "compile": "c"},
+    **{"profile": "p", "graphs": "g", "warm-up": "w"},
+}
+NARROWEST = 20  # columns of a timeline
+
+
+def render_starts(status: Status, *, width: int | None) -> str:
+    """Each engine's latest start on a common line of time, then the sums of its parts. What was fetched,
+    imported or loaded at the same time stands one below the other."""
+    engines = [engine for engine in status.engines if engine.start_spans]
+    lines = [ready_line(status)]
+    if not engines:
+        return "\n".join(lines)
+    began = min(engine.start_spans[0].began for engine in engines)
+    end = max(span.began + span.seconds for engine in engines for span in engine.start_spans)
+    names = min(LONGEST_NAME, max(len(engine.name) for engine in engines))
+    cells = max(NARROWEST, (width or 100) - names - 2)
+    scale = cells / max(end - began, 1e-9)
+    for engine in engines:
+        line = ""
+        for span in engine.start_spans:
+            first, last = (round((at - began) * scale) for at in (span.began, span.began + span.seconds))
+            line = line.ljust(first)[:first] + LETTERS[span.part] * (last - first)
+        lines += ["", f"{shortened(engine.name, names):{names}}  {line}".rstrip()]
+        lines += [f"  {part}" for part in wrapped(start_parts(engine), None if width is None else width - 2)]
+    return "\n".join(lines)
+
+
+def ready_line(status: Status) -> str:
+    if status.ready_after is None:
+        return "not all engines have been ready since memoria's start"
+    return f"all ready {status.ready_after:.1f} s after memoria's start"
+
+
+def start_parts(engine: EngineStatus) -> str:
+    """The longest parts of a start do not come first: their order is that of time."""
+    sums: dict[StartPart, float] = {}
+    for span in engine.start_spans:
+        sums[span.part] = sums.get(span.part, 0.0) + span.seconds
+    return ", ".join(f"{part} {seconds:.1f} s" for part, seconds in sums.items() if seconds >= 0.05)
 
 
 def render_top(status: Status, events: Sequence[dict[str, Any]], *, width: int, color: bool) -> str:

@@ -16,6 +16,7 @@ ENGINES, WORK = 20, 0.002  # seconds that an engine's figures take, as its perce
 
 async def test_other_work_goes_on_between_the_engines_of_a_status() -> None:
     supervisor = SimpleNamespace(
+        all_ready=lambda: False,
         listen=lambda _: None,
         actors=dict.fromkeys(map(str, range(ENGINES))),
         plan=SimpleNamespace(devices=()),
