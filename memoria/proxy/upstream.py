@@ -37,6 +37,7 @@ from memoria.vllm.facts import EngineAddress, UnixAddress
 LARGE_READ = 64 * 1024  # bytes; while so much comes, the event loop reads up to 32 times in a row
 SWEEPS = 4  # in the time that a connection may be idle
 _CACHED = b"HTTP/1.1 200 "  # start of the heads worth caching
+_CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"  # for a parser that did not see the head
 _OVERHEAD = 64 * 1024  # bytes in which no body comes: heads, trailers, extensions of chunks
 
 
@@ -94,7 +95,7 @@ class Upstream(asyncio.Protocol):
     listener: Listener | None = None
     _transport: asyncio.Transport | None = None
     _parser: httptools.HttpResponseParser | None = None
-    _known_head: HeadCache[ResponseHead] | None = None
+    _id = b""  # of the request
     _sink: Sink | None = None
     _left = 0  # bytes of a body that is counted, not parsed
     _between_chunks = False  # where the parser is
@@ -108,6 +109,7 @@ class Upstream(asyncio.Protocol):
     def __init__(self, address: EngineAddress, pool: Pool) -> None:
         self.address = address
         self._pool = pool
+        self._known_heads = pool.known_heads[address]
         self.reads = self.received = 0
         self.complete = False
 
@@ -117,12 +119,13 @@ class Upstream(asyncio.Protocol):
 
     # To the engine
 
-    def begin(self, listener: Listener, data: bytes) -> None:
-        """Writes the start of a request, whose response is the listener's."""
-        self.listener = listener
-        self.reads = self.received = 0
+    def begin(self, listener: Listener, data: bytes, request_id: bytes = b"") -> None:
+        """Writes the start of a request, whose response is the listener's. `request_id`: what it tells the
+        engine as X-Request-Id."""
+        self.listener, self._id = listener, request_id
+        self.reads = self.received = self._overhead = 0
         self.complete = False
-        self.head = None
+        self.head, self._headers = None, []
         if self._transport is not None:
             self._transport.write(data)
 
@@ -212,12 +215,14 @@ class Upstream(asyncio.Protocol):
         if self._left:
             self._receive_counted(data, listener)
             return
-        known = self._known_head
-        if known is not None and self.reads == 1:
-            found = known.match(data)
-            if found is not None:
-                self._receive_known(known.meaning, *found, data, listener)
-                return
+        if self.head is None and self.reads == 1:
+            for known in self._known_heads.values():
+                found = known.match(data, self._id)
+                if found is not None:
+                    self._receive_known(known.meaning, *found, data, listener)
+                    return
+        if self._between_chunks and self._parser is None:
+            self._begin_behind_head()
         self._parse(data, listener)
 
     def pause_writing(self) -> None:
@@ -262,14 +267,28 @@ class Upstream(asyncio.Protocol):
     # Without the parser
 
     def _receive_known(
-        self, head: ResponseHead, length: int, start: int, data: bytes, listener: Listener
+        self, head: ResponseHead, length: int | None, start: int, data: bytes, listener: Listener
     ) -> None:
         """A cached head, whose body begins in `data` at `start`."""
         self.head, self.length = head, length
-        self._sink = listener.on_response_head(self)
+        self._sink = sink = listener.on_response_head(self)
+        body = data[start:]
+        if length is None:
+            self._receive_first_chunks(body, listener, sink)
+            return
         self._left = length
-        if start < len(data) or not length:
-            self._receive_counted(data[start:], listener)
+        if body or not length:
+            self._receive_counted(body, listener)
+
+    def _receive_first_chunks(self, body: bytes, listener: Listener, sink: Sink) -> None:
+        """What came with a cached head. There is no parser until a read is no whole chunk."""
+        self._parser, self._between_chunks = None, True
+        self._send_chunk = sink.send_chunk
+        if body:
+            self.reads -= 1  # it is still the same
+            self.data_received(body)
+        if self.listener is listener and not self.complete:
+            sink.flush()
 
     def _receive_counted(self, data: bytes, listener: Listener) -> None:
         """A piece of a body of known length."""
@@ -287,13 +306,14 @@ class Upstream(asyncio.Protocol):
 
     # With the parser
 
+    def _begin_behind_head(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._parser.feed_data(_CHUNKED)
+
     def _parse(self, data: bytes, listener: Listener) -> None:
+        first = self.reads == 1 and self.head is None
         if self._parser is None:
             self._parser = httptools.HttpResponseParser(self)
-        first = self.reads == 1
-        if first:
-            self._headers = []
-            self._overhead = 0
         self._overhead += len(data)
         try:
             self._parser.feed_data(data)
@@ -315,9 +335,12 @@ class Upstream(asyncio.Protocol):
         if not (self._notable or self.garbled):
             return
         self._notable = False
-        cacheable = first and self.length is not None and not self.garbled
-        if head is not None and cacheable and data.startswith(_CACHED):
-            self._known_head = HeadCache.of(data, head)
+        framed = head is not None and head.chunked == (self.length is None)
+        if first and head is not None and framed and not self.garbled and data.startswith(_CACHED):
+            # for all connections: within a second, an engine's heads differ in length and id alone
+            known = HeadCache.of(data, head, self._id)
+            if known is not None:
+                self._known_heads[head.chunked] = known
         if self.complete:
             listener.on_response_end(self)
         elif self.garbled:
@@ -340,6 +363,8 @@ class Upstream(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         if self.complete or self.garbled or self._parser is None or self.listener is None:
             return
+        if self.head is not None:
+            return  # that was `_CHUNKED`
         status = self._parser.get_status_code()
         self._switched = status == 101 and self.listener.switches and self._parser.should_upgrade()
         if status < 200 and not self._switched:
@@ -411,6 +436,8 @@ class Pool:
         self._idle_s = idle_s
         self.backlog = Backlog()  # of clients, too
         self._idle: defaultdict[EngineAddress, list[Upstream]] = defaultdict(list)
+        # each engine's latest head with a length, and in chunks
+        self.known_heads: defaultdict[EngineAddress, dict[bool, HeadCache[ResponseHead]]] = defaultdict(dict)
         self._sweep: asyncio.TimerHandle | None = None
         self._now = 0.0  # loop time of the latest sweep: cheaper than the time of every request's end
 
@@ -437,6 +464,7 @@ class Pool:
 
     def forget(self, address: EngineAddress) -> None:
         """Closes the idle connections to an engine that is gone."""
+        self.known_heads.pop(address, None)
         for upstream in tuple(self._idle.pop(address, ())):
             upstream.abort()
 

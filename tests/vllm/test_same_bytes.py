@@ -10,11 +10,13 @@ import http.client
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 import pytest
 
+from tests.bench.relay.load_program import Load, build
 from tests.vllm.daemon import NAMES, RealDaemon
 from tests.vllm.engine_socket import EngineSocket
 
@@ -151,6 +153,36 @@ def test_a_stored_response_is_found_and_cancelled_by_its_id(
     assert json.loads(ask(through, stored).body)["id"] == made["id"]
     cancelled = Case("generation", "POST", f"{path}/cancel")
     assert comparable(ask(through, cancelled)) == comparable(ask(straight, cancelled))
+
+
+@pytest.mark.parametrize(
+    ("engine", "path", "body"),
+    [
+        ("embedding", "/v1/embeddings", {"input": "one"}),
+        ("generation", "/v1/completions", TEXT),
+        ("generation", "/v1/chat/completions", CHAT | STREAM | {"user": "stream 3"}),
+    ],
+)
+def test_the_relays_benchmark_measures_heads_as_vllm_writes_them(
+    ways: dict[str, list[http.client.HTTPConnection]],
+    tmp_path: Path,
+    engine: str,
+    path: str,
+    body: dict[str, Any],
+) -> None:
+    """memoria knows a head again by its bytes: the fields, their order and their lines must be the same."""
+    text = json.dumps({"model": NAMES[engine], **body}, separators=(",", ":"))
+    with Load(build(tmp_path)) as load:
+        load.listen(f"unix:{tmp_path / 'stub'}")
+        heads = []
+        for way in (ways[engine][1], EngineSocket(tmp_path / "stub")):
+            way.request("POST", path, text, {"Content-Type": "application/json", "X-Request-Id": "the-same"})
+            fields = way.getresponse().getheaders()
+            way.close()
+            heads.append(
+                [(name, "" if name in {"date", "content-length"} else value) for name, value in fields]
+            )
+    assert heads[0] == heads[1]
 
 
 def test_models_are_those_of_the_engines(

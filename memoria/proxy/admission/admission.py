@@ -40,11 +40,18 @@ class Lease:
 
     __slots__ = ("_admission", "_engine", "_entrance", "address")
 
-    def __init__(self, admission: Admission, engine: _Engine, entrance: Entrance) -> None:
+    def __init__(self, admission: Admission, engine: _Engine) -> None:
+        """Raises `Refusal` where the engine takes no request now."""
+        entrance = admission._router.entrance(engine.name)
+        if engine.doubted is not None and entrance.address == engine.doubted:
+            raise errors.engine_doubted(engine.name)
         self._admission, self._engine = admission, engine
         self._entrance: Entrance | None = entrance
         self.address = entrance.address
         entrance.enter()
+        engine.in_flight += 1
+        if engine.in_flight > engine.peak:  # noqa: PLR1730 - max() would be a call more for every request
+            engine.peak = engine.in_flight
 
     @property
     def works_until(self) -> float:
@@ -150,7 +157,7 @@ class Admission:
         if about.queue.length or about.in_flight >= about.limit:
             return None
         try:
-            return self._admit(about)
+            return Lease(self, about)
         except Refusal as refusal:
             if self._helps_to_wait(refusal):
                 return None
@@ -220,16 +227,6 @@ class Admission:
         except KeyError:  # resolved before a reload removed it
             raise errors.engine_gone(engine) from None
 
-    def _admit(self, about: _Engine) -> Lease:
-        entrance = self._router.entrance(about.name)
-        if about.doubted is not None and entrance.address == about.doubted:
-            raise errors.engine_doubted(about.name)
-        lease = Lease(self, about, entrance)
-        about.in_flight += 1
-        if about.in_flight > about.peak:  # noqa: PLR1730 - max() would be a call more for every request
-            about.peak = about.in_flight
-        return lease
-
     def _give(self, about: _Engine) -> None:
         """Grants free places to queued requests, or refuses them where there will be none."""
         if about.giving:  # called from a callback below; the loop goes on anyway
@@ -243,7 +240,7 @@ class Admission:
                 if about.in_flight >= about.limit:
                     return
                 try:
-                    lease = self._admit(about)
+                    lease = Lease(self, about)
                 except Refusal as refusal:
                     if self._helps_to_wait(refusal):
                         return

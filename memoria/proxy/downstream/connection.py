@@ -59,7 +59,7 @@ class Downstream(AsgiLane):
     """`cycle`: the request parsed last, an exchange or uvicorn's own kind; `_parsed`: the same, if an
     exchange. `exchange`: the one being answered, if any.
 
-    `known_heads`: by port, the latest head that a new connection may begin with, too: clients of one kind
+    `known_heads`: by port, the latest head that other connections may begin with, too: clients of one kind
     open many. None that was granted for a key: the time of a comparison would leak it."""
 
     context: ClassVar[ProxyContext]
@@ -69,7 +69,7 @@ class Downstream(AsgiLane):
     exchange: Exchange | None = None
     port = 0
     peer = ""
-    _known_head: HeadCache[_Known] | None
+    _known_head: HeadCache[_Known] | None = None
     _parsed: Exchange | None = None
     _switched: Exchange | None = None  # takes everything that still comes
     _in_head = False
@@ -100,7 +100,6 @@ class Downstream(AsgiLane):
         self._pieces = []
         self.port = (self.server and self.server[1]) or 0
         self.peer = self.client[0] if self.client else ""
-        self._known_head = self.known_heads.get(self.port)
         context.connections.add(self)
         if self.port and len(self.connections) > CONNECTIONS:
             self._ignores_input = True
@@ -110,7 +109,7 @@ class Downstream(AsgiLane):
     def data_received(self, data: bytes) -> None:
         if self._between:
             self._between = False
-            known = self._known_head
+            known = self._known_head or self.known_heads.get(self.port)
             if known is not None and self._begin_known(known, data):
                 return
         elif self._ignores_input:
@@ -130,7 +129,7 @@ class Downstream(AsgiLane):
             return False
         head, grant, rules = known.meaning
         length, start = found
-        if rules is not self.context.rules_token or start + length != len(data):
+        if length is None or rules is not self.context.rules_token or start + length != len(data):
             return False
         exchange = Exchange(self.context, self, head, grant)
         self.cycle = self._parsed = self.exchange = exchange

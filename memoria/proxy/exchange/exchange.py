@@ -336,12 +336,12 @@ class Exchange:
         framing, body = upload.begin()
         before, after = self._head.to_engine
         if upload.size > upload.LARGE:
-            upstream.begin(self, before + self._id + after + framing)
+            upstream.begin(self, before + self._id + after + framing, self._id)
             for piece in body:
                 upstream.write(piece)
             upload.release_written()
         else:
-            upstream.begin(self, b"".join((before, self._id, after, framing, *body)))
+            upstream.begin(self, b"".join((before, self._id, after, framing, *body)), self._id)
         if not upload.complete and not upstream.write_paused:
             self._client.resume_reading()
 

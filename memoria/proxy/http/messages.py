@@ -56,6 +56,7 @@ _BODILESS = frozenset((204, 304))
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]{1,9})(?=\r\n)", re.IGNORECASE)
 _DIGITS = 9
+_ID = re.compile(rb"\r\nx-request-id: *([^\r]*)", re.IGNORECASE)
 _LONGEST_HEAD = 4096  # bytes; longer heads are not cached
 HEAD_END = b"\r\n\r\n"
 
@@ -100,36 +101,60 @@ BY_LENGTH = _by_length()
 
 class HeadCache(NamedTuple, Generic[Meaning]):
     """A head that was parsed once, recognised by its bytes. Clients and engines repeat themselves: the heads
-    on one connection mostly differ in their Content-Length alone.
+    on one connection mostly differ in their Content-Length alone, and an engine's in the id of the request,
+    which it repeats (`--enable-request-id-headers`).
 
-    `meaning`: what the parser found, apart from the Content-Length."""
+    `before`: all up to the length; of a head without one, up to the id. `after`: what follows the length, up
+    to the id; None without a length. `behind`: what follows the id; None without one. `meaning`: what the
+    parser found, apart from both."""
 
     before: bytes
-    after: bytes
+    after: bytes | None
+    behind: bytes | None
     meaning: Meaning
 
     @classmethod
-    def of(cls, data: bytes, meaning: Meaning) -> Self | None:
-        """`data` begins with a head that a parser accepted. None for a head that cannot be recognised safely:
-        it has no length, does not end in `data`, or has a line end that parsers may read differently."""
+    def of(cls, data: bytes, meaning: Meaning, answers: bytes | None = None) -> Self | None:
+        """`data` begins with a head that a parser accepted. `answers`: the id of the request that this head
+        answers; a head that answers none must have a length. None for a head that cannot be recognised
+        safely: it does not end in `data`, has another id or several, or a line end that parsers may read
+        differently."""
         end = data.find(HEAD_END, 0, _LONGEST_HEAD)
         head = data[: end + len(HEAD_END)]
-        lengths = list(_LENGTH.finditer(head))
-        if end < 0 or len(lengths) != 1 or head.count(b"\n") != head.count(END) or head[:1].isspace():
+        if end < 0 or head.count(b"\n") != head.count(END) or head[:1].isspace():
             return None
-        return cls(head[: lengths[0].start(1)], head[lengths[0].end(1) :], meaning)
+        lengths = _LENGTH.findall(head)
+        ids = [] if answers is None else _ID.findall(head)
+        if len(lengths) > 1 or ids not in ([], [answers]) or (answers is None and not lengths):
+            return None
+        after = behind = None
+        if ids and (place := _ID.search(head)):
+            head, behind = head[: place.start(1)], head[place.end(1) :]
+        if lengths:
+            if not (place := _LENGTH.search(head)):
+                return None  # it comes behind the id
+            head, after = head[: place.start(1)], head[place.end(1) :]
+        return cls(head, after, behind, meaning)
 
-    def match(self, data: bytes) -> tuple[int, int] | None:
-        """The Content-Length, and where the body begins in `data`; None if `data` begins otherwise."""
-        before = self.before
+    def match(self, data: bytes, answers: bytes = b"") -> tuple[int | None, int] | None:
+        """The Content-Length, None without one, and where the body begins in `data`; None if `data` begins
+        otherwise. `answers`: the id of the request that it answers."""
+        before, after, behind, _ = self
         if not data.startswith(before):
             return None
-        start = len(before)
-        end = data.find(b"\r", start, start + _DIGITS + 1)
-        digits = data[start:end]
-        if not digits.isdigit() or not data.startswith(self.after, end):
-            return None
-        return int(digits), end + len(self.after)
+        start, length = len(before), None
+        if after is not None:
+            end = data.find(b"\r", start, start + _DIGITS + 1)
+            digits = data[start:end]
+            if not digits.isdigit() or not data.startswith(after, end):
+                return None
+            start, length = end + len(after), int(digits)
+        if behind is not None:
+            behind = answers + behind
+            if not data.startswith(behind, start):
+                return None
+            start += len(behind)
+        return length, start
 
 
 @dataclass(frozen=True, slots=True)

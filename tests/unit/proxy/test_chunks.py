@@ -45,11 +45,11 @@ class _Request:
 
     switches = False
 
-    def __init__(self, *, http_1_0: bool = False) -> None:
+    def __init__(self, *, http_1_0: bool = False, pool: Pool | None = None, request_id: bytes = b"") -> None:
         self.client = _Client()
         self.reply = Reply(cast(Transport, self.client), b"id", http_1_0=http_1_0)
-        self.upstream = Upstream(UnixAddress("engine.sock"), Pool())
-        self.upstream.begin(self, b"")
+        self.upstream = Upstream(UnixAddress("engine.sock"), pool or Pool())
+        self.upstream.begin(self, b"", request_id)
         self.over = self.lost = False
 
     def answered(self, reads: list[bytes]) -> _Request:
@@ -99,6 +99,45 @@ def test_a_client_gets_the_engines_body_however_it_was_cut(body: list[bytes], pl
     assert request.over
     assert not request.upstream.garbled
     assert request.upstream.received == len(b"".join(body))
+
+
+@given(pieces, st.lists(st.integers(0, 10_000), max_size=8))
+def test_nothing_differs_under_a_head_that_came_before(body: list[bytes], places: list[int]) -> None:
+    """With an id of its own, and cut anywhere: in the head, too."""
+    pool = Pool()
+    head = HEAD.replace(b"transfer", b"x-request-id: %b\r\ntransfer")
+    data = b"".join(map(chunk, body)) + b"0\r\n\r\n"
+    _Request(pool=pool, request_id=b"1").answered([head % b"1", data])
+    assert pool.known_heads
+    for request_id in (b"2", b"three"):
+        whole = head % request_id + data
+        for reads in (_cut(whole, places), [head % request_id, *_cut(data, places)]):
+            request = _Request(pool=pool, request_id=request_id).answered(reads)
+            request.client.read()
+            assert request.client.body == b"".join(body)
+            assert (request.client.complete, request.over, request.upstream.garbled) == (True, True, False)
+            assert request.upstream.received == len(b"".join(body))
+            assert request.upstream.reads == len(reads)
+            assert b"".join(request.client.sent).count(b"HTTP/1.1") == 1 + b"".join(body).count(b"HTTP/1.1")
+
+
+def test_a_known_head_leaves_before_its_body() -> None:
+    pool = Pool()
+    _Request(pool=pool).answered([HEAD, b"0\r\n\r\n"])
+    for reads in ([HEAD], [HEAD + b"5\r\n"]):
+        sent = _Request(pool=pool).answered(reads).client.sent
+        assert len(sent) == 1
+        assert sent[0].startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+@pytest.mark.parametrize("body", [HEAD, HEAD + chunk(b"a"), b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"])
+def test_a_second_head_is_no_body(body: bytes) -> None:
+    pool = Pool()
+    before = _Request(pool=pool).answered([HEAD, b"0\r\n\r\n"])
+    for reads in ([HEAD + body], [HEAD, body]):
+        request = _Request(pool=pool).answered(reads)
+        assert (request.lost, request.over) == (True, False)
+    assert before.over
 
 
 @given(pieces)

@@ -64,3 +64,40 @@ def test_any_other_head_is_not(other: bytes) -> None:
 )
 def test_a_head_that_may_be_read_in_two_ways_is_not_kept(head: bytes) -> None:
     assert known(head) is None
+
+
+ANSWER = b"HTTP/1.1 200 OK\r\ndate: now\r\ncontent-length: 12\r\nx-request-id: one\r\nvia: a\r\n\r\n"
+STREAM = b"HTTP/1.1 200 OK\r\nX-Request-Id: one\r\ntransfer-encoding: chunked\r\n\r\n"
+PLAIN = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(("head", "length"), [(ANSWER, 12), (STREAM, None), (PLAIN, None)])
+def test_an_answers_head_is_known_again_with_the_id_of_its_request(head: bytes, length: int | None) -> None:
+    known = HeadCache.of(head + b"body", "meaning", b"one")
+    assert known is not None
+    for request_id in (b"one", b"three", b"3"):
+        other = head.replace(b"one", request_id)
+        assert known.match(other + b"body", request_id) == (length, len(other))
+
+
+@pytest.mark.parametrize("head", [ANSWER, STREAM])
+@pytest.mark.parametrize("other", [b"two", b"onetwo", b"", b"one\r\nx: y", b"one\r\n\r\n"])
+def test_an_answer_with_another_id_is_not(head: bytes, other: bytes) -> None:
+    known = HeadCache.of(head, "meaning", b"one")
+    assert known is not None
+    assert known.match(head.replace(b"one", other), b"one") is None
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        STREAM[:-2],
+        STREAM.replace(b"one", b"another"),
+        STREAM.replace(b"\r\ntransfer", b"\r\nx-request-id: one\r\ntransfer"),
+        STREAM.replace(b"\r\ntransfer", b"\ntransfer"),
+        b"HTTP/1.1 200 OK\r\nx-request-id: one\r\ncontent-length: 12\r\n\r\n",
+    ],
+    ids=["no end", "another id", "two ids", "bare line feed", "length behind the id"],
+)
+def test_an_answers_head_that_may_be_read_in_two_ways_is_not_kept(head: bytes) -> None:
+    assert HeadCache.of(head, "meaning", b"one") is None

@@ -9,8 +9,9 @@
 enum { DIMENSIONS = 1024, BATCH = 400, UPLOAD_SIZE = 8 << 20, EDGE = 64, TIME_DIGITS = 19, STREAM_DIGITS = 6,
        NUMBER_DIGITS = 8 };
 
-struct text answer_bodies[STREAM], answers[STREAM];
-struct text upload_body, health_answer, missing_answer, wrong_answer, stream_head, stream_end;
+struct text answer_bodies[STREAM];
+struct answer answers[STREAM], health_answer, missing_answer, wrong_answer;
+struct text upload_body, stream_end;
 const char DONE[] = "data: [DONE]\n\n";
 size_t event_size;
 
@@ -19,14 +20,26 @@ static size_t event_length, event_begin, time_at, stream_at, number_at;
 
 static struct text text(const char *bytes) { return (struct text){bytes, strlen(bytes)}; }
 
-static struct text with_head(const char *status, struct text body) {
-    char *bytes = malloc(body.length + 256);
-    int head = sprintf(bytes,
-                       "HTTP/1.1 %s\r\ndate: Mon, 23 Nov 2026 08:00:00 GMT\r\nserver: uvicorn\r\n"
-                       "content-length: %zu\r\ncontent-type: application/json\r\n\r\n",
-                       status, body.length);
-    memcpy(bytes + head, body.at, body.length);
-    return (struct text){bytes, body.length + (size_t)head};
+/* The id of the request: --enable-request-id-headers. */
+static size_t write_head(char *room, size_t size, const char *status, const char *fields, const char *request,
+                         const char *framing) {
+    const char *id = strcasestr(request, "\nx-request-id: ");
+    id = id ? id + 15 : "0123456789abcdef0123456789abcdef\r";
+    return (size_t)snprintf(room, size,
+                            "HTTP/1.1 %s\r\ndate: Mon, 23 Nov 2026 08:00:00 GMT\r\nserver: uvicorn\r\n%s"
+                            "vary: Origin\r\nx-request-id: %.*s\r\n%s\r\n",
+                            status, fields, (int)strcspn(id, "\r"), id, framing);
+}
+
+size_t content_answer_head(char *room, size_t size, const struct answer *answer, const char *request) {
+    char fields[128];
+    snprintf(fields, sizeof fields, "content-length: %zu\r\ncontent-type: application/json\r\n", answer->body.length);
+    return write_head(room, size, answer->status, fields, request, "");
+}
+
+size_t content_stream_head(char *room, size_t size, const char *request) {
+    return write_head(room, size, "200 OK", "content-type: text/event-stream; charset=utf-8\r\n", request,
+                      "transfer-encoding: chunked\r\n");
 }
 
 static struct text embeddings(int count) {
@@ -83,12 +96,10 @@ void content_build(void) {
     answer_bodies[EMBEDDING] = answer_bodies[UPLOAD] = embeddings(1);
     answer_bodies[LARGE] = embeddings(BATCH);
     for (int what = SMALL; what < STREAM; what++)
-        answers[what] = with_head("200 OK", answer_bodies[what]);
-    health_answer = with_head("200 OK", text("{}"));
-    missing_answer = with_head("404 Not Found", text("{\"detail\":\"Not Found\"}"));
-    wrong_answer = with_head("400 Bad Request", text("{\"detail\":\"this is not what was sent\"}"));
-    stream_head = text("HTTP/1.1 200 OK\r\ndate: Mon, 23 Nov 2026 08:00:00 GMT\r\nserver: uvicorn\r\ncache-control: no-cache\r\n"
-                       "content-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n");
+        answers[what] = (struct answer){"200 OK", answer_bodies[what]};
+    health_answer = (struct answer){"200 OK", text("{}")};
+    missing_answer = (struct answer){"404 Not Found", text("{\"detail\":\"Not Found\"}")};
+    wrong_answer = (struct answer){"400 Bad Request", text("{\"detail\":\"this is not what was sent\"}")};
     sprintf(end, "%zx\r\n%s\r\n0\r\n\r\n", strlen(DONE), DONE);
     stream_end = text(end);
     upload_body = upload();

@@ -44,6 +44,7 @@ struct wire {
     char rest[512];                                           /* memory for a `waiting` that would not last */
     nanoseconds since;                                        /* begin of this request, or of the idle time */
     /* upstream */
+    char answer_head[512];
     char body[1024];                                          /* the first bytes of a request's body */
     size_t body_length, slot;
     bool upload_right, finishing;
@@ -83,12 +84,21 @@ struct text {
     size_t length;
 };
 
-extern struct text answer_bodies[STREAM], answers[STREAM];    /* body alone; with its head */
-extern struct text upload_body, health_answer, missing_answer, wrong_answer, stream_head, stream_end;
+struct answer {
+    const char *status;
+    struct text body;
+};
+
+extern struct text answer_bodies[STREAM];
+extern struct answer answers[STREAM], health_answer, missing_answer, wrong_answer;
+extern struct text upload_body, stream_end;
 extern const char DONE[];                                     /* the last event */
 extern size_t event_size;                                     /* of one event, not counting the chunk's frame */
 
 void content_build(void);
+/* Heads as vLLM writes them; each answers a request's, in which its id is. */
+size_t content_answer_head(char *room, size_t size, const struct answer *answer, const char *request);
+size_t content_stream_head(char *room, size_t size, const char *request);
 /* A chunk with one event that holds the time, in memory that the next call uses again. */
 struct text content_event(int stream, uint64_t number);
 /* Whether these bytes are an event of that stream and number; `sent` is the time in it. */

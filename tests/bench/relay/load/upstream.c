@@ -103,35 +103,41 @@ static void on_body(struct wire *wire, const char *bytes, size_t length) {
     wire->got += length;
 }
 
+static void send_answer(struct wire *wire, const struct answer *answer) {
+    size_t length = content_answer_head(wire->answer_head, sizeof wire->answer_head, answer, wire->head);
+    wire_send(wire, (struct iovec){wire->answer_head, length}, piece(answer->body), true);
+}
+
 static void begin_stream(struct wire *wire) {
     const char *number = strstr(wire->body, "\"stream ");
     int stream = number ? atoi(number + 8) : -1;
     if (stream < 0 || stream >= STREAMS || streams[stream]) {
-        wire_send(wire, piece(wrong_answer), NOTHING, true);
+        send_answer(wire, &wrong_answer);
         return;
     }
     wire->stream = stream;
     wire->events = 0;
     streams[stream] = wire;
-    wire_send(wire, piece(stream_head), NOTHING, true);
+    size_t length = content_stream_head(wire->answer_head, sizeof wire->answer_head, wire->head);
+    wire_send(wire, (struct iovec){wire->answer_head, length}, NOTHING, true);
     if (!wire->dead)
         emit(wire);
 }
 
-static struct text answer(const struct wire *wire) {
+static const struct answer *answer(const struct wire *wire) {
     const char *path = strchr(wire->head, ' ');
     if (!path)
-        return wrong_answer;
+        return &wrong_answer;
     path++;
     if (!strncmp(path, "/health", 7))
-        return health_answer;
+        return &health_answer;
     if (!strncmp(path, "/v1/completions", 15))
-        return answers[SMALL];
+        return &answers[SMALL];
     if (strncmp(path, "/v1/embeddings", 14) != 0)
-        return missing_answer;
+        return &missing_answer;
     if (wire->got > sizeof wire->body)
-        return wire->upload_right && wire->got == upload_body.length ? answers[UPLOAD] : wrong_answer;
-    return strstr(wire->body, "a large batch") ? answers[LARGE] : answers[EMBEDDING];
+        return wire->upload_right && wire->got == upload_body.length ? &answers[UPLOAD] : &wrong_answer;
+    return &answers[strstr(wire->body, "a large batch") ? LARGE : EMBEDDING];
 }
 
 static void on_message(struct wire *wire) {
@@ -140,7 +146,7 @@ static void on_message(struct wire *wire) {
         begin_stream(wire);
         return;
     }
-    wire_send(wire, piece(answer(wire)), NOTHING, true);
+    send_answer(wire, answer(wire));
     if (!wire->dead && !wire_is_waiting(wire))
         rest(wire);
 }
