@@ -35,10 +35,15 @@ ONE_AT_A_TIME = ("bench", "browser", "gpu", "vllm")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups for `pytest -n 2 --dist loadgroup`: a file's tests share its fixtures, and so one process."""
+    """Groups for `pytest -n 2 --dist loadgroup`: a file's tests share its fixtures, and so one process. What
+    wants the machine for itself is one group, and comes last."""
+
+    def is_alone(item: pytest.Item) -> bool:
+        return item.path.relative_to(Path(__file__).parent).parts[0] in ONE_AT_A_TIME
+
+    items.sort(key=is_alone)
     for item in items:
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        item.add_marker(pytest.mark.xdist_group("alone" if folder in ONE_AT_A_TIME else str(item.path)))
+        item.add_marker(pytest.mark.xdist_group("alone" if is_alone(item) else str(item.path)))
 
 
 @pytest.fixture(scope="session")
