@@ -16,7 +16,14 @@ from memoria.errors import Problem, UnavailableError
 from memoria.gpu.device import Device
 from memoria.supervisor.passengers import CoreConnections
 from memoria.vllm.command import EngineSpec
-from memoria.vllm.facts import EngineAddress, FetchProgress, LaunchSettings, Progress, UnixAddress
+from memoria.vllm.facts import (
+    EngineAddress,
+    FetchProgress,
+    LaunchSettings,
+    Progress,
+    Sample,
+    UnixAddress,
+)
 
 GIB = 2**30
 PRELUDE = """
@@ -84,6 +91,7 @@ class FakeTicket:
 
     opened: asyncio.Event
     spoiled: bool = False
+    blocked: Problem | None = None
     passed: bool = False
     left: bool = False
 
@@ -91,8 +99,10 @@ class FakeTicket:
         self, check: Callable[[], Awaitable[Problem | None]], on_blocked: Callable[[Problem], None]
     ) -> None:
         if not self.opened.is_set() and (problem := await check()) is not None:
+            self.blocked = problem
             on_blocked(problem)
         await self.opened.wait()
+        self.blocked = None
         self.passed = True
 
     def leave(self) -> None:
@@ -129,6 +139,16 @@ class FakeHost:
     asked: int = 0
     fetch: Callable[[Callable[[FetchProgress], None]], Awaitable[FetchProgress]] | None = None
     answering: asyncio.Event = field(default_factory=asyncio.Event)  # whether it answers memoria's requests
+    sleep_level: int = 0
+    verifies_wakes: bool = True
+    no_host_memory: Problem | None = None
+    sleep_problem: str | None = None
+    wake_problem: str | None = None
+    never_sleeps: bool = False
+    used: list[int | None] = field(default_factory=lambda: [50 * GIB, GIB])  # read one after the other
+    samples: list[Sample | Exception | None] = field(default_factory=lambda: ["a"])  # the last one for ever
+    unfit: Problem | None = None  # with what it keeps asleep
+    orders: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.gate_open.set()
@@ -147,7 +167,7 @@ class FakeHost:
         assert self.fetch is not None
         return await self.fetch(on_progress)
 
-    def ticket(self) -> FakeTicket:
+    def ticket(self, *, first: bool = False) -> FakeTicket:
         self.tickets.append(FakeTicket(self.gate_open))
         return self.tickets[-1]
 
@@ -214,6 +234,35 @@ class FakeHost:
     async def until_answering(self, address: EngineAddress, start_id: str) -> None:
         while f"ready {self.starts[-1]}" not in self.log.read_text().splitlines():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
+
+    def reserve_host_memory(self, start_id: str, weights_bytes: int | None) -> Problem | None:
+        return self.no_host_memory
+
+    async def fall_asleep(self, address: EngineAddress) -> str | None:
+        self.orders.append("sleep")
+        if self.never_sleeps:
+            await asyncio.Event().wait()
+        return self.sleep_problem
+
+    async def wake_up(self, address: EngineAddress) -> str | None:
+        self.orders.append("wake")
+        return self.wake_problem
+
+    async def sample(self, address: EngineAddress) -> Sample | None:
+        found = self.samples.pop(0) if len(self.samples) > 1 else self.samples[0]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def used_bytes(self, pids: Collection[int]) -> int | None:
+        return self.used.pop(0) if len(self.used) > 1 else self.used[0]
+
+    def check_asleep(self, kept_bytes: int) -> Problem | None:
+        return self.unfit
+
+    async def check_wake(self, needed_bytes: int | None) -> Problem | None:
+        self.orders.append(f"needs {(needed_bytes or 0) // GIB}")
+        return self.problem
 
     async def progress(self, address: EngineAddress) -> Progress | None:
         if self.moves:

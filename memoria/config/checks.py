@@ -115,7 +115,7 @@ def _check_guard(file: File, report: Report) -> None:
 
 # Keys that have no meaning for an engine that is resident.
 ON_DEMAND = ("on_demand", "ttl", "sleep_level", "preload", "priority")
-_AT_ODDS = ("guard", "transport", "gpu_memory_utilization", "gpu_memory")
+_AT_ODDS = ("guard", "transport", "gpu_memory_utilization", "gpu_memory", "device")
 
 
 def _check_on_demand(file: File, report: Report) -> None:
@@ -152,6 +152,8 @@ def _check_on_demand(file: File, report: Report) -> None:
                 also=((*path, "on_demand"),),
                 hint="write `gpu_memory_utilization: 0.40`, say; `auto` is for residents",
             )
+        if engine.sleep_level:
+            _check_sleep(file, name, report)
         if file.guard is not None and file.guard.protect == name:
             report.error(
                 f"the latency guard protects {name}, which would be ended for other engines",
@@ -159,6 +161,38 @@ def _check_on_demand(file: File, report: Report) -> None:
                 also=((*path, "on_demand"),),
                 hint="make it resident: remove its `on_demand`",
             )
+
+
+def _check_sleep(file: File, name: str, report: Report) -> None:
+    """What vLLM's sleep mode does not do, or does wrong without a word."""
+    engine, path = file.engines[name], ("engines", name)
+    flags = dict(engine.args)
+
+    def refuse(why: str, hint: str, *other: str) -> None:
+        what = f"`sleep_level: {engine.sleep_level}` {why}"
+        report.error(what, (*path, "sleep_level"), also=(other,), hint=hint)
+
+    end = "write `sleep_level: none`"
+    if file.device == "cpu":
+        refuse("needs a GPU: vLLM has no sleep mode on the CPU", end, "device")
+    if str(flags.get("load_format")) == "ipc_cache":
+        refuse(
+            "cannot free weights that another process holds (`ipc_cache`)", end, *path, "args", "load_format"
+        )
+    if flags.get("enable_sleep_mode") is False:
+        refuse("needs vLLM's sleep mode", "remove `enable_sleep_mode`", *path, "args", "enable_sleep_mode")
+    if engine.sleep_level == 2:
+        for flag, value in flags.items():
+            if value and flag in ("enable_lora", "lora_modules"):
+                refuse("loses adapters (vLLM #48337)", "write `sleep_level: 1`", *path, "args", flag)
+            if value and flag.partition(".")[0] in ("speculative_config", "spec_method", "spec_model"):
+                refuse(
+                    "loses the draft model's weights (vLLM #52479)",
+                    "write `sleep_level: 1`",
+                    *path,
+                    "args",
+                    flag,
+                )
 
 
 def _check_port(

@@ -38,6 +38,8 @@ from memoria.config.values import (
     SecondsOrZero,
     Section,
     Size,
+    SizeOrAuto,
+    SleepLevel,
     Variables,
     Weight,
     Whole,
@@ -95,10 +97,12 @@ class Address:
 class Timeouts(Section):
     """In seconds."""
 
-    start: Seconds = key("From an engine's start until it answers.", 600.0)
+    start: Seconds = key("From an engine's start, or its wake, until it answers.", 600.0)
     drain: SecondsOrZero = key("For requests in flight before an engine is stopped.", 30.0)
     stop: Seconds = key("From SIGTERM to SIGKILL.", 15.0)
-    release: Seconds = key("From an engine's exit until its memory is free again.", 60.0)
+    release: Seconds = key(
+        "From an engine's exit, or since it began to fall asleep, until its memory is free again.", 60.0
+    )
     hang: SecondsOrZero = key(
         "An engine with requests in flight that makes no progress for so long is restarted; 0: never.", 120.0
     )
@@ -140,11 +144,18 @@ class Hold(Section):
 
 @dataclass(frozen=True, slots=True)
 class Swap(Section):
-    """Seconds. Turns of the engines on demand that do not fit beside each other."""
+    """Turns of the engines on demand that do not fit beside each other."""
 
     turn: Seconds = key("How long a busy engine keeps its memory while another waits for it.", 30.0)
     patience: Seconds = key("A request that waits for so long ends the turn of another engine.", 60.0)
     min_awake: SecondsOrZero = key("After a wake an engine keeps its memory for so long at least.", 10.0)
+    host_memory: SizeOrAuto = key(
+        "Host memory for the weights of engines with `sleep_level: 1`, all together; past it they end "
+        "instead; `auto`: half of what is free when memoria starts.",
+        None,
+        shown="auto",
+    )
+    verify: bool = key("An engine that slept must answer one request as before, or it is started anew.", True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,10 +280,12 @@ class EngineKeys(Section):
         "On demand: idle time in seconds after which it ends by itself; 0: only when its memory is needed.",
         0.0,
     )
-    sleep_level: Literal["none"] = key(
-        "On demand: how it gives its memory back; `none`: its process ends. With `standby` the next start "
-        "waits at the GPU gate meanwhile.",
-        "none",
+    sleep_level: SleepLevel = key(
+        "On demand: how it gives its memory back. `none`: its process ends; with `standby` the next start "
+        "waits at the GPU gate meanwhile. vLLM's sleep mode: `1` keeps the weights in host memory, `2` reads "
+        "them again from their files.",
+        0,
+        shown="none",
     )
     preload: bool = key("On demand: started once with memoria, as if by a request.", False)
     priority: Whole = key("On demand: it is not ended for an engine of lower priority.", 0)

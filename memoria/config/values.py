@@ -206,6 +206,18 @@ def _weight(weight: Decimal) -> Decimal:
     return weight
 
 
+def _parse_sleep_level(text: Any) -> int:
+    """0 for `none`."""
+    levels = {"none": 0, "1": 1, "2": 2}
+    if not isinstance(text, str) or text not in levels:
+        raise ValueError("must be `1`, `2` or `none`")
+    return levels[text]
+
+
+def _parse_size_or_auto(text: Any) -> int | None:
+    return None if text == "auto" else _parse_size(text)
+
+
 def _parse_size(text: Any) -> int:
     match = _SIZE.fullmatch(text) if isinstance(text, str) else None
     size = int(Decimal(match[1]) * _UNITS[match[2]]) if match else 0
@@ -281,6 +293,14 @@ FractionOrAuto = Annotated[
     Decimal, Reader(instead=_parse_fraction, schema={"anyOf": [_SHARE, {"const": "auto"}]})
 ]
 Size = Annotated[int, Reader(instead=_parse_size, schema={"type": "string", "pattern": f"^{_SIZE.pattern}$"})]
+SizeOrAuto = Annotated[
+    int | None,
+    Reader(
+        instead=_parse_size_or_auto,
+        schema={"anyOf": [{"type": "string", "pattern": f"^{_SIZE.pattern}$"}, {"const": "auto"}]},
+    ),
+]
+SleepLevel = Annotated[int, Reader(instead=_parse_sleep_level, schema={"enum": [1, 2, "none"]})]
 Gpu = Annotated[
     int | str,
     Reader(

@@ -20,6 +20,7 @@ from memoria.engine.events import EventKind, Journal
 from memoria.engine.host import EngineHost
 from memoria.engine.lifecycle import FACTS, Event, RestartPolicy, State, accepts, next_state, resolve_request
 from memoria.engine.log import LogFile
+from memoria.engine.sleep import Sleeper
 from memoria.engine.snapshot import EngineSnapshot
 from memoria.engine.standby import Standby
 from memoria.engine.start import Pauses, Start
@@ -68,6 +69,7 @@ class EngineActor:
         self._cause: Event | None = None  # of the present state
         self._delay, self._is_restart = 0.0, False  # of the next start
         self._start = Start(host, log)
+        self._sleeper = Sleeper(name, journal, self._publish)
         self._standby = Standby(name, log, journal, lambda standby: self._publish(standby=standby))
 
         self._work: dict[State, Callable[[], Awaitable[Event | None]]] = {
@@ -85,6 +87,9 @@ class EngineActor:
             State.FAILED: self._rest,
             State.YIELDING: self._make_room,
             State.DORMANT: self._rest,
+            State.DOZING: lambda: self._sleeper.fall_asleep(self._start, self._timeouts),
+            State.ASLEEP: lambda: self._sleeper.stay_asleep(self._start, self._pauses),
+            State.WAKING: lambda: self._sleeper.wake(self._start, self._timeouts, self),
         }
 
     def __repr__(self) -> str:
@@ -117,7 +122,7 @@ class EngineActor:
         send = self._send if now else self._send_in_turn
         send(Event.RESTART_NOW if now else Event.RESTART)
 
-    def schedule(self, step: Literal[Event.WAKE, Event.YIELD, Event.CALL_OFF]) -> None:
+    def schedule(self, step: Literal[Event.WAKE, Event.YIELD, Event.CALL_OFF, Event.STEP_BACK]) -> None:
         """Of an engine on demand. No effect in a state that has no such step."""
         self._send(step)
 
@@ -129,7 +134,7 @@ class EngineActor:
             self._without_gate = False  # perhaps another vLLM
         self._next_host = host
         self._publish(on_demand=host.on_demand)
-        if self.state is State.DORMANT and not host.on_demand:
+        if FACTS[self.state].is_away and not host.on_demand:
             self._send(Event.START)
         self._timeouts, self._policy.settings = timeouts, restart
         self._start.set_patience(timeouts.hang)
@@ -210,7 +215,7 @@ class EngineActor:
                 event, sender = await self._inbox.get()
                 if event.is_request:
                     event = resolve_request(self.state, event, on_demand=self.snapshot.on_demand)
-                    counts = accepts(self.state, event)
+                    counts = accepts(self.state, event) and self._start.may(event)
                 else:  # a fact from an earlier state's work or from an earlier start is out of date
                     counts = sender is self._start or (sender is not None and sender is self._task)
                 if counts:
@@ -252,10 +257,7 @@ class EngineActor:
         facts, now = FACTS[state], time.time()
         if state not in (State.READY, State.SUSPECT):
             self._end_turn()
-        if event.intends_end:
-            self._start.end_requested = True
-        if event is Event.DRAINED and self.state is State.YIELDING:
-            self._start.end_requested = self._start.has_made_room = True
+        self._start.note(self.state, event, state)
         self._cause = event
         waits = state is State.BACKOFF or (state is State.DORMANT and self._delay > 0)
         retry_at = now + self._delay if waits else None
@@ -268,7 +270,7 @@ class EngineActor:
             self._start.forget()
             self._start = Start(self._next_host, self.log)
             self._publish(phase=None, percent=None, fetch=None, pid=None, start_id=None, address=None)
-        if state is State.READY:
+        if state is State.READY or event is Event.STEP_BACK:
             seconds = self._start.seconds_to_ready
             self._publish(phase=None, percent=None, diagnosis=None, start_seconds=seconds)
         if facts.at_rest or not self.wanted:
@@ -327,7 +329,7 @@ class EngineActor:
             self._start.trouble = excess.what
             self._journal.add_event(EventKind.STARTS_AGAIN, self.name, excess.what)
             return Event.OVERSIZED
-        self._start.mark_ready(self.traffic, self._timeouts.hang, self._pauses.second_look)
+        self.mark_ready()
         self._policy.saw_ready()
         return Event.ANSWERED
 
@@ -364,10 +366,13 @@ class EngineActor:
 
     async def _enter_gate(self) -> None:
         before = self.snapshot.diagnosis
-        await self._start.enter_gate(self._on_blocked)
+        await self._start.enter_gate(self.on_blocked)
         self._publish(detail="", diagnosis=before)
 
-    def _on_blocked(self, problem: Problem) -> None:
+    def mark_ready(self) -> None:
+        self._start.mark_ready(self.traffic, self._timeouts.hang, self._pauses.second_look)
+
+    def on_blocked(self, problem: Problem) -> None:
         if self.snapshot.detail != problem.what:
             advice = "; ".join((*problem.where, problem.hint or ""))
             self._publish(detail=problem.what, diagnosis=Diagnosis(problem.what, advice, "yes"))
@@ -415,16 +420,11 @@ class EngineActor:
 
     async def _make_room(self) -> Event:
         """Requests in flight are finished, however long they take; not those that only stay open."""
-        drained = asyncio.ensure_future(self.traffic.finished(self._timeouts.drain))
-        silent = asyncio.ensure_future(self._start.hang_watch.until_silent())
-        try:
-            await asyncio.wait({drained, silent}, return_when=asyncio.FIRST_COMPLETED)
-            if not drained.done():
-                self._start.suspicion = silent.result()
-                return Event.SILENT
-        finally:
-            drained.cancel()
-            silent.cancel()
+        if not await self._start.until_drained(self.traffic, self._timeouts.drain):
+            return Event.SILENT
+        if not self.traffic.in_flight and self._sleeper.may_sleep(self._start, self.snapshot.figures):
+            await self._start.host.until_alone(self._on_neighbour)
+            return Event.DOZE
         return await self._leave()
 
     async def _drain(self) -> Event:

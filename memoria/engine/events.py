@@ -49,6 +49,10 @@ class EventKind(StrEnum):
     OFF_PLAN = "off_plan"
     WAKES = "wakes"
     MAKES_ROOM = "makes_room"
+    SLEEP_FAILED = "sleep_failed"
+    ENDS_INSTEAD = "ends_instead"
+    WAKE_FAILED = "wake_failed"
+    WRONG_AFTER_WAKE = "wrong_after_wake"
     STANDBY_WAITING = "standby_waiting"
     STANDBY_TOOK_OVER = "standby_took_over"
     STANDBY_ENDED = "standby_ended"
@@ -100,6 +104,10 @@ WORDS: dict[EventKind, Words] = {
     K.OFF_PLAN: Words("beside the plan", tone=WARN),
     K.WAKES: Words("is woken"),
     K.MAKES_ROOM: Words("makes room"),
+    K.SLEEP_FAILED: Words("did not fall asleep", tone=WARN, level=WARNING),
+    K.ENDS_INSTEAD: Words("ends instead of sleeping", tone=WARN),
+    K.WAKE_FAILED: Words("did not wake", tone=WARN, level=WARNING),
+    K.WRONG_AFTER_WAKE: Words("is wrong after its wake", tone=BAD, level=ERROR),
     K.STANDBY_WAITING: Words("standby waits at the gate", tone=GOOD),
     K.STANDBY_TOOK_OVER: Words("standby takes over", "pid {pid}", WARN),
     K.STANDBY_ENDED: Words("standby ended", "{reason}; another one in {delay:g} s", WARN),

@@ -9,13 +9,14 @@ from typing import Protocol
 from memoria.engine.process.table import ProcessTable
 from memoria.errors import Problem
 from memoria.vllm.command import EngineSpec
-from memoria.vllm.facts import EngineAddress, FetchProgress, LaunchSettings, Progress
+from memoria.vllm.facts import EngineAddress, FetchProgress, LaunchSettings, Progress, Sample
 
 
 class Ticket(Protocol):
     """A place in the queue at the device's gate."""
 
     spoiled: bool
+    blocked: Problem | None
 
     async def enter(
         self, check: Callable[[], Awaitable[Problem | None]], on_blocked: Callable[[Problem], None]
@@ -51,6 +52,14 @@ class EngineHost(Protocol):
         ...
 
     @property
+    def sleep_level(self) -> int:
+        """vLLM's; 0: its process ends when it makes room."""
+        ...
+
+    @property
+    def verifies_wakes(self) -> bool: ...
+
+    @property
     def launch_settings(self) -> LaunchSettings:
         """Of the next start; its results are left out."""
         ...
@@ -65,7 +74,9 @@ class EngineHost(Protocol):
         """Wait until its model is here; returns what has come. Raises `FetchError`."""
         ...
 
-    def ticket(self) -> Ticket: ...
+    def ticket(self, *, first: bool = False) -> Ticket:
+        """`first`: before all others, of an engine that neither measures the device nor was there late."""
+        ...
 
     def expect(self, start_id: str) -> CoreConnections:
         """Expect the passengers of a start; called before it is spawned."""
@@ -120,6 +131,35 @@ class EngineHost(Protocol):
 
     async def until_answering(self, address: EngineAddress, start_id: str) -> None:
         """Wait until this start is healthy and has answered a real request."""
+        ...
+
+    def reserve_host_memory(self, start_id: str, weights_bytes: int | None) -> Problem | None:
+        """For weights that sleep on the host, until the start is forgotten; else why there is none."""
+        ...
+
+    async def fall_asleep(self, address: EngineAddress) -> str | None:
+        """At its level. Returns why it did not, or None."""
+        ...
+
+    async def wake_up(self, address: EngineAddress) -> str | None:
+        """Returns why it did not, or None."""
+        ...
+
+    async def sample(self, address: EngineAddress) -> Sample | None:
+        """An answer that the same weights give again; None if the model serves no such request. Raises
+        `UnavailableError`."""
+        ...
+
+    async def used_bytes(self, pids: Collection[int]) -> int | None:
+        """What these processes hold of the device; None if the driver does not say."""
+        ...
+
+    def check_asleep(self, kept_bytes: int) -> Problem | None:
+        """Which engine could never be awake while this one keeps so much asleep."""
+        ...
+
+    async def check_wake(self, needed_bytes: int | None) -> Problem | None:
+        """Why so much is not free now; None: its whole budget."""
         ...
 
     async def progress(self, address: EngineAddress) -> Progress | None:

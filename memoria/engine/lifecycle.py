@@ -18,6 +18,9 @@ and raises.
     BACKOFF    crashed, will be tried again
     YIELDING   on demand: takes no new request, finishes those in flight, then makes room; may be called off
     DORMANT    on demand: no process; the scheduler starts it when a request comes
+    DOZING     on demand: gives its memory back with its process alive (vLLM's sleep mode), behind the gate
+    ASLEEP     on demand: its process holds little; the scheduler wakes it when a request comes
+    WAKING     on demand: waits for room at the gate, takes its memory again, and must answer as before
     FAILED     crashed for good, until a person or a reload acts
 """
 
@@ -47,6 +50,9 @@ class State(StrEnum):
     FAILED = "failed"
     YIELDING = "yielding"
     DORMANT = "dormant"
+    DOZING = "dozing"
+    ASLEEP = "asleep"
+    WAKING = "waking"
 
 
 class Event(StrEnum):
@@ -60,6 +66,7 @@ class Event(StrEnum):
     WAKE = "is needed"
     YIELD = "makes room"
     CALL_OFF = "need not make room"
+    STEP_BACK = "lets others pass"
     CLEARED = "may be spawned"
     MISSING = "its model is not here"
     FETCHED = "its model is here"
@@ -81,18 +88,24 @@ class Event(StrEnum):
     GIVE_UP = "is given up"
     LIE_DORMANT = "starts again on demand"
     DUE = "delay is over"
+    DOZE = "may fall asleep"
+    SLEPT = "has fallen asleep"
+    SLEEPLESS = "did not fall asleep"
+    UNWOKEN = "did not wake"
+    WRONG = "answers wrongly since it woke"
 
     @property
     def is_request(self) -> bool:
         """From outside, at any time. Every other event is a fact, which only the state's own work or process
         may report."""
         requests = (E.START, E.STOP, E.KILL, E.RESTART, E.RESTART_NOW, E.ADOPT)
-        return self in (*requests, E.OFFER, E.WAKE, E.YIELD, E.CALL_OFF)
+        return self in (*requests, E.OFFER, E.WAKE, E.YIELD, E.CALL_OFF, E.STEP_BACK)
 
     @property
     def intends_end(self) -> bool:
         """The end that follows is no crash: memoria wants it, whether or not the engine is to start again."""
-        return self in (E.STOP, E.KILL, E.UNGUARDED, E.OVERSIZED)
+        wanted = (E.STOP, E.KILL, E.UNGUARDED, E.OVERSIZED)
+        return self in (*wanted, E.SLEEPLESS, E.UNWOKEN, E.WRONG)
 
 
 S, E = State, Event
@@ -107,6 +120,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (S.QUEUED, E.ADOPT): S.QUEUED,  # they may put it at another gate
     (S.QUEUED, E.MISSING): S.FETCHING,
     (S.QUEUED, E.UNSPAWNABLE): S.RELEASING,
+    (S.QUEUED, E.STEP_BACK): S.DORMANT,
     (S.QUEUED, E.STOP): S.STOPPED,
     (S.QUEUED, E.KILL): S.STOPPED,
     #
@@ -123,6 +137,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (S.STARTING, E.UNGUARDED): S.STOPPING,
     (S.STARTING, E.OVERSIZED): S.STOPPING,
     (S.STARTING, E.EXITED): S.RELEASING,
+    (S.STARTING, E.STEP_BACK): S.STOPPING,  # only at the gate, without memory
     (S.STARTING, E.STOP): S.STOPPING,
     (S.STARTING, E.KILL): S.STOPPING,
     #
@@ -173,6 +188,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     #
     (S.YIELDING, E.CALL_OFF): S.READY,
     (S.YIELDING, E.DRAINED): S.STOPPING,
+    (S.YIELDING, E.DOZE): S.DOZING,
     (S.YIELDING, E.SILENT): S.SUSPECT,
     (S.YIELDING, E.EXITED): S.RELEASING,
     (S.YIELDING, E.STOP): S.DRAINING,
@@ -182,6 +198,27 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (S.DORMANT, E.START): S.QUEUED,  # it is resident now
     (S.DORMANT, E.STOP): S.STOPPED,
     (S.DORMANT, E.KILL): S.STOPPED,
+    #
+    (S.DOZING, E.SLEPT): S.ASLEEP,
+    (S.DOZING, E.SLEEPLESS): S.STOPPING,  # never woken again: vLLM would run on unmapped memory
+    (S.DOZING, E.EXITED): S.RELEASING,
+    (S.DOZING, E.STOP): S.STOPPING,
+    (S.DOZING, E.KILL): S.STOPPING,
+    #
+    (S.ASLEEP, E.WAKE): S.WAKING,
+    (S.ASLEEP, E.START): S.WAKING,  # it is resident now
+    (S.ASLEEP, E.HUNG): S.STOPPING,
+    (S.ASLEEP, E.EXITED): S.RELEASING,
+    (S.ASLEEP, E.STOP): S.STOPPING,
+    (S.ASLEEP, E.KILL): S.STOPPING,
+    #
+    (S.WAKING, E.ANSWERED): S.READY,
+    (S.WAKING, E.STEP_BACK): S.ASLEEP,
+    (S.WAKING, E.UNWOKEN): S.STOPPING,
+    (S.WAKING, E.WRONG): S.STOPPING,
+    (S.WAKING, E.EXITED): S.RELEASING,
+    (S.WAKING, E.STOP): S.STOPPING,
+    (S.WAKING, E.KILL): S.STOPPING,
 }
 
 
@@ -206,6 +243,7 @@ class StateFacts:
     has_process: bool = False
     serves: bool = False  # requests may be in flight
     starts: bool = False  # ready as soon as a start takes
+    is_away: bool = False  # at rest until a request comes
     at_rest: bool = False  # no process, and none will come by itself
     settles: bool = False  # waiting does not make it ready; or it is
     comes_back: bool = False  # by itself, unless it was stopped: then it is soon STOPPED
@@ -293,10 +331,28 @@ FACTS: dict[State, StateFacts] = {
         "is dormant",
         QUIET,
         detail="starts when a request comes",
+        is_away=True,
         settles=True,
         comes_back=True,
         by_plan=True,
         on_bug=E.WAKE,
+    ),
+    S.DOZING: StateFacts(
+        "is falling asleep", BUSY, has_process=True, comes_back=True, by_plan=True, on_bug=E.SLEEPLESS
+    ),
+    S.ASLEEP: StateFacts(
+        "is asleep",
+        QUIET,
+        detail="wakes when a request comes",
+        has_process=True,
+        is_away=True,
+        settles=True,
+        comes_back=True,
+        by_plan=True,
+        on_bug=E.HUNG,
+    ),
+    S.WAKING: StateFacts(
+        "is waking", BUSY, has_process=True, starts=True, comes_back=True, by_plan=True, on_bug=E.UNWOKEN
     ),
 }
 

@@ -11,6 +11,15 @@ from memoria.vllm.log_lines import Phase, StartFigures
 
 
 @dataclass(frozen=True, slots=True)
+class SleepFigures:
+    """As measured the last time; None until then. `asleep_bytes`: of the device, kept while asleep."""
+
+    asleep_bytes: int | None = None
+    sleep_seconds: float | None = None
+    wake_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSnapshot:
     """`since` and `retry_at` are wall-clock seconds; `start_seconds` is spawn to ready of this start.
 
@@ -34,6 +43,7 @@ class EngineSnapshot:
     diagnosis: Diagnosis | None = None
     standby: str | None = None  # `importing` or `waiting`; None without one
     on_demand: bool = False
+    sleep: SleepFigures = field(default_factory=SleepFigures)
 
     @property
     def is_healthy(self) -> bool:

@@ -14,7 +14,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from memoria.engine.process.watch import oom_kills, watch
 from memoria.engine.traffic import Traffic
 from memoria.errors import Problem, UnavailableError
 from memoria.vllm.diagnosis import Diagnosis, diagnose
-from memoria.vllm.facts import EngineAddress, ExitStatus, FetchProgress
+from memoria.vllm.facts import EngineAddress, ExitStatus, FetchProgress, Sample
 from memoria.vllm.fetch.launch import FetchError
 from memoria.vllm.log_lines import Observation, Phase, read_line
 
@@ -60,7 +60,8 @@ class Start:
     `trouble`: why memoria itself ended it; `failure`: why its model did not come; `suspicion`: why it seems
     to hang. `end_requested`: its end is no crash; `has_made_room`: for another engine, so it is not to come
     back by itself. `let_through`: a passenger held its core at the gate until its turn. `behind_gate`: it
-    may hold device memory. `core_lost`: its core has ended, which its leader may not have noticed.
+    may hold device memory. `sample`: an answer from before its first sleep; `awake_bytes`, `asleep_bytes`:
+    of the device, that it held then and keeps asleep.
     """
 
     def __init__(self, host: EngineHost, log: LogFile) -> None:
@@ -80,7 +81,11 @@ class Start:
         self.failure: Diagnosis | None = None
         self.suspicion = ""
         self.end_requested = self.has_made_room = False
-        self.let_through = self.behind_gate = self.core_lost = False
+        self.let_through = self.behind_gate = False
+        self.sample: Sample | None = None
+        self.awake_bytes: int | None = None
+        self.asleep_bytes: int | None = None
+        self._core_lost = asyncio.Event()
         self._hang_watch: HangWatch | None = None
         self._is_forgotten = False
         self._slipped_through = asyncio.Event()  # its core went on by itself: no passenger holds it
@@ -179,6 +184,41 @@ class Start:
         await self.ticket.enter(self.host.check_memory, on_blocked)
         self.behind_gate = True
 
+    async def enter_gate_first(
+        self, check: Callable[[], Awaitable[Problem | None]], on_blocked: Callable[[Problem], None]
+    ) -> None:
+        """Of a start that was ready: it measures nothing, and waits only for who is inside."""
+        self.ticket = ticket = self.host.ticket(first=True)
+        try:
+            await ticket.enter(check, on_blocked)
+        except BaseException:
+            ticket.leave()
+            raise
+
+    def leave_gate(self) -> None:
+        if self.ticket is not None:
+            self.ticket.leave()
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether it waits at the gate for memory that is not free."""
+        return self.ticket is not None and self.ticket.blocked is not None
+
+    @property
+    def sleeping_bytes(self) -> int | None:
+        """What it takes when it wakes; None if that is unknown."""
+        if self.awake_bytes is None or self.asleep_bytes is None:
+            return None
+        return self.awake_bytes - self.asleep_bytes
+
+    @property
+    def core_lost(self) -> bool:
+        """Its core has ended, which its leader may not have noticed."""
+        return self._core_lost.is_set()
+
+    async def until_core_lost(self) -> None:
+        await self._core_lost.wait()
+
     def let_core_through(self) -> None:
         assert self.connections is not None
         self.let_through = True
@@ -189,7 +229,7 @@ class Start:
         """Its memory is on its way back, though its leader has not ended yet and can only refuse what it
         gets meanwhile."""
         if not self._is_forgotten:
-            self.core_lost = True
+            self._core_lost.set()
             self.set_releasing(True)
             self.alert(CORE_GONE)
 
@@ -222,12 +262,13 @@ class Start:
     def mark_ready(self, traffic: Traffic, patience: float, second_look: float) -> None:
         """The next one may pass the gate; this one is watched for hangs (`HangWatch`)."""
         assert self.address is not None
-        self.ready_at = time.monotonic()
+        if self.ready_at is None:
+            self.ready_at = time.monotonic()
+        self.has_made_room = False
         self._hang_watch = HangWatch(self.host, self.address, traffic, patience, second_look)
         if self.core_lost:
             self._hang_watch.alert(CORE_GONE)
-        if self.ticket is not None:
-            self.ticket.leave()
+        self.leave_gate()
 
     @property
     def seconds_to_ready(self) -> float | None:
@@ -252,7 +293,34 @@ class Start:
         if self._hang_watch is not None:
             self._hang_watch.set_patience(patience)
 
+    async def until_drained(self, traffic: Traffic, stalled: float) -> bool:
+        """Wait until its requests are finished (`Traffic.finished`). False: it seems to hang."""
+        drained = asyncio.ensure_future(traffic.finished(stalled))
+        silent = asyncio.ensure_future(self.hang_watch.until_silent())
+        try:
+            await asyncio.wait({drained, silent}, return_when=asyncio.FIRST_COMPLETED)
+            if not drained.done():
+                self.suspicion = silent.result()
+            return drained.done()
+        finally:
+            drained.cancel()
+            silent.cancel()
+
     # ------------------------------------------------------------------ end
+
+    def may(self, request: Event) -> bool:
+        """One that is past the gate holds memory: it does not step back."""
+        return request is not Event.STEP_BACK or self.is_blocked
+
+    def note(self, before: State, event: Event, state: State) -> None:
+        """What an event says of its end."""
+        if event.intends_end:
+            self.end_requested = True
+        drained = event is Event.DRAINED and before is State.YIELDING
+        if drained or event in (Event.DOZE, Event.STEP_BACK):
+            self.has_made_room, self.end_requested = True, state is State.STOPPING
+        elif event in (Event.UNWOKEN, Event.WRONG):
+            self.has_made_room = False  # it is needed: a cold start follows
 
     def reason(self, state: State, event: Event) -> str:
         """Why the engine is in this state."""
@@ -263,7 +331,7 @@ class Start:
                 return self.suspicion
             case State.STOPPING | State.RELEASING | State.FAILED | State.BACKOFF:
                 return self.trouble or ""
-            case State.DORMANT:
+            case State.DORMANT | State.ASLEEP:
                 return self.trouble or FACTS[state].detail
         return FACTS[state].detail
 
@@ -343,8 +411,7 @@ class Start:
     def forget(self) -> None:
         """Nothing is left of it."""
         self._is_forgotten = True
-        if self.ticket is not None:
-            self.ticket.leave()
+        self.leave_gate()
         if self.id is not None:
             self.host.set_releasing(self.id, False)
             self.host.forget(self.id)

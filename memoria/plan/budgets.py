@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any
 
@@ -18,6 +18,8 @@ CONTEXT_BYTES = 2**29
 GRACE_CONTEXT_BYTES = 9 * 2**28
 # Added to the estimate of one context, so that the largest of that range still fits.
 MARGIN_BYTES = 2**28
+# CUDA graphs and libraries that stay while an engine sleeps. An estimate: 0.8 to 1.5 GiB with the context.
+ASLEEP_BYTES = 2**30
 HUNDREDTH = Decimal("0.01")
 # vLLM rounds up to a whole byte, in floats: each engine may take this much more than its exact share.
 ROUNDING_BYTES = 2
@@ -28,7 +30,8 @@ class Budget:
     """What one engine may claim. `context_bytes` and `margin_bytes` are 0 on a host.
 
     `kv_cache_bytes` is set where the configuration fixes the KV cache: vLLM then allocates that much,
-    regardless of the fraction (`kv_cache_memory_bytes` in vllm/config/cache.py).
+    regardless of the fraction (`kv_cache_memory_bytes` in vllm/config/cache.py). `asleep_bytes`: what it
+    keeps while it sleeps, its context included.
     """
 
     engine: str
@@ -38,6 +41,7 @@ class Budget:
     margin_bytes: int
     kv_cache_bytes: int | None = None
     on_demand: bool = False
+    asleep_bytes: int = 0
 
     @property
     def start_bytes(self) -> int:
@@ -86,18 +90,24 @@ class DevicePlan:
     def awake(self) -> tuple[Budget, ...]:
         """All residents, and of the engines on demand the set with the most memory."""
         largest = max((self._named(names) for names in self.awake_sets), key=_requested, default=())
-        if not largest and self.on_demand:  # not even one fits
+        if not self.awake_sets and self.on_demand:  # not even one fits
             largest = (min(self.on_demand, key=lambda budget: budget.requested_bytes),)
         return tuple(budget for budget in self.budgets if not budget.on_demand or budget in largest)
 
     def may_be_awake(self, engines: Set[str]) -> bool:
         """Whether these engines on demand may be awake together, beside the residents."""
-        return self.fits((*self.residents, *self._named(engines)))
-
-    def fits(self, budgets: Collection[Budget]) -> bool:
-        if sum((budget.fraction for budget in budgets), Decimal(0)) > self.limit:
+        awake = (*self.residents, *self._named(engines))
+        if sum((budget.fraction for budget in awake), Decimal(0)) > self.limit:
             return False
-        return _requested(budgets) + _overhead(budgets) <= self.device.usable_bytes
+        asleep = sum(budget.asleep_bytes for budget in self.on_demand if budget.engine not in engines)
+        return _requested(awake) + _overhead(awake) + asleep <= self.device.usable_bytes
+
+    def with_asleep(self, measured: Mapping[str, int]) -> DevicePlan:
+        """With what engines were seen to keep asleep."""
+        if not measured:
+            return self
+        budgets = (replace(b, asleep_bytes=measured.get(b.engine, b.asleep_bytes)) for b in self.budgets)
+        return replace(self, budgets=tuple(budgets))
 
     def _named(self, names: Collection[str]) -> tuple[Budget, ...]:
         return tuple(budget for budget in self.budgets if budget.engine in names)
@@ -120,8 +130,13 @@ class DevicePlan:
         return _overhead(self.awake)
 
     @property
+    def asleep_bytes(self) -> int:
+        """What the engines that sleep keep while the others are awake."""
+        return sum(budget.asleep_bytes for budget in self.budgets if budget not in self.awake)
+
+    @property
     def needed_bytes(self) -> int:
-        return self.requested_bytes + self.overhead_bytes
+        return self.requested_bytes + self.overhead_bytes + self.asleep_bytes
 
     @property
     def unplanned_bytes(self) -> int:
@@ -165,7 +180,10 @@ def exact_fraction(total: int, size: int) -> Decimal:
 def largest_fraction(plan: DevicePlan, available_bytes: int) -> Decimal:
     """The largest sum of a device's fractions that fits in `available_bytes`, rounded down to hundredths."""
     rounding = ROUNDING_BYTES * len(plan.awake)
-    share = Decimal(available_bytes - plan.overhead_bytes - rounding) / plan.device.usable_bytes
+    share = (
+        Decimal(available_bytes - plan.overhead_bytes - plan.asleep_bytes - rounding)
+        / plan.device.usable_bytes
+    )
     return share.quantize(HUNDREDTH, rounding=ROUND_FLOOR)
 
 
@@ -183,7 +201,9 @@ def context_bytes(device: Device) -> int:
     return GRACE_CONTEXT_BYTES if any(name in device.name for name in ("GH200", "GB200")) else CONTEXT_BYTES
 
 
-def make_budget(engine: EngineConfig, device: Device) -> Budget:
+def make_budget(engine: EngineConfig, device: Device, asleep_bytes: int | None = None) -> Budget:
+    """`asleep_bytes`: as measured at an earlier sleep."""
+    estimate = context_bytes(device) + ASLEEP_BYTES
     return Budget(
         engine=engine.name,
         fraction=engine.gpu_memory_utilization,
@@ -192,6 +212,7 @@ def make_budget(engine: EngineConfig, device: Device) -> Budget:
         margin_bytes=0 if device.is_host else MARGIN_BYTES,
         kv_cache_bytes=kv_cache_bytes(engine.vllm_args),
         on_demand=engine.on_demand,
+        asleep_bytes=(asleep_bytes or estimate) if engine.sleep_level else 0,
     )
 
 

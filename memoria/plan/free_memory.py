@@ -60,6 +60,22 @@ def check_start(budget: Budget, device: Device, own_pids: Collection[int]) -> Pr
     )
 
 
+def check_wake(
+    budget: Budget, device: Device, own_pids: Collection[int], needed: int | None
+) -> Problem | None:
+    """One engine about to wake. `needed`: what it gave back when it fell asleep; None: its whole budget."""
+    wanted = budget.requested_bytes if needed is None else needed
+    missing = wanted - device.free_bytes
+    if missing <= 0:
+        return None
+    return Problem(
+        f"{budget.engine} needs {gib(wanted)} GiB to wake, "
+        f"{spoken_name(device)} has {gib(device.free_bytes)} GiB free",
+        _holder_lines(device, own_pids),
+        _hint(device, own_pids, missing, None),
+    )
+
+
 def check_held(budget: Budget, device: Device, pids: Collection[int]) -> Problem | None:
     """The memory that one engine's processes use, against its budget. Contexts and graphs lie outside a
     fraction, so a problem is only what they cannot explain. None also where the driver gives no figures, and

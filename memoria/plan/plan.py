@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from types import MappingProxyType
 
 from memoria.config.model import Config, EngineConfig
 from memoria.errors import ConfigError, MemoryHeldError, Problem
@@ -62,11 +63,17 @@ class Plan:
             raise MemoryHeldError(self.problems)
 
 
-def make_plan(config: Config, devices: Mapping[int | str, Device], own_pids: Collection[int] = ()) -> Plan:
+def make_plan(
+    config: Config,
+    devices: Mapping[int | str, Device],
+    own_pids: Collection[int] = (),
+    asleep: Mapping[str, int] = MappingProxyType({}),
+) -> Plan:
     """The plan for all engines of `config`.
 
     `devices` has a snapshot for every engine's `gpu`, as written there; two spellings of one GPU are one
     device. `own_pids` are the processes of memoria's running engines: the memory they use counts as free.
+    `asleep`: bytes that engines were seen to keep asleep.
     """
     snapshots: dict[str, Device] = {}
     engines_on: dict[str, list[EngineConfig]] = {}
@@ -75,7 +82,8 @@ def make_plan(config: Config, devices: Mapping[int | str, Device], own_pids: Col
         snapshots.setdefault(device.uuid, device)
         engines_on.setdefault(device.uuid, []).append(engine)
     plans = tuple(
-        _device_plan(config, snapshots[uuid], engines, own_pids) for uuid, engines in engines_on.items()
+        _device_plan(config, snapshots[uuid], engines, own_pids, asleep)
+        for uuid, engines in engines_on.items()
     )
 
     config_problems: list[Problem] = []
@@ -121,12 +129,16 @@ def _for_each_awake(
 
 
 def _device_plan(
-    config: Config, device: Device, engines: list[EngineConfig], own_pids: Collection[int]
+    config: Config,
+    device: Device,
+    engines: list[EngineConfig],
+    own_pids: Collection[int],
+    asleep: Mapping[str, int],
 ) -> DevicePlan:
     own = sum(process.used_bytes or 0 for process in device.processes if process.pid in own_pids)
     plan = DevicePlan(
         device=device,
-        budgets=tuple(make_budget(engine, device) for engine in engines),
+        budgets=tuple(make_budget(engine, device, asleep.get(engine.name)) for engine in engines),
         available_bytes=min(device.usable_bytes, device.free_bytes + own),
         limit=config.gpu_limit,
     )
@@ -147,8 +159,8 @@ def _fraction_problems(config: Config, plan: DevicePlan) -> tuple[Problem, ...]:
         names = {engine.name for engine in engines}
         awake = replace(
             plan,
-            budgets=tuple(replace(b, on_demand=False) for b in plan.budgets if b.engine in names),
-            awake_sets=(),
+            budgets=tuple(replace(b, on_demand=b.engine not in names) for b in plan.budgets),
+            awake_sets=((),),  # all others are away
         )
         room = min(config.gpu_limit, largest_fraction(awake, plan.device.usable_bytes))
         return _over_limit(config, engines, requested, room=room) or _over_device(
@@ -186,11 +198,16 @@ def _over_device(
     if plan.needed_bytes <= plan.device.usable_bytes:
         return None
     contexts = f" and {gib(plan.overhead_bytes)} GiB for CUDA contexts" if plan.overhead_bytes else ""
+    hint = _lower(engines, plan.fraction - room, room)
+    if plan.asleep_bytes:
+        contexts += f", others keep {gib(plan.asleep_bytes)} GiB asleep"
+        largest = max(plan.on_demand, key=lambda budget: budget.asleep_bytes)
+        hint += f", or write `sleep_level: none` for {largest.engine}: {gib(largest.asleep_bytes)} GiB less"
     return Problem(
         f"the engines need {gib(plan.requested_bytes)} GiB{contexts}, "
         f"{spoken_name(plan.device)} has {gib(plan.device.usable_bytes)} GiB in all",
         _where(config, engines, requested),
-        _lower(engines, plan.fraction - room, room),
+        hint,
     )
 
 

@@ -53,7 +53,8 @@ class Record:
     layout is not known.
 
     `is_cold` is the one condition that the fingerprint does not have (it has runner, graphs and LoRA by
-    version, environment and flags): whether the compile cache was empty, which takes more memory."""
+    version, environment and flags): whether the compile cache was empty, which takes more memory.
+    `asleep_bytes`: what the engine was seen to keep asleep."""
 
     fingerprint: str
     requested_bytes: int
@@ -66,6 +67,7 @@ class Record:
     planned_graph_bytes: int | None = None
     planned_bar_tokens: int = 0
     is_cold: bool | None = None
+    asleep_bytes: int | None = None
 
     @property
     def comparisons(self) -> tuple[Comparison, ...]:
@@ -97,7 +99,8 @@ class Record:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Record:
         """Raises `ValueError` for anything but a record of this version."""
-        if data.keys() != {field.name for field in fields(cls)} or not isinstance(data["fingerprint"], str):
+        known = {field.name for field in fields(cls)}
+        if not known - {"asleep_bytes"} <= data.keys() <= known or not isinstance(data["fingerprint"], str):
             raise ValueError("not a record")
         others = ("fingerprint", "is_cold")
         numbers = (value for name, value in data.items() if name not in others and value is not None)
@@ -123,6 +126,7 @@ def fingerprint(
         vllm,
         device.name,
         device.usable_bytes,
+        *([f"sleep level {engine.sleep_level}"] if engine.sleep_level else []),
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -148,8 +152,9 @@ def block_bytes(cache: KvCache, tokens: int, said_length: int) -> int | None:
 
 
 def may_pin(engine: EngineConfig) -> bool:
-    """Whether a learned KV cache size may be passed to vLLM: `learn` is on, and no size is configured."""
-    return engine.learn and kv_cache_bytes(engine.vllm_args) is None
+    """Whether a learned KV cache size may be passed to vLLM: `learn` is on, or the engine sleeps and must
+    find its size again; and none is configured."""
+    return (engine.learn or engine.sleep_level > 0) and kv_cache_bytes(engine.vllm_args) is None
 
 
 def planned_tokens(outcome: Outcome | None, *, is_cold: bool | None = None) -> tuple[int | None, int]:

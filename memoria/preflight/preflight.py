@@ -84,7 +84,8 @@ def preflight(config: Config, reader: DeviceReader | None, environ: Mapping[str,
         else:
             driver, devices = _read(reader, config)
             config = _with_fractions(config, devices, models)
-            plan = make_plan(config, devices, RuntimeDir(config.runtime_dir).own_pids())
+            asleep = _asleep(config, devices, install, environ)
+            plan = make_plan(config, devices, RuntimeDir(config.runtime_dir).own_pids(), asleep)
             config, plan = _with_models(config, plan, install, environ, models)
             errors += _unreachable_slices(plan, install)
             plan.raise_for_problems()
@@ -131,6 +132,19 @@ def _unreachable_slices(plan: Plan, install: VllmInstall | None) -> Iterator[Una
                 f"vLLM {install.version} cannot run on {planned.device.label}, a MIG slice",
                 hint="`memoria setup` installs a vLLM that can (0.24 and later)",
             )
+
+
+def _asleep(
+    config: Config,
+    devices: Mapping[int | str, Device],
+    install: VllmInstall | None,
+    environ: Mapping[str, str],
+) -> dict[str, int]:
+    if install is None or not any(engine.sleep_level for engine in config.engines):
+        return {}
+    from memoria.preflight.records import measured_asleep  # noqa: PLC0415 (see `preflight`)
+
+    return measured_asleep(config, devices, install, environ)
 
 
 def _with_fractions(

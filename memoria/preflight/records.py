@@ -86,6 +86,19 @@ def learned(
     }
 
 
+def measured_asleep(
+    config: Config, devices: Mapping[int | str, Device], install: VllmInstall, environ: Mapping[str, str]
+) -> dict[str, int]:
+    """What engines were seen to keep asleep, with exactly these settings."""
+    records = Records(records_dir(config, environ))
+    found = {
+        engine.name: records.find(engine.name, fingerprint_now(engine, devices[engine.gpu], install, environ))
+        for engine in config.engines
+        if engine.sleep_level
+    }
+    return {name: record.asleep_bytes for name, record in found.items() if record and record.asleep_bytes}
+
+
 def holds(record: Record, environ: Mapping[str, str]) -> bool:
     """Whether the next start takes no more memory than the recorded one: with an empty compile cache it takes
     more than one that found its graphs there (vllm/compilation/backends.py)."""

@@ -25,8 +25,8 @@ Check = Callable[[], Awaitable[Problem | None]]
 class Ticket:
     """One start's place in the queue of one gate. `leave` ends it, however the start went."""
 
-    def __init__(self, gate: GpuGate, engine: str, number: int) -> None:
-        self._gate, self.engine, self.number = gate, engine, number
+    def __init__(self, gate: GpuGate, engine: str, number: int, *, first: bool = False) -> None:
+        self._gate, self.engine, self.number, self.first = gate, engine, number, first
         self.arrived_at: float | None = None
         self.blocked: Problem | None = None  # found by its latest memory check
         self.spoiled = False  # a neighbour's memory moved while this one was inside
@@ -69,9 +69,11 @@ class GpuGate:
         """Whether no other engine is inside, and no other's memory is on its way back."""
         return self._unrest(engine) is None
 
-    def ticket(self, engine: str) -> Ticket:
+    def ticket(self, engine: str, *, first: bool = False) -> Ticket:
+        """`first`: of an engine that falls asleep or wakes. It measures nothing, so it waits only for who is
+        inside; what comes back meanwhile is no harm."""
         self._numbers += 1
-        ticket = Ticket(self, engine, self._numbers)
+        ticket = Ticket(self, engine, self._numbers, first=first)
         self._tickets.append(ticket)
         return ticket
 
@@ -87,7 +89,7 @@ class GpuGate:
                 self._step_back(ticket)
                 raise
             ticket.blocked = problem
-            if problem is None and not self._releasing:
+            if problem is None and (ticket.first or not self._releasing):
                 ticket.spoiled = False  # what moved before does not count
                 self._journal.add_event(EventKind.GATE_PASSED, ticket.engine, device=self._device)
                 return
@@ -146,6 +148,8 @@ class GpuGate:
         return None if ends else inside.engine
 
     def _may_pass(self, ticket: Ticket) -> bool:
+        if ticket.first:
+            return self._inside is None
         if self._inside is not None or self._releasing:
             return False
         return all(
@@ -153,7 +157,7 @@ class GpuGate:
         )
 
     def _lets_pass(self, earlier: Ticket, later: Ticket) -> bool:
-        if earlier.blocked is not None:
+        if earlier.blocked is not None or earlier.first:
             return True
         waited = self._clock() - (later.arrived_at or self._clock())
         return earlier.arrived_at is None and waited >= self._overtake_after

@@ -46,6 +46,9 @@ PHASES: Mapping[State, Phase] = {
     State.STOPPING: Phase.LEAVING,
     State.RELEASING: Phase.LEAVING,
     State.HELD: Phase.LEAVING,
+    State.DOZING: Phase.LEAVING,
+    State.ASLEEP: Phase.AWAY,
+    State.WAKING: Phase.WAKING,
 }
 Reason = Literal["request", "preload", "hand"]
 REASONS: Mapping[Reason, str] = {
@@ -163,7 +166,7 @@ class OnDemand:
     def _attend(self, plan: DevicePlan) -> float:
         """Returns when to look again."""
         now = time.monotonic()
-        models = self._models(plan, now)
+        models, plan = self._models(plan, now), self._measured(plan)
         decision = decide(models, plan.may_be_awake, self._deployment().config.swap, now)
         for step in decision.steps:
             self._do(step)
@@ -174,8 +177,10 @@ class OnDemand:
         actor = self._actors()[step.engine]
         match step:
             case Wake():
-                reason = self._about[step.engine].reason
-                self._journal.add_event(EventKind.WAKES, step.engine, REASONS[reason], cause=reason)
+                reason, away = self._about[step.engine].reason, actor.state.value
+                self._journal.add_event(
+                    EventKind.WAKES, step.engine, REASONS[reason], cause=reason, away=away
+                )
                 actor.schedule(Event.WAKE)
             case Yield():
                 self._journal.add_event(EventKind.MAKES_ROOM, step.engine, _why(step), cause=step.cause)
@@ -206,10 +211,22 @@ class OnDemand:
             last_used=about.last_used,
             priority=engine.priority,
             ttl=engine.ttl,
-            swap_seconds=about.left_in + (actor.snapshot.start_seconds or UNKNOWN_START),
+            swap_seconds=about.left_in + self._seconds_to_come(actor),
             rate=about.rate,
             retry_at=-math.inf if retry_at is None else now + retry_at - time.time(),
         )
+
+    def _seconds_to_come(self, actor: EngineActor) -> float:
+        """From asleep, where it sleeps and was once woken, else from a start."""
+        snapshot, level = actor.snapshot, self._deployment().config.engine(actor.snapshot.name).sleep_level
+        wakes = level > 0 and snapshot.pid is not None  # an engine without a process starts
+        return (snapshot.sleep.wake_seconds if wakes else None) or snapshot.start_seconds or UNKNOWN_START
+
+    def _measured(self, plan: DevicePlan) -> DevicePlan:
+        """The plan with what engines of it were seen to keep asleep since."""
+        actors = [self._actors()[b.engine] for b in plan.on_demand if b.engine in self._actors()]
+        kept = {a.snapshot.name: a.snapshot.sleep.asleep_bytes for a in actors}
+        return plan.with_asleep({name: size for name, size in kept.items() if size is not None})
 
     def _take_rate(self, about: _About, total: int, now: float) -> None:
         if (passed := now - about.rate_at) >= 1:
@@ -223,7 +240,8 @@ class OnDemand:
         models = self._models(plan, now)
         if all(model.name != name for model in models):
             return UNKNOWN_START
-        return seconds_until_awake(name, models, plan.may_be_awake, deployment.config.swap, now)
+        fits = self._measured(plan).may_be_awake
+        return seconds_until_awake(name, models, fits, deployment.config.swap, now)
 
 
 def _why(step: Yield) -> str:

@@ -18,18 +18,26 @@ from memoria.errors import MemoriaError, Problem, UnavailableError
 from memoria.gpu.device import Device
 from memoria.plan.budgets import Budget
 from memoria.plan.footprint.settings import batch_defaults
-from memoria.plan.free_memory import check_held, check_start
+from memoria.plan.free_memory import check_held, check_start, check_wake
 from memoria.plan.outcome import machine_of
 from memoria.preflight.preflight import Deployment
 from memoria.supervisor.device_memory import DeviceMemory
 from memoria.supervisor.gate import GpuGate, Ticket
+from memoria.supervisor.host_memory import HostMemory
 from memoria.supervisor.passengers import CoreConnections, Passengers
 from memoria.supervisor.runtime_dir import RuntimeDir
 from memoria.supervisor.verifier import Verifier
 from memoria.text import gib
 from memoria.vllm import client as vllm_client
 from memoria.vllm.command import EngineSpec, StartFacts, build_spec
-from memoria.vllm.facts import EngineAddress, FetchProgress, LaunchSettings, Progress, TcpAddress
+from memoria.vllm.facts import (
+    EngineAddress,
+    FetchProgress,
+    LaunchSettings,
+    Progress,
+    Sample,
+    TcpAddress,
+)
 from memoria.vllm.fetch.fetcher import Fetcher, is_complete
 from memoria.vllm.fetch.repository import repositories
 
@@ -53,6 +61,7 @@ class SupervisedHost:
     process_table: ProcessTable
     verifier: Verifier
     fetcher: Fetcher
+    host_memory: HostMemory
 
     @property
     def device(self) -> Device:
@@ -69,6 +78,14 @@ class SupervisedHost:
     @property
     def on_demand(self) -> bool:
         return self.engine.on_demand
+
+    @property
+    def sleep_level(self) -> int:
+        return self.engine.sleep_level
+
+    @property
+    def verifies_wakes(self) -> bool:
+        return self.deployment.config.swap.verify
 
     @property
     def launch_settings(self) -> LaunchSettings:
@@ -106,8 +123,8 @@ class SupervisedHost:
         wanted = repositories(self.engine.model, self.engine.vllm_args, self._hub_environ)
         return await self.fetcher.fetch(wanted, self._hub_environ, on_progress)
 
-    def ticket(self) -> Ticket:
-        return self.gate.ticket(self.engine.name)
+    def ticket(self, *, first: bool = False) -> Ticket:
+        return self.gate.ticket(self.engine.name, first=first)
 
     def expect(self, start_id: str) -> CoreConnections:
         self.runtime.state.intend(start_id, self.engine.name)
@@ -126,6 +143,7 @@ class SupervisedHost:
         with contextlib.suppress(OSError):  # a process that was killed leaves its socket
             self.runtime.socket_of(start_id).unlink()
         self.runtime.state.ended(start_id)
+        self.host_memory.release(start_id)
 
     def set_releasing(self, start_id: str, releasing: bool) -> None:
         self.gate.set_releasing(self.engine.name, releasing, start=start_id)
@@ -189,6 +207,41 @@ class SupervisedHost:
         except OSError as error:
             logger.warning("%s: cannot tell whether it listens: %s", self.engine.name, error)
             return False
+
+    def reserve_host_memory(self, start_id: str, weights_bytes: int | None) -> Problem | None:
+        if self.sleep_level != 1:
+            return None
+        size = self.budget.requested_bytes if weights_bytes is None else weights_bytes
+        limit = self.deployment.config.swap.host_memory
+        return self.host_memory.reserve(start_id, self.engine.name, size, limit)
+
+    async def fall_asleep(self, address: EngineAddress) -> str | None:
+        return await vllm_client.fall_asleep(address, self.sleep_level)
+
+    async def wake_up(self, address: EngineAddress) -> str | None:
+        return await vllm_client.wake_up(address, self.sleep_level)
+
+    async def sample(self, address: EngineAddress) -> Sample | None:
+        return await vllm_client.sample(address, self.engine.runner, self.engine.served_model_name[0])
+
+    async def used_bytes(self, pids: Collection[int]) -> int | None:
+        used = [process.used_bytes for process in (await self.memory.read()).processes if process.pid in pids]
+        return None if None in used else sum(size or 0 for size in used)
+
+    def check_asleep(self, kept_bytes: int) -> Problem | None:
+        plan = next(p for p in self.deployment.plan.devices if self.budget in p.budgets)
+        plan = plan.with_asleep({self.engine.name: kept_bytes})
+        never = next((b.engine for b in plan.on_demand if not plan.may_be_awake({b.engine})), None)
+        if never is None:
+            return None
+        return Problem(f"it keeps {gib(kept_bytes)} GiB asleep, beside which {never} could never be awake")
+
+    async def check_wake(self, needed_bytes: int | None) -> Problem | None:
+        try:
+            device = await self.memory.read()
+        except MemoriaError as error:
+            return error.problems[0]
+        return check_wake(self.budget, device, await self.own_pids(), needed_bytes)
 
     async def progress(self, address: EngineAddress) -> Progress | None:
         return await vllm_client.progress(address, timeout=self._timeouts.health)

@@ -19,11 +19,13 @@ from memoria.engine.snapshot import EngineSnapshot
 from memoria.engine.traffic import Flow
 from memoria.errors import UnavailableError
 from memoria.gpu.device import DeviceReader
+from memoria.gpu.host import host_memory
 from memoria.plan.plan import Plan
 from memoria.preflight.preflight import Deployment
 from memoria.preflight.records import Records, records_dir
 from memoria.supervisor.device_memory import DeviceMemory
 from memoria.supervisor.gate import GpuGate
+from memoria.supervisor.host_memory import HostMemory
 from memoria.supervisor.on_demand import OnDemand
 from memoria.supervisor.passengers import Passengers
 from memoria.supervisor.runtime_dir import RuntimeDir
@@ -62,6 +64,7 @@ class Supervisor:
         self._passengers = Passengers(runtime.gate_socket)
         self.verifier = Verifier(Records(records_dir(deployment.config, environ)), environ, journal)
         self._fetcher = Fetcher()
+        self.host_memory = HostMemory(lambda: host_memory()[1])
         self.memories: dict[str, DeviceMemory] = {}
         self._gates: dict[str, GpuGate] = {}
         self._listeners: list[Callable[[EngineSnapshot], None]] = []
@@ -108,6 +111,7 @@ class Supervisor:
             process_table=self.process_table,
             verifier=self.verifier,
             fetcher=self._fetcher,
+            host_memory=self.host_memory,
         )
 
     def watch_flow(self, flow_of: Callable[[str], Flow]) -> None:
@@ -216,7 +220,10 @@ class Supervisor:
         if actor.snapshot.on_demand and not FACTS[actor.state].has_process:
             self._start(actor)
         else:
+            away = FACTS[actor.state].is_away
             actor.restart(now=now)
+            if away:
+                self.on_demand.want(name, "hand")
 
     def wake(self, name: str, by: str, *, seconds: float = 0.0) -> None:
         """Raises `ResidentError` for an engine that is not on demand. `seconds` in which its `ttl` does not

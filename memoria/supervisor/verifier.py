@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 
 from memoria.config.model import EngineConfig
@@ -65,13 +65,31 @@ class Verifier:
                 # It did not get ready with the recorded size: the next start measures anew.
                 self._pinned.discard(name)
                 self._records.forget(name)
+        elif snapshot.state is State.ASLEEP:
+            self._begin(self._keep_asleep(snapshot, deployment), f"{name} asleep")
         elif snapshot.state is not State.READY or not _is_complete(snapshot.figures):
             return
         elif self._verified.get(name, "") != snapshot.start_id:
             self._verified[name] = snapshot.start_id
-            task = asyncio.create_task(self._verify(snapshot, deployment), name=f"{name} verify")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._begin(self._verify(snapshot, deployment), f"{name} verify")
+
+    def _begin(self, work: Coroutine[None, None, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _keep_asleep(self, snapshot: EngineSnapshot, deployment: Deployment) -> None:
+        if (kept := snapshot.sleep.asleep_bytes) is not None:
+            await asyncio.to_thread(self._record_asleep, snapshot.name, kept, deployment)
+
+    def _record_asleep(self, name: str, kept: int, deployment: Deployment) -> None:
+        engine, plan = deployment.config.engine(name), deployment.plan
+        wanted = fingerprint_now(engine, plan.device(name), deployment.install, self._environ)
+        if wanted is None:
+            return
+        record = self._records.find(name, wanted) or Record(wanted, plan.budget(name).requested_bytes)
+        if record.asleep_bytes != kept:
+            self._records.keep(name, replace(record, asleep_bytes=kept))
 
     async def settled(self) -> None:
         """Waits until every record that was begun is written."""
@@ -96,9 +114,11 @@ class Verifier:
         if outcome is not None:
             self._holdings[name] = outcome.holding
         record = make_record(wanted, figures, budget, outcome)
-        if name in self._pinned and (before := self._records.find(name, wanted)) is not None:
-            # With a given size nothing was measured: the condition is that of the start that was.
-            record = replace(record, is_cold=before.is_cold)
+        if (before := self._records.find(name, wanted)) is not None:
+            record = replace(record, asleep_bytes=before.asleep_bytes)
+            if name in self._pinned:
+                # With a given size nothing was measured: the condition is that of the start that was.
+                record = replace(record, is_cold=before.is_cold)
         self._records.keep(name, record)
         return record
 

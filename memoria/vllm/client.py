@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
 
 from memoria.config.model import Runner
-from memoria.vllm.facts import EngineAddress, Progress, UnixAddress
+from memoria.errors import UnavailableError
+from memoria.vllm.facts import EngineAddress, Progress, Sample, UnixAddress
 from memoria.vllm.metrics import progress_of
 
 logger = logging.getLogger(__name__)
@@ -93,7 +95,9 @@ async def list_models(address: EngineAddress, *, timeout: float) -> list[dict[st
         return None
 
 
-async def post(address: EngineAddress, path: str, body: dict[str, Any], *, timeout: float) -> tuple[int, Any]:
+async def post(
+    address: EngineAddress, path: str, body: dict[str, Any] | None = None, *, timeout: float | None
+) -> tuple[int, Any]:
     """Status and JSON of an answer: None for another body, 0 for no answer in time."""
     try:
         async with (
@@ -108,6 +112,82 @@ async def post(address: EngineAddress, path: str, body: dict[str, Any], *, timeo
         return answer.status, json.loads(text)
     except ValueError:
         return answer.status, None
+
+
+# ------------------------------------------------------------------ sleep mode, of vLLM's development routes
+
+
+async def fall_asleep(address: EngineAddress, level: int) -> str | None:
+    """Why it did not, or None; has no limit of its own. The level is in the query: vLLM ignores a body, and
+    would choose level 1 (vllm/entrypoints/serve/dev/sleep/api_router.py)."""
+    return await _order(address, f"/sleep?level={level}&mode=abort") or await _sleeps(address, wanted=True)
+
+
+async def wake_up(address: EngineAddress, level: int) -> str | None:
+    """As `fall_asleep`. Level 2 has dropped the weights: they are read again before the KV cache is back and
+    vLLM's scheduler goes on, or it would compute with what happens to be there."""
+    if level == 1:
+        failed = await _order(address, "/wake_up")
+    else:
+        failed = (
+            await _order(address, "/wake_up?tags=weights")
+            or await _order(address, "/collective_rpc", {"method": "reload_weights"})
+            or await _order(address, "/wake_up?tags=kv_cache")
+        )
+    return failed or await _sleeps(address, wanted=False)
+
+
+async def _order(address: EngineAddress, path: str, body: dict[str, Any] | None = None) -> str | None:
+    status, answer = await post(address, path, body, timeout=None)
+    if status == 200:
+        return None
+    error = answer.get("error") if isinstance(answer, dict) else None
+    said = error.get("message") if isinstance(error, dict) else error
+    return (
+        f"{path.partition('?')[0]}: {f'status {status}' if status else 'no answer'}{f', {said}' * bool(said)}"
+    )
+
+
+async def _sleeps(address: EngineAddress, *, wanted: bool) -> str | None:
+    try:
+        async with session(address, None) as client, client.get(f"{base_url(address)}/is_sleeping") as answer:
+            sleeps = (await answer.json())["is_sleeping"]
+    except (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError) as error:
+        return f"/is_sleeping: {error!r}"
+    return None if sleeps is wanted else f"/is_sleeping says {str(sleeps).lower()}"
+
+
+async def sample(address: EngineAddress, runner: Runner, model: str) -> Sample | None:
+    """An answer that the same weights give again: one greedy token, or one vector. None where the model
+    serves none of the probes. Raises `UnavailableError`; has no limit of its own."""
+    for path, body in PROBES[runner]:
+        greedy = {"temperature": 0} if runner == "generate" else {}
+        status, answer = await post(address, path, {"model": model, **body, **greedy}, timeout=None)
+        if status == 200:
+            return _sample_of(answer)
+        if not 400 <= status < 500:
+            raise UnavailableError(f"{path}: {f'status {status}' if status else 'no answer'}")
+    return None
+
+
+def _sample_of(answer: Any) -> Sample:
+    try:
+        if "choices" in answer:
+            choice = answer["choices"][0]
+            return str(choice["message"]["content"] if "message" in choice else choice["text"])
+        first = answer["data"][0]
+        found = next(first[name] for name in ("embedding", "score", "probs", "data") if name in first)
+        return tuple(_flat(found))
+    except (KeyError, IndexError, TypeError, ValueError, StopIteration) as error:
+        raise UnavailableError(f"an answer of no known shape: {error!r}") from error
+
+
+def _flat(numbers: Any) -> Iterator[float]:
+    if isinstance(numbers, list):
+        for item in numbers:
+            yield from _flat(item)
+    else:
+        yield float(numbers)
 
 
 async def _is_healthy(client: aiohttp.ClientSession, url: str) -> bool:

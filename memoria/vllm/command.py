@@ -133,11 +133,15 @@ def _argv(engine: EngineConfig, install: VllmInstall, address: EngineAddress) ->
             yield from ("--host", host, "--port", str(port))
     yield "--enable-request-id-headers"
     options = install.options
-    for name, value in {**_DEFAULT_ARGS, **engine.vllm_args}.items():
+    for name, value in {**_DEFAULT_ARGS, **engine.vllm_args, **_sleep_mode(engine)}.items():
         if options is None:
             yield from _flag(name, value)
         elif name in engine.vllm_args or name in options:
             yield from arguments(options.find(name), value)
+
+
+def _sleep_mode(engine: EngineConfig) -> dict[str, Any]:
+    return {"enable_sleep_mode": True} if engine.sleep_level else {}
 
 
 def _flag(name: str, value: Any) -> Iterator[str]:
@@ -179,6 +183,8 @@ def _environment(
         env["PYTHONPATH"] = _joined(start.plugin_dir, env.get("PYTHONPATH"))
         if "VLLM_PLUGINS" in env:
             env["VLLM_PLUGINS"] = _with_passenger(env["VLLM_PLUGINS"])
+    if engine.sleep_level:  # its routes for it, on a socket that only memoria reaches
+        env["VLLM_SERVER_DEV_MODE"] = "1"
     if start.gate_path is not None:
         env["MEMORIA_GATE"] = start.gate_path
     env["MEMORIA_ENGINE"] = engine.name

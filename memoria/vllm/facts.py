@@ -3,6 +3,7 @@ ended."""
 
 from __future__ import annotations
 
+import math
 import signal as signals
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
@@ -35,6 +36,19 @@ class TcpAddress:
 EngineAddress = UnixAddress | TcpAddress
 # The engine core's own figures: name and value of each, in the order of vLLM's /metrics.
 Progress = tuple[tuple[bytes, bytes], ...]
+# What one request was answered: a text, or numbers.
+Sample = str | tuple[float, ...]
+OTHER_ROUNDING = 0.05  # of a vector's length
+
+
+def agree(before: Sample, now: Sample) -> bool:
+    """Whether the same weights gave both: the same text, or numbers that differ by rounding."""
+    if isinstance(before, str) or isinstance(now, str):
+        return before == now
+    if len(before) != len(now):
+        return False
+    apart = math.dist(before, now)
+    return apart <= OTHER_ROUNDING * math.hypot(*before)  # never with a NaN
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 import yaml
 
 from memoria.bench.load import Load
@@ -17,7 +16,7 @@ from memoria.gpu import open_reader
 from memoria.text import GIB
 from tests.gpu.box import MIB, GpuBox, Wish, wait
 from tests.integration.daemon import Box
-from tests.stub_engine.device import give_memory_back
+from tests.stub_engine.device import held
 
 SHORT = Load(1.0, 0.2, streams=4, prompt_words=16, max_tokens=16, embedders=4, texts=4, text_words=16)
 CONTEXT_BYTES = 400 * MIB
@@ -68,19 +67,14 @@ class StubBox(GpuBox):
 
     def used_bytes(self) -> int:
         rows = [line.split("\t") for line in Path(self._facts).read_text().splitlines()]
-        return next(int(row[5]) for row in rows if row[0] == "gpu")
+        return next(int(row[5]) for row in rows if row[0] == "gpu") + held(Path(self._facts))
 
     @property
     def _facts(self) -> str:
         return self.nvml.env()["NVML_STUB_FILE"]
 
     def bury(self, cores: Collection[int]) -> None:
-        """A stub's leader gives its core's memory back; where that was killed, this does."""
         wait(lambda: not any(map(psutil.pid_exists, cores)), "the cores have ended", every=0.01)
-        for core in cores:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setenv("NVML_STUB_FILE", self._facts)
-                give_memory_back(core)
 
     @property
     def _may_load(self) -> Path:

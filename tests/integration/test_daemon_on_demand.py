@@ -274,7 +274,7 @@ def test_metrics_count_wakes_and_ends(daemon: RunningDaemon) -> None:
     for series in (
         'memoria_engine_awake{engine="generation"} 0',
         'memoria_engine_awake{engine="second"} 1',
-        'memoria_engine_wakes_total{engine="generation",cause="request"} 1',
+        'memoria_engine_wakes_total{engine="generation",from="dormant",cause="request"} 1',
         'memoria_engine_yields_total{engine="generation",cause="idle"} 1',
         'memoria_engine_wake_seconds_count{engine="second"} 1',
         'memoria_engine_restarts_total{engine="generation",cause="asked"} 0',

@@ -17,6 +17,7 @@ from memoria.vllm.facts import ExitStatus
 from memoria.vllm.log_lines import Phase, StartFigures, read_line
 from memoria.vllm.passenger import PLUGIN_DIR
 from tests.stub_engine import StubVllm
+from tests.stub_engine.device import held
 from tests.stub_engine.process import StartStub, alive, eventually, requests_running, status_of
 from tests.stub_nvml import NvmlStub, StubGpu
 from tests.unit.commands import ENGINE, START, spec
@@ -316,13 +317,8 @@ async def test_gpu_memory_is_taken_behind_the_gate_and_given_back_at_the_end(
     stub_vllm.set_faults(gpu_bytes=300)
     path = nvml_stub.env()["NVML_STUB_FILE"]
 
-    def facts() -> str:
-        return Path(path).read_text()
-
     process = await start_stub(env={"NVML_STUB_FILE": path}).ready()
-    assert f"proc\t0\t{process.core}\t300" in facts()
-    assert "\t1000\t400\t0" in facts()
+    assert held(Path(path)) == 300
     os.kill(process.pid, signal.SIGTERM)
     await process.exit_code()
-    assert "proc" not in facts()
-    assert "\t1000\t100\t0" in facts()
+    assert held(Path(path)) == 0

@@ -33,7 +33,7 @@ VALUES = (
 )
 SWITCHES = (
     "disable-uvicorn-access-log enable-chunked-prefill enable-lora enable-prefix-caching "
-    "enable-request-id-headers enforce-eager trust-remote-code"
+    "enable-request-id-headers enable-sleep-mode enforce-eager trust-remote-code"
 )
 
 
@@ -103,7 +103,9 @@ async def _run(args: argparse.Namespace, faults: Faults, log: Log, listener: soc
 
     names = [*(args.served_model_name or [args.model]), *(one.partition("=")[0] for one in args.lora_modules)]
     runner = "pooling" if args.runner == "pooling" else "generate"
-    routes = Routes(args.model, names, runner, args.max_model_len, core, faults)
+    routes = Routes(
+        args.model, names, runner, args.max_model_len, core, faults, sleeps=bool(args.enable_sleep_mode)
+    )
     connections: set[asyncio.Task[None]] = set()
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator
 from multiprocessing import get_context
 
 from tests.stub_engine.core import run_engine_core
-from tests.stub_engine.device import give_memory_back
 from tests.stub_engine.faults import Faults
 
 
@@ -48,6 +47,11 @@ class CoreClient:
     def blocks_in_cache(self) -> int:
         """As the core reports it: a frozen one reports nothing new."""
         return self._blocks.total()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
 
     @property
     def exitcode(self) -> int | None:
@@ -100,9 +104,6 @@ class CoreClient:
         loop.remove_reader(self._process.sentinel)
         loop.remove_reader(self._pipe.fileno())
         self._process.join()
-        if self._process.pid is not None:
-            give_memory_back(self._process.pid)
-
         self.died_busy = bool(self._tokens)
         self.dead.set()
         for queue in self._tokens.values():

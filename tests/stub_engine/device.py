@@ -1,4 +1,5 @@
-"""GPU memory of a stub engine: a line in the NVML stub's file (see tests/stub_nvml/nvml.c)."""
+"""GPU memory of a stub engine: a line in the NVML stub's file (see tests/stub_nvml/nvml.c), that counts while
+the process lives."""
 
 from __future__ import annotations
 
@@ -10,11 +11,7 @@ from pathlib import Path
 
 
 def take_memory(pid: int, size: int) -> None:
-    def take(rows: list[list[str]]) -> list[list[str]]:
-        place = _place(rows)
-        return [*_with_used(rows, place, size), ["proc", place, str(pid), str(size)]]
-
-    _edit(take)
+    _edit(lambda rows: [*rows, ["live", _place(rows), str(pid), str(size)]])
 
 
 def claim(pid: int, fraction: float, context_bytes: int) -> None:
@@ -23,7 +20,10 @@ def claim(pid: int, fraction: float, context_bytes: int) -> None:
 
     def take(rows: list[list[str]]) -> list[list[str]]:
         place = _place(rows)
-        total, used, reserved = next(map(int, row[4:7]) for row in rows if _is_at(row, place))
+        total, used, reserved = next(
+            map(int, row[4:7]) for row in rows if row[0] in {"gpu", "mig"} and row[1] == place
+        )
+        used += sum(int(row[3]) for row in rows if row[:2] == ["live", place] and _lives(row[2]))
         total -= reserved
         free, requested = total - used - context_bytes, math.ceil(total * fraction)
         if free < requested:
@@ -32,20 +32,31 @@ def claim(pid: int, fraction: float, context_bytes: int) -> None:
                 f"less than desired GPU memory utilization ({fraction}, {requested / 2**30:.2f} GiB). "
                 "Decrease GPU memory utilization or reduce GPU memory used by other processes."
             )
-        size = requested + context_bytes
-        return [*_with_used(rows, place, size), ["proc", place, str(pid), str(size)]]
+        return [*rows, ["live", place, str(pid), str(requested + context_bytes)]]
 
     _edit(take)
 
 
-def give_memory_back(pid: int) -> None:
-    def give_back(rows: list[list[str]]) -> list[list[str]]:
-        for row in rows:
-            if row[0] == "proc" and row[2] == str(pid):
-                rows = _with_used(rows, row[1], -int(row[3]))
-        return [row for row in rows if row[0] != "proc" or row[2] != str(pid)]
+def held(file: Path) -> int:
+    """By all engines that live."""
+    rows = [line.split("\t") for line in file.read_text().splitlines() if line]
+    return sum(int(row[3]) for row in rows if row[0] == "live" and _lives(row[2]))
 
-    _edit(give_back)
+
+def held_by(pid: int) -> int:
+    if not (name := os.environ.get("NVML_STUB_FILE")):
+        return 0
+    rows = [line.split("\t") for line in Path(name).read_text().splitlines() if line]
+    return sum(int(row[3]) for row in rows if row[0] == "live" and row[2] == str(pid))
+
+
+def set_memory(pid: int, size: int) -> None:
+    """Of a process that holds some."""
+
+    def change(rows: list[list[str]]) -> list[list[str]]:
+        return [[*row[:3], str(size)] if row[0] == "live" and row[2] == str(pid) else row for row in rows]
+
+    _edit(change)
 
 
 def _place(rows: list[list[str]]) -> str:
@@ -54,12 +65,11 @@ def _place(rows: list[list[str]]) -> str:
     return next(row[1] for row in rows if row[0] in {"gpu", "mig"} and wanted in row[1:3])
 
 
-def _is_at(row: list[str], place: str) -> bool:
-    return row[0] in {"gpu", "mig"} and row[1] == place
-
-
-def _with_used(rows: list[list[str]], place: str, change: int) -> list[list[str]]:
-    return [[*row[:5], str(int(row[5]) + change), row[6]] if _is_at(row, place) else row for row in rows]
+def _lives(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def _edit(change: Callable[[list[list[str]]], list[list[str]]]) -> None:

@@ -24,10 +24,7 @@ class Faults:
     load_seconds: float = 0.0  # behind it
     load_until: str = ""  # behind it: until that file exists
     without_plugins: bool = False  # loads none, as a vLLM that does not know memoria's
-    gpu_bytes: int = (
-        0  # taken from the NVML stub (NVML_STUB_FILE); given back when the leader sees its core end
-    )
-
+    gpu_bytes: int = 0  # taken from the NVML stub (NVML_STUB_FILE) while its core lives
     context_bytes: int | None = None  # takes its fraction of the GPU, and this beside it, or refuses to start
 
     fail_at: Step | None = None
@@ -39,6 +36,14 @@ class Faults:
     ignore_sigterm: bool = False  # the API server; the engine core always does
     grandchild: bool = False  # a process with a session of its own outlives everything
     stderr_bytes_per_second: int = 0
+
+    asleep_bytes: int = 2**30  # kept of `gpu_bytes` while it sleeps
+    sleep_fails: bool = False  # 500, when its memory is gone already
+    sleep_hangs: bool = False
+    wake_hangs: bool = False
+    wake_takes_only: int | None = None  # holds so much, and fails: no room for the rest
+    wrong_after_wake: bool = False
+    reload_fails: bool = False  # of level 2: 500
 
     health: int = 200
     health_seconds: float = 0.0

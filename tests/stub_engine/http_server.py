@@ -21,6 +21,7 @@ from tests.stub_engine.events import record
 class Request:
     method: str
     path: str
+    query: str
     headers: dict[str, str]
     body: bytes
 
@@ -80,7 +81,8 @@ class Connection:
             body = b"".join([chunk async for chunk in self._chunks()])
         else:
             body = await self._reader.readexactly(int(headers.get("content-length", 0)))
-        return Request(method, target.partition("?")[0], headers, body)
+        path, _, query = target.partition("?")
+        return Request(method, path, query, headers, body)
 
     async def _chunks(self) -> AsyncGenerator[bytes, None]:
         while size := int(await self._reader.readuntil(b"\r\n"), 16):

@@ -7,13 +7,15 @@ import os
 import signal
 import uuid
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, dataclass, field, replace
 from typing import Any
 
 from tests.stub_engine import answers
 from tests.stub_engine.core_client import CoreClient, EngineDeadError
 from tests.stub_engine.faults import Faults
 from tests.stub_engine.http_server import Request, Response
+from tests.stub_engine.sleep_mode import ROUTES as DEVELOPMENT
+from tests.stub_engine.sleep_mode import SleepMode
 
 BOTH = {"/health", "/ping", "/version", "/metrics", "/v1/models", "/tokenize", "/stub/fault"}
 GENERATE = {"/v1/completions", "/v1/chat/completions"}
@@ -30,10 +32,19 @@ class Routes:
     max_model_len: int
     core: CoreClient
     faults: Faults
+    sleeps: InitVar[bool] = False
+    sleep_mode: SleepMode = field(init=False)
+
+    def __post_init__(self, sleeps: bool) -> None:
+        self.sleep_mode = SleepMode(self.core.pid, lambda: self.faults, moves_memory=sleeps)
 
     async def __call__(self, request: Request) -> Response:
         path = request.path
         allowed = LORA if os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING") == "1" else set()
+        if path in DEVELOPMENT and os.environ.get("VLLM_SERVER_DEV_MODE") == "1":
+            if request.method != DEVELOPMENT[path]:
+                return Response.of_json({"detail": "Method Not Allowed"}, 405)
+            return await self.sleep_mode.answer(request)
         if path not in BOTH | (POOLING if self.runner == "pooling" else GENERATE) | allowed:
             return Response.of_json({"detail": "Not Found"}, 404)
         if (request.method == "POST") != (path in POST):
@@ -97,6 +108,9 @@ class Routes:
 
     async def _embed(self, model: str, body: dict[str, Any]) -> Response:
         given = body["input"]
+        await self.sleep_mode.awake.wait()
+        if self.sleep_mode.is_wrong:
+            given = "wrong"
         one = not isinstance(given, list) or (bool(given) and isinstance(given[0], int))
         async for _ in self._tokens(1):
             pass
@@ -113,6 +127,9 @@ class Routes:
             body.get("max_completion_tokens") or body.get("max_tokens") or 16,
             chat,
         )
+        await self.sleep_mode.awake.wait()
+        if self.sleep_mode.is_wrong:
+            ask = replace(ask, prompt="wrong")
         if body.get("stream"):
             options = body.get("stream_options") or {}
             stream = self._stream(

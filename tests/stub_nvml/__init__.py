@@ -77,14 +77,14 @@ class NvmlStub:
     """One machine's GPUs, kept in `folder`. There are none until `set`."""
 
     def __init__(self, folder: Path, library: Path) -> None:
-        self._facts = folder / "nvml.txt"
+        self.file = folder / "nvml.txt"
         self._library = library
         self.set()
 
     def env(self) -> dict[str, str]:
         inherited = os.environ.get("LD_LIBRARY_PATH")
         libraries = str(self._library.parent) + (f":{inherited}" if inherited else "")
-        return {"LD_LIBRARY_PATH": libraries, "NVML_STUB_FILE": str(self._facts)}
+        return {"LD_LIBRARY_PATH": libraries, "NVML_STUB_FILE": str(self.file)}
 
     def set(
         self,
@@ -108,9 +108,9 @@ class NvmlStub:
         ]
         rows += [("error", error.function, error.code, error.gpu) for error in errors]
         rows += [("delay", function, delay) for function, delay in (delays_ms or {}).items()]
-        new = self._facts.with_suffix(".new")
+        new = self.file.with_suffix(".new")
         new.write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
-        new.replace(self._facts)
+        new.replace(self.file)
 
 
 def build_library(folder: Path) -> Path:

@@ -5,6 +5,7 @@
  *   mig    PLACE  UUID  NAME  TOTAL  USED  RESERVED     (a slice; its GPU is in MIG mode; see `PLACES`)
  *   proc   PLACE  PID   USED                            (USED "-": the driver gives no figure)
  *   migmode INDEX                                       (a GPU in MIG mode, perhaps without slices)
+ *   live   PLACE  PID   USED                            (beside the GPU's USED, while that process lives)
  *   error  FUNCTION  CODE  INDEX                        (INDEX -1: for every GPU)
  *   delay  FUNCTION  MILLISECONDS
  *
@@ -37,6 +38,19 @@ typedef struct {
   int code;
 } world;
 
+/* Zombies hold nothing, as with a real driver. */
+static int lives(unsigned pid) {
+  char path[32], text[512], *end;
+  snprintf(path, sizeof path, "/proc/%u/stat", pid);
+  FILE *file = fopen(path, "r");
+  if (!file) return 0;
+  size_t length = fread(text, 1, sizeof text - 1, file);
+  fclose(file);
+  text[length] = 0;
+  end = strrchr(text, ')');
+  return end && end[1] && end[2] != 'Z' && end[2] != 'X';
+}
+
 static void read_line(world *w, char *line, const char *function, int index) {
   char name[96], used[32];
   int number, other, where;
@@ -54,6 +68,12 @@ static void read_line(world *w, char *line, const char *function, int index) {
     w->mig_mode[number] = 1;
   } else if (sscanf(line, "proc\t%d\t%u\t%31s", &number, &p.pid, used) == 3 && w->process_count < MAX_PROCESSES) {
     p.used = strcmp(used, "-") == 0 ? ~0ULL : strtoull(used, NULL, 10);
+    w->process_gpu[w->process_count] = number;
+    w->processes[w->process_count++] = p;
+  } else if (sscanf(line, "live\t%d\t%u\t%31s", &number, &p.pid, used) == 3 && w->process_count < MAX_PROCESSES) {
+    if (!lives(p.pid)) return;
+    p.used = strtoull(used, NULL, 10);
+    *(number < PLACES ? &w->gpus[number].used : &w->slices[number % PLACES][number / PLACES - 1].used) += p.used;
     w->process_gpu[w->process_count] = number;
     w->processes[w->process_count++] = p;
   } else if (sscanf(line, "error\t%95[^\t]\t%d\t%d", name, &other, &where) == 3) {

@@ -23,6 +23,9 @@ STATUSES = {
     State.QUEUED: "loading",
     State.FETCHING: "loading",
     State.STARTING: "loading",
+    State.DOZING: "sleeping",
+    State.ASLEEP: "sleeping",
+    State.WAKING: "loading",
 }
 
 

@@ -172,7 +172,7 @@ class Collector:
         snapshot, device, rate = actor.snapshot, supervisor.plan.device(name), self._rates.rate(name)
         diagnosis, load, fetch = snapshot.diagnosis, self._admission.load(name), snapshot.fetch
         record, serves = supervisor.verifier.latest(name), FACTS[snapshot.state].serves
-        waits = snapshot.state is State.DORMANT and supervisor.on_demand.waits(name)
+        waits = FACTS[snapshot.state].is_away and supervisor.on_demand.waits(name)
         return EngineStatus(
             name=name,
             state=snapshot.state.value,
@@ -221,6 +221,10 @@ class Collector:
             last_exit=self._last_exits.get(name),
             on_demand=snapshot.on_demand,
             start_spans=self._starts.of(name),
+            asleep_bytes=snapshot.sleep.asleep_bytes,
+            sleeping_weights_bytes=supervisor.host_memory.of(name) or None,
+            sleep_seconds=snapshot.sleep.sleep_seconds,
+            wake_seconds=snapshot.sleep.wake_seconds,
             standby=snapshot.standby,
             standby_bytes=None if snapshot.standby is None else memory.standbys.get(name),
         )

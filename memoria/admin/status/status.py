@@ -143,6 +143,14 @@ class EngineStatus:
     """It runs only while it is needed."""
     start_spans: tuple[StartSpan, ...] = ()
     """The latest start, in its order."""
+    asleep_bytes: int | None = None
+    """Of the device, kept by its process while it is asleep; null until it has slept."""
+    sleeping_weights_bytes: int | None = None
+    """Of host memory, for its weights."""
+    sleep_seconds: float | None = None
+    """Duration of the latest fall asleep."""
+    wake_seconds: float | None = None
+    """Duration of the latest wake from sleep."""
 
     @property
     def is_healthy(self) -> bool:

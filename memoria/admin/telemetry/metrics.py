@@ -138,6 +138,16 @@ def _engines(engines: Collection[EngineStatus], answering: Collection[str]) -> t
             "1 while an engine on demand is awake, 0 while it is away or on its way.",
             [({"engine": e.name}, int(e.state == State.READY)) for e in engines if e.on_demand],
         ),
+        each(
+            "memoria_engine_asleep_memory_bytes",
+            "Of the device, kept by the engine's process while it sleeps.",
+            lambda e: e.asleep_bytes,
+        ),
+        each(
+            "memoria_engine_host_memory_bytes",
+            "Of the host, for the weights of an engine that has slept.",
+            lambda e: e.sleeping_weights_bytes,
+        ),
         each("memoria_requests_in_flight", "Requests at the engine.", lambda e: e.in_flight),
         each("memoria_requests_held", "Requests queued in memoria for the engine.", lambda e: e.held),
         each("memoria_requests_limit", "Most requests that may be at the engine at once.", lambda e: e.limit),
@@ -229,7 +239,11 @@ class SwapMetrics:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._wakes: Counter[tuple[str, str]] = Counter()
+        self._wakes: Counter[tuple[str, str, str]] = Counter()
+        self._sleeps: Counter[str] = Counter()
+        self._wrong: Counter[str] = Counter()
+        self._dozes: dict[str, float] = {}  # since when, while it falls asleep
+        self._sleep_seconds: dict[str, Histogram] = {}
         self._ends: Counter[tuple[str, str]] = Counter()
         self._woken: dict[str, float] = {}  # when, while it is on its way
         self._seconds: dict[str, Histogram] = {}
@@ -237,10 +251,18 @@ class SwapMetrics:
     def on_event(self, entry: Entry) -> None:
         where = entry.subject, str(entry.data.get("cause"))
         if entry.kind is EventKind.WAKES:
-            self._wakes[where] += 1
+            self._wakes[entry.subject, str(entry.data.get("away")), where[1]] += 1
+            self._wrong[entry.subject] += 0
             self._woken[entry.subject] = self._clock()
         elif entry.kind is EventKind.MAKES_ROOM:
             self._ends[where] += 1
+        elif entry.kind is EventKind.WRONG_AFTER_WAKE:
+            self._wrong[entry.subject] += 1
+        elif entry.state is State.DOZING:
+            self._dozes[entry.subject] = self._clock()
+        elif entry.state is State.ASLEEP and (since := self._dozes.pop(entry.subject, None)) is not None:
+            self._sleeps[entry.subject] += 1
+            self._sleep_seconds.setdefault(entry.subject, Histogram(BOUNDS)).observe(self._clock() - since)
         elif entry.state is State.READY and (woken := self._woken.pop(entry.subject, None)) is not None:
             self._seconds.setdefault(entry.subject, Histogram(BOUNDS)).observe(self._clock() - woken)
         elif entry.state in (State.DORMANT, State.STOPPED, State.FAILED):
@@ -251,7 +273,29 @@ class SwapMetrics:
             return [({"engine": engine, "cause": cause}, count) for (engine, cause), count in counts.items()]
 
         return (
-            counter("memoria_engine_wakes_total", "Wakes of an engine on demand.", points(self._wakes)),
+            counter(
+                "memoria_engine_wakes_total",
+                "Wakes of an engine on demand.",
+                [
+                    ({"engine": engine, "from": away, "cause": cause}, count)
+                    for (engine, away, cause), count in self._wakes.items()
+                ],
+            ),
+            counter(
+                "memoria_engine_sleeps_total",
+                "Times that it fell asleep.",
+                [({"engine": engine}, count) for engine, count in self._sleeps.items()],
+            ),
+            counter(
+                "memoria_engine_wrong_after_wake_total",
+                "Wakes after which it answered differently than before.",
+                [({"engine": engine}, count) for engine, count in self._wrong.items()],
+            ),
+            histogram(
+                "memoria_engine_sleep_seconds",
+                "From its last request until it is asleep.",
+                [({"engine": engine}, seconds) for engine, seconds in self._sleep_seconds.items()],
+            ),
             counter("memoria_engine_yields_total", "Times that it made room.", points(self._ends)),
             histogram(
                 "memoria_engine_wake_seconds",

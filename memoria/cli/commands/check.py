@@ -126,6 +126,7 @@ def _as_json(config: Config, checked: Preflight) -> dict[str, Any]:
                         "gpu_memory_utilization": str(budget.fraction),
                         "requested_bytes": budget.requested_bytes,
                         "context_bytes": budget.context_bytes,
+                        "asleep_bytes": budget.asleep_bytes,
                     }
                     for budget in device.budgets
                 ],

@@ -19,12 +19,12 @@ from memoria.logs import printable
 
 Action = Literal["start", "stop", "restart", "wake", "sleep"]
 
-GOALS: dict[Action, State] = {
-    "start": State.READY,
-    "stop": State.STOPPED,
-    "restart": State.READY,
-    "wake": State.READY,
-    "sleep": State.DORMANT,
+GOALS: dict[Action, tuple[State, ...]] = {
+    "start": (State.READY,),
+    "stop": (State.STOPPED,),
+    "restart": (State.READY,),
+    "wake": (State.READY,),
+    "sleep": (State.ASLEEP, State.DORMANT),
 }
 WAITS, CALLED_OFF = EventKind.WAITS_FOR_NEIGHBOUR, EventKind.STOP_CALLED_OFF
 
@@ -90,7 +90,7 @@ def wake(options: Options, engine: str, seconds: int) -> int:
 def sleep(options: Options, engine: str) -> int:
     """Let an engine on demand finish its requests and give its memory back, until it is needed again.
 
-    Exit code 0: dormant, 1: new requests kept it awake, 3: memoria is not running.
+    Exit code 0: asleep or dormant, 1: new requests kept it awake, 3: memoria is not running.
 
     \b
     Example:  memoria sleep coder
@@ -105,7 +105,7 @@ def control(options: Options, action: Action, engine: str, query: str = "", *, n
     accepted = request(socket, path, "POST")
     with parsing(socket):
         before, after = State(accepted["state"]), int(accepted["event"])
-    if action != "restart" and before is GOALS[action]:
+    if action != "restart" and before in GOALS[action]:
         unchanged = {"kind": "unchanged", "what": f"is {before} already", "detail": ""}
         _print(engine, unchanged, as_json=options.json)
         return ExitCode.OK
@@ -130,7 +130,7 @@ def control(options: Options, action: Action, engine: str, query: str = "", *, n
 
 def outcome(action: Action, state: State) -> ExitCode | None:
     """None while the action is under way."""
-    if state is GOALS[action]:
+    if state in GOALS[action]:
         return ExitCode.OK
     if FACTS[state].at_rest:  # stopped by another command
         return ExitCode.FAILURE

@@ -21,7 +21,7 @@ from memoria.plan.plan import Plan, make_plan
 from memoria.plan.problems import plan_problems
 from memoria.plan.wishes import Choice, settle
 from memoria.preflight.outcomes import make_outcomes, read_models
-from memoria.preflight.records import learned
+from memoria.preflight.records import learned, measured_asleep
 from memoria.supervisor.runtime_dir import RuntimeDir
 from memoria.text import fraction_text
 from memoria.vllm.install.find import data_home, find
@@ -64,7 +64,8 @@ def plan(options: Options, gpu: str | None, hub: bool, write: bool) -> int:
     if write:
         write_choices(config, chosen.choices)
     own = () if gpu is not None else RuntimeDir(config.runtime_dir).own_pids()
-    made = make_plan(config, devices, own)
+    asleep = {} if gpu or install is None else measured_asleep(config, devices, install, os.environ)
+    made = make_plan(config, devices, own, asleep)
     known = {} if gpu or install is None else learned(config, made, install, os.environ)
     outcomes = make_outcomes(config, made, files, unknown, known, vllm=version)
     problems = plan_problems(config, made, outcomes)
@@ -143,6 +144,7 @@ def _engine_data(name: str, plan: Plan, outcomes: Outcomes) -> dict[str, Any]:
         "name": name,
         "gpu_memory_utilization": str(budget.fraction),
         "requested_bytes": budget.requested_bytes,
+        "asleep_bytes": budget.asleep_bytes,
     }
     if name not in outcomes.known:
         return data | {"unknown": outcomes.unknown[name].what, "hint": outcomes.unknown[name].hint}

@@ -124,7 +124,10 @@ def awake_together(plan: DevicePlan, width: int) -> list[str]:
     if not plan.awake_sets:
         return []
     text = "; or ".join(" + ".join(names) for names in plan.awake_sets)
-    return wrapped(f"awake together on demand: {text}", width)
+    lines = wrapped(f"awake together on demand: {text}", width)
+    if kept := [f"{b.engine} {gib(b.asleep_bytes)} GiB" for b in plan.on_demand if b.asleep_bytes]:
+        lines += wrapped(f"kept of the GPU while asleep: {', '.join(kept)}", width)
+    return lines
 
 
 def shown(path: Path) -> str:

@@ -112,7 +112,7 @@ class PlainScreen(Screen):
         else:
             self._was_ready = self._was_ready and snapshot.is_healthy
             self._show(snapshot)
-            if snapshot.state is State.DORMANT and (line := self._all_ready_line()):
+            if FACTS[snapshot.state].is_away and (line := self._all_ready_line()):
                 self._print(line)
 
     async def _show_ready(self, snapshot: EngineSnapshot) -> None:
@@ -183,8 +183,8 @@ class TerminalScreen(Screen):
         """Only while something changes: an idle daemon costs nothing."""
         while True:
             await asyncio.sleep(REDRAW)
-            still = (State.READY, State.DORMANT)
-            if any(s.state not in still for s in self._daemon.supervisor.snapshots()):
+            states = {snapshot.state for snapshot in self._daemon.supervisor.snapshots()}
+            if any(state is not State.READY and not FACTS[state].is_away for state in states):
                 self._draw()
 
     def _draw(self) -> None:

@@ -18,7 +18,7 @@ def test_keys_and_their_defaults(folder: ConfigFolder) -> None:
     config = folder.load(file("on_demand: true"))
     engine = config.engine("a")
     assert (engine.on_demand, engine.ttl, engine.preload, engine.priority) == (True, 0, False, 0)
-    assert engine.sleep_level == "none"
+    assert engine.sleep_level == 0
     assert not config.engine("b").on_demand
     assert config.swap == Swap(turn=30, patience=60, min_awake=10)
     text = file(
@@ -57,7 +57,52 @@ def test_its_memory_is_written_not_left_to_the_plan(folder: ConfigFolder) -> Non
     assert problem.what == "an engine on demand needs a fraction or a size of its own"
 
 
-@pytest.mark.parametrize("level", ["1", "2", "deep"])
+@pytest.mark.parametrize(("level", "number"), [("none", 0), ("1", 1), ("2", 2)])
+def test_levels_of_sleep(folder: ConfigFolder, level: str, number: int) -> None:
+    assert folder.load(file(f"on_demand: true, sleep_level: {level}")).engine("a").sleep_level == number
+
+
+@pytest.mark.parametrize("level", ["0", "3", "deep", "1.0"])
 def test_levels_that_are_not_there_are_refused(folder: ConfigFolder, level: str) -> None:
     problem = folder.problem(file(f"on_demand: true, sleep_level: {level}"))
-    assert "sleep_level" in problem.what
+    assert problem.what == f"`sleep_level` must be `1`, `2` or `none`, not `{level}`"
+
+
+@pytest.mark.parametrize(
+    ("keys", "top", "what"),
+    [
+        ("sleep_level: 1", "device: cpu", "`sleep_level: 1` needs a GPU"),
+        ("sleep_level: 1, args: {load_format: ipc_cache}", "", "weights that another process holds"),
+        ("sleep_level: 1, args: {enable_sleep_mode: false}", "", "needs vLLM's sleep mode"),
+        ("sleep_level: 2, args: {enable_lora: true}", "", "loses adapters"),
+        ("sleep_level: 2, args: {lora_modules: x=org/y}", "", "loses adapters"),
+        (
+            "sleep_level: 2, args: {speculative_config: {method: ngram}}",
+            "",
+            "loses the draft model's weights",
+        ),
+    ],
+)
+def test_what_does_not_sleep(folder: ConfigFolder, keys: str, top: str, what: str) -> None:
+    problem = folder.problem(file(f"on_demand: true, {keys}", top))
+    assert what in problem.what
+    assert len(problem.where) == 2
+    assert problem.hint
+
+
+@pytest.mark.parametrize("keys", ["enable_lora: true", "speculative_config: {method: ngram}"])
+def test_level_1_keeps_adapters_and_a_draft(folder: ConfigFolder, keys: str) -> None:
+    assert (
+        folder.load(file(f"on_demand: true, sleep_level: 1, args: {{{keys}}}")).engine("a").sleep_level == 1
+    )
+
+
+def test_a_resident_does_not_sleep(folder: ConfigFolder) -> None:
+    assert folder.problem(file("sleep_level: 1")).what == "`sleep_level` has no effect: a is resident"
+
+
+def test_host_memory_for_sleeping_weights(folder: ConfigFolder) -> None:
+    swap = folder.load(file("on_demand: true", "swap: {host_memory: 64GiB, verify: false}")).swap
+    assert (swap.host_memory, swap.verify) == (64 << 30, False)
+    assert folder.load(file("on_demand: true", "swap: {host_memory: auto}")).swap.host_memory is None
+    assert "host_memory" in folder.problem(file("on_demand: true", "swap: {host_memory: 64}")).what

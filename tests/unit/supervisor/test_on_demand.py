@@ -82,7 +82,7 @@ async def test_one_request_is_enough(bench: Bench) -> None:
     assert bench.on_demand.want("a") == UNKNOWN_START
     await steps(a, Event.WAKE)
     assert not bench.on_demand.waits("a")
-    assert bench.journal.entries()[-1].data == {"cause": "request"}
+    assert bench.journal.entries()[-1].data == {"cause": "request", "away": "dormant"}
     a.reach(S.READY, start_seconds=4.0)
     assert bench.on_demand.want("a") == 0
     bench.on_demand.want("b")
