@@ -155,7 +155,11 @@ class Start:
         def until_next_look() -> float:
             return pause or (LOOK_STARTING if self.ready_at is None else LOOK_RUNNING)
 
-        self.exit = await watch(self.process, self.log, self.follower, read, until_next_look)
+        try:
+            await watch(self.process, self.log, self.follower, read, until_next_look)
+        except Exception:  # its end must be seen whatever becomes of the watch
+            logger.exception("a bug in memoria while it watched %s", self)
+        self.exit = await self.process.exited()
         self.exited_at = time.monotonic()
         return self.exit
 

@@ -1,7 +1,8 @@
 """How late the event loop is, and what holds it up: every client waits for that, whatever it sends.
 
 A timer notes how long after its time it runs. A thread finds out what runs meanwhile when that takes long; it
-needs the interpreter's lock for it, so a call into C shows as the line that made it.
+needs the interpreter's lock for it. A call into C that gives the lock up shows as the line that made it, one
+that does not only in the processor time of its thread.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import traceback
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -34,6 +36,29 @@ IDLE_IN = (asyncio.runners.__file__, selectors.__file__)  # uvloop has no frame 
 HERE = Path(__file__).parents[3]
 
 
+@dataclass(frozen=True, slots=True)
+class _Worked:
+    """Processor time in seconds, of the loop's thread and of all threads."""
+
+    loop: float
+    process: float
+
+    @classmethod
+    def now(cls) -> _Worked:
+        return cls(time.thread_time(), time.process_time())
+
+    def since(self, before: _Worked) -> _Worked:
+        return _Worked(self.loop - before.loop, self.process - before.process)
+
+    def unseen_by(self, long: float) -> str:
+        """What no thread could look at, by who computed for `long` while the loop was late."""
+        if self.loop >= long:
+            return "itself, in calls that kept the interpreter's lock (a copy, a scan, a garbage collection)"
+        if self.process >= long:
+            return "another thread of memoria, in calls that kept the interpreter's lock"
+        return "something outside of it: the machine ran other programs, or was suspended"
+
+
 class LoopLag:
     """`longest`: of the last minute, in seconds."""
 
@@ -43,7 +68,8 @@ class LoopLag:
         self.seen = Histogram(BOUNDS)
         self._busy, self._idle, self._long, self._work = busy, idle, long, work
         self._spans: deque[tuple[int, float]] = deque(maxlen=SPANS)  # number of the span, its longest
-        self._due = self._looked = self._worked = 0.0
+        self._due = self._looked = 0.0
+        self._worked = _Worked(0.0, 0.0)
         self._found: tuple[float, str] | None = None  # when it was due, and what ran instead
         self._logged = -QUIET
 
@@ -51,7 +77,7 @@ class LoopLag:
     def watching(self) -> Iterator[None]:
         """Watches the running loop."""
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
-        self._looked, self._worked = time.monotonic(), time.thread_time()
+        self._looked, self._worked = time.monotonic(), _Worked.now()
         self._arm(self._looked, self._idle)
         self._ended = threading.Event()
         threading.Thread(target=self._find, name="loop lag", daemon=True).start()
@@ -85,7 +111,7 @@ class LoopLag:
         self._timer = self._loop.call_later(wait, self._look)
 
     def _look(self) -> None:
-        now, worked = time.monotonic(), time.thread_time()
+        now, worked = time.monotonic(), _Worked.now()
         lag = max(0.0, now - self._due)
         self.seen.observe(lag)
         span = int(now / SPAN)
@@ -96,9 +122,16 @@ class LoopLag:
         if lag >= self._long and now - self._logged >= QUIET:
             self._logged = now
             found = self._found
-            by = found[1] if found and found[0] == self._due else "the machine, which ran something else"
-            logger.warning("the event loop was held up for %.2f s by %s", lag, by)
-        is_busy = worked - self._worked > self._work * (now - self._looked)
+            meanwhile = worked.since(self._worked)
+            by = found[1] if found and found[0] == self._due else meanwhile.unseen_by(self._long)
+            computed = min(meanwhile.loop, lag)
+            logger.warning(
+                "the event loop was held up for %.2f s by %s; its thread computed for %.2f s of it",
+                lag,
+                by,
+                computed,
+            )
+        is_busy = worked.loop - self._worked.loop > self._work * (now - self._looked)
         self._looked, self._worked = now, worked
         self._arm(now, self._busy if is_busy else self._idle)
 

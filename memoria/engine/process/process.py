@@ -156,13 +156,19 @@ class EngineProcess:
 
     def _on_exit(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
-        info = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOWAIT)
-        if info is None or self._exited.done():
+        try:
+            info = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOWAIT)
+        except OSError as error:  # another has reaped it; that it has ended must be seen all the same
+            logger.warning("how process %d ended is not known: %s", self.pid, error)
+            info = None
+        if self._exited.done():
             return
-        by_signal = info.si_code != os.CLD_EXITED
-        self._exited.set_result(
-            ExitStatus(signal=info.si_status) if by_signal else ExitStatus(code=info.si_status)
-        )
+        if info is None:
+            self._exited.set_result(ExitStatus(code=None))
+        elif info.si_code == os.CLD_EXITED:
+            self._exited.set_result(ExitStatus(code=info.si_status))
+        else:
+            self._exited.set_result(ExitStatus(signal=info.si_status))
 
 
 def _kill_group(pgid: int) -> None:

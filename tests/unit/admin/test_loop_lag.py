@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from memoria.admin.telemetry.exposition import Exposition
-from memoria.admin.telemetry.loop_lag import LoopLag
+from memoria.admin.telemetry.loop_lag import LoopLag, _Worked
+from memoria.aio import in_daemon_thread
 
 
 async def until_seen(lag: LoopLag) -> None:
@@ -45,6 +48,41 @@ async def test_what_holds_up_the_loop_is_measured_and_named(
     inner = rf"compute {here} < " if work is compute else ""
     test = rf"test_what_holds_up_the_loop_is_measured_and_named {here}"
     assert re.fullmatch(rf"the event loop was held up for \d\.\d\d s by {inner}{test} < .*", said)
+
+
+def call_that_keeps_the_lock(seconds: float) -> Callable[[], object]:
+    """A single call into C, which no other thread of Python runs beside."""
+    text = bytes(1 << 16)
+    while True:
+        began = time.thread_time()
+        text.count(b"01")
+        if time.thread_time() - began >= seconds:
+            return partial(text.count, b"01")
+        text *= 2
+
+
+@pytest.mark.parametrize("aside", [False, True], ids=["of the loop", "of another thread"])
+async def test_a_call_that_lets_no_thread_look_is_known_by_its_processor_time(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, aside: bool
+) -> None:
+    call = call_that_keeps_the_lock(0.2)
+    monkeypatch.setattr(LoopLag, "_find", lambda _: None)  # it may get the lock in time
+    lag = LoopLag(busy=0.001, idle=0.001)
+    with lag.watching():
+        await until_seen(lag)
+        if aside:
+            await in_daemon_thread(call)
+        else:
+            call()
+        await until_seen(lag)
+    (said,) = held_up(caplog)
+    who = "another thread of memoria" if aside else "itself"
+    computed = "0.0" if aside else "0.[1-9]"
+    assert re.search(rf"s by {who}, .*; its thread computed for {computed}", said), said
+
+
+def test_a_machine_that_ran_other_programs_is_not_the_loops_fault() -> None:
+    assert "other programs" in _Worked(0.01, 0.02).unseen_by(0.1)
 
 
 async def test_one_line_stands_for_many_delays_in_a_row(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from memoria.config.model import Restart
+from memoria.engine import start
 from memoria.engine.lifecycle import State
 from memoria.errors import Problem
 from memoria.vllm.log_lines import Phase
@@ -269,6 +270,20 @@ async def test_a_log_that_cannot_be_read_does_not_hide_the_end(
     kill(actor)
     await bench.until(S.RELEASING, S.BACKOFF)
     assert "cannot be read" in caplog.text
+
+
+async def test_a_bug_in_the_watch_of_the_log_does_not_hide_the_end(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*_: object) -> None:
+        raise RuntimeError("a bug in the watch")
+
+    monkeypatch.setattr(start, "watch", fail)
+    actor = await bench.ready()
+    kill(actor)
+    await bench.until(S.RELEASING, S.BACKOFF)
+    assert actor.snapshot.diagnosis is not None
+    assert "a bug in memoria while it watched" in caplog.text
 
 
 class BrokenFollower:

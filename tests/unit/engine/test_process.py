@@ -131,6 +131,20 @@ async def test_an_engine_has_the_limit_of_descriptors_that_memoria_was_given(spa
     await process.clear()
 
 
+async def test_the_end_of_a_leader_whose_status_cannot_be_read_is_seen(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reaped(*_: object) -> None:
+        raise ChildProcessError(10, "No child processes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "waitid", reaped)
+        process = spawn("pass")
+        async with asyncio.timeout(10):
+            assert await process.exited() == ExitStatus()
+    await process.clear()
+
+
 async def test_an_exit_code_is_seen_while_the_leader_stays_unreaped(spawn: Spawn) -> None:
     process = spawn("raise SystemExit(3)")
     assert await process.exited() == ExitStatus(code=3)
