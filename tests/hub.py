@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ssl import SSLContext
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -58,8 +59,10 @@ class Hub(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving() -> Iterator[Hub]:
+def serving(tls: SSLContext | None = None) -> Iterator[Hub]:
     hub = Hub()
+    if tls is not None:
+        hub.socket = tls.wrap_socket(hub.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield hub

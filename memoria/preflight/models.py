@@ -17,6 +17,7 @@ from pathlib import Path
 from memoria.config.model import Config, EngineConfig
 from memoria.config.paths import hub_cache, hub_token_file
 from memoria.errors import Problem
+from memoria.vllm.certificates import with_certificates
 from memoria.vllm.fetch.repository import HUB_NAME, is_offline, is_set
 
 HUB_TIMEOUT = 2.0  # seconds
@@ -115,7 +116,7 @@ def _hub_problem(model: str, where: tuple[str, ...], environ: Mapping[str, str])
         )
     token = hub_token(environ)
     url = f"{environ.get('HF_ENDPOINT') or 'https://huggingface.co'}/{model}/resolve/main/config.json"
-    status, code = _head(url, token)
+    status, code = _head(url, token, with_certificates(environ).get("SSL_CERT_FILE"))
     if 200 <= status < 400 or code == "EntryNotFound":
         return None
     if code == "GatedRepo" or status == 403:
@@ -138,10 +139,11 @@ def _hub_problem(model: str, where: tuple[str, ...], environ: Mapping[str, str])
     raise _UnknownError(f"it answered {status}")
 
 
-def _head(url: str, token: str | None) -> tuple[int, str | None]:
+def _head(url: str, token: str | None, ca_bundle: str | None) -> tuple[int, str | None]:
     """The status of a HEAD request, and the hub's own error code. Raises `_UnknownError` without an answer
     within `HUB_TIMEOUT`."""
     # HTTP and TLS take longer to import than all the rest of a check
+    import ssl  # noqa: PLC0415
     import urllib.error  # noqa: PLC0415
     import urllib.request  # noqa: PLC0415
     from http.client import HTTPException  # noqa: PLC0415
@@ -156,7 +158,8 @@ def _head(url: str, token: str | None) -> tuple[int, str | None]:
         request = urllib.request.Request(
             url, headers={"Authorization": f"Bearer {token}"} if token else {}, method="HEAD"
         )
-        with urllib.request.build_opener(NoRedirect).open(request, timeout=HUB_TIMEOUT) as answer:
+        trust = urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=ca_bundle))
+        with urllib.request.build_opener(NoRedirect, trust).open(request, timeout=HUB_TIMEOUT) as answer:
             return int(answer.status), None
     except urllib.error.HTTPError as error:
         error.close()

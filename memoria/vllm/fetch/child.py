@@ -94,7 +94,6 @@ class File:
 
 def main() -> None:
     request = json.loads(sys.stdin.readline())
-    _find_certificates()
     constants.DOWNLOAD_CHUNK_SIZE = PIECE
     try:
         if "metadata" in request:
@@ -114,13 +113,6 @@ def main() -> None:
 def _end_with_parent() -> None:
     sys.stdin.read()
     os._exit(1)
-
-
-def _find_certificates() -> None:
-    """HTTPX reads SSL_CERT_FILE only; people have set the variables of curl and requests."""
-    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
-        if file := os.environ.get(name):
-            os.environ.setdefault("SSL_CERT_FILE" if Path(file).is_file() else "SSL_CERT_DIR", file)
 
 
 def fetch(wanted: list[Repository]) -> None:

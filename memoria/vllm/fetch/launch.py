@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from memoria.text import size_text
+from memoria.vllm.certificates import with_certificates
 from memoria.vllm.diagnosis import Diagnosis
 from memoria.vllm.failures import Retry
 
@@ -87,7 +88,8 @@ def child_command() -> tuple[str, ...]:
 
 def child_environ(environ: Mapping[str, str]) -> dict[str, str]:
     """The engine's, with memoria's own libraries whatever it says."""
-    return {**environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
+    libraries = os.pathsep.join(filter(None, sys.path))
+    return {**with_certificates(environ), "PYTHONPATH": libraries, "PYTHONSAFEPATH": "1"}
 
 
 def fetch_error(slug: str, values: Mapping[str, Any], environ: Mapping[str, str]) -> FetchError:

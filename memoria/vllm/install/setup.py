@@ -26,6 +26,7 @@ from typing import Protocol
 
 from memoria import __version__
 from memoria.errors import Problem, UnavailableError
+from memoria.vllm.certificates import with_certificates
 from memoria.vllm.install.facts import Variant, VllmInstall
 from memoria.vllm.install.find import (
     Manifest,
@@ -372,7 +373,9 @@ def run_pip(python: Path, arguments: Sequence[str], on_step: Callable[[PipStep],
     """Blocks until pip is done; a KeyboardInterrupt ends pip too. Raises `PipError`."""
     # -I: without the current folder and the user's site-packages.
     command = [str(python), "-I", "-m", "pip", *arguments, "--no-input", "--disable-pip-version-check"]
-    environ = {name: value for name, value in os.environ.items() if name not in _MISLEADING}
+    environ = {
+        name: value for name, value in with_certificates(os.environ).items() if name not in _MISLEADING
+    }
     progress, tail = PipProgress(), deque[str](maxlen=_KEPT_LINES)
     with subprocess.Popen(
         command,
