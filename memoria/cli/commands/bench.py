@@ -91,7 +91,7 @@ def bench(
     if options.json:
         sys.stdout.write(json.dumps(_as_json(status, load, phases), indent=2) + "\n")
     elif phases:
-        sys.stdout.write(f"{_title(status)}\n\n{render_phases(phases, load)}\n{_starts(status)}\n")
+        sys.stdout.write(f"{_title(status)}\n\n{render_phases(phases, load)}\n{_starts(status, targets)}\n")
     sys.stdout.flush()
     if plot is not None and phases:
         _write(plot, as_svg(phases, _title(status)))
@@ -133,13 +133,14 @@ def _title(status: Status) -> str:
     return f"memoria {status.version} on {', '.join(device.name for device in status.devices)}"
 
 
-def _starts(status: Status) -> str:
+def _starts(status: Status, loaded: Sequence[Engine]) -> str:
     from memoria.cli.screens.status import ready_line, start_parts
 
+    names = {engine.name for engine in loaded}
     lines = [
         f"{e.name} started in {e.start_seconds:.1f} s: {start_parts(e)}"
         for e in status.engines
-        if e.start_seconds
+        if e.start_seconds and e.name in names
     ]
     return "\n".join([f"{ready_line(status)}", *lines])
 
