@@ -72,6 +72,8 @@ def check_front(file: File, report: Report, wrong: Collection[str] = ()) -> None
         )
     if not {"guard", "runner", "[key]"}.intersection(wrong):
         _check_guard(file, report)
+    if not {"mps", "device", "compute_percent", "pinned_memory"}.intersection(wrong):
+        _check_mps(file, report)
     if not {"swap", "[key]", *ON_DEMAND, *_AT_ODDS}.intersection(wrong):
         _check_on_demand(file, report)
 
@@ -111,6 +113,19 @@ def _check_guard(file: File, report: Report) -> None:
             ("guard", "protect"),
             hint=f"there is: {', '.join(generating)}" if generating else "there is none here",
         )
+
+
+def _check_mps(file: File, report: Report) -> None:
+    if file.mps and file.device == "cpu":
+        report.error("`mps` is for GPUs", ("mps",), also=(("device",),), hint="remove one of them")
+    for name, engine in file.engines.items() if not file.mps else ():
+        for key in ("compute_percent", "pinned_memory"):
+            if getattr(engine, key) is not None:
+                report.error(
+                    f"`{key}` has no effect without MPS",
+                    ("engines", name, key),
+                    hint="write `mps: true` at the top, or remove it",
+                )
 
 
 # Keys that have no meaning for an engine that is resident.

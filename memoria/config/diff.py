@@ -10,7 +10,7 @@ from memoria.config.model import Access, Config, EngineConfig
 from memoria.config.values import Section, keys
 
 # Where clients find the daemon, and how its logs are set up at its start.
-FIXED = frozenset({"device", "runtime_dir", "log.dir", "log.format", "log.level", "log.requests"})
+FIXED = frozenset({"device", "mps", "runtime_dir", "log.dir", "log.format", "log.level", "log.requests"})
 # Facts that the file has elsewhere.
 _AS_WRITTEN = {
     "access.keys": "keys",

@@ -31,6 +31,7 @@ from memoria.config.values import (
     LogLevel,
     Mebibytes,
     Names,
+    Percent,
     Port,
     Reader,
     ScaledCount,
@@ -39,6 +40,7 @@ from memoria.config.values import (
     Section,
     Size,
     SizeOrAuto,
+    SizeOrBudget,
     SleepLevel,
     Variables,
     Weight,
@@ -289,6 +291,14 @@ class EngineKeys(Section):
     )
     preload: bool = key("On demand: started once with memoria, as if by a request.", False)
     priority: Whole = key("On demand: it is not ended for an engine of lower priority.", 0)
+    compute_percent: Percent | None = key(
+        "With `mps`: share of each GPU's multiprocessors that it may use at once; unset: all.", None
+    )
+    pinned_memory: SizeOrBudget | None = key(
+        "With `mps`: GPU memory that the driver gives it at most, as in `12GiB`; `budget`: its budget and a "
+        "context. Unset: no limit but vLLM's own.",
+        None,
+    )
     env: Variables = key("Environment variables for this engine alone.", dict)
 
 
@@ -357,6 +367,11 @@ class CommonKeys(Section):
         "HOST:PORT of the endpoint for all engines.", Address("127.0.0.1", 8200), shown="127.0.0.1:8200"
     )
     device: DeviceKind = key("`cuda`, or `cpu` for the CPU build of vLLM.", "cuda")
+    mps: bool = key(
+        "Engines run under CUDA MPS, managed by memoria: their kernels run side by side, within the limits "
+        "`compute_percent` and `pinned_memory`.",
+        False,
+    )
     gpu_limit: Fraction = key("Most that the fractions on one GPU may add up to.", Decimal("0.95"))
     vllm: Word = key(
         "`auto`: this environment's vLLM, else the one that `memoria setup` made; "

@@ -226,6 +226,11 @@ def _parse_size(text: Any) -> int:
     return size
 
 
+def _parse_pinned(text: Any) -> int:
+    """0 for `budget`."""
+    return 0 if text == "budget" else _parse_size(text)
+
+
 def _digits(text: Any) -> Any:
     """Refuses `010`, `1_0` and `10.0`, which pydantic takes for ten and other programs do not."""
     if isinstance(text, str) and re.search(r"\d", text) and not _PLAIN_NUMBER.fullmatch(text):
@@ -301,6 +306,14 @@ SizeOrAuto = Annotated[
     ),
 ]
 SleepLevel = Annotated[int, Reader(instead=_parse_sleep_level, schema={"enum": [1, 2, "none"]})]
+SizeOrBudget = Annotated[
+    int,
+    Reader(
+        instead=_parse_pinned,
+        schema={"anyOf": [{"type": "string", "pattern": f"^{_SIZE.pattern}$"}, {"const": "budget"}]},
+    ),
+]
+Percent = Annotated[int, Reader({"ge": 1, "le": 100})]
 Gpu = Annotated[
     int | str,
     Reader(

@@ -68,6 +68,9 @@ class EventKind(StrEnum):
     HANDED_OVER = "handed_over"
     LEFTOVER_KILLED = "leftover_killed"
     SERVER_ENDED = "server_ended"
+    MPS_STARTED = "mps_started"
+    MPS_ENDED = "mps_ended"
+    MPS_SERVER_ENDED = "mps_server_ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,9 @@ WORDS: dict[EventKind, Words] = {
     K.STOPPING_NOW: Words("stopping now"),
     K.HANDED_OVER: Words("handed over", "another daemon takes over"),
     K.LEFTOVER_KILLED: Words("killed a leftover", "pid {pid}, of a daemon that was killed"),
+    K.MPS_STARTED: Words("MPS is up", "control daemon {pid}", GOOD),
+    K.MPS_ENDED: Words("the MPS control daemon has ended, engines restart", tone=BAD, level=ERROR),
+    K.MPS_SERVER_ENDED: Words("an MPS server has ended, engines restart", tone=BAD, level=ERROR),
     K.SERVER_ENDED: Words("the HTTP server has ended by itself", level=ERROR, tone=BAD),
 }
 

@@ -309,10 +309,11 @@ def _processes(handle: Any) -> tuple[DeviceProcess, ...]:
     used: dict[int, int | None] = {}
     for processes_of in (
         nvml.nvmlDeviceGetComputeRunningProcesses_v3,
+        nvml.nvmlDeviceGetMPSComputeRunningProcesses_v3,
         nvml.nvmlDeviceGetGraphicsRunningProcesses_v3,
     ):
         for process in _running(processes_of, handle):
-            # A process may be in both lists, with the same figure.
+            # A process may be in several lists, with the same figure.
             used[process.pid] = process.usedGpuMemory or used.get(process.pid)
     largest_first = sorted(used.items(), key=lambda item: -(item[1] or 0))
     return tuple(DeviceProcess(pid, *describe(pid), size) for pid, size in largest_first)

@@ -13,6 +13,7 @@ from memoria.gpu.device import Device, DeviceReader
 from memoria.plan.checkpoint import ModelFiles
 from memoria.plan.plan import Plan, limit_problems, make_plan
 from memoria.preflight.models import look_for_models
+from memoria.preflight.mps import mps_errors
 from memoria.supervisor.runtime_dir import RuntimeDir
 from memoria.vllm.command import reads_uuids
 from memoria.vllm.flags import find_problems
@@ -91,6 +92,7 @@ def preflight(config: Config, reader: DeviceReader | None, environ: Mapping[str,
             plan.raise_for_problems()
     except MemoriaError as error:
         errors.append(error)
+    errors += mps_errors(config, plan, driver, environ) if reader is not None else ()
     errors += not_found
     looked = look_for_models(config, environ)
     if looked.problems:

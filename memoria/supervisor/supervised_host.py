@@ -24,6 +24,7 @@ from memoria.preflight.preflight import Deployment
 from memoria.supervisor.device_memory import DeviceMemory
 from memoria.supervisor.gate import GpuGate, Ticket
 from memoria.supervisor.host_memory import HostMemory
+from memoria.supervisor.mps import Mps
 from memoria.supervisor.passengers import CoreConnections, Passengers
 from memoria.supervisor.runtime_dir import RuntimeDir
 from memoria.supervisor.verifier import Verifier
@@ -62,6 +63,7 @@ class SupervisedHost:
     verifier: Verifier
     fetcher: Fetcher
     host_memory: HostMemory
+    mps: Mps | None = None
 
     @property
     def device(self) -> Device:
@@ -108,8 +110,21 @@ class SupervisedHost:
             environ=self.environ,
             device_uuid=None if device.is_host else device.uuid,
             device_index=device.nvml_index,
+            mps=self._mps_variables(),
         )
         return build_spec(config, self.verifier.pinned(self.engine, device, install), install, facts)
+
+    def _mps_variables(self) -> dict[str, str]:
+        """The engine sees one device, so the limit is of its device 0."""
+        if self.mps is None:
+            return {}
+        found = {"CUDA_MPS_PIPE_DIRECTORY": str(self.mps.pipes)}
+        if self.engine.compute_percent is not None:
+            found["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = str(self.engine.compute_percent)
+        if self.engine.pinned_memory is not None:
+            limit = self.engine.pinned_memory or self.budget.start_bytes
+            found["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] = f"0={-(-limit // 2**20)}M"
+        return found
 
     @property
     def _hub_environ(self) -> dict[str, str]:
@@ -159,6 +174,8 @@ class SupervisedHost:
         await self.gate.until_alone(self.engine.name, on_wait)
 
     async def check_memory(self) -> Problem | None:
+        if self.mps is not None and not self.mps.is_up:  # it would run without MPS, and without its limits
+            return Problem("the MPS control daemon is not up")
         try:
             device = await self.memory.read()
         except MemoriaError as error:  # without figures no engine passes

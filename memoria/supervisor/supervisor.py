@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from memoria.preflight.records import Records, records_dir
 from memoria.supervisor.device_memory import DeviceMemory
 from memoria.supervisor.gate import GpuGate
 from memoria.supervisor.host_memory import HostMemory
+from memoria.supervisor.mps import Mps
 from memoria.supervisor.on_demand import OnDemand
 from memoria.supervisor.passengers import Passengers
 from memoria.supervisor.runtime_dir import RuntimeDir
@@ -73,6 +75,9 @@ class Supervisor:
         self._closing = False
         self.on_demand = OnDemand(lambda: self.actors, lambda: self._deployment, journal)
         self._scheduling: asyncio.Task[None] | None = None
+        self._change = asyncio.Event()  # of any engine's snapshot
+        self._restarting: asyncio.Task[None] | None = None
+        self._mps = self._make_mps() if deployment.config.mps else None
         self._open_devices()
         self.actors: Mapping[str, EngineActor] = {
             engine.name: self._actor(engine) for engine in deployment.config.engines
@@ -112,7 +117,37 @@ class Supervisor:
             verifier=self.verifier,
             fetcher=self._fetcher,
             host_memory=self.host_memory,
+            mps=self._mps,
         )
+
+    def _make_mps(self) -> Mps:
+        return Mps(
+            self._runtime,
+            self.config.logging.dir / "mps",
+            self._environ,
+            process_table=self.process_table,
+            journal=self.journal,
+            restart=self.config.restart,
+            serves=lambda: any(FACTS[actor.state].serves for actor in self.actors.values()),
+            on_lost=self._mps_lost,
+        )
+
+    def _mps_lost(self) -> None:
+        if self._restarting is None or self._restarting.done():
+            self._restarting = asyncio.create_task(self._restart_serving(), name="restarts after MPS")
+
+    async def _restart_serving(self) -> None:
+        """In the file's order: each has its place at the gate before the next one ends. An engine that is
+        still starting fails by itself, and is started again."""
+        for actor in tuple(self.actors.values()):
+            if not FACTS[actor.state].serves or self._closing:
+                continue
+            before = actor.snapshot.start_id
+            actor.restart(now=True)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.config.timeouts.release):
+                    while actor.snapshot.start_id in (None, before):
+                        await self._change.wait()
 
     def watch_flow(self, flow_of: Callable[[str], Flow]) -> None:
         """Gives every actor, now and later, what the proxy sees of its engine's responses."""
@@ -179,8 +214,11 @@ class Supervisor:
             actor.log.try_out()
 
     async def open(self) -> None:
-        """Starts every resident engine, in the file's order; the others once they are needed."""
+        """Starts every resident engine, in the file's order; the others once they are needed. Raises
+        `UnavailableError` if MPS does not come up."""
         await self._passengers.open()
+        if self._mps is not None:
+            await self._mps.open()
         for actor in self.actors.values():
             self._run(actor)
             actor.start()
@@ -191,14 +229,17 @@ class Supervisor:
     async def close(self) -> None:
         """Drains and stops all engines at once and waits until none of their processes is left."""
         self._closing = True
-        if self._scheduling is not None:
-            self._scheduling.cancel()
+        for task in (self._scheduling, self._restarting):
+            if task is not None:
+                task.cancel()
         for actor in self._tasks:
             actor.stop()
         await asyncio.gather(*(actor.settled() for actor in self._tasks))
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        if self._mps is not None:
+            await self._mps.close()
         await self.verifier.settled()
         await self._passengers.close()
 
@@ -275,12 +316,14 @@ class Supervisor:
         return self.pids()
 
     def pids(self) -> set[int]:
-        """The processes of all engines as last read."""
-        return {pid for actor in self._tasks for pid in actor.pids()}
+        """The processes of all engines, and of MPS, as last read."""
+        mps = set() if self._mps is None else self._mps.pids
+        return mps | {pid for actor in self._tasks for pid in actor.pids()}
 
     def start_ids(self) -> set[str]:
-        """The living starts and the standbys: every id that marks an engine's processes."""
-        return {start for actor in self._tasks for start in actor.start_ids}
+        """The living starts, the standbys and MPS: every id that marks memoria's processes."""
+        mps = set() if self._mps is None or self._mps.start_id is None else {self._mps.start_id}
+        return mps | {start for actor in self._tasks for start in actor.start_ids}
 
     def actor(self, name: str) -> EngineActor:
         try:
@@ -291,6 +334,8 @@ class Supervisor:
             ) from None
 
     def _changed(self, snapshot: EngineSnapshot) -> None:
+        change, self._change = self._change, asyncio.Event()
+        change.set()
         for listener in (self.on_demand.on_change, self._verify, *self._listeners):
             try:
                 listener(snapshot)

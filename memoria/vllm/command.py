@@ -76,6 +76,7 @@ class StartFacts:
     `start_id` is unique and usable as a file name; `gate_path` is the supervisor's socket for passengers;
     `plugin_dir` is the folder for PYTHONPATH (None: no passenger); `environ` is the daemon's environment;
     `device_uuid` and `device_index` name the GPU as CUDA_VISIBLE_DEVICES accepts it; a slice has no index.
+    `mps`: variables of a client of CUDA MPS.
     """
 
     start_id: str
@@ -86,6 +87,7 @@ class StartFacts:
     environ: Mapping[str, str] = field(repr=False)
     device_uuid: str | None = None
     device_index: int | None = None
+    mps: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +181,7 @@ def _environment(
     }
     own = {name: value for name, value in engine.env.items() if not name.startswith("MEMORIA_")}
     env = _DEFAULTS | inherited | _ENGINE | _device(device, install, start) | _path(install, inherited) | own
+    env.update(start.mps)
     if start.plugin_dir is not None:
         env["PYTHONPATH"] = _joined(start.plugin_dir, env.get("PYTHONPATH"))
         if "VLLM_PLUGINS" in env:

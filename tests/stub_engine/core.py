@@ -16,6 +16,7 @@ from tests.stub_engine.events import record
 from tests.stub_engine.faults import Faults, wait_for
 from tests.stub_engine.log import Log
 from tests.stub_engine.plugins import load_general_plugins
+from tests.stub_mps import connect
 
 
 def run_engine_core(
@@ -39,6 +40,7 @@ def run_engine_core(
 def _load(log: Log, model: str, max_model_len: int, fraction: float | None, faults: Faults) -> None:
     log.reach("engine")
     log.info(f"Initializing a V1 LLM engine (v0.32.0) with config: model='{model}'", place="core.py:133")
+    connect()
     if faults.gpu_bytes:
         take_memory(os.getpid(), faults.gpu_bytes)
     if faults.context_bytes is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def take_memory(pid: int, size: int) -> None:
-    _edit(lambda rows: [*rows, ["live", _place(rows), str(pid), str(size)]])
+    _edit(lambda rows: [*rows, ["live", _place(rows), str(pid), str(size), *_list()]])
 
 
 def claim(pid: int, fraction: float, context_bytes: int) -> None:
@@ -32,7 +32,7 @@ def claim(pid: int, fraction: float, context_bytes: int) -> None:
                 f"less than desired GPU memory utilization ({fraction}, {requested / 2**30:.2f} GiB). "
                 "Decrease GPU memory utilization or reduce GPU memory used by other processes."
             )
-        return [*rows, ["live", place, str(pid), str(requested + context_bytes)]]
+        return [*rows, ["live", place, str(pid), str(requested + context_bytes), *_list()]]
 
     _edit(take)
 
@@ -54,9 +54,17 @@ def set_memory(pid: int, size: int) -> None:
     """Of a process that holds some."""
 
     def change(rows: list[list[str]]) -> list[list[str]]:
-        return [[*row[:3], str(size)] if row[0] == "live" and row[2] == str(pid) else row for row in rows]
+        return [
+            [*row[:3], str(size), *row[4:]] if row[0] == "live" and row[2] == str(pid) else row
+            for row in rows
+        ]
 
     _edit(change)
+
+
+def _list() -> list[str]:
+    """The driver lists the clients of MPS apart."""
+    return ["mps"] if os.environ.get("CUDA_MPS_PIPE_DIRECTORY") else []
 
 
 def _place(rows: list[list[str]]) -> str:

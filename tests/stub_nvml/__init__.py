@@ -62,6 +62,7 @@ class StubProcess:
     used: int | None
     gpu: int = 0
     slice: int | None = None
+    is_mps_client: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +103,10 @@ class NvmlStub:
         ]
         rows += [("migmode", index) for index, gpu in enumerate(gpus) if gpu.in_mig_mode]
         rows += [("mig", s.place, s.uuid, s.name, s.total, s.used, s.reserved) for s in slices]
-        rows += [
-            ("proc", place_of(proc.gpu, proc.slice), proc.pid, "-" if proc.used is None else proc.used)
-            for proc in procs
-        ]
+        for proc in procs:
+            kind = "mpsproc" if proc.is_mps_client else "proc"
+            used = "-" if proc.used is None else proc.used
+            rows.append((kind, place_of(proc.gpu, proc.slice), proc.pid, used))
         rows += [("error", error.function, error.code, error.gpu) for error in errors]
         rows += [("delay", function, delay) for function, delay in (delays_ms or {}).items()]
         new = self.file.with_suffix(".new")

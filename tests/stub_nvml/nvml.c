@@ -4,8 +4,9 @@
  *   gpu    INDEX  UUID  NAME  TOTAL  USED  RESERVED     (bytes; free is what is left)
  *   mig    PLACE  UUID  NAME  TOTAL  USED  RESERVED     (a slice; its GPU is in MIG mode; see `PLACES`)
  *   proc   PLACE  PID   USED                            (USED "-": the driver gives no figure)
+ *   mpsproc PLACE  PID  USED                            (a client of MPS, in a list of its own)
  *   migmode INDEX                                       (a GPU in MIG mode, perhaps without slices)
- *   live   PLACE  PID   USED                            (beside the GPU's USED, while that process lives)
+ *   live   PLACE  PID   USED  [mps]                     (beside the GPU's USED, while that process lives)
  *   error  FUNCTION  CODE  INDEX                        (INDEX -1: for every GPU)
  *   delay  FUNCTION  MILLISECONDS
  *
@@ -34,7 +35,7 @@ typedef struct {
   gpu slices[MAX_GPUS][MAX_SLICES];
   int mig_mode[MAX_GPUS];
   process processes[MAX_PROCESSES];
-  int process_gpu[MAX_PROCESSES], process_count;
+  int process_gpu[MAX_PROCESSES], process_is_mps[MAX_PROCESSES], process_count;
   int code;
 } world;
 
@@ -52,7 +53,7 @@ static int lives(unsigned pid) {
 }
 
 static void read_line(world *w, char *line, const char *function, int index) {
-  char name[96], used[32];
+  char name[96], used[32], list[8] = "";
   int number, other, where;
   gpu g;
   process p = {0};
@@ -66,15 +67,20 @@ static void read_line(world *w, char *line, const char *function, int index) {
     w->mig_mode[number % PLACES % MAX_GPUS] = 1;
   } else if (sscanf(line, "migmode\t%d", &number) == 1 && number >= 0 && number < MAX_GPUS) {
     w->mig_mode[number] = 1;
-  } else if (sscanf(line, "proc\t%d\t%u\t%31s", &number, &p.pid, used) == 3 && w->process_count < MAX_PROCESSES) {
+  } else if ((sscanf(line, "proc\t%d\t%u\t%31s", &number, &p.pid, used) == 3 ||
+              sscanf(line, "mpsproc\t%d\t%u\t%31s", &number, &p.pid, used) == 3) &&
+             w->process_count < MAX_PROCESSES) {
+    w->process_is_mps[w->process_count] = *line == 'm';
     p.used = strcmp(used, "-") == 0 ? ~0ULL : strtoull(used, NULL, 10);
     w->process_gpu[w->process_count] = number;
     w->processes[w->process_count++] = p;
-  } else if (sscanf(line, "live\t%d\t%u\t%31s", &number, &p.pid, used) == 3 && w->process_count < MAX_PROCESSES) {
+  } else if (sscanf(line, "live\t%d\t%u\t%31s\t%7s", &number, &p.pid, used, list) >= 3 &&
+             w->process_count < MAX_PROCESSES) {
     if (!lives(p.pid)) return;
     p.used = strtoull(used, NULL, 10);
     *(number < PLACES ? &w->gpus[number].used : &w->slices[number % PLACES][number / PLACES - 1].used) += p.used;
     w->process_gpu[w->process_count] = number;
+    w->process_is_mps[w->process_count] = strcmp(list, "mps") == 0;
     w->processes[w->process_count++] = p;
   } else if (sscanf(line, "error\t%95[^\t]\t%d\t%d", name, &other, &where) == 3) {
     if (strcmp(name, function) == 0 && (where == EVERY_GPU || where == index)) w->code = other;
@@ -181,19 +187,28 @@ int nvmlDeviceGetMemoryInfo_v2(void *handle, memory_v2 *memory) {
   return w.code;
 }
 
-int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, process *found) {
-  world w = look(__func__, index_of(handle));
+static int processes_of(const char *function, void *handle, int is_mps, unsigned *count, process *found) {
+  world w = look(function, index_of(handle));
   if (w.code) return w.code;
   unsigned room = *count;
   *count = 0;
   for (int i = 0; i < w.process_count; i++) {
     /* A GPU's list is that of all its slices. */
     int place = w.process_gpu[i], wanted = index_of(handle);
+    if (w.process_is_mps[i] != is_mps) continue;
     if (place != wanted && !(wanted < PLACES && place % PLACES == wanted)) continue;
     if (*count < room) found[*count] = w.processes[i];
     ++*count;
   }
   return *count > room ? INSUFFICIENT_SIZE : SUCCESS;
+}
+
+int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, process *found) {
+  return processes_of(__func__, handle, 0, count, found);
+}
+
+int nvmlDeviceGetMPSComputeRunningProcesses_v3(void *handle, unsigned *count, process *found) {
+  return processes_of(__func__, handle, 1, count, found);
 }
 
 int nvmlDeviceGetGraphicsRunningProcesses_v3(void *handle, unsigned *count, process *found) {

@@ -43,7 +43,9 @@ def check(options: Options, no_gpu: bool) -> int:
         sys.stderr.write(render_problems(config.warnings, color, "warning") + "\n\n")
     if checked.plan is not None:
         ok = not checked.errors
-        screen = render_plan(config, checked.plan, checked.install, options.width, color, ok=ok)
+        screen = render_plan(
+            config, checked.plan, checked.install, options.width, color, ok=ok, driver=checked.driver
+        )
         sys.stdout.write(screen + "\n")
         sys.stdout.flush()
     elif not checked.errors:

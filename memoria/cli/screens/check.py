@@ -13,6 +13,7 @@ from memoria.config.model import Config, DeviceKind
 from memoria.gpu.device import Device
 from memoria.plan.budgets import DevicePlan
 from memoria.plan.plan import Plan
+from memoria.preflight.mps import limits_in_words
 from memoria.text import aligned, fraction_text, gib
 from memoria.vllm.install.facts import VllmInstall
 
@@ -20,11 +21,18 @@ BAR_CELLS = range(8, 41)  # columns of a bar
 
 
 def render_plan(
-    config: Config, plan: Plan, install: VllmInstall | None, width: int, color: bool, *, ok: bool
+    config: Config,
+    plan: Plan,
+    install: VllmInstall | None,
+    width: int,
+    color: bool,
+    *,
+    ok: bool,
+    driver: str = "",
 ) -> str:
     """The screen without a final newline and without problems (see `render_problems`). `ok`: the engines can
-    start. A narrow `width` shortens bars, not figures."""
-    lines = [*_facts(config, plan, install, width, color)]
+    start. `driver`: its version, shown with MPS. A narrow `width` shortens bars, not figures."""
+    lines = [*_facts(config, plan, install, width, color, driver=driver)]
     for device, bars in zip(plan.devices, _bars(plan, width, color), strict=True):
         lines.append("")
         if len(plan.devices) > 1:
@@ -38,7 +46,9 @@ def render_plan(
     return "\n".join(lines)
 
 
-def _facts(config: Config, plan: Plan, install: VllmInstall | None, width: int, color: bool) -> Iterable[str]:
+def _facts(
+    config: Config, plan: Plan, install: VllmInstall | None, width: int, color: bool, *, driver: str
+) -> Iterable[str]:
     count = len(config.engines)
     rows = [
         (
@@ -47,6 +57,7 @@ def _facts(config: Config, plan: Plan, install: VllmInstall | None, width: int, 
             f"{count} engines" if count > 1 else "1 engine",
         ),
         *((d.device.label, _device_name(d.device), _capacity(d)) for d in plan.devices),
+        *([("mps", f"driver {driver}", limits_in_words(driver))] if config.mps else []),
         ("vllm", *_vllm(install, config.device)),
     ]
     # The middle column fits a GPU's name: a long path must not push the figures away.

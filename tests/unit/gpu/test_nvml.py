@@ -279,6 +279,18 @@ def test_processes_come_with_user_and_command_largest_first(nvml_stub: NvmlStub)
     assert little["user"]
 
 
+def test_clients_of_mps_are_processes_too(nvml_stub: NvmlStub) -> None:
+    """The driver lists them apart; without its list (older drivers) the others are still there."""
+    procs = [StubProcess(os.getpid(), 5 * GIB, is_mps_client=True), StubProcess(os.getppid(), GIB)]
+    nvml_stub.set(gpus=[FIRST], procs=procs)
+    [device] = snapshots(nvml_stub.env(), 0)
+    assert [one["pid"] for one in device["processes"]] == [os.getpid(), os.getppid()]
+    refused = StubError("nvmlDeviceGetMPSComputeRunningProcesses_v3", 13)
+    nvml_stub.set(gpus=[FIRST], procs=procs, errors=[refused])
+    [device] = snapshots(nvml_stub.env(), 0)
+    assert [one["pid"] for one in device["processes"]] == [os.getppid()]
+
+
 def test_a_vanished_process_and_a_missing_size_are_unknown_not_zero(nvml_stub: NvmlStub) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
