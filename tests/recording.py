@@ -7,7 +7,7 @@ memoria prints. Without animation (an old viewer, `prefers-reduced-motion`) it i
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 
@@ -43,22 +43,17 @@ class Shown:
 
 def recording() -> list[Shown]:
     check = _lines("check-80-color.txt")
-    starting, ready = _lines("run-starts-color.txt"), _lines("run-ready-color.txt")
+    stages = [_lines(f"run-{name}-color.txt") for name in ("fetches", "starts", "ready")]
     status = _lines("status-healthy.txt", after="== 80 columns, color")
     shown = _typed(0, "memoria check", 0.5) + _printed(1, check, 1.4)
     row = len(check) + 2
     shown += _typed(row, "memoria run", 3.6)
-    for number, line in enumerate(ready):
-        before = starting[number] if number < len(starting) else None
-        if before == line or before is None:
-            shown.append(Shown(row + 1 + number, line, 4.6 if before else 7.4))
-        else:
-            shown += [Shown(row + 1 + number, before, 4.6, 7.0), Shown(row + 1 + number, line, 7.0)]
-    row += len(ready) + 2
+    shown += _redrawn(row + 1, stages, (4.6, 6.8, 8.6))
+    row += len(stages[-1]) + 2
     return (
         shown
-        + _typed(row, "memoria status", 8.6, "  \x1b[2m# in another terminal\x1b[0m")
-        + _printed(row + 1, status, 9.6)
+        + _typed(row, "memoria status", 10.2, "  \x1b[2m# in another terminal\x1b[0m")
+        + _printed(row + 1, status, 11.2)
     )
 
 
@@ -101,6 +96,21 @@ def _typed(row: int, command: str, at: float, note: str = "") -> list[Shown]:
 
 def _printed(row: int, lines: list[str], at: float) -> list[Shown]:
     return [Shown(row + number, line, at) for number, line in enumerate(lines) if line]
+
+
+def _redrawn(row: int, stages: list[list[str]], times: tuple[float, ...]) -> list[Shown]:
+    """Lines in place of each other; one that stays is there once."""
+    shown: list[Shown] = []
+    for number in range(max(map(len, stages))):
+        for at, stage in zip(times, stages, strict=True):
+            text = stage[number] if number < len(stage) else ""
+            before = shown[-1] if shown and shown[-1].row == row + number else None
+            if not text or (before is not None and before.text == text):
+                continue
+            if before is not None:
+                shown[-1] = replace(before, until=at)
+            shown.append(Shown(row + number, text, at))
+    return shown
 
 
 def _style(shown: list[Shown]) -> str:

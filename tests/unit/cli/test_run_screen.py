@@ -21,8 +21,9 @@ from memoria.config.model import Config
 from memoria.daemon.daemon import Daemon
 from memoria.engine.lifecycle import State
 from memoria.engine.snapshot import EngineSnapshot
-from memoria.text import GIB
+from memoria.text import GIB, MIB
 from memoria.vllm.diagnosis import Diagnosis
+from memoria.vllm.facts import FetchProgress
 from memoria.vllm.log_lines import Phase, StartFigures
 from tests.unit.cli.test_render_check import check_golden
 from tests.unit.plans import config
@@ -45,6 +46,10 @@ EMBEDDING_READY = replace(
     state=State.READY,
     start_seconds=20.1,
     figures=StartFigures(kv_tokens=1_048_576),
+)
+ON_ITS_WAY = FetchProgress(int(3.1 * GIB), int(4.4 * GIB), 96.0 * MIB)
+GENERATION_FETCHES = replace(
+    GENERATION, state=State.FETCHING, since=NOW - 30, fetch=ON_ITS_WAY, percent=70, detail=str(ON_ITS_WAY)
 )
 GENERATION_LOADS = replace(starting(GENERATION, 4122), phase=Phase.LOADING, percent=62)
 GENERATION_READY = replace(
@@ -142,6 +147,7 @@ def terminal(file: io.StringIO) -> Region:
 
 
 PICTURES = {
+    "fetches": (starting(EMBEDDING, 4121), GENERATION_FETCHES),
     "starts": (EMBEDDING_READY, GENERATION_LOADS),
     "fails": (EMBEDDING_READY, GENERATION_FAILS),
     "ready": (EMBEDDING_READY, GENERATION_READY),
