@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from memoria.config.model import Hold
+from memoria.aio import FREED, Backlog
+from memoria.config.model import Filters, Hold
 from memoria.proxy.exchange import exchange
 from tests.integration.proxy_rig import (
     Asked,
@@ -89,6 +93,87 @@ async def test_uploads_of_more_than_there_is_room_for_take_turns_and_none_is_ref
             for client in clients:
                 await client.send(whole[start : start + len(whole) // 7])
         assert [(await client.response()).status for client in clients] == [200] * 12
+
+
+@on_uvloop
+async def test_a_whole_body_is_written_as_its_engine_takes_it(tmp_path: Path) -> None:
+    """And counts until then. Written at once it would be freed at once, which takes long."""
+    read = asyncio.Event()
+
+    async def late(asked: Asked) -> None:
+        await read.wait()
+        await answer_ok(asked)
+
+    body = b'{"x":"' + b"x" * (16 * ROOM) + b'","model":"b"}'
+    b = ScriptedEngine(late)
+    async with Rig(tmp_path, hold=Hold(bytes=32 * ROOM), a=ScriptedEngine(), b=b) as rig:
+        client = await rig.client()
+        sending = asyncio.create_task(client.post(CHAT, body))
+        await b.arrivals.get()
+        (exchange,) = (c.exchange for c in rig.connections if c.exchange is not None)
+        upload, uploads = exchange.upload, rig.admission.uploads
+        assert exchange._upstream._transport.get_write_buffer_size() < ROOM
+        assert (upload.pieces, sum(map(len, upload.unwritten)) > 14 * ROOM) == (None, True)
+        assert uploads._total > 15 * ROOM
+        read.set()
+        assert (await client.response()).status == 200
+        await sending
+        assert b.asked[0].body == body
+        assert uploads._total == 0
+
+
+@pytest.mark.parametrize("ends", ["refused", "answered before it was read", "client gone"])
+@on_uvloop
+async def test_memory_of_a_large_body_is_given_back_in_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    async def early(asked: Asked) -> None:
+        await asked.send(b"HTTP/1.1 413 No\r\ncontent-length: 0\r\n\r\n")
+        await asked.gone.wait()
+
+    left: list[int] = []
+    free = Backlog.free
+
+    def counted(backlog: Backlog, pieces: list[bytes]) -> None:
+        left.append(len(pieces))
+        free(backlog, pieces)
+
+    monkeypatch.setattr(Backlog, "free", counted)
+    model = b"nobody" if ends == "refused" else b"b"
+    body = b'{"x":"' + b"x" * (16 * ROOM) + b'","model":"%b"}' % model
+    b = ScriptedEngine(early if ends.startswith("answered") else hang)
+    async with Rig(tmp_path, hold=Hold(bytes=32 * ROOM), a=ScriptedEngine(), b=b) as rig:
+        client = await rig.client()
+        if ends == "client gone":
+            await client.send(request(CHAT, body)[:-1])
+            await until(lambda: rig.admission.uploads._total == len(body) - 1)
+            client.reset()
+        else:
+            await client.post(CHAT, body)
+            assert (await client.response()).status == (404 if ends == "refused" else 413)
+        await until(lambda: bool(left) and left[-1] <= FREED)
+        assert left[0] > 40
+        assert all(before - after == FREED for before, after in pairwise(left))
+
+
+@on_uvloop
+async def test_fields_of_filters_that_come_with_a_reload_are_found_in_what_was_scanned(
+    tmp_path: Path,
+) -> None:
+    body = b'{"user":1,"x":"' + b"x" * ROOM + b'","model":"b","seed":2}'
+    b = ScriptedEngine()
+    filters = {"b": Filters(("seed",), {})}
+    async with Rig(tmp_path, hold=Hold(), filters=filters, a=ScriptedEngine(), b=b) as rig:
+        client = await rig.client()
+        await client.send(request(CHAT, body)[:-1])
+        await until(lambda: rig.admission.uploads._total == len(body) - 1)
+        policy = rig.context.policy
+        rig.context.replace_policy(replace(policy, filters={"b": Filters(("user",), {"n": 1})}))
+        await client.send(body[-1:])
+        assert (await client.response()).status == 200
+        got = json.loads(b.asked[0].body)
+        del got["x"]
+        assert got == {"model": "b", "seed": 2, "n": 1}
 
 
 @pytest.mark.parametrize("number", [1, 4])

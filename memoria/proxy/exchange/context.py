@@ -301,6 +301,9 @@ def begin_scan(head: RequestHead, policy: Policy, upload: Upload) -> Scan | None
         if head.route.model_in == "multipart"
         else partial(JsonScan, fields)
     )
+    if isinstance(upload.scan, JsonScan) and not upload.scan.names.issuperset(fields):  # a reload since
+        fields |= upload.scan.names
+        upload.scan_again()
     try:
         return upload.scan_more(begin)
     except ValueError as error:

@@ -139,9 +139,7 @@ class Exchange:
             upload.pieces.append(piece)
         upstream = self._upstream
         if upstream is not None:
-            upstream.write(chunk(piece) if upload.chunked else piece)
-            upload.release_written()
-            if upstream.write_paused:
+            if not upload.write_on(upstream, chunk(piece) if upload.chunked else piece):
                 self._client.pause_reading()
         elif state is READING:
             upload.complete = upload.size == upload.declared
@@ -158,7 +156,7 @@ class Exchange:
         if self.state is READING:
             self._advance()
         elif upload.chunked and self._upstream is not None:
-            self._upstream.write(LAST)
+            upload.write_on(self._upstream, LAST)
 
     def pause_response(self) -> None:
         if self._upstream is not None:
@@ -285,10 +283,10 @@ class Exchange:
 
     def _admit(self, engine: str) -> Lease | None:
         """None: queued, until `_on_lease` or `_on_refusal`."""
-        if self._kept is not None:
-            self._kept.end()
         admission = self._context.admission
         self._lease = lease = admission.try_admit(engine)
+        if self._kept is not None and (lease is None or self.upload.size <= Upload.LARGE):
+            self._kept.end()  # else once it is written
         if lease is None:
             # in memory meanwhile: what is here, and what may come before the client is paused
             kept = max(self.upload.size, min(self.upload.declared or 0, Upload.LARGE))
@@ -330,18 +328,16 @@ class Exchange:
     def on_connected(self, upstream: Upstream) -> None:
         """Writes the head and all of the body that is here."""
         upload = self.upload
-        self._connector = None
+        self._connector, self._moved = None, True
         self.state, self._upstream = OPEN, upstream
-        self._moved = True
-        framing, body = upload.begin()
+        framing = upload.begin()
         before, after = self._head.to_engine
         if upload.size > upload.LARGE:
             upstream.begin(self, before + self._id + after + framing, self._id)
-            for piece in body:
-                upstream.write(piece)
-            upload.release_written()
-        else:
-            upstream.begin(self, b"".join((before, self._id, after, framing, *body)), self._id)
+            self.on_upstream_writable()
+            return
+        upstream.begin(self, b"".join((before, self._id, after, framing, *upload.unwritten)), self._id)
+        upload.unwritten.clear()
         if not upload.complete and not upstream.write_paused:
             self._client.resume_reading()
 
@@ -360,7 +356,10 @@ class Exchange:
 
     def on_upstream_writable(self) -> None:
         self._moved = True
-        self._client.resume_reading()
+        if self._upstream is not None and self.upload.write_on(self._upstream):
+            if self._kept is not None:
+                self._kept.end()
+            self._client.resume_reading()
 
     def _send_continue(self) -> None:
         if self.state is READING and not self.upload.size:
@@ -389,10 +388,9 @@ class Exchange:
         return reply
 
     def on_response_end(self, upstream: Upstream) -> None:
-        self._upstream = None
-        self._response_bytes = upstream.received
+        self._upstream, self._response_bytes = None, upstream.received
         self.reply.end()
-        if self.upload.complete:
+        if self.upload.complete and not self.upload.unwritten:
             self._context.pool.give_back(upstream)
         else:
             upstream.abort()
@@ -401,8 +399,7 @@ class Exchange:
         self._client.on_answered()
 
     def on_upstream_lost(self, upstream: Upstream) -> None:
-        self._upstream = None
-        self._response_bytes = upstream.received
+        self._upstream, self._response_bytes = None, upstream.received
         lost = Failure.UNREAD if upstream.unread and not upstream.reads else Failure.LOST
         self._fail(Failure.GARBLED if upstream.garbled else lost)
 
@@ -467,6 +464,8 @@ class Exchange:
 
     def _finish(self) -> None:
         self.state, self.response_complete = OVER, True
+        if self.upload.size > REPLAYABLE_BYTES:
+            self._context.backlog.free(self.upload.take_all())
         if self._kept is not None or self._waiting is not None:
             self._release()
         lease, self._lease = self._lease, None

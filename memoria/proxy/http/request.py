@@ -6,14 +6,16 @@ Sources: RFC 9110 7.6.1 (hop-by-hop fields), RFC 9112 3.2 and 6.3 (Host, message
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 from urllib.parse import parse_qs
 
 from memoria.proxy.errors import Answer, Rejection, bad_framing, body_too_large, websocket_only
 from memoria.proxy.http.messages import END, HOP_BY_HOP, SWITCH, Header, nominated, without
 from memoria.proxy.routing.routes import Methods, Route, choose
-from memoria.proxy.routing.scan import Scan
+from memoria.proxy.routing.scan import SHORTEST_START, Scan
 
 REPLAYABLE_BYTES = 2**20  # a larger body is not kept once it has been written
 
@@ -199,11 +201,21 @@ def _model(target: bytes) -> str | None:
     return query["model"][-1] if "model" in query else None
 
 
+class Engine(Protocol):
+    """What a body is written to. `write_paused`: it was given more than it takes."""
+
+    @property
+    def write_paused(self) -> bool: ...
+
+    def write(self, data: bytes) -> None: ...
+
+
 class Upload:
     """A body on its way from the client: counted, and kept while it may have to be sent again.
 
     `limit`: the most bytes it may have. `declared`: the announced length, None without one. `pieces`: all of
-    it so far, None when no longer kept. `chunked`: sent to the engine in chunks."""
+    it so far, None when no longer kept. `unwritten`: what is still to be passed on, from `begin` on.
+    `chunked`: sent to the engine in chunks."""
 
     TINY = 4096  # bytes; smaller pieces, but for the first, are kept together: each alone would cost more
     LARGE = 64 * 1024  # bytes; a larger body is neither copied together nor read before it can be passed on
@@ -219,6 +231,7 @@ class Upload:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.pieces = []
+        self.unwritten: deque[bytes] = deque()
 
     @property
     def missing(self) -> int:
@@ -228,12 +241,13 @@ class Upload:
     def keep_more(self, piece: bytes) -> None:
         pieces = self.pieces
         assert pieces
-        if len(piece) >= self.TINY:
-            pieces.append(piece)
-        elif isinstance(pieces[-1], bytearray) and len(pieces[-1]) < self.LARGE:
-            pieces[-1] += piece
-        else:
-            pieces.append(bytearray(piece))
+        last, is_tiny = pieces[-1], len(piece) < self.TINY
+        if isinstance(last, bytearray):
+            if is_tiny and len(last) < self.LARGE:
+                last += piece
+                return
+            pieces[-1] = bytes(last)  # now: all of them at once would take long
+        pieces.append(bytearray(piece) if is_tiny else piece)
 
     def scan_more(self, begin: Callable[[], Scan]) -> Scan:
         """The scan, with all that came, except for a piece that still grows."""
@@ -241,31 +255,54 @@ class Upload:
         grows = bool(pieces) and isinstance(pieces[-1], bytearray) and not self.complete
         new = list(map(bytes, pieces[self._scanned : len(pieces) - grows]))
         if self.scan is None:
-            self.scan, new = begin(), [b"".join(new)]
+            self.scan = begin()
+            while len(new) > 1 and len(new[0]) < SHORTEST_START:
+                new[:2] = [new[0] + new[1]]
         self._scanned = len(pieces) - grows
         for piece in new:
             self.scan.feed(piece)
         return self.scan
+
+    def scan_again(self) -> None:
+        """From its start."""
+        self.scan, self._scanned = None, 0
 
     def replace(self, pieces: Sequence[bytes]) -> None:
         """Another body instead of the complete one that came."""
         self.pieces, self.size = [*pieces], sum(map(len, pieces))
         self.declared = self.size
 
-    def begin(self) -> tuple[bytes, list[bytes]]:
-        """The body's framing for the engine, as the end of the head, and all of the body so far."""
+    def begin(self) -> bytes:
+        """The body's framing for the engine, as the end of the head. All of the body so far is unwritten."""
         assert self.pieces is not None
-        pieces = [*map(bytes, self.pieces)]  # of which the last may grow while it is being written
+        self.unwritten = deque(map(bytes, self.pieces))  # of which the last may grow meanwhile
+        if self.size > REPLAYABLE_BYTES:
+            self.pieces = self.scan = None
         length = (self.size or self.declared) if self.complete else self.declared
         if length is not None:
-            return b"content-length: %d\r\n\r\n" % length, pieces
+            return b"content-length: %d\r\n\r\n" % length
         if self.complete:
-            return b"\r\n", pieces
+            return b"\r\n"
         self.chunked = True
-        chunks = [b"%x\r\n" % self.size, *pieces, END] if self.size else []
-        return b"transfer-encoding: chunked\r\n\r\n", chunks
+        if self.size:
+            self.unwritten.appendleft(b"%x\r\n" % self.size)
+            self.unwritten.append(END)
+        return b"transfer-encoding: chunked\r\n\r\n"
 
-    def release_written(self) -> None:
-        """All of it so far was passed on."""
-        if self.size > REPLAYABLE_BYTES:
-            self.pieces = None
+    def write_on(self, engine: Engine, more: bytes = b"") -> bool:
+        """As much as the engine takes: not all at once, which would be freed at once, too. Whether all."""
+        unwritten = self.unwritten
+        if more:
+            unwritten.append(more)
+            if self.size > REPLAYABLE_BYTES:
+                self.pieces = self.scan = None
+        while unwritten and not engine.write_paused:
+            engine.write(unwritten.popleft())
+        return not engine.write_paused
+
+    def take_all(self) -> list[bytes]:
+        """What is kept of it, for its last owner."""
+        kept = [*map(bytes, self.pieces or ()), *self.unwritten, *(self.scan.kept if self.scan else ())]
+        self.pieces = self.scan = None
+        self.unwritten.clear()
+        return kept

@@ -91,8 +91,6 @@ def apply_filters(body: bytes, filters: Filters) -> bytes:
 
 def apply_to_large(pieces: list[bytes], scan: JsonScan, filters: Filters) -> list[bytes]:
     """As `apply_filters`, for a body that was scanned. Repeated fields stay where they are not changed."""
-    if not scan.names.issuperset((*filters.strip, *filters.set)):  # those of a reload since
-        return [apply_filters(b"".join(pieces), filters)]
     members = [_encode(field) + b":" + _encode(value) for field, value in filters.set.items()]
     return scan.apply(filters, pieces, members)
 

@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from memoria.config.model import Filters
 
+SHORTEST_START = 4  # bytes of a text that tell its encoding
 _SLICE = 16 * 1024  # bytes
 _LONGEST_KEY = 512  # bytes of a key that is looked for, with every character as an escape
 _LONGEST_VALUE = 8 * 1024  # bytes that are kept of a model's name
@@ -52,6 +53,11 @@ class Scan(ABC):
 
     def feed(self, piece: bytes) -> None:
         self._pieces.append(piece)
+
+    @property
+    def kept(self) -> Iterable[bytes]:
+        """Text that it holds."""
+        return self._pieces
 
     def advance(self, seconds: float = 0.005) -> bool:
         """Works for about so long. Whether all that came has been read."""
@@ -97,6 +103,10 @@ class JsonScan(Scan):
         self._model: bytes | None = None
         self._found: list[tuple[str, int, int]] = []  # from the key to behind the comma
         self._end = -1  # place of the bracket that ends the object
+
+    @property
+    def kept(self) -> Iterable[bytes]:
+        return (*self._pieces, *self._recoded)
 
     def _read(self, piece: bytes) -> Iterator[None]:
         if not self._begun:

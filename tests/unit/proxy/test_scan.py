@@ -117,13 +117,6 @@ def test_what_is_no_whole_object_is_refused(body: bytes) -> None:
             read()
 
 
-def test_fields_of_a_filter_that_was_not_looked_for_are_found_all_the_same() -> None:
-    body = b'{"a":1,"b":2}'
-    made = scanned(JsonScan(["a"]), [body])
-    assert isinstance(made, JsonScan)
-    assert apply_to_large([body], made, Filters(("b",))) == [b'{"a":1}']
-
-
 def filled(
     text: bytes, start: bytes = b'{"p":', end: bytes = b',"model":"m"}', *, size: int = 2**20
 ) -> bytes:
