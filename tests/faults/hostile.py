@@ -2,10 +2,12 @@
 
     python -m tests.faults.hostile [ROW ...] [--seconds N] [--rounds N]
 
-Each row is a kind of client that once held up all the others. By turns others are measured without it and
-with it. Printed are the event loop's longest turn (what ran between two ticks of a timer of 1 ms: processor
-time, and by the clock, which other work on the machine lengthens), what the daemon's memory grew by at most,
-and the p99 of others' embeddings. The hostile client has what processor time others leave.
+Each row is a kind of client that once held up all the others. By turns others are measured alone, while
+it attacks another daemon on the same cores (beside), and while it attacks theirs (with): what differs
+between these two is memoria's part, the rest is the machine's. Printed are the event loop's longest turn
+(what ran between two ticks of a timer of 1 ms: processor time, and by the clock, which other work on the
+machine lengthens), what the daemon's memory grew by at most, and the p99 of others' embeddings. The
+hostile client has what processor time others leave.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -157,7 +159,8 @@ ROWS = {
 class Figures:
     """Of all rounds. Milliseconds and MiB."""
 
-    before: list[float] = field(default_factory=list)
+    alone: list[float] = field(default_factory=list)
+    beside: list[float] = field(default_factory=list)
     during: list[float] = field(default_factory=list)
     processor: float = 0.0
     clock: float = 0.0
@@ -167,53 +170,68 @@ class Figures:
     answered: Counter[str] = field(default_factory=Counter)
 
     def line(self, number: int, row: Row) -> str:
-        before, during = statistics.median(self.before), statistics.median(self.during)
+        alone, during = statistics.median(self.alone), statistics.median(self.during)
+        beside = statistics.median(self.beside or self.alone)
         return (
             f"{number}  {row.what:44} {self.processor:8.1f} {self.clock:8.0f} {self.grown:9.1f}"
-            f" {before:8.1f} {during:8.1f} {during / before:6.2f} {self.failures:7}\n"
-            f"   sent {self.sent:.0f} MiB, answered {dict(self.answered)}"
+            f" {alone:8.1f} {beside:8.1f} {during:8.1f} {during / beside:6.2f}\n"
+            f"   sent {self.sent:.0f} MiB, answered {dict(self.answered)}, {self.failures} of others failed"
         )
 
 
 TITLE = """\
-                                               longest turn, ms   grew by   others' p99, ms          failed
-                                                     CPU  clock       MiB   before   during  ratio"""
+                                               longest turn, ms   grew by          others' p99, ms
+                                                     CPU  clock       MiB    alone   beside     with  ratio
+"""
 
 
-def measure(number: int, box: Box, seconds: float, rounds: int) -> Figures:
-    row, found = ROWS[number], Figures()
-    target = of_stub(box, {}, **KEYS)
-    try:
+def measure(number: int, box: Box, seconds: float, rounds: int, *, beside: Box | None = None) -> Figures:
+    """`beside`: of the other daemon."""
+    found = Figures()
+    with ExitStack() as started:
+        target = of_stub(box, {}, **KEYS)
+        started.callback(target.stop)
+        if beside is not None:
+            other = of_stub(beside, {}, **KEYS)
+            started.callback(other.stop)
         _others(target.port, seconds, found)  # warm
         process = psutil.Process(target.pid)
         for _ in range(rounds):
-            found.before.append(_others(target.port, seconds, found))
+            found.alone.append(_others(target.port, seconds, found))
+            if beside is not None:
+                with _attacked(number, beside, other.port):
+                    found.beside.append(_others(target.port, seconds, found))
             memory = process.memory_info().rss
             longest_turn(target.pid, target.folder)  # from now on
-            with ExitStack() as stack:
-                if row.unread:
-                    stack.enter_context(box.daemons[-1].err.unread())
-                hostile = subprocess.Popen(
-                    [sys.executable, "-m", __spec__.name, "--attack", str(number), str(target.port)],
-                    cwd=ROOT,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                )
-                stack.callback(hostile.kill)
-                assert hostile.stdout is not None
-                hostile.stdout.readline()  # it has begun
-                most = stack.enter_context(_Most(process))
+            with _attacked(number, box, target.port) as did, _Most(process) as most:
                 found.during.append(_others(target.port, seconds, found))
-                did = json.loads(hostile.communicate()[0])
-                found.sent += did["sent"] / MIB
-                found.answered += Counter(did["answered"])
+            found.sent += did["sent"] / MIB
+            found.answered += Counter(did["answered"])
             turn = longest_turn(target.pid, target.folder)
             found.processor = max(found.processor, turn.processor * 1000)
             found.clock = max(found.clock, turn.clock * 1000)
             found.grown = max(found.grown, (most.bytes - memory) / MIB)
-    finally:
-        target.stop()
     return found
+
+
+@contextmanager
+def _attacked(number: int, box: Box, port: int) -> Iterator[dict[str, Any]]:
+    """Yields what the client did, when the block ends."""
+    did: dict[str, Any] = {}
+    with ExitStack() as stack:
+        if ROWS[number].unread:
+            stack.enter_context(box.daemons[-1].err.unread())
+        hostile = subprocess.Popen(
+            [sys.executable, "-m", __spec__.name, "--attack", str(number), str(port)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        stack.callback(hostile.kill)
+        assert hostile.stdout is not None
+        hostile.stdout.readline()  # it has begun
+        yield did
+        did |= json.loads(hostile.communicate()[0])
 
 
 class _Most:
@@ -301,12 +319,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if unknown := set(options.rows) - ROWS.keys():
         parser.error(f"no such row: {', '.join(map(str, sorted(unknown)))} (there are 1 to {len(ROWS)})")
-    print(TITLE, flush=True)
+    print(TITLE, end="", flush=True)
     for number in options.rows or ROWS:
-        with stub_box() as box:
-            print(
-                measure(number, box, options.seconds, options.rounds).line(number, ROWS[number]), flush=True
-            )
+        with stub_box() as box, stub_box() as beside:
+            found = measure(number, box, options.seconds, options.rounds, beside=beside)
+            print(found.line(number, ROWS[number]), flush=True)
     return 0
 
 
