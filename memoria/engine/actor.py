@@ -460,7 +460,7 @@ class EngineActor:
                 await self._start.until_released(self._on_orphans)
         except TimeoutError:
             return Event.STUCK
-        return self._decide()
+        return await self._decide()
 
     async def _wait_for_memory(self) -> Event:
         before, process = self.snapshot.diagnosis, self._start.process
@@ -469,16 +469,16 @@ class EngineActor:
             self._publish(diagnosis=Diagnosis(self.snapshot.detail, detail, "yes"))
         await self._start.until_surely_released(self._on_orphans, self._pauses.retry_held)
         self._publish(diagnosis=before)
-        return self._decide()
+        return await self._decide()
 
     def _on_orphans(self, pids: Collection[int]) -> None:
         self._journal.add_event(EventKind.ORPHANS_KILLED, self.name, pids=str(sorted(pids)))
 
-    def _decide(self) -> Event:
+    async def _decide(self) -> Event:
         """What follows a start that has ended and given its memory back."""
         start, crash = self._start, None
         if self.wanted and not start.end_requested:
-            diagnosis = start.diagnose(self.name, self.snapshot.figures.kv_gib)
+            diagnosis = await start.diagnose(self.name, self.snapshot.figures.kv_gib)
             self._publish(diagnosis=diagnosis)
             crash = start.crash(diagnosis)
         decision = self._policy.decide(

@@ -34,7 +34,7 @@ from memoria.vllm.log_lines import Observation, Phase, read_line
 
 logger = logging.getLogger(__name__)
 
-LONGEST_LOOK = 5.0  # seconds at what the processes have mapped
+LONGEST_LOOK = 5.0  # seconds at what the processes have mapped, or written
 LOOK_STARTING, LOOK_RUNNING = 0.1, 1.0  # seconds between two looks at the log
 ENDING = 20.0  # seconds in which a killed process ends, unless it is stuck in the kernel
 TAIL_LINES = 400  # read for a diagnosis
@@ -119,22 +119,24 @@ class Start:
             raise UnavailableError(what) from error
 
     async def _spawn(self) -> None:
-        await asyncio.to_thread(self.log.rotate_if_large)
+        opened = await in_daemon_thread(lambda: _OpenLog(self.log))
         await self.host.check_address()
         # no await from here on: a cancelled start has spawned nothing
         self.id = uuid.uuid4().hex[:12]
         self.connections = self.host.expect(self.id)
         spec = self.host.spec(self.id)
-        descriptor = self.log.open()
         try:
-            self.log_from = self.log.size()
-            self.follower = self.log.follow()
+            self.log_from, self.follower = opened.size, opened.follower
             self.address = spec.address
             self.process = EngineProcess.spawn(
-                spec.argv, spec.env, start_id=self.id, log=descriptor, process_table=self.host.process_table
+                spec.argv,
+                spec.env,
+                start_id=self.id,
+                log=opened.descriptor,
+                process_table=self.host.process_table,
             )
         finally:
-            os.close(descriptor)
+            opened.close()
         self.host.spawned(self.id, self.process.pid)
         self.spawned_at = time.monotonic()
 
@@ -361,7 +363,7 @@ class Start:
     def last_log(self) -> list[str]:
         return self.log.tail(TAIL_LINES, self.log_from)
 
-    def diagnose(self, engine: str, kv_gib: float | None) -> Diagnosis:
+    async def diagnose(self, engine: str, kv_gib: float | None) -> Diagnosis:
         """Why it crashed. `kv_gib`: what vLLM said was left for the KV cache."""
         if self.failure is not None:
             return self.failure
@@ -369,7 +371,11 @@ class Start:
             return Diagnosis(self.trouble, f"memoria logs {engine}", "yes", "memoria")
         oom_kill = oom_kills().hit_since(self._oom_kills)
         settings = replace(self.host.launch_settings, kv_gib=kv_gib, oom_kill=oom_kill)
-        return diagnose(self.last_log(), self.exit or ExitStatus(code=None), settings)
+        log: list[str] = []
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LONGEST_LOOK):
+                log = await in_daemon_thread(self.last_log)
+        return diagnose(log, self.exit or ExitStatus(code=None), settings)
 
     def crash(self, diagnosis: Diagnosis) -> Exit:
         ready_for = self.seconds_of_ready
@@ -420,6 +426,23 @@ class Start:
             self.host.set_releasing(self.id, False)
             self.host.forget(self.id)
         _remove(self._segments)
+
+
+class _OpenLog:
+    """For a new process. A start that is cancelled meanwhile drops it."""
+
+    def __init__(self, log: LogFile) -> None:
+        self.descriptor = -1
+        log.rotate_if_large()
+        self.descriptor = log.open()
+        self.size, self.follower = log.size(), log.follow()
+
+    def close(self) -> None:
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    __del__ = close
 
 
 def _between(first: float | None, then: float | None) -> float | None:

@@ -94,9 +94,8 @@ def routes(supervisor: Supervisor, feed: Feed, streams: Streams) -> list[Route]:
             async for chunk in _in_chunks(log.history(whole=not follow)):
                 yield chunk
             while follow and feed.is_open:
-                if log.has_more:
-                    async for chunk in _in_chunks(log.new_lines()):
-                        yield chunk
+                async for chunk in _in_chunks(log.new_lines()):
+                    yield chunk
                 await asyncio.sleep(FOLLOW_INTERVAL)
 
         return streams.response(text(), "text/plain; charset=utf-8")

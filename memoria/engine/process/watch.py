@@ -9,8 +9,10 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
+from memoria.aio import in_daemon_thread
 from memoria.engine.log import Follower, LogFile
 from memoria.engine.process.process import EngineProcess
 from memoria.vllm.facts import ExitStatus
@@ -20,7 +22,9 @@ logger = logging.getLogger(__name__)
 CGROUP = Path("/proc/self/cgroup")
 MOUNT = Path("/sys/fs/cgroup")
 VMSTAT = Path("/proc/vmstat")
-TURN = 0.002  # seconds of reading before the loop's other tasks run
+TURN = 0.002  # seconds of work on lines before the loop's other tasks run
+LINES = 500  # in memory at once
+LAST_READ = 5.0  # seconds for what it wrote last
 
 
 async def watch(
@@ -31,36 +35,47 @@ async def watch(
     pause: Callable[[], float],
 ) -> ExitStatus:
     """Pass each new line to `on_line`, reading every `pause()` seconds, and rotate the log. Returns how the
-    process ended, whatever happens to the log."""
+    process ended, whatever happens to the log: its disk may hang."""
     exited = asyncio.ensure_future(process.exited())
+    look = asyncio.ensure_future(_look(log, follower, on_line))
     trouble = ""
     try:
         while not exited.done():
-            try:
-                await _read(follower, on_line)
-                if log.is_large:
-                    await asyncio.to_thread(log.rotate_if_large)  # copies all of it
-                trouble = ""
-            except Exception as error:  # out of descriptors, say: the next round may have one
-                if repr(error) != trouble:
-                    trouble = repr(error)
-                    logger.exception("%s cannot be read", log.path)
+            await asyncio.wait({look, exited}, return_when=asyncio.FIRST_COMPLETED)
+            if not look.done():
+                break
+            error = look.exception()  # out of descriptors, say: the next look may have one
+            if error is not None and repr(error) != trouble:
+                logger.error("%s cannot be read", log.path, exc_info=error)
+            trouble = repr(error)
             await asyncio.wait({exited}, timeout=pause())
+            if not exited.done():
+                look = asyncio.ensure_future(_look(log, follower, on_line))
         with contextlib.suppress(Exception):
-            await _read(follower, on_line)
+            async with asyncio.timeout(LAST_READ):
+                await asyncio.wait({look})
+                await _read(follower, on_line)
     finally:
         exited.cancel()
+        look.cancel()
     return await process.exited()
+
+
+async def _look(log: LogFile, follower: Follower, on_line: Callable[[str], None]) -> None:
+    await _read(follower, on_line)
+    await in_daemon_thread(log.rotate_if_large)
 
 
 async def _read(follower: Follower, on_line: Callable[[str], None]) -> None:
     """Yields to the loop now and then: a flood of lines takes tens of milliseconds."""
     turn_ends = time.perf_counter() + TURN
-    for line in follower.new_lines():
-        on_line(line)
-        if time.perf_counter() >= turn_ends:
-            await asyncio.sleep(0)
-            turn_ends = time.perf_counter() + TURN
+    lines = follower.new_lines()
+    while some := await in_daemon_thread(lambda: [*islice(lines, LINES)]):
+        for line in some:
+            on_line(line)
+            if time.perf_counter() >= turn_ends:
+                await asyncio.sleep(0)
+                turn_ends = time.perf_counter() + TURN
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,3 +104,25 @@ async def test_a_flood_of_lines_lets_others_have_their_turn(
     await other()
     assert turns >= 900
     await watched.end(task)
+
+
+async def test_a_disk_that_hangs_does_not_hide_the_end_or_hold_up_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "LAST_READ", 0.01)
+    hangs, answers = threading.Event(), threading.Event()
+
+    class Hanging(Follower):
+        def new_lines(self) -> Iterator[str]:
+            hangs.set()
+            answers.wait(30)
+            yield "late"
+
+    watched = Watched(tmp_path)
+    try:
+        task = watched.watch(Hanging(watched.log.path))
+        await until(hangs.is_set)
+        await watched.end(task)
+        assert not watched.lines
+    finally:
+        answers.set()
