@@ -148,8 +148,7 @@ def _draft(models: tuple[str, ...], sources: tuple[str, ...], path: Path, machin
         engines += found
         router = router or at
     draft = Draft(engines, translator.left_out)
-    given = "--from" if sources else " ".join(models)
-    draft.title = f"Written by `memoria init {given}` for {machine.name}."
+    draft.title = f"Written by `memoria init` for {machine.name}."
     settle_names(draft, path.parent)
     _settle_addresses(draft, router)
     if machine.is_cpu:
