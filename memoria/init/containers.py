@@ -10,7 +10,6 @@ from typing import Any
 
 from memoria.config.environment import read_variables
 from memoria.config.file import read_text, shown
-from memoria.config.interpolate import Variable
 from memoria.config.model import ConfigPath
 from memoria.config.report import Report
 from memoria.config.yaml import Document, Scalar, parse
@@ -70,6 +69,7 @@ _REASONS: Mapping[str, str] = {
 _READ = frozenset(
     {"command", "entrypoint", "environment", "env_file", "gpus", "image", "ports", "volumes", "deploy"}
 )
+_NOT_SET = "it is not set, and was taken as blank"
 _ROUTER = "memoria routes by itself: clients talk to `listen`"
 _OWN_ROUTER = frozenset({"VLLM_EMBED_URL", "VLLM_GEN_URL"})
 
@@ -134,7 +134,7 @@ def from_compose(
     if not isinstance(services, dict):
         services = {}
     found = [
-        _Service(service, document, path, variables, translator)
+        _Service(service, document, path, report.unset, translator)
         for service, node in services.items()
         if isinstance(node, dict)
     ]
@@ -148,7 +148,10 @@ def from_compose(
             )
         )
     if not any(engines):
-        where = tuple(one.where for one in translator.left_out if one.why == NO_MODEL)
+        why = {NO_MODEL: "", _NOT_SET: "  {what} is not set"}
+        where = tuple(
+            one.where + why[one.why].format(what=one.what) for one in translator.left_out if one.why in why
+        )
         hint = "write `--model NAME` into its `command`"
         raise ConfigError(Problem(f"no vLLM service of {name} names a model", where, hint))
     router = next((service.published for service in found if service.is_own_router), None)
@@ -163,12 +166,12 @@ class _Service:
         name: str,
         document: Document,
         path: Path,
-        variables: Mapping[str, Variable],
+        unset: Mapping[ConfigPath, tuple[str, ...]],
         translator: Translator,
     ) -> None:
         self.name, self._path = ("services", name), path
         self._document, self._translator = document, translator
-        self._variables = variables
+        self._unset = unset
         node = document.get(*self.name)
         assert isinstance(node, dict)
         self._node = node
@@ -211,6 +214,9 @@ class _Service:
             why = _ROUTER if self.is_own_router else "it runs no vLLM: keep it where it is"
             leave_out(place, "the service", why)
             return None
+        for path, names in self._unset.items():
+            if path[:2] == self.name:
+                leave_out(place, ", ".join(f"`${name}`" for name in names), _NOT_SET, path[2:])
         engine = self._translator.engine(self._words, place, ("command",))
         for key in self._node:
             if key not in _READ:

@@ -231,7 +231,9 @@ class Translator:
             return _REASONS[name]
         if name != "convert" and (hint := refusal(name)):
             return hint
-        if name not in VLLM_KEYS and (why := self._unknown(name)) is not None:
+        if name in VLLM_KEYS:
+            return None if values or name == "enforce_eager" else "it has no value"
+        if (why := self._unknown(name)) is not None:
             return why
         if (missing := self._relocate(values, place)) is not None:
             return f"`{missing}` is a file within the container: copy it, and name it under `args`"

@@ -310,6 +310,17 @@ def test_a_file_without_vllm_or_with_mistakes_is_refused(compose: Compose) -> No
     )
 
 
+def test_a_variable_that_is_not_set_is_named(compose: Compose) -> None:
+    text = "services:\n  a: {image: vllm/vllm-openai, command: '--model %s --dtype ${TYPE}'}\n"
+    text += "  db: {image: 'qdrant:${TAG}'}\n"
+    found = compose(text % "org/m")
+    assert found.left_out["compose.yml:2  a", "`$TYPE`"] == "it is not set, and was taken as blank"
+    assert [what for _, what in found.left_out] == ["`$TYPE`", "`--dtype`", "the service"]
+    assert found.engine.keys == {}
+    said = compose.refused(text % "${MODEL:-}${NAME}")
+    assert "compose.yml:2  a  `$NAME`, `$TYPE` is not set" in said
+
+
 def test_a_script_of_ones_own_cannot_be_read(compose: Compose) -> None:
     text = "services: {a: {image: vllm/vllm-openai, entrypoint: /start.sh, command: x}}"
     assert "no service of compose.yml runs vLLM" in compose.refused(text)
