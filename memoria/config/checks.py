@@ -141,6 +141,13 @@ def _check_on_demand(file: File, report: Report) -> None:
             also=(("swap", "min_awake"),),
             hint="make `turn` the longer of the two",
         )
+    if any(engine.on_demand for engine in file.engines.values()) and 0 < file.hold.seconds < file.swap.turn:
+        report.warning(
+            f"requests wait for {file.hold.seconds:g} s, another engine's turn takes {file.swap.turn:g} s: "
+            "some get a 503 before their engine is awake",
+            ("hold", "seconds"),
+            hint="leave `hold.seconds` out, or make it longer than `swap.turn` and a start",
+        )
     for name, engine in file.engines.items():
         path, defaults = ("engines", name), keys(EngineKeys)
         if not engine.on_demand:
@@ -187,7 +194,7 @@ def _check_sleep(file: File, name: str, report: Report) -> None:
         what = f"`sleep_level: {engine.sleep_level}` {why}"
         report.error(what, (*path, "sleep_level"), also=(other,), hint=hint)
 
-    end = "write `sleep_level: none`"
+    end, one = "write `sleep_level: none`", "write `sleep_level: 1`"
     if file.device == "cpu":
         refuse("needs a GPU: vLLM has no sleep mode on the CPU", end, "device")
     if str(flags.get("load_format")) == "ipc_cache":
@@ -196,14 +203,16 @@ def _check_sleep(file: File, name: str, report: Report) -> None:
         )
     if flags.get("enable_sleep_mode") is False:
         refuse("needs vLLM's sleep mode", "remove `enable_sleep_mode`", *path, "args", "enable_sleep_mode")
+    if engine.sleep_level == 2 and str(flags.get("load_format")) == "dummy":
+        refuse("has no weights to read again (`dummy`)", one, *path, "args", "load_format")
     if engine.sleep_level == 2:
         for flag, value in flags.items():
             if value and flag in ("enable_lora", "lora_modules"):
-                refuse("loses adapters (vLLM #48337)", "write `sleep_level: 1`", *path, "args", flag)
+                refuse("loses adapters (vLLM #48337)", one, *path, "args", flag)
             if value and flag.partition(".")[0] in ("speculative_config", "spec_method", "spec_model"):
                 refuse(
                     "loses the draft model's weights (vLLM #52479)",
-                    "write `sleep_level: 1`",
+                    one,
                     *path,
                     "args",
                     flag,

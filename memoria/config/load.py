@@ -17,11 +17,14 @@ from memoria.config.file import find, read_text, shown
 from memoria.config.flag_paths import resolve_paths
 from memoria.config.messages import report_findings, without_wrong
 from memoria.config.model import (
+    A_START,
+    LONGEST_HOLD,
     Access,
     CommonKeys,
     Config,
     EngineConfig,
     EngineKeys,
+    Hold,
     TlsFiles,
     default_max_requests,
 )
@@ -116,6 +119,7 @@ def _build(file: File, document: Document, path: Path, environ: Mapping[str, str
                 hint="read that code first; most models need none",
             )
     computed = {
+        "hold": _hold(file, document),
         "vllm": str(paths.expand(file.vllm, folder, environ)) if "/" in file.vllm else file.vllm,
         "runtime_dir": paths.runtime_dir(document.text("runtime_dir"), path, environ)[0],
         "logging": replace(file.logging, dir=paths.log_dir(document.text("log", "dir"), path, environ)[0]),
@@ -141,6 +145,16 @@ def _tls_files(tls: Tls, folder: Path, environ: Mapping[str, str]) -> TlsFiles |
         return None
     key = None if tls.private_key is None else paths.expand(tls.private_key, folder, environ)
     return TlsFiles(paths.expand(tls.cert, folder, environ), key)
+
+
+def _hold(file: File, document: Document) -> Hold:
+    """A request for an engine on demand may have to wait for a turn and a start of each of them."""
+    away = sum(engine.on_demand for engine in file.engines.values())
+    if not away or document.get("hold", "seconds") is not None:
+        return file.hold
+    return replace(
+        file.hold, seconds=min(LONGEST_HOLD, file.hold.seconds + away * (file.swap.turn + A_START))
+    )
 
 
 def _build_engine(

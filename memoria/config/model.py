@@ -130,12 +130,18 @@ class Limits(Section):
     body_bytes: Mebibytes = key("Largest request body, in MiB.", 64 << 20, alias="body_mb", shown=64)
 
 
+A_START = 30.0  # seconds, of an engine on demand: an estimate
+LONGEST_HOLD = 600.0  # by default; as long as OpenAI's clients wait
+
+
 @dataclass(frozen=True, slots=True)
 class Hold(Section):
     """All engines together."""
 
     seconds: SecondsOrZero = key(
-        "Longest wait of a request for an engine that is busy or starting; 0: none.", 30.0
+        "Longest wait of a request for an engine that is busy or starting; 0: none. Unset with engines on "
+        "demand: longer, by `swap.turn` and 30 s for each of them, at most 600.",
+        30.0,
     )
     requests: Whole = key("Most requests that wait; past it a client still has its share.", 256)
     bytes: Whole = key(

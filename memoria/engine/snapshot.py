@@ -46,6 +46,12 @@ class EngineSnapshot:
     sleep: SleepFigures = field(default_factory=SleepFigures)
 
     @property
+    def is_blocked(self) -> bool:
+        """Whether it waits at the gate for memory that is not free."""
+        at_gate = self.phase is Phase.AT_GATE or self.state is State.WAKING
+        return at_gate and self.diagnosis is not None and bool(self.detail)
+
+    @property
     def is_healthy(self) -> bool:
         """Ready; or, on demand, away or on its way without a failure."""
         if self.on_demand and self.diagnosis is None:

@@ -69,6 +69,7 @@ class _About:
     yielded_at: float | None = None
     wanted_since: float | None = None
     wanted_until: float = -math.inf
+    not_before: float = -math.inf  # it has let others pass
     reason: Reason = "request"
     last_used: float = -math.inf
     total: int = 0  # requests, when the rate was taken
@@ -184,7 +185,11 @@ class OnDemand:
                 actor.schedule(Event.WAKE)
             case Yield():
                 self._journal.add_event(EventKind.MAKES_ROOM, step.engine, _why(step), cause=step.cause)
-                actor.schedule(Event.YIELD)
+                if step.cause == "blocked":
+                    self._about[step.engine].not_before = (
+                        time.monotonic() + self._deployment().config.swap.turn
+                    )
+                actor.schedule(Event.STEP_BACK if step.cause == "blocked" else Event.YIELD)
             case CallOff():
                 actor.schedule(Event.CALL_OFF)
 
@@ -213,7 +218,8 @@ class OnDemand:
             ttl=engine.ttl,
             swap_seconds=about.left_in + self._seconds_to_come(actor),
             rate=about.rate,
-            retry_at=-math.inf if retry_at is None else now + retry_at - time.time(),
+            retry_at=max(about.not_before, -math.inf if retry_at is None else now + retry_at - time.time()),
+            blocked=actor.snapshot.is_blocked,
         )
 
     def _seconds_to_come(self, actor: EngineActor) -> float:
@@ -250,5 +256,6 @@ def _why(step: Yield) -> str:
         "turn": "its turn is over",
         "patience": "the other has waited long enough",
         "ttl": "it was idle for its `ttl`",
+        "blocked": "it waits for memory that other programs hold",
     }[step.cause]
     return f"for {step.for_}: {because}" if step.for_ else because

@@ -8,10 +8,8 @@ from collections.abc import Collection, Sequence
 from memoria.engine.actor import EngineActor
 from memoria.engine.events import EventKind
 from memoria.engine.lifecycle import FACTS, State
-from memoria.engine.snapshot import EngineSnapshot
 from memoria.plan.plan import Plan
 from memoria.supervisor.supervisor import Supervisor
-from memoria.vllm.log_lines import Phase
 
 
 def order(engines: Collection[str], before: Plan, after: Plan) -> list[str]:
@@ -91,12 +89,7 @@ class RollingRestart:
         while True:
             snapshot = actor.snapshot
             left = left or snapshot.state is not before
-            if left and (FACTS[snapshot.state].settles or _is_blocked(snapshot)):
+            if left and (FACTS[snapshot.state].settles or snapshot.is_blocked):
                 return
             self._changed.clear()
             await self._changed.wait()
-
-
-def _is_blocked(snapshot: EngineSnapshot) -> bool:
-    """Whether it waits for memory that perhaps only another engine's restart gives back."""
-    return snapshot.phase is Phase.AT_GATE and snapshot.diagnosis is not None and bool(snapshot.detail)

@@ -32,7 +32,7 @@ class Phase(StrEnum):
     LEAVING = "leaving"  # its memory is on its way back
 
 
-Cause = Literal["idle", "turn", "patience", "ttl"]
+Cause = Literal["idle", "turn", "patience", "ttl", "blocked"]
 Fits = Callable[[Set[str]], bool]  # whether these may be awake together; then any fewer may, too
 
 
@@ -43,6 +43,7 @@ class Model:
     `since`: of the phase. `waiting_since`: of the oldest request that found it away. `last_used`: end of its
     latest request. `ttl`: seconds idle until it yields by itself; 0: never. `swap_seconds`: to yield and to
     wake again, as measured. `rate`: recent requests per second. `retry_at`: after a crash, not before.
+    `blocked`: it waits for memory that other programs hold, and has none yet.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Model:
     swap_seconds: float = 0.0
     rate: float = 0.0
     retry_at: float = -math.inf
+    blocked: bool = False
 
     @property
     def holds_room(self) -> bool:
@@ -119,6 +121,15 @@ def decide(models: Sequence[Model], fits: Fits, swap: Swap, now: float) -> Decis
             soon = [model for model in waking if model.priority <= waiter.priority]
             if not fits(stays - {model.name for model in (*beneath, *soon)}):
                 continue  # those of higher priority leave no room
+            for model in [m for m in soon if m.blocked]:
+                if not fits(stays):  # it gives up its place in the plan; there is nothing to free
+                    steps.append(Yield(model.name, "blocked", waiter.name))
+                    waking.remove(model)
+                    ending.add(model.name)
+                    stays -= {model.name}
+            if fits(stays):
+                holding.add(waiter.name)
+                continue
             ripe = [model for model in beneath if may_yield_at(model, waiter, swap) <= now]
             victims = cheapest(ripe, partial(_fits_without, fits, stays))
             for victim in victims or ():

@@ -121,7 +121,7 @@ def test_nothing_starts_while_a_dead_engines_memory_lingers(box: Box, figure: Fi
 def test_memory_that_never_comes_back_holds_the_device_until_it_does(box: Box) -> None:
     box.configure()
     box.file.write_text(box.file.read_text().replace("release: 20", "release: 0.5"))
-    box.vllm.set_faults(gpu_bytes=28 * GIB)
+    box.vllm.set_faults(gpu_bytes=28 * GIB, memory_stays=True)
     daemon = box.start()
     daemon.until_ready()
     neighbour = StubProcess(daemon.core("generation"), 28)

@@ -42,7 +42,7 @@ def _load(log: Log, model: str, max_model_len: int, fraction: float | None, faul
     log.info(f"Initializing a V1 LLM engine (v0.32.0) with config: model='{model}'", place="core.py:133")
     connect()
     if faults.gpu_bytes:
-        take_memory(os.getpid(), faults.gpu_bytes)
+        take_memory(os.getpid(), faults.gpu_bytes, stays=faults.memory_stays)
     if faults.context_bytes is not None:
         claim(os.getpid(), 0.92 if fraction is None else fraction, faults.context_bytes)
     log.reach("loading")

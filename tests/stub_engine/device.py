@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def take_memory(pid: int, size: int) -> None:
-    _edit(lambda rows: [*rows, ["live", _place(rows), str(pid), str(size), *_list()]])
+def take_memory(pid: int, size: int, *, stays: bool = False) -> None:
+    kind = "proc" if stays else "live"
+    _edit(lambda rows: [*rows, [kind, _place(rows), str(pid), str(size), *_list()]])
 
 
 def claim(pid: int, fraction: float, context_bytes: int) -> None:

@@ -25,6 +25,7 @@ class Faults:
     load_until: str = ""  # behind it: until that file exists
     without_plugins: bool = False  # loads none, as a vLLM that does not know memoria's
     gpu_bytes: int = 0  # taken from the NVML stub (NVML_STUB_FILE) while its core lives
+    memory_stays: bool = False  # a driver's bug: also when its core is dead
     context_bytes: int | None = None  # takes its fraction of the GPU, and this beside it, or refuses to start
 
     fail_at: Step | None = None

@@ -47,7 +47,8 @@ def _prepare_child() -> Callable[[], None]:
 @dataclass(frozen=True, slots=True)
 class Cleared:
     """Process ids. `left`: still alive, and killed now; `outlived`: those of them that outlived their leader
-    and are reported for the first time."""
+    and are reported for the first time. Not those of its group that end a moment after it, as Python's
+    resource tracker always does."""
 
     left: set[int]
     outlived: set[int]
@@ -61,6 +62,7 @@ class EngineProcess:
     ) -> None:
         self._popen, self._pidfd, self._start_id, self._process_table = popen, pidfd, start_id, process_table
         self._outlived: set[int] = set()
+        self._strays: set[int] = set()  # at the last look
         self.known = {popen.pid}  # every process of the tree ever seen; the driver may name dead ones
         self._exited: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().add_reader(pidfd, self._on_exit)
@@ -131,10 +133,12 @@ class EngineProcess:
         if self._popen.returncode is None:  # the leader may have ended meanwhile, and must be reaped
             left.add(self.pid)
         strays = left - {self.pid}
+        outlived = {pid for pid in strays if pid in self._strays or not self._is_in_group(pid)}
         if strays:
             await in_daemon_thread(lambda: self._kill_each(strays))
-        new = strays - self._outlived if not self.is_running else set()
+        new = outlived - self._outlived if not self.is_running else set()
         self._outlived |= new
+        self._strays = strays
         return Cleared(left, new)
 
     async def tree(self) -> set[int]:
@@ -145,6 +149,12 @@ class EngineProcess:
             living.add(self.pid)
         self.known |= living
         return living
+
+    def _is_in_group(self, pid: int) -> bool:
+        try:
+            return os.getpgid(pid) == self.pid
+        except ProcessLookupError:
+            return True  # it has ended meanwhile
 
     def _kill_each(self, pids: set[int]) -> None:
         for pid in pids:

@@ -57,6 +57,20 @@ def test_its_memory_is_written_not_left_to_the_plan(folder: ConfigFolder) -> Non
     assert problem.what == "an engine on demand needs a fraction or a size of its own"
 
 
+def test_requests_wait_long_enough_by_default(folder: ConfigFolder) -> None:
+    assert folder.load(file("on_demand: true")).hold.seconds == 30 + 30 + 30
+    assert folder.load(file("on_demand: true", "swap: {turn: 900}")).hold.seconds == 600
+    assert folder.load(file("ttl: 0")).hold.seconds == 30
+
+
+def test_a_hold_shorter_than_a_turn_is_worth_a_word(folder: ConfigFolder) -> None:
+    config = folder.load(file("on_demand: true", "hold: {seconds: 10}"))
+    (warning,) = config.warnings
+    assert (config.hold.seconds, warning.what[:24]) == (10, "requests wait for 10 s, ")
+    assert not folder.load(file("on_demand: true", "hold: {seconds: 0}")).warnings
+    assert not folder.load(file("on_demand: true")).warnings
+
+
 @pytest.mark.parametrize(("level", "number"), [("none", 0), ("1", 1), ("2", 2)])
 def test_levels_of_sleep(folder: ConfigFolder, level: str, number: int) -> None:
     assert folder.load(file(f"on_demand: true, sleep_level: {level}")).engine("a").sleep_level == number
@@ -74,6 +88,7 @@ def test_levels_that_are_not_there_are_refused(folder: ConfigFolder, level: str)
         ("sleep_level: 1", "device: cpu", "`sleep_level: 1` needs a GPU"),
         ("sleep_level: 1, args: {load_format: ipc_cache}", "", "weights that another process holds"),
         ("sleep_level: 1, args: {enable_sleep_mode: false}", "", "needs vLLM's sleep mode"),
+        ("sleep_level: 2, args: {load_format: dummy}", "", "no weights to read again"),
         ("sleep_level: 2, args: {enable_lora: true}", "", "loses adapters"),
         ("sleep_level: 2, args: {lora_modules: x=org/y}", "", "loses adapters"),
         (

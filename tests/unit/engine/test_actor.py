@@ -213,6 +213,22 @@ time.sleep(600)
     assert not actor.pids()
 
 
+async def test_what_ends_a_moment_after_its_leader_is_not_worth_a_word(bench: Bench) -> None:
+    """As Python's resource tracker does, in the group that is killed."""
+    bench.host.script = """
+if os.fork() == 0:
+    time.sleep(600)
+ready()
+time.sleep(600)
+"""
+    actor = await bench.ready()
+    assert len(actor.pids()) == 2
+    kill(actor)
+    await bench.until(S.BACKOFF)
+    assert "orphans_killed" not in bench.told()
+    assert not actor.pids()
+
+
 async def test_shared_memory_that_a_killed_engine_cannot_remove_is_removed(bench: Bench) -> None:
     bench.host.script = (
         """

@@ -13,6 +13,7 @@ import pytest
 
 from memoria.engine.lifecycle import Event, State
 from memoria.engine.start import Pauses
+from memoria.errors import Problem
 from tests.unit.actor_bench import TOUCHES_THE_DEVICE, Bench, kill
 
 S = State
@@ -91,6 +92,22 @@ async def test_steps_that_come_too_late_have_no_effect(bench: Bench) -> None:
     await awake(bench)
     bench.actor.schedule(Event.WAKE)
     bench.actor.schedule(Event.CALL_OFF)
+    bench.actor.schedule(Event.YIELD)
+    await bench.until(S.YIELDING, S.DORMANT)
+
+
+async def test_at_the_gate_without_memory_it_lets_others_pass(bench: Bench) -> None:
+    bench.host.gate_open.clear()
+    bench.host.problem = Problem("no room")
+    bench.actor.schedule(Event.WAKE)
+    await bench.until(S.QUEUED, S.STARTING)
+    await bench.until_true(lambda snapshot: snapshot.is_blocked)
+    bench.actor.schedule(Event.STEP_BACK)
+    await bench.until(S.STOPPING, S.RELEASING, S.DORMANT)
+    assert (bench.actor.snapshot.diagnosis, bench.actor.snapshot.retry_at) == (None, None)
+    bench.host.gate_open.set()
+    await awake(bench)
+    bench.actor.schedule(Event.STEP_BACK)  # past the gate: too late
     bench.actor.schedule(Event.YIELD)
     await bench.until(S.YIELDING, S.DORMANT)
 

@@ -19,6 +19,8 @@ from memoria.plan.plan import make_plan
 from memoria.preflight.preflight import Deployment
 from memoria.supervisor import on_demand
 from memoria.supervisor.on_demand import UNKNOWN_START, OnDemand
+from memoria.vllm.diagnosis import Diagnosis
+from memoria.vllm.log_lines import Phase
 from tests.fakes import until
 from tests.unit.commands import SERVE
 from tests.unit.plans import config, gpu
@@ -41,7 +43,8 @@ class Actor:
 
     def schedule(self, step: Event) -> None:
         self.steps.append(step)
-        self.reach({Event.WAKE: S.STARTING, Event.YIELD: S.YIELDING, Event.CALL_OFF: S.READY}[step])
+        lead_to = {Event.WAKE: S.STARTING, Event.YIELD: S.YIELDING, Event.STEP_BACK: S.STOPPING}
+        self.reach(lead_to.get(step, S.READY))
 
     def reach(self, state: State, **about: Any) -> None:
         self.snapshot = replace(self.snapshot, state=state, **about)
@@ -176,3 +179,21 @@ async def test_a_bug_does_not_end_the_scheduling(bench: Bench, monkeypatch: pyte
         await asyncio.sleep(0)
     bench.on_demand.look()
     await steps(bench.actors["a"], Event.WAKE)
+
+
+async def test_one_that_waits_for_foreign_memory_lets_others_pass(bench: Bench) -> None:
+    a, b = bench.actors.values()
+    bench.on_demand.want("a")
+    await steps(a, Event.WAKE)
+    bench.on_demand.want("b")
+    blocked = Diagnosis("no room", "stop pid 1", "yes")
+    a.reach(S.STARTING, phase=Phase.AT_GATE, detail="no room", diagnosis=blocked)
+    await steps(a, Event.WAKE, Event.STEP_BACK)
+    assert bench.journal.entries()[-1].data == {"cause": "blocked"}
+    a.reach(S.DORMANT, phase=None, detail="", diagnosis=None)
+    await steps(b, Event.WAKE)
+    assert bench.on_demand.waits("a")  # for a turn: it would be in the way again
+    b.reach(S.READY)
+    await steps(b, Event.WAKE, Event.YIELD)
+    b.reach(S.DORMANT)
+    await steps(a, Event.WAKE, Event.STEP_BACK, Event.WAKE)

@@ -46,6 +46,24 @@ def at_once(room: int, **sizes: int) -> Fits:
     return lambda names: sum(sizes.get(name, 10) for name in names) <= room
 
 
+def wakes(name: str, **about: object) -> Model:
+    return Model(name, Phase.WAKING, NOW - 5, **about)  # type: ignore[arg-type]
+
+
+def test_one_that_waits_for_foreign_memory_gives_up_its_place() -> None:
+    """It holds none: what fits beside the others goes first."""
+    fits = at_once(20, big=20)
+    big = wakes("big", blocked=True)
+    assert decide([big, waits("b", 0)], fits, SWAP, NOW).steps == (Yield("big", "blocked", "b"),)
+    assert decide([wakes("big"), waits("b", 0)], fits, SWAP, NOW).steps == ()
+    assert decide([replace(big, priority=1), waits("b", 0)], fits, SWAP, NOW).steps == ()
+    assert decide([big, waits("b", 0)], at_once(30, big=20), SWAP, NOW).steps == (Wake("b"),)
+    one, two = wakes("one", blocked=True), wakes("two", blocked=True)
+    assert len(decide([one, two, waits("b", 0)], fits, SWAP, NOW).steps) == 1
+    steps = decide([one, awake("idle"), waits("c", 0)], at_once(20, c=20), SWAP, NOW).steps
+    assert steps == (Yield("one", "blocked", "c"), Yield("idle", "idle", "c"))
+
+
 @pytest.mark.parametrize(
     ("models", "room", "decision"),
     [
