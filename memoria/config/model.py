@@ -157,6 +157,9 @@ class Swap(Section):
     turn: Seconds = key("How long a busy engine keeps its memory while another waits for it.", 30.0)
     patience: Seconds = key("A request that waits for so long ends the turn of another engine.", 60.0)
     min_awake: SecondsOrZero = key("After a wake an engine keeps its memory for so long at least.", 10.0)
+    tell_after: SecondsOrZero = key(
+        "A stream that waits for an engine on demand begins after so long, and gets comments; 0: never.", 5.0
+    )
     host_memory: SizeOrAuto = key(
         "Host memory for the weights of engines with `sleep_level: 1`, all together; past it they end "
         "instead; `auto`: half of what is free when memoria starts.",

@@ -82,6 +82,9 @@ def build_generation(
         timeouts=config.timeouts,
         rules=access_rules(config, keys, hostname=socket.gethostname()),
         filters={e.name: e.filters for e in config.engines if e.filters.strip or e.filters.set},
+        tell_after={
+            e.name: config.swap.tell_after for e in config.engines if e.on_demand and config.swap.tell_after
+        },
         protected=Protected(guarding.protects, guarding.observe) if guarding else None,
     )
     return Generation(

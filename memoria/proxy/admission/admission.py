@@ -11,6 +11,7 @@ Nothing is polled: a freed place is granted at once, and `changed` reports an en
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
@@ -77,7 +78,10 @@ class Waiting:
     """A queued request. Ends with one call of `granted` or of `refused`, or with `cancel`, after which
     neither is called."""
 
-    __slots__ = ("_admission", "body_bytes", "client", "engine", "granted", "refused", "timer")
+    __slots__ = (
+        *("_admission", "body_bytes", "client", "engine", "granted", "refused", "since", "timer"),
+        *("told_at", "streams"),
+    )
 
     def __init__(
         self,
@@ -93,6 +97,17 @@ class Waiting:
         self.engine, self.client, self.body_bytes = engine, client, body_bytes
         self.granted, self.refused = granted, refused
         self.timer: asyncio.TimerHandle | None = None  # None once the wait is over
+        self.since = self.told_at = time.monotonic()
+        self.streams: bool | None = None  # whether the answer is to be a stream; None: not looked at yet
+
+    @property
+    def timing(self) -> bytes:
+        """As a value of Server-Timing (W3C): milliseconds."""
+        return b"hold;dur=%d" % round((time.monotonic() - self.since) * 1000)
+
+    @property
+    def reason(self) -> bytes:
+        return b"waiting for %b, for %d s" % (self.engine.name.encode(), time.monotonic() - self.since)
 
     def cancel(self) -> None:
         self._admission._forget(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,10 +13,12 @@ from enum import Enum, StrEnum, auto
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
+import msgspec
+
 from memoria.config.model import Filters, Limits, Timeouts
 from memoria.proxy import errors
 from memoria.proxy.access.rules import AccessRules
-from memoria.proxy.admission.admission import Admission
+from memoria.proxy.admission.admission import Admission, Waiting
 from memoria.proxy.errors import Answer, Rejection
 from memoria.proxy.exchange.record import RequestRecord
 from memoria.proxy.http.request import RequestHead, Upload
@@ -96,13 +99,15 @@ class Protected:
 @dataclass(frozen=True, slots=True)
 class Policy:
     """Everything that a configuration decides about requests. `rules` None: Host, Origin and key are not
-    checked. `filters`: by engine."""
+    checked. `filters`: by engine. `tell_after`: seconds after which a stream that waits for the engine gets
+    comments, by engine."""
 
     limits: Limits
     timeouts: Timeouts
     rules: AccessRules | None = None
     filters: Mapping[str, Filters] = field(default_factory=dict)
     protected: Protected | None = None
+    tell_after: Mapping[str, float] = field(default_factory=dict)
 
 
 class Watched(Protocol):
@@ -254,6 +259,16 @@ class ProxyContext:
         self.forget_verdicts()
         self.connections.interval = min(1.0, (policy.timeouts.idle or 4.0) / 4, self.client_idle / 4)
 
+    def tells(self, waiting: Waiting, head: RequestHead, upload: Upload) -> bool:
+        """Whether a request that waits gets a comment now: only a stream has a place for it."""
+        after, now = self.policy.tell_after.get(waiting.engine.name, math.inf), time.monotonic()
+        if now - waiting.told_at < after or waiting.streams is False:
+            return False
+        waiting.told_at = now
+        if waiting.streams is None:
+            waiting.streams = not head.http_1_0 and upload.complete and _wants_stream(upload)
+        return waiting.streams
+
     def forget_verdicts(self) -> None:
         """The access rules or the keys have changed."""
         self.rules_token = object()
@@ -264,6 +279,18 @@ class ProxyContext:
         for connection in self.connections:
             if connection.exchange is not None:
                 connection.exchange.cut(engine)
+
+
+class _Body(msgspec.Struct):
+    stream: bool | None = None
+
+
+def _wants_stream(upload: Upload) -> bool:
+    """By its JSON body; what is none of the kind is the engine's to judge."""
+    try:
+        return msgspec.json.decode(b"".join(upload.pieces or ()), type=_Body).stream is True
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return False
 
 
 def engine_with_model(

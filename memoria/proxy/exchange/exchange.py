@@ -169,6 +169,8 @@ class Exchange:
 
     def on_tick(self, now: float) -> None:
         self.reply.flush()  # a head whose body is late after all
+        if self._waiting is not None and self._context.tells(self._waiting, self._head, self.upload):
+            self.reply.comment(self._waiting.reason, keep_alive=self.keep_alive)
         if self._moved or self._still is None or self.state is QUEUED:  # the queue has a clock of its own
             self._moved, self._still = False, Standstill()
         upstream, context, client = self._upstream, self._context, self._client
@@ -296,9 +298,9 @@ class Exchange:
         return lease
 
     def _on_lease(self, lease: Lease) -> None:
-        self._lease, self._waiting = lease, None
-        self.state = READING
-        self._still = None
+        if self._waiting is not None:
+            self.reply.add_header(b"server-timing", self._waiting.timing)
+        self._lease, self._waiting, self.state, self._still = lease, None, READING, None
         if not self.upload.complete:
             self._client.resume_reading()
         self._advance()
@@ -327,9 +329,8 @@ class Exchange:
 
     def on_connected(self, upstream: Upstream) -> None:
         """Writes the head and all of the body that is here."""
-        upload = self.upload
-        self._connector, self._moved = None, True
-        self.state, self._upstream = OPEN, upstream
+        upload, self._connector = self.upload, None
+        self.state, self._upstream, self._moved = OPEN, upstream, True
         framing = upload.begin()
         before, after = self._head.to_engine
         if upload.size > upload.LARGE:

@@ -230,6 +230,8 @@ class Reply:
     _first = b""  # start of the body's first piece
     _latest = b""  # end of its latest piece
     _before = b""  # end of the one before
+    _told = False  # a stream has begun, with comments only: the engine has not answered yet
+    _instead: list[bytes] | None = None  # an answer that is no stream, after that
 
     def __init__(
         self,
@@ -248,7 +250,29 @@ class Reply:
     @property
     def is_sent(self) -> bool:
         """Something was sent: another answer is no longer possible."""
-        return self.status is not None and not self._pending
+        return self._told or (self.status is not None and not self._pending)
+
+    def add_header(self, name: bytes, value: bytes) -> None:
+        """Beside `extra`; of an answer that has not begun."""
+        self._extra += b"%b: %b\r\n" % (name, value)
+
+    def comment(self, text: bytes, *, keep_alive: bool) -> None:
+        """Begins a stream of events, or goes on with one that no engine has answered yet, with a line that
+        every client skips (WHATWG HTML, 9.2.6)."""
+        line = b": %b\n\n" % text
+        head = b""
+        if not self._told:
+            self._told = self._chunked = self._through = self.is_events = True
+            end = b"\r\n\r\n" if keep_alive else b"\r\nconnection: close\r\n\r\n"
+            head = b"".join(
+                (
+                    _STATUS_LINES[200],
+                    b"content-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n",
+                    self._extra,
+                    b"x-request-id: %b%b" % (self._request_id, end),
+                )
+            )
+        self._write(head + b"%x\r\n%b\r\n" % (len(line), line))
 
     @property
     def ends(self) -> bytes:
@@ -261,6 +285,10 @@ class Reply:
         """Takes an engine's head, which leaves with the body's first piece. `length`: the body's, None where
         it is not declared. `keep_alive`: the client's connection stays open after the response."""
         self.status = head.status
+        if self._told:
+            self.status = 200  # as the client has seen
+            self._instead = None if head.is_events else []
+            return
         if length is not None and not head.bodiless:
             framing = b"content-length: %d\r\n" % length
         elif self._http_1_0 or head.bodiless:
@@ -285,6 +313,9 @@ class Reply:
 
     def send(self, piece: bytes) -> None:
         """A piece of the body, not empty."""
+        if self._instead is not None:
+            self._instead.append(piece)
+            return
         if self.first_at is None:
             self._first, self.first_at = piece[:END_BYTES], time.monotonic()
         # only the end of a long piece: a client that reads slowly would keep the whole piece in memory twice
@@ -299,7 +330,7 @@ class Reply:
 
     def send_chunk(self, framed: bytes) -> None:
         """A piece of the body as the engine framed it: one chunk without extensions."""
-        if not self._through:
+        if not self._through or self._instead is not None:
             self.send(framed[framed.index(END) + len(END) : -len(END)])
             return
         if len(framed) > _DONE:
@@ -313,6 +344,9 @@ class Reply:
             self._pending = b""
 
     def end(self) -> None:
+        if self._instead is not None:  # an error, as the stream's only event
+            body, self._instead = b"".join(self._instead), None
+            self.send(b"data: %b\n\ndata: [DONE]\n\n" % body.replace(b"\n", b" "))
         if self._chunked:
             self._write(self._pending + LAST)
         elif self._pending:
