@@ -232,6 +232,7 @@ TAIL = b'"temperature":2,"model":"b"}'
         pytest.param(filled(b'{"input":["', b'a chunk of a text","', b'"],' + TAIL), id="texts"),
         pytest.param(filled(b'{"p":[', b"1,", b"0]," + TAIL), id="numbers"),
         pytest.param(filled(b"{", b'"":[],', TAIL), id="members"),
+        pytest.param(filled(b'{"temperature":2,', b" ", b'"model":"b"}'), id="blanks"),
     ],
 )
 @on_uvloop

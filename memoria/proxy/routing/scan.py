@@ -15,6 +15,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from memoria.config.model import Filters
 
@@ -80,6 +81,15 @@ class Scan(ABC):
         for a model that is no string."""
 
 
+class _Member(NamedTuple):
+    """`start`: of its key; `comma_end`: behind what comes before; `end`: behind its own comma."""
+
+    name: str
+    start: int
+    comma_end: int
+    end: int
+
+
 class JsonScan(Scan):
     """Finds the top-level members that have one of `names`, by strings and brackets alone."""
 
@@ -97,11 +107,13 @@ class JsonScan(Scan):
         self._object_at: int | None = None
         self._depth = 0
         self._in_string = self._escaped = False
-        self._key: tuple[bytes, int] | None = None  # a string where keys are, and its place
-        self._open: tuple[str, int] | None = None  # the member whose value is being read
+        self._key: tuple[bytes, int, int] | None = None  # a string where keys are, its place, `_comma_end`
+        self._open: tuple[str, int, int] | None = None  # the member whose value is being read
         self._value: bytearray | None = None  # of an open `model`
         self._model: bytes | None = None
-        self._found: list[tuple[str, int, int]] = []  # from the key to behind the comma
+        self._found: list[_Member] = []
+        self._solid_end = 0  # place behind the last byte that is not blank
+        self._has_members = False
         self._end = -1  # place of the bracket that ends the object
 
     @property
@@ -131,12 +143,21 @@ class JsonScan(Scan):
                 part = text[place : place + _SLICE]
                 taken = self._skip(part) or self._walk(part)
                 if taken < len(part) and place + len(part) == len(text):
+                    self._note_solid(text, place, place + taken)
                     self._at += taken
                     self._rest = text[place + taken :]
                     return
+            self._note_solid(text, place, place + taken)
             self._at += taken
             place += taken
             yield
+
+    def _note_solid(self, text: bytes, start: int, end: int) -> None:
+        """This much of it is scanned."""
+        if text[end - 1 : end] in _BLANK and not self._in_string:
+            end = start + len(text[start:end].rstrip(_BLANK))
+        if end > start:
+            self._solid_end = self._at + end - start
 
     def _begin(self, text: bytes) -> int:
         place = len(text) - len(text.lstrip(b"\xef\xbb\xbf" + _BLANK))
@@ -146,6 +167,7 @@ class JsonScan(Scan):
                 self._problem = "it is not an object"
             place += 1
         self._at += place
+        self._solid_end = self._at
         return place
 
     def _end_string(self, text: bytes, start: int) -> int:
@@ -169,7 +191,7 @@ class JsonScan(Scan):
         return self._enter_string(part)
 
     def _enter_string(self, part: bytes) -> int:
-        self._key, self._in_string = None, True
+        self._key, self._in_string, self._has_members = None, True, True
         self._escaped = (len(part) - len(part.rstrip(b"\\"))) % 2 == 1
         return len(part)
 
@@ -190,11 +212,13 @@ class JsonScan(Scan):
         if is_open and depth == 1 and part[start - 1 : start] == b"\\":
             return 0  # it may begin a wanted key, before
         self._depth, self._key = depth, None
+        self._has_members |= len(strings) > 1
         return self._begin_string(part, start) if is_open else len(part)
 
     def _walk(self, part: bytes) -> int:
         """Takes it token by token."""
         depth, at, value_at = self._depth, self._at, 0
+        comma_end = self._solid_end  # or behind the bracket that begins the object
         taken = len(part)
         for token in _TOKEN.finditer(part):
             start = token.start()
@@ -205,7 +229,8 @@ class JsonScan(Scan):
                     taken = self._begin_string(part, start)
                     break
                 if depth == 1:
-                    self._key = (part[start + 1 : token.end() - 1], at + start)
+                    self._key = (part[start + 1 : token.end() - 1], at + start, comma_end)
+                    self._has_members = True
             elif kind == 0x7B or kind == 0x5B:  # noqa: PLR1714 - { [: faster so
                 depth += 1
             elif kind == 0x7D or kind == 0x5D:  # noqa: PLR1714 - } ]
@@ -218,8 +243,8 @@ class JsonScan(Scan):
                 if self._key is not None and self._opens(*self._key):
                     value_at = token.end()
             elif depth == 1:  # ,
-                self._key = None
-                self._close(part[value_at:start], at + token.end())
+                self._key, comma_end = None, at + token.end()
+                self._close(part[value_at:start], comma_end)
                 if self._problem:
                     break
         self._depth = depth
@@ -227,13 +252,13 @@ class JsonScan(Scan):
             self._keep_value(part[value_at:taken])
         return taken
 
-    def _opens(self, key: bytes, at: int) -> bool:
+    def _opens(self, key: bytes, at: int, comma_end: int) -> bool:
         """Whether it is a wanted member that begins at this key."""
         self._key = None
         if not self._is_wanted.fullmatch(key):
             return False
         name = json.loads(b'"%b"' % key) if b"\\" in key else key.decode()
-        self._open = (name, at)
+        self._open = (name, at, comma_end)
         self._value = bytearray() if name == "model" else None
         return True
 
@@ -246,7 +271,7 @@ class JsonScan(Scan):
         if self._open is None:
             return
         self._keep_value(text)
-        self._found.append((*self._open, end))
+        self._found.append(_Member(*self._open, end))
         if len(self._found) > _MOST_FOUND:
             self._problem = "it repeats a field too often"
         if self._value is not None:
@@ -281,15 +306,17 @@ class JsonScan(Scan):
         assert self._object_at is not None
         text, begin = self._recoded or pieces, self._object_at + 1
         fields = {*filters.strip, *filters.set}
-        gone = [(start, end) for name, start, end in self._found if name in fields]
-        if gone and gone[-1][1] == self._end:
-            start = gone.pop()[0]
-            kept = [*_without_comma(_cut(text, begin, start, gone)), *_cut(text, self._end, math.inf)]
-        else:
-            kept = _cut(text, begin, math.inf, gone)
-        first = next((plain[:1] for piece in kept if (plain := piece.lstrip(_BLANK))), b"")
-        members = b",".join(put)
-        return [b"{" + members + (b"," if members and first == b'"' else b""), *kept]
+        gone = [member for member in self._found if member.name in fields]
+        end = self._end
+        while gone and gone[-1].end == end:
+            end = gone.pop().comma_end
+        ranges = [(member.start, member.end) for member in gone]
+        if end == self._end:
+            kept = _cut(text, begin, math.inf, ranges)
+        else:  # the last ones are gone, and with them the comma before
+            kept = [*_cut(text, begin, max(begin, end - 1), ranges), *_cut(text, self._end, math.inf)]
+        members, more = b",".join(put), self._has_members and end > begin
+        return [b"{" + members + (b"," if members and more else b""), *kept]
 
 
 def _in_any_spelling(char: str) -> str:
@@ -316,15 +343,6 @@ def _cut(pieces: list[bytes], start: int, end: float, gone: Sequence[tuple[int, 
         kept.append(piece[begun:])
         place += len(piece)
     return [piece for piece in kept if piece]
-
-
-def _without_comma(pieces: list[bytes]) -> list[bytes]:
-    """Without the comma that they end in, if they do."""
-    while pieces:
-        last = pieces.pop().rstrip(_BLANK)
-        if last:
-            return [*pieces, last.removesuffix(b",")]
-    return []
 
 
 # python-multipart reads the heads of parts byte by byte in Python, which takes seconds where many are large.

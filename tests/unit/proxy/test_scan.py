@@ -117,6 +117,33 @@ def test_what_is_no_whole_object_is_refused(body: bytes) -> None:
             read()
 
 
+@pytest.mark.parametrize("blank", ["", " "])
+@pytest.mark.parametrize(
+    ("members", "left"),
+    [
+        ([], []),
+        (["u"], []),
+        (["u", "u"], []),
+        (["a", "u"], ["a"]),
+        (["u", "a"], ["a"]),
+        (["u", "a", "u", "v"], ["a"]),
+        (["a", "u", "b", "v", "u"], ["a", "b"]),
+    ],
+)
+def test_members_are_taken_out_with_their_commas_wherever_a_read_ends(
+    members: list[str], left: list[str], blank: str
+) -> None:
+    body = ("{" + ",".join(f'{blank}"{name}"{blank}:{blank}1{blank}' for name in members) + "}").encode()
+    for first in range(len(body)):
+        for second in range(first, len(body)):
+            pieces = [body[:first], body[first:second], body[second:]]
+            made = scanned(JsonScan(["u", "v"]), pieces)
+            assert isinstance(made, JsonScan)
+            for put in ({}, {"n": 2}):
+                found = b"".join(apply_to_large(pieces, made, Filters(("u", "v"), put)))
+                assert json.loads(found) == put | dict.fromkeys(left, 1), (body, pieces)
+
+
 def filled(
     text: bytes, start: bytes = b'{"p":', end: bytes = b',"model":"m"}', *, size: int = 2**20
 ) -> bytes:
