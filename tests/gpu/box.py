@@ -22,7 +22,9 @@ from memoria.bench.load import Load
 from memoria.config.load import load
 from memoria.errors import ExitCode, MemoriaError
 from memoria.gpu import open_reader
+from memoria.preflight.mps import CONTROL
 from memoria.preflight.records import records_dir
+from tests.gpu.budget import SECONDS
 from tests.gpu.models import write_models
 from tests.integration.daemon import Box, RunningDaemon
 
@@ -39,6 +41,7 @@ class Wish:
 
     engines: dict[str, float] = field(default_factory=lambda: dict(FRACTIONS))
     top: dict[str, Any] = field(default_factory=dict)
+    keys: dict[str, Any] = field(default_factory=dict)  # of every engine
 
 
 class GpuBox(Box):
@@ -48,8 +51,16 @@ class GpuBox(Box):
     dry = False  # figures mean something
     on_gpu = True  # memory behaves like that of a GPU
     load = Load(
-        20.0, 3.0, streams=32, prompt_words=128, max_tokens=256, embedders=32, texts=8, text_words=128
+        20.0 if SECONDS not in os.environ else 8.0,
+        3.0,
+        streams=32,
+        prompt_words=128,
+        max_tokens=256,
+        embedders=32,
+        texts=8,
+        text_words=128,
     )
+    has_time = SECONDS not in os.environ  # else the parts are cut short
     slack_bytes = CLOSE_BYTES
     steps_bytes = (16 * MIB, 32 * MIB)  # how finely the limits of `check` and of vLLM are told
 
@@ -64,7 +75,7 @@ class GpuBox(Box):
         """Writes memoria.yaml."""
         wish = wish or Wish()
         engines = {
-            name: self._engine(name) | {"gpu_memory_utilization": fraction}
+            name: self._engine(name) | {"gpu_memory_utilization": fraction} | wish.keys
             for name, fraction in wish.engines.items()
         }
         config = {
@@ -165,7 +176,7 @@ class GpuBox(Box):
 
     @property
     def mps_control(self) -> str | None:
-        return shutil.which("nvidia-cuda-mps-control")
+        return shutil.which(CONTROL, path=self.env({})["PATH"])
 
     def close(self) -> None:
         self._reader.close()

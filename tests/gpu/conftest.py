@@ -17,6 +17,7 @@ from memoria.gpu import open_reader
 from tests.gpu import report as reports
 from tests.gpu import starts
 from tests.gpu.box import GpuBox
+from tests.gpu.budget import Budget, in_order, part_of
 from tests.gpu.dry import CpuBox, StubBox
 
 HERE = Path(__file__).parent
@@ -29,6 +30,7 @@ _outcome = pytest.StashKey[str | None]()
 _facts: dict[str, Any] = {}
 _parts: dict[str, Any] = {}
 _written: set[str] = set()
+_budget = Budget.of_environment()
 
 
 def kind() -> str:
@@ -120,9 +122,29 @@ def pytest_runtest_makereport(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.gpu)
+    own = [item for item in items if HERE in item.path.parents]
+    for item in own:
+        item.add_marker(pytest.mark.gpu)
+    if _budget is not None:
+        items[:] = [*(item for item in items if item not in own), *in_order(own)]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
+    if _budget is None or HERE not in item.path.parents:
+        return (yield)
+    if reason := _budget.why_not(part_of(item)):
+        pytest.skip(reason)
+    with _budget.limited():  # the first start is in a fixture
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    if _budget is None or HERE not in item.path.parents:
+        return (yield)
+    with _budget.limited():
+        return (yield)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

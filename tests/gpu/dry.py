@@ -17,28 +17,10 @@ from memoria.text import GIB
 from tests.gpu.box import MIB, GpuBox, Wish, wait
 from tests.integration.daemon import Box
 from tests.stub_engine.device import held
+from tests.stub_mps import StubMps
 
 SHORT = Load(1.0, 0.2, streams=4, prompt_words=16, max_tokens=16, embedders=4, texts=4, text_words=16)
 CONTEXT_BYTES = 400 * MIB
-
-# Starts a "daemon" that only is there, and ends it when it is told to quit, as the real one does.
-MPS_CONTROL = """\
-#!/bin/sh
-echo "$CUDA_MPS_PIPE_DIRECTORY $*" >>"{log}"
-pid="$CUDA_MPS_PIPE_DIRECTORY/nvidia-cuda-mps-control.pid"
-if [ "$1" = -d ]; then
-    setsid sleep 600 >/dev/null 2>&1 &
-    echo $! >"$pid"
-else
-    while read -r command; do
-        echo "$command" >>"{log}"
-        case "$command" in
-            get_server_list) echo 4711 ;;
-            quit) kill "$(cat "$pid")" && rm "$pid" ;;
-        esac
-    done
-fi
-"""
 
 
 class StubBox(GpuBox):
@@ -51,9 +33,7 @@ class StubBox(GpuBox):
         super().__init__(folder, nvml_library)
         self.let_load()
         self.vllm.set_faults(context_bytes=CONTEXT_BYTES, token_seconds=0.005, load_until=str(self._may_load))
-        self._control = folder / "nvidia-cuda-mps-control"
-        self._control.write_text(MPS_CONTROL.format(log=folder / "mps.log"))
-        self._control.chmod(0o755)
+        self.extra["PATH"] = StubMps(folder).path
 
     def _top(self) -> dict[str, Any]:
         return {"vllm": "./vllm"}
@@ -86,10 +66,6 @@ class StubBox(GpuBox):
     def let_load(self) -> None:
         self._may_load.touch()
 
-    @property
-    def mps_control(self) -> str | None:
-        return str(self._control)
-
 
 class CpuBox(GpuBox):
     """Real vLLM with the demo's two models. Host memory is everybody's, and no GPU's."""
@@ -105,7 +81,7 @@ class CpuBox(GpuBox):
 
     def want(self, wish: Wish | None = None) -> None:
         small = dict.fromkeys((wish or Wish()).engines, 0.12)
-        super().want(Wish(small, wish.top if wish else {}))
+        super().want(Wish(small, wish.top, wish.keys) if wish else Wish(small))
 
     def _top(self) -> dict[str, Any]:
         return {"device": "cpu"}

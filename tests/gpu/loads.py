@@ -5,12 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import subprocess
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -20,8 +17,6 @@ from memoria.bench.load import Endpoint, run_phase, run_phases
 from memoria.cli.commands.bench import to_load
 from tests.gpu.box import FRACTIONS, GpuBox, Wish, wait
 from tests.integration.daemon import RunningDaemon
-
-MPS_PATIENCE = 30.0  # seconds, for its control daemon
 
 
 def together(box: GpuBox) -> dict[str, Any]:
@@ -34,59 +29,51 @@ def together(box: GpuBox) -> dict[str, Any]:
 
 
 def with_mps(box: GpuBox) -> dict[str, Any] | None:
-    """The same under CUDA MPS; its control daemon is started for this and stopped again. None where there is
-    none."""
-    control = box.mps_control
-    if control is None:
+    """The same under CUDA MPS, which memoria manages. None where its control daemon is not installed."""
+    if box.mps_control is None:
         return None
-    pipes = Path(box.runtime.parent) / "mps"
-    pipes.mkdir()
-    own: dict[str, str | None] = {"CUDA_MPS_PIPE_DIRECTORY": str(pipes), "CUDA_MPS_LOG_DIRECTORY": str(pipes)}
-    box.extra = own
-    try:
-        with _mps(control, pipes, box.env({})) as ask:
-            box.want()
-            daemon = box.start()
-            try:
-                box.until_all_ready(daemon)
-                servers = ask("get_server_list").split()
-                found = _measured(box, daemon)
-                daemon.stop()
-            finally:
-                daemon.kill()  # the control daemon waits for its clients
-    finally:
-        box.extra = {}
+    top = {"mps": True}
+    box.want(Wish(top=top))
+    daemon = box.ready()
+    control = int(daemon.told("memoria", "mps_started").split()[-1])
+    servers = psutil.Process(control).children()
+    found = _measured(box, daemon, top)
+    daemon.stop()
     return {"servers": len(servers), **found}
 
 
-@contextmanager
-def _mps(control: str, pipes: Path, env: dict[str, str]) -> Iterator[Any]:
-    """The control daemon; it is gone afterwards, whatever happens."""
+def sleep(box: GpuBox) -> dict[str, Any]:
+    """By level of vLLM's sleep mode: what the driver still counts of an engine asleep, and the seconds down
+    and up. memoria compares the answers before and after."""
+    return {str(level): _slept(box, level) for level in (1, 2)}
 
-    def ask(command: str) -> str:
-        return subprocess.run(
-            [control],
-            input=f"{command}\n",
-            text=True,
-            env=env,
-            check=True,
-            capture_output=True,
-            timeout=MPS_PATIENCE,
-        ).stdout
 
-    subprocess.run([control, "-d"], env=env, check=True, timeout=MPS_PATIENCE)
-    pid = int((pipes / "nvidia-cuda-mps-control.pid").read_text())
-    process = psutil.Process(pid)
-    try:
-        yield ask
-    finally:
-        with suppress(subprocess.SubprocessError):
-            ask("quit")
-        below = [process, *process.children(recursive=True)] if process.is_running() else []
-        _, left = psutil.wait_procs(below, timeout=MPS_PATIENCE)
-        for one in left:
-            with suppress(psutil.NoSuchProcess):
-                one.kill()
+def _slept(box: GpuBox, level: int) -> dict[str, Any]:
+    keys = {"on_demand": True, "preload": True, "sleep_level": level}
+    box.want(Wish({"generation": FRACTIONS["generation"]}, keys=keys))
+    before = box.used_bytes()
+    daemon = box.ready()  # dormant counts
+    wait(lambda: daemon.engine("generation").state == "ready", "it is preloaded")
+    awake = box.used_bytes()
+    began = time.monotonic()
+    assert box.call("sleep", "generation").returncode == 0
+    wait(lambda: daemon.engine("generation").state not in {"ready", "dozing"}, "it sleeps", every=0.05)
+    down, asleep = time.monotonic() - began, box.used_bytes()
+    slept = daemon.engine("generation").state == "asleep"
+    began = time.monotonic()
+    assert box.call("wake", "generation").returncode == 0
+    wait(lambda: daemon.engine("generation").state == "ready", "it is awake again", every=0.05)
+    up = time.monotonic() - began
+    failed = daemon.story("sleep_failed", "wake_failed", "wrong_after_wake")
+    daemon.stop()
+    return {
+        "slept": slept,
+        "awake_bytes": awake - before,
+        "residual_bytes": asleep - before,
+        "sleep_seconds": down,
+        "wake_seconds": up,
+        "failures": [what for _, what in failed],
+    }
 
 
 def swap(box: GpuBox) -> list[dict[str, Any]]:
@@ -112,7 +99,7 @@ def _alone(box: GpuBox, name: str) -> RunningDaemon:
     return box.ready()
 
 
-def _measured(box: GpuBox, daemon: RunningDaemon) -> dict[str, Any]:
+def _measured(box: GpuBox, daemon: RunningDaemon, top: dict[str, Any] | None = None) -> dict[str, Any]:
     """Without a guard, and then together with one that lets the gaps between tokens grow by half of what they
     are alone."""
     status = daemon.status()
@@ -124,7 +111,7 @@ def _measured(box: GpuBox, daemon: RunningDaemon) -> dict[str, Any]:
     alone = next(e.between_tokens for phase in phases for e in phase.generation)
     assert alone is not None, phases
     guard = {"protect": "generation", "inter_token_ms": round(alone.p50 * 1500, 3)}
-    box.want(Wish(top={"guard": guard}))
+    box.want(Wish(top={**(top or {}), "guard": guard}))
     daemon.signal(signal.SIGHUP)
     wait(lambda: daemon.status().guard is not None, "the guard is on duty")
     guarded = asyncio.run(run_phase("together", Endpoint(status.url), box.load, to_load(daemon.status())))

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,11 +20,13 @@ import pytest
 
 from tests.gpu import by_hand, report
 from tests.gpu.box import GpuBox, Wish, core_of
+from tests.gpu.budget import PARTS, SLOWNESS, Budget, OutOfTime
 from tests.gpu.conftest import DRY_RUN
 from tests.gpu.dry import CONTEXT_BYTES, StubBox
 from tests.integration.daemon import until
 
 ROOT = Path(__file__).parents[2]
+BUDGET = 440.0  # seconds
 FACTS: dict[str, Any] = {"machine": {"gpu": "NVIDIA H200", "driver": "580"}, "versions": {"vllm": "0.26.0"}}
 
 
@@ -35,13 +38,16 @@ def stub(tmp_path: Path, nvml_library: Path) -> Iterator[GpuBox]:
 
 
 def test_a_dry_run_measures_every_part() -> None:
-    ended = _run({DRY_RUN: "stub"})
+    """Within its budget. A stub's parts take a third of what an H200's do, at most."""
+    began = time.monotonic()
+    ended = _run({DRY_RUN: "stub", SLOWNESS: "0.3"}, budget=BUDGET)
     assert ended.returncode == 0, ended.stdout
+    assert time.monotonic() - began < BUDGET
     assert "skipped" not in ended.stdout
     told = _report(ended.stdout)
     assert told["dry_run"] == "stub"
     parts = told["parts"]
-    assert set(parts) == {"memory", "planned", "race", "boundary", "beside", "kill", "load", "mps", "swap"}
+    assert list(parts) == list(PARTS)
     assert [name for name, part in parts.items() if part["failure"]] == []
     memory = parts["memory"]["figures"]["engines"]
     assert {engine["outside_the_fraction"] for engine in memory.values()} == {CONTEXT_BYTES}
@@ -54,6 +60,32 @@ def test_a_dry_run_measures_every_part() -> None:
     assert beside["free"] == beside["total"] - memory["embedding"]["held"]
     for name in ("load", "mps"):
         assert parts[name]["figures"]["guarded"]
+    assert [level["failures"] for level in parts["sleep"]["figures"].values()] == [[], []]
+
+
+def test_a_part_for_which_there_is_no_time_is_left_out_with_the_reason() -> None:
+    ended = _run({DRY_RUN: "stub"}, "-k", "swap or boundary", budget=100)
+    assert ended.returncode == 0, ended.stdout
+    assert "2 skipped" in ended.stdout
+    assert re.search(r"(79|80) s are left, it takes 150", ended.stdout)
+    assert re.search(r"(79|80) s are left, it takes 110", ended.stdout)
+
+
+def test_a_part_is_broken_off_in_time_to_end_what_it_started() -> None:
+    budget, began = Budget(1.0, slowness=0.02), time.monotonic()
+    with pytest.raises(OutOfTime), budget.limited():
+        time.sleep(30)
+    assert 0.5 < time.monotonic() - began < 1.0
+    with budget.limited():
+        pass  # in time, or not: what is over is not broken off
+    time.sleep(0.1)
+
+
+def test_every_part_has_its_time_and_the_order_is_that_of_worth() -> None:
+    found = re.findall(r"^def test_([a-z]+)_", (ROOT / "tests/gpu/test_gpu.py").read_text(), re.M)
+    assert set(found) == set(PARTS)
+    text = (report.RESULTS / "README.md").read_text()
+    assert [name for name in re.findall(r"^\| `([a-z]+)` \|", text, re.M) if name in PARTS] == list(PARTS)
 
 
 def test_the_results_say_how_to_run_every_part_just_once() -> None:
@@ -61,7 +93,7 @@ def test_the_results_say_how_to_run_every_part_just_once() -> None:
     chosen = re.findall(r"pytest tests/gpu -m gpu -k '([^']+)'", text)
     words = [word for expression in chosen for word in expression.split(" or ")]
     tests = re.findall(r"^def (test_\w+)", (ROOT / "tests/gpu/test_gpu.py").read_text(), re.M)
-    assert len(tests) == 9
+    assert len(tests) == 10
     assert {test: [word for word in words if word in test] for test in tests} == {
         test: [test.split("_")[1]] for test in tests
     }
@@ -178,7 +210,9 @@ def _report(output: str) -> dict[str, Any]:
     return dict(json.loads(output[begin : end + 2]))
 
 
-def _command(*arguments: str) -> list[str]:
+def _command(*arguments: str, budget: float | None = None) -> list[str]:
+    if budget is not None:
+        return [sys.executable, "-m", "tests.gpu", str(budget), *arguments]
     pytest_ = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
     return [*pytest_, "-m", "gpu", "tests/gpu", *arguments]
 
@@ -188,9 +222,11 @@ def _env(env: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | env
 
 
-def _run(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+def _run(
+    env: dict[str, str], *arguments: str, budget: float | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        _command(*arguments),
+        _command(*arguments, budget=budget),
         cwd=ROOT,
         env=_env(env),
         capture_output=True,
