@@ -23,7 +23,8 @@ from tests.certificates import FOLDER
 from tests.forward_proxy import proxy_to
 from tests.hub import serving
 from tests.integration.daemon import Box
-from tests.integration.test_vllm_env_setup import Steps, offer_torch, publish, pypi
+from tests.integration.package_index import Steps, offer_torch, publish
+from tests.integration.test_vllm_env_setup import pypi
 from tests.unit.checkpoints import LLAMA_8B
 
 __all__ = ["pypi"]  # a fixture
