@@ -13,6 +13,7 @@ from aiohttp import web
 from aioresponses import aioresponses
 
 from memoria.config.model import Runner
+from memoria.errors import UnavailableError
 from memoria.vllm import client as vllm_client
 from memoria.vllm.facts import TcpAddress, UnixAddress
 
@@ -35,7 +36,7 @@ class Server:
             self.hangs_once = False
             await asyncio.Event().wait()  # until the client has gone
         if request.method == "POST":
-            self.bodies.append(await request.json())
+            self.bodies.append(await request.json() if request.can_read_body else {})
         status = self.answer(request.path)
         if status < 0:
             assert request.transport is not None
@@ -137,3 +138,22 @@ async def test_whatever_goes_wrong_on_the_way_is_no_answer_and_raises_nothing(fa
         replaced.get(f"{address}/metrics", exception=failure)
         assert not await vllm_client.answers(address, "generate", "a-model")
         assert await vllm_client.progress(address, timeout=1) is None
+
+
+async def test_the_sleep_level_is_a_query_and_every_status_counts(server: Server) -> None:
+    server.answer = lambda path: 500 if path == "/sleep" else 200
+    assert await vllm_client.fall_asleep(server.address, 2) == "/sleep: status 500"
+    server.answer = lambda path: 500 if path == "/collective_rpc" else 200
+    assert await vllm_client.wake_up(server.address, 2) == "/collective_rpc: status 500"
+    assert server.paths == ["/sleep", "/wake_up", "/collective_rpc"]  # the KV cache stays asleep
+    server.answer = lambda _: -1
+    assert await vllm_client.wake_up(server.address, 1) == "/wake_up: no answer"
+
+
+async def test_a_sample_of_an_engine_that_answers_nothing_fails(server: Server) -> None:
+    server.answer = lambda _: 500
+    with pytest.raises(UnavailableError, match="status 500"):
+        await vllm_client.sample(server.address, "generate", "m")
+    server.answer = lambda _: 404
+    assert await vllm_client.sample(server.address, "pooling", "m") is None
+    assert len(server.paths) == 5
