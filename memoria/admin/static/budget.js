@@ -93,7 +93,7 @@ export function updateBudget(part, engine) {
     if (row.key === "step") setText(row.label, nameOf("step", engine));
     row.element.hidden = planned === 0 && !measured?.[`${row.key}_bytes`];
   }
-  setText(part.total.planned, bare(plan.budget + context_bytes));
+  setText(part.total.planned, bare(sum(plan.planned)));
   setText(part.total.measured, bare(engine.used_bytes));
 }
 
