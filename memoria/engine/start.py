@@ -88,6 +88,7 @@ class Start:
         self._core_lost = asyncio.Event()
         self._hang_watch: HangWatch | None = None
         self._is_forgotten = False
+        self._last_log: list[str] = []
         self._slipped_through = asyncio.Event()  # its core went on by itself: no passenger holds it
         self._segments: frozenset[str] = frozenset()  # of shared memory, that it had when it was ready
         self._oom_kills = oom_kills()  # that there had been before
@@ -361,7 +362,8 @@ class Start:
         return True
 
     def last_log(self) -> list[str]:
-        return self.log.tail(TAIL_LINES, self.log_from)
+        """As it was diagnosed by; before, this reads the file."""
+        return self._last_log or self.log.tail(TAIL_LINES, self.log_from)
 
     async def diagnose(self, engine: str, kv_gib: float | None) -> Diagnosis:
         """Why it crashed. `kv_gib`: what vLLM said was left for the KV cache."""
@@ -371,11 +373,10 @@ class Start:
             return Diagnosis(self.trouble, f"memoria logs {engine}", "yes", "memoria")
         oom_kill = oom_kills().hit_since(self._oom_kills)
         settings = replace(self.host.launch_settings, kv_gib=kv_gib, oom_kill=oom_kill)
-        log: list[str] = []
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LONGEST_LOOK):
-                log = await in_daemon_thread(self.last_log)
-        return diagnose(log, self.exit or ExitStatus(code=None), settings)
+                self._last_log = await in_daemon_thread(self.last_log)
+        return diagnose(self._last_log, self.exit or ExitStatus(code=None), settings)
 
     def crash(self, diagnosis: Diagnosis) -> Exit:
         ready_for = self.seconds_of_ready
