@@ -338,7 +338,7 @@ class Upstream(asyncio.Protocol):
         framed = head is not None and head.chunked == (self.length is None)
         if first and head is not None and framed and not self.garbled and data.startswith(_CACHED):
             # for all connections: within a second, an engine's heads differ in length and id alone
-            known = HeadCache.of(data, head, self._id)
+            known = HeadCache.of(data, head, self._id, has_length=not head.chunked)
             if known is not None:
                 self._known_heads[head.chunked] = known
         if self.complete:

@@ -243,7 +243,7 @@ def test_a_failed_engine_gets_another_try(box: Box) -> None:
 def test_a_removed_engine_whose_memory_is_held_blocks_its_device_no_longer_than_that(box: Box) -> None:
     box.configure()
     change(box, "release: 20", "release: 0.5")
-    box.vllm.set_faults(gpu_bytes=28 * GIB)
+    box.vllm.set_faults(gpu_bytes=28 * GIB, memory_stays=True)
     daemon = box.start()
     daemon.until_ready()
     neighbour = StubProcess(daemon.core("generation"), 28)

@@ -114,18 +114,20 @@ class HeadCache(NamedTuple, Generic[Meaning]):
     meaning: Meaning
 
     @classmethod
-    def of(cls, data: bytes, meaning: Meaning, answers: bytes | None = None) -> Self | None:
-        """`data` begins with a head that a parser accepted. `answers`: the id of the request that this head
-        answers; a head that answers none must have a length. None for a head that cannot be recognised
-        safely: it does not end in `data`, has another id or several, or a line end that parsers may read
-        differently."""
+    def of(
+        cls, data: bytes, meaning: Meaning, answers: bytes | None = None, *, has_length: bool = True
+    ) -> Self | None:
+        """`data` begins with a head that a parser accepted; `has_length` is what it found. `answers`: the id
+        of the request that this head answers. None for a head that cannot be recognised safely: it does not
+        end in `data`, has another id or several, a length that is not written as usual, or a line end that
+        parsers may read differently."""
         end = data.find(HEAD_END, 0, _LONGEST_HEAD)
         head = data[: end + len(HEAD_END)]
         if end < 0 or head.count(b"\n") != head.count(END) or head[:1].isspace():
             return None
         lengths = _LENGTH.findall(head)
         ids = [] if answers is None else _ID.findall(head)
-        if len(lengths) > 1 or ids not in ([], [answers]) or (answers is None and not lengths):
+        if len(lengths) != has_length or ids not in ([], [answers]):
             return None
         after = behind = None
         if ids and (place := _ID.search(head)):

@@ -121,6 +121,15 @@ def test_nothing_differs_under_a_head_that_came_before(body: list[bytes], places
             assert b"".join(request.client.sent).count(b"HTTP/1.1") == 1 + b"".join(body).count(b"HTTP/1.1")
 
 
+def test_an_answer_of_a_gigabyte_is_none_in_chunks() -> None:
+    pool = Pool()
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n"
+    for _ in range(2):
+        request = _Request(pool=pool).answered([head, b"a" * 10, b"b" * 10])
+        assert request.upstream.received == 20
+        assert not request.lost
+
+
 def test_a_known_head_leaves_before_its_body() -> None:
     pool = Pool()
     _Request(pool=pool).answered([HEAD, b"0\r\n\r\n"])

@@ -73,7 +73,7 @@ PLAIN = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
 @pytest.mark.parametrize(("head", "length"), [(ANSWER, 12), (STREAM, None), (PLAIN, None)])
 def test_an_answers_head_is_known_again_with_the_id_of_its_request(head: bytes, length: int | None) -> None:
-    known = HeadCache.of(head + b"body", "meaning", b"one")
+    known = HeadCache.of(head + b"body", "meaning", b"one", has_length=length is not None)
     assert known is not None
     for request_id in (b"one", b"three", b"3"):
         other = head.replace(b"one", request_id)
@@ -83,7 +83,7 @@ def test_an_answers_head_is_known_again_with_the_id_of_its_request(head: bytes, 
 @pytest.mark.parametrize("head", [ANSWER, STREAM])
 @pytest.mark.parametrize("other", [b"two", b"onetwo", b"", b"one\r\nx: y", b"one\r\n\r\n"])
 def test_an_answer_with_another_id_is_not(head: bytes, other: bytes) -> None:
-    known = HeadCache.of(head, "meaning", b"one")
+    known = HeadCache.of(head, "meaning", b"one", has_length=head is ANSWER)
     assert known is not None
     assert known.match(head.replace(b"one", other), b"one") is None
 
@@ -100,4 +100,10 @@ def test_an_answer_with_another_id_is_not(head: bytes, other: bytes) -> None:
     ids=["no end", "another id", "two ids", "bare line feed", "length behind the id"],
 )
 def test_an_answers_head_that_may_be_read_in_two_ways_is_not_kept(head: bytes) -> None:
-    assert HeadCache.of(head, "meaning", b"one") is None
+    assert HeadCache.of(head, "meaning", b"one", has_length=b"length" in head) is None
+
+
+@pytest.mark.parametrize("length", [b"1000000000", b"\t12", b""])
+def test_a_length_that_is_not_read_is_not_taken_for_none(length: bytes) -> None:
+    """The parser found one: the body is no chunks."""
+    assert HeadCache.of(ANSWER.replace(b"12", length), "meaning", b"one") is None
