@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FREED = 8  # pieces in one turn, each a read at most
+LARGE_READS, LARGE_READS_S = 8, 0.0003  # of all connections, in one pass of the event loop
 
 
 def in_daemon_thread(work: Callable[[], T]) -> asyncio.Future[T]:
@@ -67,6 +68,19 @@ class Backlog:
 
     def __init__(self) -> None:
         self._waiting: deque[Callable[[], None]] = deque()
+        self._large_reads, self._reading_since = 0, 0.0  # in this pass
+
+    def has_room(self) -> bool:
+        """After a large read: False where the connection's next one is for a later turn."""
+        now = time.monotonic()
+        if not self._large_reads:
+            self._reading_since = now
+            asyncio.get_running_loop().call_soon(self._begin_pass)
+        self._large_reads += 1
+        return self._large_reads < LARGE_READS and now - self._reading_since < LARGE_READS_S
+
+    def _begin_pass(self) -> None:
+        self._large_reads = 0
 
     def add(self, go_on: Callable[[], None]) -> None:
         self._waiting.append(go_on)

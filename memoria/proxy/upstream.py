@@ -210,7 +210,7 @@ class Upstream(asyncio.Protocol):
             self.abort()  # bytes without a request
             return
         self.reads += 1
-        if len(data) >= LARGE_READ:
+        if len(data) >= LARGE_READ and not self._pool.backlog.has_room():
             self._give_way()
         if self._left:
             self._receive_counted(data, listener)

@@ -119,7 +119,7 @@ class Downstream(AsgiLane):
             self._keep(self._rest[self._read_to :] + data, 0)
             return
         self._read(data)
-        if len(data) >= LARGE_READ:
+        if len(data) >= LARGE_READ and not self.context.backlog.has_room():
             self._give_way()
 
     def _begin_known(self, known: HeadCache[_Known], data: bytes) -> bool:
