@@ -53,7 +53,6 @@ _SILENT = re.compile(
     r"DO_NOT_TRACK|VLLM_NO_USAGE_STATS|VLLM_DO_NOT_TRACK|PYTHONUNBUFFERED|VLLM_WORKER_MULTIPROC_METHOD"
     r"|NVIDIA_DRIVER_CAPABILITIES|PATH|HOME|TZ|LANG|LC_ALL|CUDA_DEVICE_ORDER"
 )
-_IN_ITS_HOME = "/root/.cache/huggingface"  # the hub's folder in vLLM's images
 _KEYS = "clients' keys are lines of a file: `keys: FILE`"
 NO_MODEL = "it names no model"
 _NEEDLESS = frozenset({"enable_request_id_headers", "uvicorn_log_level"})  # set by memoria
@@ -92,6 +91,17 @@ class Place:
     published: Published | None = None
     in_container: bool = False
     where: Callable[[ConfigPath], str] = lambda path: ""
+
+    @property
+    def hub(self) -> str | None:
+        """The hub's folder: as HF_HOME says, or where something is mounted for it in the user's home."""
+        if written := self.env.get("HF_HOME"):
+            return str(written)
+        for mount in self.mounts:
+            home, cache, rest = f"{mount.target.rstrip('/')}/".partition("/.cache/")
+            if cache and rest in ("", "huggingface/", "huggingface/hub/"):
+                return f"{home}/.cache/huggingface"
+        return None
 
     def on_the_host(self, path: str) -> str | None:
         """The same file outside the container; None where there is none."""
@@ -318,24 +328,22 @@ class Translator:
 
     def _choose_hub(self, engine: DraftEngine, place: Place) -> None:
         """The folder of the models that are there already."""
-        written = place.env.get("HF_HOME")
+        hub = place.hub
         if not place.in_container:
-            if written:
-                engine.env["HF_HOME"] = str(written)
+            if hub:
+                engine.env["HF_HOME"] = hub
             return
         for name, target in (
-            ("HF_HOME", str(written or _IN_ITS_HOME)),
-            ("HF_HUB_CACHE", str(place.env.get("HF_HUB_CACHE") or f"{written or _IN_ITS_HOME}/hub")),
+            ("HF_HOME", hub),
+            ("HF_HUB_CACHE", place.env.get("HF_HUB_CACHE") or (hub and f"{hub}/hub")),
         ):
-            found = place.on_the_host(target)
+            found = place.on_the_host(str(target)) if target else None
             home = hub_home(self.environ)
             if found is not None and found not in (str(home), str(home / "hub")):
                 engine.env[name] = found
             if found is not None:
                 return
-        volumes = [
-            mount for mount in place.mounts if (written or _IN_ITS_HOME).startswith(mount.target.rstrip("/"))
-        ]
+        volumes = [mount for mount in place.mounts if hub and hub.startswith(mount.target.rstrip("/"))]
         for mount in volumes:
             why = f"it is Docker's own: the models are fetched again into {hub_home(self.environ)}, once"
             self.leave_out(place, f"volume `{mount.source}`", why, ("volumes",))

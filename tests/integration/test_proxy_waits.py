@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from memoria.config.model import Hold
 from memoria.proxy.errors import Refusal
-from tests.integration.proxy_rig import Asked, Client, Rig, Script, ScriptedEngine, on_uvloop
+from tests.integration.proxy_rig import Asked, Client, Rig, Script, ScriptedEngine, on_uvloop, until
 
 WAKES = Refusal(503, "engine `generation` is waking", "engine_not_ready", retry_after=3, ready_in=0.0)
 CHAT, JSON = b"/v1/chat/completions", b"content-type: application/json"
@@ -37,8 +36,7 @@ def script(answer: bytes) -> Script:
 
 async def told(rig: Rig) -> None:
     """A tick of the clock that watches connections, now: it comes once a second by itself."""
-    while rig.admission.load("generation").waiting == 0:  # noqa: ASYNC110 - nothing tells
-        await asyncio.sleep(0.001)
+    await until(lambda: rig.admission.load("generation").waiting > 0)
     for connection in rig.context.connections:
         connection.on_tick(0.0)
 

@@ -140,7 +140,7 @@ def test_flags_that_the_installed_vllm_lacks_are_left_out(tmp_path: Path) -> Non
 def test_paths_in_a_container_become_the_hosts(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     line = (
-        "docker run -v ./models:/models:ro -v /data/hf:/root/.cache/huggingface -v named:/cache "
+        "docker run -v ./models:/models:ro -v /data/hf:/home/vllm/.cache/huggingface -v named:/cache "
         "-e VLLM_CACHE_ROOT=/cache --gpus '\"device=2,3\"' -p 127.0.0.1:9000:8000 vllm/vllm-openai:v0.10.1 "
         "--model /models/writer --chat-template /models/t.jinja --lora-modules a=/models/a "
         "--reasoning-parser-plugin /app/x.py"

@@ -31,7 +31,7 @@ services:
     environment:
       - CUDA_VISIBLE_DEVICES=0
       - VLLM_WORKER_MULTIPROC_METHOD=spawn
-      - HF_HOME=/root/.cache/huggingface
+      - HF_HOME=/home/vllm/.cache/huggingface
     deploy:
       resources: {reservations: {devices: [{driver: nvidia, count: 1, capabilities: [gpu]}]}}
     healthcheck:
@@ -225,24 +225,26 @@ services:
   default:
     image: vllm/vllm-openai
     command: --model org/a
-    volumes: ["~/.cache/huggingface:/root/.cache/huggingface"]
-  other: {image: vllm/vllm-openai, command: --model org/b, volumes: ["/data:/root/.cache"]}
+    volumes: ["~/.cache/huggingface:/home/vllm/.cache/huggingface"]
+  other: {image: vllm/vllm-openai, command: --model org/b, volumes: ["/data:/home/vllm/.cache"]}
   own:
     image: vllm/vllm-openai
     command: --model org/c
     environment: [HF_HOME=/hf]
     volumes: ["./hub:/hf"]
-  named: {image: vllm/vllm-openai, command: --model org/d, volumes: ["hf:/root/.cache/huggingface"]}
+  hub: {image: vllm/vllm-openai, command: --model org/e, volumes: ["/hub:/home/vllm/.cache/huggingface/hub"]}
+  named: {image: vllm/vllm-openai, command: --model org/d, volumes: ["hf:/home/vllm/.cache/huggingface"]}
 volumes: {hf: {}}
 """)
     assert [engine.env for engine in found.engines] == [
         {},
         {"HF_HOME": "/data/huggingface"},
         {"HF_HOME": f"{compose.folder}/hub"},
+        {"HF_HUB_CACHE": "/hub"},
         {},
     ]
     ((where, what),) = found.left_out
-    assert (where, what) == ("compose.yml:13  named", "volume `hf`")
+    assert (where, what) == ("compose.yml:14  named", "volume `hf`")
 
 
 def test_an_env_file_gives_what_is_vllms(compose: Compose) -> None:
